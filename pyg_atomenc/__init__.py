@@ -1,0 +1,15 @@
+"""Attention from atoms to tokens, as PyTorch Geometric layers."""
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.nn import AtomAttentionEncoder, TokenAttentionConv, token_graph
+from pyg_atomenc.ops.attention import TokenLayout
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AtomAttentionEncoder",
+    "AtomTokenData",
+    "TokenAttentionConv",
+    "TokenLayout",
+    "token_graph",
+]

@@ -1,0 +1,7 @@
+"""Layers with parameters, and the graph of tokens."""
+
+from pyg_atomenc.nn.atom_attention_encoder import AtomAttentionEncoder
+from pyg_atomenc.nn.token_attention_conv import TokenAttentionConv
+from pyg_atomenc.nn.token_graph import token_graph
+
+__all__ = ["AtomAttentionEncoder", "TokenAttentionConv", "token_graph"]

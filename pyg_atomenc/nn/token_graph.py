@@ -1,0 +1,84 @@
+"""`token_graph`: the graph between tokens that the bonds between atoms imply."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from torch_geometric.utils import coalesce, remove_self_loops, scatter
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.ops.attention.inputs import accumulate_dtype
+
+
+def token_graph(
+    data: AtomTokenData, token_x: Tensor, *, self_loops: bool = False
+) -> Data:
+    """Make a graph of tokens, so that PyG layers can go on over them.
+
+    Two tokens are joined when any bond joins an atom of one to an atom of the other.
+
+    Args:
+        data (AtomTokenData): A graph of atoms, or a batch of such graphs, with
+            ``atom_to_token`` ``[N]``, ``num_tokens`` and, where there are bonds,
+            ``edge_index`` ``[2, E]``.
+        token_x (Tensor): The features of every token ``[T, D]``, for example from
+            :class:`~pyg_atomenc.AtomAttentionEncoder`.
+        self_loops (bool): Keep a token's loop to itself where a bond joins two of its
+            atoms. (default: ``False``)
+
+    Returns:
+        Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (coalesced), ``batch``
+        ``[T]`` int64, ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the mean
+        position of a token's atoms (zeros for an empty token), where ``data`` has
+        positions. A :class:`~torch_geometric.data.Batch` with ``ptr`` and
+        ``num_graphs`` where ``data`` is one.
+
+    Raises:
+        ValueError: If ``data`` is no ``AtomTokenData``, or ``token_x`` has not one row
+            per token.
+    """
+    if not isinstance(data, AtomTokenData):
+        raise AtomEncodingError(
+            f"'data' is of type {type(data).__name__}: pass an AtomTokenData or a "
+            f"batch of them, which knows its tokens."
+        )
+    num_tokens = data.total_num_tokens
+    if not isinstance(token_x, Tensor) or token_x.dim() != 2:
+        found = getattr(token_x, "shape", type(token_x).__name__)
+        raise AtomEncodingError(
+            f"'token_x' is {found}: pass the token features [num_tokens, channels]."
+        )
+    if token_x.size(0) != num_tokens:
+        raise AtomEncodingError(
+            f"'token_x' has {token_x.size(0)} rows, but 'data' {num_tokens} tokens: "
+            f"encode with num_tokens=data.total_num_tokens, or data.token_layout()."
+        )
+    atom_to_token = data.atom_to_token.long()
+    graph = Batch() if isinstance(data, Batch) else Data()
+    graph.x = token_x
+    graph.edge_index = _token_edges(data, atom_to_token, num_tokens, self_loops)
+    if isinstance(data.pos, Tensor):
+        pos = data.pos.to(accumulate_dtype(data.pos.dtype))
+        mean = scatter(pos, atom_to_token, 0, num_tokens, "mean")
+        graph.pos = mean.to(data.pos.dtype)
+    graph.batch = data.token_batch
+    graph.num_nodes = num_tokens
+    if isinstance(data, Batch):
+        sizes = torch.as_tensor(data.num_tokens, device=graph.batch.device).flatten()
+        graph.ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        graph._num_graphs = data.num_graphs
+    return graph
+
+
+def _token_edges(
+    data: AtomTokenData, atom_to_token: Tensor, num_tokens: int, self_loops: bool
+) -> Tensor:
+    bonds: Optional[Tensor] = data.edge_index
+    if bonds is None:
+        return atom_to_token.new_empty((2, 0))
+    edge_index = atom_to_token[bonds.long()]
+    if not self_loops:
+        edge_index, _ = remove_self_loops(edge_index)
+    return coalesce(edge_index, num_nodes=num_tokens)

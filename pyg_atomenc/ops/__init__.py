@@ -1,0 +1,1 @@
+"""Pure functions, which know nothing of parameters or data objects."""

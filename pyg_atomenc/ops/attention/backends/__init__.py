@@ -1,0 +1,7 @@
+"""The ways to compute token attention; `edges` is the definition of them all."""
+
+from pyg_atomenc.ops.attention.backends.base import Backend
+from pyg_atomenc.ops.attention.backends.dense import DenseBackend
+from pyg_atomenc.ops.attention.backends.edges import EdgeAttention, EdgesBackend
+
+__all__ = ["Backend", "DenseBackend", "EdgeAttention", "EdgesBackend"]

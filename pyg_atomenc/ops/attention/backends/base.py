@@ -1,0 +1,37 @@
+"""What an attention backend is."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.ops.attention.inputs import AttentionInputs
+
+
+class Backend(ABC):
+    """One way to compute token attention; all ways give the same result.
+
+    Attributes:
+        name (str): What users pass as ``backend=``.
+        tolerance (dict): Per input type, the largest difference from the definition in
+            float64, relative to the output's largest value, that is no fault.
+    """
+
+    name: ClassVar[str]
+    tolerance: ClassVar[dict[torch.dtype, float]]
+
+    @abstractmethod
+    def not_supported_reasons(self, inputs: AttentionInputs) -> list[str]:
+        """Why this backend cannot run ``inputs``; an empty list where it can."""
+
+    @abstractmethod
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        """The attention output of every atom ``[N, H, D]``."""
+
+    @abstractmethod
+    def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """The mean output of every token ``[T, H, D]``, and atom weights ``[N, H]``.
+
+        The weights are those before dropout, in the accumulation type.
+        """

@@ -1,0 +1,43 @@
+"""Batched matrix products over tokens of equal size; no edge list.
+
+Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps no
+logits: the backward pass computes those of a chunk again.
+"""
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.ops.attention.backends._dense_ops import attend, pool
+from pyg_atomenc.ops.attention.backends.base import Backend
+from pyg_atomenc.ops.attention.custom_ops import Setting
+from pyg_atomenc.ops.attention.inputs import AttentionInputs
+
+
+class DenseBackend(Backend):
+    """Batched matrix products over tokens of equal size."""
+
+    name = "dense"
+    tolerance = {
+        torch.float64: 1e-12,
+        torch.float32: 1e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 1.6e-2,
+    }
+
+    def not_supported_reasons(self, inputs: AttentionInputs) -> list[str]:
+        """It runs everywhere."""
+        return []
+
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        """See :meth:`Backend.attention`."""
+        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        (out,) = attend(inputs.query, inputs.key, inputs.value, inputs.bias, setting)
+        return out
+
+    def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """See :meth:`Backend.attention_pool`."""
+        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        tokens, weights = pool(
+            inputs.query, inputs.key, inputs.value, inputs.bias, setting
+        )
+        return tokens, weights

@@ -1,0 +1,285 @@
+"""Operators over token layouts that are differentiable twice and opaque to tracing.
+
+Loops over chunks depend on the token sizes, which a compiled graph does not know;
+inside a `torch.library.custom_op` they may. Such an operator needs a backward formula
+of its own. The second derivative is left to autograd, over the plain forward function.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.ops.attention.chunks import Chunk, iterate_chunks
+from pyg_atomenc.ops.attention.layout import TokenLayout
+
+Tensors = Sequence[Optional[Tensor]]
+# Attention weights → the factors that dropout multiplies them by, or None.
+Thinning = Callable[[Tensor], Optional[Tensor]]
+
+_TAIL = (
+    "Tensor ptr, Tensor order, Tensor token_order, Tensor plan, "
+    "float dropout, Tensor? seed"
+)
+_TAIL_LENGTH = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What an operator gets beside the tensors that it is differentiated by."""
+
+    ptr: Tensor
+    order: Tensor
+    token_order: Tensor
+    plan: Tensor
+    dropout: float
+    seed: Optional[Tensor]
+
+    @staticmethod
+    def from_layout(layout: TokenLayout, dropout: float) -> "Setting":
+        """The setting of a layout; draws the seed of this call's dropout.
+
+        The seed comes from torch's CPU generator, so that `torch.manual_seed` and
+        activation checkpointing govern it; forward and backward draw from it alike.
+        """
+        seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
+        return Setting(
+            layout.ptr, layout.order, layout.token_order, layout.plan, dropout, seed
+        )
+
+    def flat(self) -> tuple[Any, ...]:
+        """The values in the order of the operator's schema."""
+        return (
+            self.ptr,
+            self.order,
+            self.token_order,
+            self.plan,
+            self.dropout,
+            self.seed,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens, empty ones included."""
+        return self.token_order.size(0)
+
+    @property
+    def num_atoms(self) -> int:
+        """The number of atoms."""
+        return self.order.size(0)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The chunks of the layout's plan."""
+        return iterate_chunks(self.ptr, self.order, self.token_order, self.plan)
+
+    def pair_ptr(self) -> Tensor:
+        """The first edge of every token in ``to_edge_index()`` ``[T + 1]``."""
+        pairs = self.ptr.diff() ** 2
+        return torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
+
+    def thinning(self) -> Thinning:
+        """Makes the factors of dropout, the same in every pass that starts anew."""
+        if self.seed is None:
+            return lambda alpha: None
+        generator = torch.Generator(self.order.device).manual_seed(int(self.seed))
+        keep = 1.0 - self.dropout
+
+        def factors(alpha: Tensor) -> Tensor:
+            draw = torch.rand(
+                alpha.shape,
+                generator=generator,
+                device=alpha.device,
+                dtype=torch.float32,
+            )
+            return (draw < keep).to(alpha.dtype) / keep
+
+        return factors
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """The three functions that make an operator.
+
+    Attributes:
+        forward: ``(tensors, setting)`` → tuple of outputs, in torch operators that are
+            differentiable any number of times when gradients are enabled.
+        backward: ``(tensors, setting, output gradients, needed)`` → one gradient per
+            tensor, ``None`` where it is not needed.
+        shapes: ``(tensors, setting)`` → tuple of empty outputs.
+    """
+
+    forward: Callable[[Tensors, Setting], tuple[Tensor, ...]]
+    backward: Callable[
+        [Tensors, Setting, Sequence[Tensor], Sequence[bool]], list[Optional[Tensor]]
+    ]
+    shapes: Callable[[Tensors, Setting], tuple[Tensor, ...]]
+
+
+def define_operator(
+    name: str, arguments: Sequence[str], num_outputs: int, formulas: Formulas
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Register an operator and its backward pass, and return how to call it.
+
+    Args:
+        name (str): Its name in ``torch.ops.pyg_atomenc``.
+        arguments (list[str]): The tensors it is differentiated by, as schema entries:
+            ``"Tensor query"``, ``"Tensor? bias"``.
+        num_outputs (int): The number of its outputs, all tensors.
+        formulas (Formulas): What it computes.
+
+    Returns:
+        Callable: ``operator(*tensors, setting)`` → tuple of outputs.
+    """
+    count = len(arguments)
+    inputs = ", ".join(arguments)
+    grads = ", ".join(f"Tensor grad_{i}" for i in range(num_outputs))
+
+    def returns(number: int) -> str:
+        return "Tensor" if number == 1 else f"({', '.join(['Tensor'] * number)})"
+
+    # An operator's only output is no tuple, and its schema writes it without brackets.
+    def one_or_all(outputs: tuple[Tensor, ...]) -> Any:
+        return outputs[0] if num_outputs == 1 else outputs
+
+    def run(*values: Any) -> Any:
+        return one_or_all(formulas.forward(values[:count], Setting(*values[count:])))
+
+    def run_backward(*values: Any) -> tuple[Tensor, ...]:
+        tensors, outputs, setting, needed = _split(values, count, num_outputs)
+        found = formulas.backward(tensors, setting, outputs, needed)
+        # An operator returns no None: a missing gradient is an empty tensor.
+        return tuple(_none_to_empty(g, setting.order) for g in found)
+
+    def fake(*values: Any) -> Any:
+        return one_or_all(formulas.shapes(values[:count], Setting(*values[count:])))
+
+    def fake_backward(*values: Any) -> tuple[Tensor, ...]:
+        tensors, _, setting, needed = _split(values, count, num_outputs)
+        return tuple(
+            torch.empty_like(t, memory_format=torch.contiguous_format)
+            if t is not None and need
+            else _none_to_empty(None, setting.order)
+            for t, need in zip(tensors, needed, strict=True)
+        )
+
+    forward_op = torch.library.custom_op(
+        f"pyg_atomenc::{name}",
+        run,
+        mutates_args=(),
+        schema=f"({inputs}, {_TAIL}) -> {returns(num_outputs)}",
+    )
+    backward_op = torch.library.custom_op(
+        f"pyg_atomenc::{name}_backward",
+        run_backward,
+        mutates_args=(),
+        schema=f"({inputs}, {grads}, {_TAIL}, bool[] needed) -> {returns(count)}",
+    )
+    forward_op.register_fake(fake)
+    backward_op.register_fake(fake_backward)
+
+    def first_derivative(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+        values = _restore(ctx)
+        needed = [bool(need) for need in ctx.needs_input_grad[:count]]
+        found = backward_op(*values[:count], *outputs, *values[count:], needed)
+        found = [g if need else None for g, need in zip(found, needed, strict=True)]
+        return (*found, *[None] * _TAIL_LENGTH)
+
+    def second_derivative(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+        tensors, grad, setting, needed = _split(_restore(ctx), count, num_outputs)
+        found = _second_derivative(
+            formulas.forward, tensors, grad, setting, needed, outputs
+        )
+        return (*found, *[None] * (_TAIL_LENGTH + 1))
+
+    forward_op.register_autograd(first_derivative, setup_context=_remember)
+    backward_op.register_autograd(second_derivative, setup_context=_remember)
+    for op in (forward_op, backward_op):
+        op.register_vmap(_refuse_vmap)
+
+    def call(*values: Any) -> tuple[Tensor, ...]:
+        outputs = forward_op(*values[:-1], *values[-1].flat())
+        return (outputs,) if num_outputs == 1 else outputs
+
+    return call
+
+
+def _split(
+    values: Sequence[Any], count: int, num_outputs: int
+) -> tuple[Tensors, Sequence[Tensor], Setting, Sequence[bool]]:
+    end = count + num_outputs
+    return values[:count], values[count:end], Setting(*values[end:-1]), values[-1]
+
+
+def _none_to_empty(value: Optional[Tensor], like: Tensor) -> Tensor:
+    return like.new_empty(0, dtype=torch.float32) if value is None else value
+
+
+def _remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    ctx.save_for_backward(*[v for v in inputs if isinstance(v, Tensor)])
+    ctx.others = [None if isinstance(v, Tensor) else (v,) for v in inputs]
+
+
+def _restore(ctx: Any) -> list[Any]:
+    saved = iter(ctx.saved_tensors)
+    return [next(saved) if other is None else other[0] for other in ctx.others]
+
+
+def _second_derivative(
+    forward: Callable[[Tensors, Setting], tuple[Tensor, ...]],
+    tensors: Tensors,
+    grad: Sequence[Tensor],
+    setting: Setting,
+    needed: Sequence[bool],
+    outputs: Sequence[Tensor],
+) -> list[Optional[Tensor]]:
+    """Autograd through the gradient of ``forward``, which it computes again."""
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Fresh views cut the graph here, and stay connected for third derivatives.
+        inputs = [t if t is None else _with_grad(t) for t in tensors]
+        grad = [_with_grad(g) for g in grad]
+        used = [i for i, t in enumerate(inputs) if needed[i] and t is not None]
+        # With no atoms, or the frozen weights of an output, there is nothing to follow.
+        followed = [
+            (out, g)
+            for out, g in zip(forward(inputs, setting), grad, strict=True)
+            if out.requires_grad
+        ]
+        if not followed:
+            return [None] * (len(inputs) + len(grad))
+        found = torch.autograd.grad(
+            [out for out, _ in followed],
+            [t for i, t in enumerate(inputs) if i in used and t is not None],
+            [g for _, g in followed],
+            create_graph=True,
+            materialize_grads=True,
+        )
+        leaves = [t for t in (*inputs, *grad) if t is not None]
+        followed_grads = [
+            (g, outputs[i]) for g, i in zip(found, used, strict=True) if g.requires_grad
+        ]
+        if not followed_grads:
+            return [None] * (len(inputs) + len(grad))
+        result = torch.autograd.grad(
+            [g for g, _ in followed_grads],
+            leaves,
+            [out for _, out in followed_grads],
+            create_graph=keep_graph,
+            allow_unused=True,
+        )
+    values = iter(result)
+    return [None if t is None else next(values) for t in (*inputs, *grad)]
+
+
+def _with_grad(tensor: Tensor) -> Tensor:
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.requires_grad_()
+
+
+def _refuse_vmap(*_: Any) -> Any:
+    raise AtomEncodingError(
+        "torch.vmap over token attention is not supported: put the copies into one "
+        "batch instead, as further atoms with token ids of their own."
+    )

@@ -1,0 +1,193 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch_geometric.data import Batch, Data, InMemoryDataset
+from torch_geometric.loader import DataLoader
+
+from pyg_atomenc import AtomAttentionEncoder, AtomTokenData
+
+
+def graph(num_atoms, num_tokens, seed, empty_at_end=0):
+    """A random graph; its last ``empty_at_end`` tokens have no atoms."""
+    generator = torch.Generator().manual_seed(seed)
+    filled = max(num_tokens - empty_at_end, 0)
+    index = torch.randint(0, max(filled, 1), (num_atoms,), generator=generator)
+    return AtomTokenData(
+        x=torch.randn(num_atoms, 6, generator=generator),
+        edge_index=torch.randint(0, max(num_atoms, 1), (2, 2 * num_atoms)),
+        atom_to_token=index,
+        num_tokens=num_tokens,
+        token_x=torch.randn(num_tokens, 2, generator=generator),
+        token_edge_index=torch.randint(0, max(num_tokens, 1), (2, num_tokens)),
+        token_index=torch.arange(num_tokens),
+    )
+
+
+GRAPHS = [
+    graph(5, 3, 0),
+    graph(1, 1, 1),
+    graph(7, 7, 2),  # as many tokens as atoms
+    graph(4, 6, 3, empty_at_end=3),
+    graph(0, 2, 4),
+    graph(30, 4, 5),
+]
+
+
+def test_batching_shifts_what_points_at_tokens():
+    batch = Batch.from_data_list(GRAPHS)
+    atoms, tokens = 0, 0
+    for i, data in enumerate(GRAPHS):
+        n, t = data.num_nodes, data.num_tokens
+        here = slice(atoms, atoms + n)
+        assert torch.equal(batch.atom_to_token[here], data.atom_to_token + tokens)
+        assert (batch.batch[here] == i).all()
+        assert torch.equal(batch.token_x[tokens : tokens + t], data.token_x)
+        assert torch.equal(batch.token_index[tokens : tokens + t], data.token_index)
+        assert torch.equal(
+            batch.token_edge_index[:, tokens : tokens + t],
+            data.token_edge_index + tokens,
+        )
+        assert (batch.token_batch[tokens : tokens + t] == i).all()
+        atoms, tokens = atoms + n, tokens + t
+    assert batch.num_nodes == atoms
+    assert batch.total_num_tokens == tokens == len(batch.token_batch)
+    assert batch.validate()
+
+
+@pytest.mark.parametrize("start", [None, "fork", "spawn"])
+def test_batched_output_equals_per_graph_output_through_workers(start):
+    encoder = AtomAttentionEncoder(6, 4, 2)
+    expected = torch.cat([encoder(g.x, g.token_layout()) for g in GRAPHS])
+    workers = (
+        {} if start is None else {"num_workers": 1, "multiprocessing_context": start}
+    )
+    loader = DataLoader(GRAPHS, batch_size=4, **workers)
+    found = [encoder(b.x, b.atom_to_token, b.total_num_tokens) for b in loader]
+    torch.testing.assert_close(torch.cat(found), expected)
+    found = [encoder(b.x, b.token_layout(), batch=b.batch) for b in loader]
+    torch.testing.assert_close(torch.cat(found), expected)
+
+
+def test_round_trip_and_batching_again():
+    batch = Batch.from_data_list(GRAPHS)
+    again = batch.to_data_list()
+    for data, same in zip(GRAPHS, again, strict=True):
+        assert torch.equal(same.atom_to_token, data.atom_to_token)
+        assert int(same.num_tokens) == data.num_tokens
+        assert same.total_num_tokens == data.num_tokens
+    second = Batch.from_data_list(again)
+    assert torch.equal(second.atom_to_token, batch.atom_to_token)
+    assert torch.equal(second.token_batch, batch.token_batch)
+
+
+def test_stored_token_batch_is_shifted_by_graphs():
+    graphs = [copy.copy(g) for g in GRAPHS]
+    for data in graphs:
+        data.token_batch = torch.zeros(data.num_tokens, dtype=torch.long)
+    batch = Batch.from_data_list(graphs)
+    assert torch.equal(batch.token_batch, Batch.from_data_list(GRAPHS).token_batch)
+
+
+def test_masking_leaves_token_attributes_alone():
+    data = GRAPHS[2]
+    kept = torch.tensor([1, 0, 1, 1, 0, 0, 1]).bool()
+    part = data.subgraph(kept)
+    assert torch.equal(part.atom_to_token, data.atom_to_token[kept])
+    assert part.token_x.shape == (7, 2) and part.num_tokens == 7
+    assert not data.is_node_attr("token_x") and not data.is_edge_attr("token_x")
+    assert data.is_node_attr("atom_to_token") and data.is_node_attr("x")
+    assert part.validate()
+
+
+def test_the_number_of_atoms_without_x_or_pos():
+    data = AtomTokenData(z=torch.ones(3).long(), atom_to_token=torch.tensor([0, 0, 1]))
+    assert data.num_nodes == 3 and data.num_tokens == 2
+    batch = Batch.from_data_list([data, data])
+    assert batch.num_nodes == 6 and batch.batch.tolist() == [0, 0, 0, 1, 1, 1]
+    data.num_nodes = 3
+    assert data.num_nodes == 3
+
+
+def test_copies_moves_and_pickles():
+    data = GRAPHS[0]
+    for same in (
+        copy.copy(data),
+        copy.deepcopy(data),
+        pickle.loads(pickle.dumps(data)),
+        data.clone(),
+        data.to("cpu"),
+    ):
+        assert type(same) is AtomTokenData
+        assert not same.is_node_attr("num_tokens")
+        assert torch.equal(same.atom_to_token, data.atom_to_token)
+        assert Batch.from_data_list([same, same]).total_num_tokens == 6
+
+
+def test_graphs_out_of_an_in_memory_dataset_batch_right():
+    data, slices = InMemoryDataset.collate(GRAPHS)
+    dataset = InMemoryDataset()
+    dataset.data, dataset.slices = data, slices
+    dataset._data_list = None
+    batch = Batch.from_data_list([dataset.get(i) for i in range(len(GRAPHS))])
+    assert torch.equal(batch.atom_to_token, Batch.from_data_list(GRAPHS).atom_to_token)
+
+
+def test_a_batch_of_plain_data_is_found_out():
+    plain = [Data(x=g.x, atom_to_token=g.atom_to_token) for g in GRAPHS[:2]]
+    batch = Batch.from_data_list(plain)
+    encoder = AtomAttentionEncoder(6)
+    with pytest.raises(ValueError, match=r"graphs 0 and 1.*AtomTokenData"):
+        encoder(batch.x, batch.atom_to_token, batch=batch.batch)
+
+
+def test_token_layout_is_that_of_the_assignment():
+    batch = Batch.from_data_list(GRAPHS)
+    layout = batch.token_layout()
+    assert layout.num_tokens == batch.total_num_tokens
+    assert torch.equal(layout.atom_to_token, batch.atom_to_token)
+
+
+def broken(**changes):
+    data = copy.copy(GRAPHS[0])
+    for key, value in changes.items():
+        setattr(data, key, value)
+    return data
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (broken(atom_to_token=torch.zeros(5)), "torch.float32"),
+        (broken(atom_to_token=torch.tensor([0, 1, 2, 3, 0])), "num_tokens >= 4"),
+        (broken(atom_to_token=torch.tensor([0, 1, 2, -1, 0])), "negative token id -1"),
+        (broken(atom_to_token=torch.tensor([0, 1])), "2 entries for 5 atoms"),
+        (broken(pos=torch.zeros(4, 3)), "'pos' has 4 rows for 5 atoms"),
+        (broken(token_x=torch.zeros(2, 2)), "'token_x' has 2 rows for 3 tokens"),
+        (broken(edge_index=torch.tensor([[0], [9]])), "'edge_index' contains larger"),
+        (AtomTokenData(x=torch.zeros(2, 1)), "'atom_to_token' is missing"),
+        (
+            Data.from_dict({"x": torch.zeros(2, 1)}),
+            None,
+        ),
+    ],
+)
+def test_validate(data, message):
+    if message is None:
+        assert data.validate()
+        return
+    with pytest.raises(ValueError, match=message):
+        data.validate()
+    assert data.validate(raise_on_error=False) is False
+
+
+def test_bad_construction():
+    with pytest.raises(ValueError, match="num_tokens >= 3"):
+        AtomTokenData(atom_to_token=torch.tensor([0, 2]), num_tokens=2)
+    data = AtomTokenData(x=torch.zeros(2, 1))
+    data.atom_to_token = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="'num_tokens' is missing"):
+        Batch.from_data_list([data, data])
+    with pytest.raises(ValueError, match="'num_tokens' is missing"):
+        data.token_layout()

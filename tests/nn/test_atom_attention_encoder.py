@@ -1,0 +1,337 @@
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from oracle import encode_loop, partitions
+from torch.autograd import gradcheck, gradgradcheck
+from torch_geometric.nn import Sequential
+
+from pyg_atomenc import AtomAttentionEncoder, TokenLayout
+from pyg_atomenc.ops.attention import backends
+
+PARTITIONS = partitions()
+BACKENDS = list(backends())
+
+
+def make(name="shuffled", dtype=torch.float64, **options):
+    index, num_tokens = PARTITIONS[name]
+    encoder = AtomAttentionEncoder(7, 4, 2, **options).to(dtype)
+    return encoder, torch.randn(index.numel(), 7, dtype=dtype), index, num_tokens
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_equals_the_numpy_loop(backend, name, bias, scatter):
+    encoder, x, index, num_tokens = make(name, backend=backend, bias=bias)
+    if bias:
+        for linear in (encoder.lin_query, encoder.lin_key, encoder.lin_value):
+            torch.nn.init.normal_(linear.bias)
+    tokens, weights = encode_loop(encoder, x, index, num_tokens)
+    out, counted = encoder(x, index, num_tokens, return_attention_weights=True)
+    assert out.shape == (num_tokens, 8) and counted.shape == (len(x), 2)
+    torch.testing.assert_close(out, torch.from_numpy(tokens), rtol=0, atol=1e-12)
+    torch.testing.assert_close(counted, torch.from_numpy(weights), rtol=0, atol=1e-12)
+    layout = TokenLayout.from_index(index, num_tokens)
+    assert torch.equal(encoder(x, layout), encoder(x, index, num_tokens))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_edge_attr_biases_the_logits_of_its_pair(backend):
+    encoder, x, index, num_tokens = make(edge_dim=3, backend=backend)
+    layout = TokenLayout.from_index(index, num_tokens)
+    edge_attr = torch.randn(layout.num_pairs, 3, dtype=torch.float64)
+    bias = (edge_attr @ encoder.lin_edge.weight.T).detach().numpy()
+    by_pair = {
+        (b, a): row
+        for (a, b), row in zip(layout.to_edge_index().t().tolist(), bias, strict=True)
+    }
+    expected, _ = encode_loop(encoder, x, index, num_tokens, by_pair)
+    out = encoder(x, layout, edge_attr=edge_attr)
+    torch.testing.assert_close(out, torch.from_numpy(expected), rtol=0, atol=1e-12)
+    one = AtomAttentionEncoder(7, edge_dim=1).double()
+    assert one(x, layout, edge_attr=edge_attr[:, 0]).shape == (num_tokens, 128)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_derivatives_by_atoms_and_weights(backend, scatter):
+    encoder, x, index, num_tokens = make("gappy", backend=backend)
+    inputs = [x.requires_grad_(), *encoder.parameters()]
+    names = [name for name, _ in encoder.named_parameters()]
+
+    def function(x, *weights):
+        parameters = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(
+            encoder, parameters, (x, index, num_tokens, None, True)
+        )
+
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_backends_agree_on_every_derivative(name):
+    encoder, x, index, num_tokens = make(name)
+    inputs = [x.requires_grad_(), *encoder.parameters()]
+    found = []
+    for backend in BACKENDS:
+        encoder.backend = backend
+        out = encoder(x, index, num_tokens)
+        first = torch.autograd.grad(
+            out.pow(2).sum(), inputs, create_graph=True, materialize_grads=True
+        )
+        loss = sum(grad.pow(2).sum() for grad in first)
+        second = (
+            torch.autograd.grad(loss, inputs, materialize_grads=True)
+            if loss.requires_grad
+            else ()
+        )
+        found.append((out, *first, *second))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_parameters_and_printing():
+    encoder = AtomAttentionEncoder(16)
+    assert str(encoder) == "AtomAttentionEncoder(16, 32, heads=4)"
+    assert encoder.out_channels == 128
+    assert {k: list(v.shape) for k, v in encoder.state_dict().items()} == {
+        "lin_query.weight": [128, 16],
+        "lin_key.weight": [128, 16],
+        "lin_value.weight": [128, 16],
+    }
+    full = AtomAttentionEncoder(16, 8, 2, bias=True, edge_dim=3)
+    assert full.state_dict()["lin_key.bias"].shape == (16,)
+    assert full.state_dict()["lin_edge.weight"].shape == (2, 3)
+    before = copy.deepcopy(full.state_dict())
+    torch.manual_seed(0)
+    full.reset_parameters()
+    after = full.state_dict()
+    assert not torch.equal(before["lin_query.weight"], after["lin_query.weight"])
+    assert not torch.equal(before["lin_edge.weight"], after["lin_edge.weight"])
+
+
+def test_state_dict_does_not_depend_on_the_backend():
+    keys = [AtomAttentionEncoder(4, backend=b).state_dict().keys() for b in BACKENDS]
+    assert keys[0] == keys[1]
+
+
+def test_copies_and_pickles():
+    encoder, x, index, num_tokens = make()
+    expected = encoder(x, index, num_tokens)
+    other = AtomAttentionEncoder(7, 4, 2).double()
+    other.load_state_dict(encoder.state_dict())
+    for same in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder)), other):
+        assert torch.equal(same(x, index, num_tokens), expected)
+
+
+def test_lazy_channels():
+    lazy = AtomAttentionEncoder(-1, 4, 2, edge_dim=-1)
+    copy.deepcopy(lazy)
+    layout = TokenLayout.from_index(torch.tensor([0, 0, 1]))
+    x, edge_attr = torch.randn(3, 5), torch.randn(5, 6)
+    assert lazy(x, layout, edge_attr=edge_attr).shape == (2, 8)
+    assert lazy.lin_query.weight.shape == (8, 5)
+    loaded = AtomAttentionEncoder(-1, 4, 2, edge_dim=-1)
+    loaded.load_state_dict(lazy.state_dict())
+    args = (x, layout, None, edge_attr)
+    assert torch.equal(loaded(*args), lazy(*args))
+    with pytest.raises(ValueError, match="'x' has 4 channels.*in_channels=5"):
+        lazy(torch.randn(3, 4), layout, edge_attr=edge_attr)
+
+
+def test_inside_pyg_sequential():
+    model = Sequential(
+        "x, layout",
+        [
+            (torch.nn.Linear(7, 16), "x -> x"),
+            (AtomAttentionEncoder(16), "x, layout -> t"),
+            (torch.nn.Linear(128, 2), "t -> t"),
+        ],
+    )
+    _, x, index, num_tokens = make(dtype=torch.float32)
+    assert model(x, TokenLayout.from_index(index, num_tokens)).shape == (num_tokens, 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_odd_inputs(backend):
+    encoder, x, index, num_tokens = make(backend=backend)
+    expected = encoder(x, index, num_tokens)
+    assert torch.equal(encoder(x, index.int(), num_tokens), expected)
+    strided = x.t().contiguous().t()
+    torch.testing.assert_close(encoder(strided, index, num_tokens), expected)
+    wide = torch.stack([index, index], 1)[:, 0]
+    assert torch.equal(encoder(x, wide, num_tokens), expected)
+    empty = encoder(x[:0], index[:0], 3)
+    assert torch.equal(empty, torch.zeros(3, 8, dtype=x.dtype))
+    empty.sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_only_when_training_and_not_in_the_weights(backend):
+    encoder, x, index, num_tokens = make(dropout=0.5, backend=backend)
+    args = (x, index, num_tokens, None, True)
+    thinned, weights = encoder(*args)
+    expected, expected_weights = encoder.eval()(*args)
+    assert not torch.allclose(thinned, expected)
+    torch.testing.assert_close(weights, expected_weights)
+    assert torch.equal(encoder(*args)[0], expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast(backend):
+    encoder, x, index, num_tokens = make("many sizes", torch.float32, backend=backend)
+    expected = encoder(x, index, num_tokens)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = encoder(x, index, num_tokens)
+    assert out.dtype == torch.bfloat16
+    assert (out - expected).abs().max() < 0.03 * expected.abs().max()
+    out.float().sum().backward()
+    assert x.grad.isfinite().all() and encoder.lin_key.weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_model(dtype):
+    encoder, x, index, num_tokens = make("many sizes", torch.float32)
+    expected = encoder(x, index, num_tokens)
+    out = encoder.to(dtype)(x.to(dtype), index, num_tokens)
+    assert out.dtype == dtype
+    assert (out - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_compile_with_an_index_or_a_layout():
+    encoder, *_ = make(dtype=torch.float32)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
+    for name in ("shuffled", "gappy", "many sizes"):
+        index, num_tokens = PARTITIONS[name]
+        x = torch.randn(index.numel(), 7, requires_grad=True)
+        layout = TokenLayout.from_index(index, num_tokens)
+        expected = encoder(x, layout)
+        (grad,) = torch.autograd.grad(expected.pow(2).sum(), x)
+        for args in ((x, index, num_tokens), (x, layout)):
+            out = compiled(*args)
+            torch.testing.assert_close(out, expected)
+            (found,) = torch.autograd.grad(out.pow(2).sum(), x)
+            torch.testing.assert_close(found, grad)
+
+
+def test_compiled_edges_need_a_layout():
+    encoder, x, index, num_tokens = make(dtype=torch.float32, backend="edges")
+    layout = TokenLayout.from_index(index, num_tokens)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(x, layout), encoder(x, layout))
+
+
+def test_compiled_graph_still_checks_token_ids():
+    encoder, x, index, num_tokens = make(dtype=torch.float32)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
+    compiled(x, index, num_tokens)
+    with pytest.raises(ValueError, match="'atom_to_token' holds token id"):
+        compiled(x, index + 1, num_tokens)
+
+
+@pytest.mark.parametrize("give_num_tokens", [False, True])
+def test_export_with_dynamic_atoms(give_num_tokens):
+    encoder, x, index, num_tokens = make(dtype=torch.float32)
+    atoms = torch.export.Dim("atoms", min=2)
+    shapes = {"x": {0: atoms}, "atom_to_token": {0: atoms}}
+    args = (x, index)
+    if give_num_tokens:
+        shapes["num_tokens"] = None
+        args = (x, index, num_tokens)
+    program = torch.export.export(encoder, args, dynamic_shapes=shapes)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    exported = torch.export.load(buffer).module()
+    for size in (3, 50):
+        x, index = torch.randn(size, 7), torch.randint(0, num_tokens, (size,))
+        rest = args[2:]
+        torch.testing.assert_close(exported(x, index, *rest), encoder(x, index, *rest))
+
+
+def test_the_encoder_is_no_message_passing_module_for_explainers():
+    from torch_geometric.nn import MessagePassing
+
+    encoder = AtomAttentionEncoder(4, backend="edges")
+    assert not any(isinstance(m, MessagePassing) for m in encoder.modules())
+
+
+LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
+X = torch.zeros(3, 4)
+BAD_CALLS = {
+    "list": (([[1.0]], LAYOUT), {}, r"'x' is of type list"),
+    "vector": ((torch.zeros(3), LAYOUT), {}, r"'x' has shape \[3\]"),
+    "integers": ((X.long(), LAYOUT), {}, r"'x' is of type torch.int64.*Embedding"),
+    "double": ((X.double(), LAYOUT), {}, r"'x' is of type torch.float64.*float32"),
+    "channels": ((X[:, :3], LAYOUT), {}, r"'x' has 3 channels.*in_channels=4"),
+    "lengths": ((X[:2], LAYOUT), {}, r"'x' has 2 atoms, but 'atom_to_token' 3"),
+    "other device": (
+        (X, LAYOUT.to("meta")),
+        {},
+        r"'x' is on cpu, but 'layout' on meta",
+    ),
+    "layout count": ((X, LAYOUT, 5), {}, r"'num_tokens' is 5, but the layout has 2"),
+    "float ids": ((X, torch.zeros(3)), {}, r"'atom_to_token' is of type torch.float32"),
+    "small count": ((X, torch.tensor([0, 1, 2]), 2), {}, r"num_tokens >= 3"),
+    "no edge_dim": ((X, LAYOUT, None, X), {}, r"'edge_attr' was passed.*edge_dim"),
+    "batch": (
+        (X, torch.tensor([0, 1, 0])),
+        {"batch": torch.tensor([0, 0, 1])},
+        r"graphs 0 and 1 of 'batch' into token 0.*AtomTokenData",
+    ),
+    "batch of a layout": (
+        (X, LAYOUT),
+        {"batch": torch.tensor([0, 1, 1])},
+        r"graphs 0 and 1 of 'batch' into token 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_calls(name):
+    args, kwargs, message = BAD_CALLS[name]
+    with pytest.raises(ValueError, match=message):
+        AtomAttentionEncoder(4)(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "edge_attr, message",
+    [
+        (None, "'edge_attr' is missing"),
+        (torch.zeros(5, 2), r"\[num_edges, 3\].*\[5, 2\]"),
+        (torch.zeros(5, 3).long(), "torch.int64"),
+        (torch.zeros(4, 3), r"\[5, heads\]"),
+    ],
+)
+def test_bad_edge_attr(edge_attr, message):
+    with pytest.raises(ValueError, match=message):
+        AtomAttentionEncoder(4, edge_dim=3)(X, LAYOUT, edge_attr=edge_attr)
+
+
+@pytest.mark.parametrize(
+    "args, kwargs, message",
+    [
+        ((0,), {}, "'in_channels' is 0"),
+        ((-2,), {}, "'in_channels' is -2"),
+        ((4, 0), {}, "'head_channels' is 0"),
+        ((4, 8, -1), {}, "'heads' is -1"),
+        ((4, 8.0), {}, "'head_channels' is 8.0"),
+        ((4,), {"edge_dim": 0}, "'edge_dim' is 0"),
+        ((4,), {"dropout": 1.5}, "'dropout' is 1.5"),
+        ((4,), {"backend": "cuda"}, "'backend' is 'cuda': choose one of"),
+    ],
+)
+def test_bad_options(args, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        AtomAttentionEncoder(*args, **kwargs)
+
+
+def test_edges_named_in_a_trace_of_an_index_says_why_not():
+    encoder, x, index, num_tokens = make(dtype=torch.float32, backend="edges")
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
+    with pytest.raises(Exception, match="number of edges depends on the token sizes"):
+        compiled(x, index, num_tokens)

@@ -1,0 +1,230 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from oracle import partitions, token_loop
+from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
+from torch_geometric.nn import GCNConv, MessagePassing, Sequential, global_add_pool
+from torch_geometric.testing import assert_module
+
+from pyg_atomenc import AtomAttentionEncoder, TokenAttentionConv, TokenLayout
+
+PARTITIONS = partitions()
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+@pytest.mark.parametrize("backend", ["dense", "edges"])
+def test_over_a_layout_equals_the_loop(name, backend, scatter):
+    index, num_tokens = PARTITIONS[name]
+    layout = TokenLayout.from_index(index, num_tokens)
+    conv = TokenAttentionConv(5, 4, heads=2, backend=backend).double()
+    x = torch.randn(index.numel(), 5, dtype=torch.float64)
+    projected = [
+        lin(x).view(-1, 2, 4) for lin in (conv.lin_query, conv.lin_key, conv.lin_value)
+    ]
+    atoms, _, _, alphas = token_loop(*projected, index, num_tokens)
+    expected = torch.from_numpy(atoms.reshape(-1, 8))
+    torch.testing.assert_close(conv(x, layout), expected, rtol=0, atol=1e-12)
+    out, (edges, alpha) = conv(x, layout, return_attention_weights=True)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert torch.equal(edges, layout.to_edge_index())
+    for (source, target), row in zip(edges.t().tolist(), alpha, strict=True):
+        for head in range(2):
+            assert abs(row[head] - alphas[target, source, head]) < 1e-12
+
+
+@pytest.mark.parametrize("concat", [False, True])
+@pytest.mark.parametrize("edge_dim", [None, 3])
+def test_any_edge_list_equals_a_layout_of_the_same_edges(concat, edge_dim, scatter):
+    index, num_tokens = PARTITIONS["shuffled"]
+    layout = TokenLayout.from_index(index, num_tokens)
+    conv = TokenAttentionConv(5, 4, 2, concat, edge_dim=edge_dim, bias=True).double()
+    x = torch.randn(index.numel(), 5, dtype=torch.float64)
+    edges = layout.to_edge_index()
+    edge_attr = (
+        None if edge_dim is None else torch.randn(edges.size(1), 3, dtype=torch.float64)
+    )
+    expected = conv(x, layout, edge_attr)
+    assert expected.shape == (index.numel(), 8 if concat else 4)
+    torch.testing.assert_close(conv(x, edges, edge_attr), expected)
+    order = torch.randperm(edges.size(1))
+    shuffled = None if edge_attr is None else edge_attr[order]
+    torch.testing.assert_close(conv(x, edges[:, order], shuffled), expected)
+
+
+def test_pyg_assert_module_and_isolated_targets(scatter):
+    x = torch.randn(5, 7)
+    edge_index = torch.tensor([[0, 1, 2, 0], [1, 2, 0, 2]])
+    conv = TokenAttentionConv(7, 4, heads=3)
+    out = assert_module(
+        conv, x, edge_index, expected_size=(5, 12), sparse_size=(5, 5), atol=1e-6
+    )
+    assert (out[3:] == 0).all()
+
+
+def test_bipartite():
+    conv = TokenAttentionConv((7, 3), 4, heads=2)
+    source, target = torch.randn(5, 7), torch.randn(2, 3)
+    edge_index = torch.tensor([[0, 1, 4], [0, 0, 1]])
+    assert conv((source, target), edge_index).shape == (2, 8)
+    assert conv((source, target), edge_index, size=(5, 2)).shape == (2, 8)
+    lazy = TokenAttentionConv((-1, -1), 4, heads=2)
+    assert lazy((source, target), edge_index).shape == (2, 8)
+    assert lazy.lin_query.weight.shape == (8, 3)
+
+
+def test_at_home_in_pyg():
+    conv = TokenAttentionConv(5, 4, heads=2)
+    assert isinstance(conv, MessagePassing)
+    assert str(conv) == "TokenAttentionConv(5, 4, heads=2)"
+    x, edge_index = torch.randn(3, 5), torch.tensor([[0, 1], [1, 2]])
+    expected = conv(x, edge_index)
+    for same in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert torch.equal(same(x, edge_index), expected)
+    before = conv.lin_query.weight.clone()
+    conv.reset_parameters()
+    assert not torch.equal(before, conv.lin_query.weight)
+    model = Sequential("x, edge_index", [(conv, "x, edge_index -> x")])
+    assert model(x, edge_index).shape == (3, 8)
+    assert conv(x, edge_index.int()).shape == (3, 8)
+    assert conv(x[:0], edge_index[:, :0]).shape == (0, 8)
+
+
+def test_compile():
+    index, num_tokens = PARTITIONS["shuffled"]
+    layout = TokenLayout.from_index(index, num_tokens)
+    conv = TokenAttentionConv(5, 4, heads=2)
+    x = torch.randn(index.numel(), 5)
+    compiled = torch.compile(conv, fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(x, layout.to_edge_index()), conv(x, layout))
+    torch.testing.assert_close(compiled(x, layout), conv(x, layout))
+
+
+def test_dropout():
+    conv = TokenAttentionConv(5, 4, heads=2, dropout=0.5)
+    layout = TokenLayout.from_index(torch.zeros(6, dtype=torch.long))
+    x = torch.randn(6, 5)
+    edges = layout.to_edge_index()
+    for where in (layout, edges):
+        assert not torch.equal(conv.train()(x, where), conv(x, where))
+        assert torch.equal(conv.eval()(x, where), conv(x, where))
+
+
+class Model(torch.nn.Module):
+    """Bond convolutions around an encoder, as users write them."""
+
+    def __init__(self, first, encoder):
+        super().__init__()
+        self.first = first
+        self.encoder = encoder
+        self.head = torch.nn.Linear(encoder.out_channels, 1)
+
+    def forward(self, x, edge_index, atom_to_token, num_tokens):
+        x = self.first(x, edge_index)
+        tokens = self.encoder(x, atom_to_token, num_tokens)
+        batch = torch.zeros(num_tokens, dtype=torch.long)
+        return self.head(global_add_pool(tokens, batch, size=1))
+
+
+BONDS = torch.tensor([[0, 1, 1, 2, 2, 3, 3, 4], [1, 0, 2, 1, 3, 2, 4, 3]])
+TOKENS = torch.tensor([0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize("backend", ["dense", "edges"])
+def test_gnn_explainer_explains_bonds_around_the_encoder(backend):
+    model = Model(GCNConv(6, 8), AtomAttentionEncoder(8, backend=backend))
+    x = torch.randn(5, 6)
+    explainer = Explainer(
+        model,
+        GNNExplainer(epochs=5),
+        explanation_type="model",
+        edge_mask_type="object",
+        node_mask_type="attributes",
+        model_config={"mode": "regression", "task_level": "graph"},
+    )
+    explanation = explainer(x, BONDS, atom_to_token=TOKENS, num_tokens=2)
+    assert explanation.edge_mask.shape == (8,)
+    assert (explanation.edge_mask > 0).any()
+    assert (explanation.node_mask > 0).any()
+
+
+@pytest.mark.parametrize("explainer_class", [GNNExplainer, AttentionExplainer])
+def test_explainers_see_the_attention_of_the_conv(explainer_class):
+    model = Model(TokenAttentionConv(6, 8, edge_dim=None), AtomAttentionEncoder(8))
+    algorithm = (
+        explainer_class(epochs=5)
+        if explainer_class is GNNExplainer
+        else explainer_class()
+    )
+    explainer = Explainer(
+        model,
+        algorithm,
+        explanation_type="model",
+        edge_mask_type="object",
+        model_config={"mode": "regression", "task_level": "graph"},
+    )
+    x = torch.randn(5, 6)
+    explanation = explainer(x, BONDS, atom_to_token=TOKENS, num_tokens=2)
+    assert explanation.edge_mask.shape == (8,)
+    if explainer_class is AttentionExplainer:
+        _, (_, alpha) = model.first(x, BONDS, return_attention_weights=True)
+        torch.testing.assert_close(explanation.edge_mask, alpha.squeeze(1).detach())
+
+
+def test_a_hook_or_a_fitting_mask_turns_a_layout_into_messages():
+    layout = TokenLayout.from_index(TOKENS)
+    conv = TokenAttentionConv(6, 4)
+    x = torch.randn(5, 6)
+    expected = conv(x, layout)
+    seen = []
+    handle = conv.register_message_forward_hook(lambda *a: seen.append(a[1][0]))
+    torch.testing.assert_close(conv(x, layout), expected)
+    handle.remove()
+    assert seen[0]["alpha"].shape == (layout.num_pairs, 1)
+
+    edges = layout.to_edge_index()
+    conv.explain = True
+    conv._edge_mask = torch.full((edges.size(1),), -torch.inf)
+    conv._loop_mask = edges[0] != edges[1]
+    assert (conv(x, layout) == 0).all()
+    # A mask of the model's bonds is not of this layer's edges.
+    conv._edge_mask = torch.full((8,), -torch.inf)
+    conv._loop_mask = BONDS[0] != BONDS[1]
+    torch.testing.assert_close(conv(x, layout), expected)
+
+
+LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    "make, x, edges, message",
+    [
+        ({}, torch.zeros(3), LAYOUT, r"'x' has shape \[3\]"),
+        ({}, torch.zeros(3, 5), LAYOUT, r"'x' has 5 channels"),
+        ({}, torch.zeros(2, 4), LAYOUT, r"'query' has 2 atoms, but 'layout'"),
+        ({}, (torch.zeros(3, 4),) * 2, LAYOUT, r"'x' is a pair"),
+        ({"backend": "dense"}, torch.zeros(3, 4), BONDS[:, :2], r"'dense', which"),
+        ({"edge_dim": 2}, torch.zeros(3, 4), LAYOUT, r"'edge_attr' is missing"),
+    ],
+)
+def test_bad_calls(make, x, edges, message):
+    conv = TokenAttentionConv(4, 2, **make)
+    with pytest.raises(ValueError, match=message):
+        conv(x, edges)
+
+
+@pytest.mark.parametrize(
+    "args, kwargs, message",
+    [
+        ((0, 4), {}, "'in_channels' is 0"),
+        ((4, 0), {}, "'out_channels' is 0"),
+        ((4, 4, 0), {}, "'heads' is 0"),
+        ((4, 4), {"aggr": "max"}, "'aggr' is 'max'"),
+        ((4, 4), {"dropout": -0.1}, "'dropout' is -0.1"),
+        ((4, 4), {"backend": "x"}, "'backend' is 'x'"),
+    ],
+)
+def test_bad_options(args, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        TokenAttentionConv(*args, **kwargs)
