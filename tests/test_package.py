@@ -11,7 +11,7 @@ import pyg_atomenc
 from pyg_atomenc.errors import MissingPackageError, require_package
 
 ROOT = Path(pyg_atomenc.__file__).parent
-OPTIONAL = "rdkit biotite torch_scatter safetensors matplotlib triton tqdm gemmi"
+OPTIONAL = "rdkit biotite torch_scatter safetensors matplotlib triton gemmi"
 
 # Which subpackages a subpackage may import; every one may import `errors`.
 MAY_IMPORT = {
@@ -81,7 +81,7 @@ def test_imports_with_torch_and_pyg_alone():
     [
         ("rdkit.Chem", r"pip install 'pyg_atomenc\[chem\]'"),
         ("torch_scatter", r"pip install --no-build-isolation torch_scatter"),
-        ("tqdm", r"pip install tqdm"),
+        ("gemmi", r"pip install gemmi"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(name, mend, monkeypatch):

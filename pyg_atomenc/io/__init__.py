@@ -1,0 +1,13 @@
+"""Readers: SMILES, RDKit molecules and structure files → `AtomTokenData`."""
+
+from pyg_atomenc.io.bonds import BOND_TYPES
+from pyg_atomenc.io.rdmol import from_rdmol, from_smiles
+from pyg_atomenc.io.structure import from_atom_array, from_structure
+
+__all__ = [
+    "BOND_TYPES",
+    "from_atom_array",
+    "from_rdmol",
+    "from_smiles",
+    "from_structure",
+]

@@ -1,0 +1,41 @@
+"""Alternate locations: which of them to keep."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyg_atomenc.tokenizers.codes import code, join
+
+NO_ALTLOC = (".", "?", " ", "")
+
+
+def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
+    """Choose one alternate location per residue.
+
+    It goes by chain, residue number and insertion code, wherever the atoms stand and
+    whatever the residue's name: of a serine that is a threonine in other copies of
+    the molecule, only one may stay.
+
+    Args:
+        atoms (biotite.structure.AtomArray): ``N`` atoms with the annotations
+            ``altloc_id`` and ``occupancy``.
+
+    Returns:
+        numpy.ndarray: Whether each atom stays ``[N]``, bool: those without alternate
+        locations, and those of the one with the highest summed occupancy in their
+        residue, the first in the file if there are several.
+    """
+    keep = np.isin(atoms.altloc_id, NO_ALTLOC)
+    if keep.all():
+        return keep
+    place = join(code(atoms.chain_id), code(atoms.res_id), code(atoms.ins_code))
+    option = join(place, code(atoms.altloc_id))
+    weight = np.bincount(option, np.where(keep, 0.0, atoms.occupancy))[option]
+    some = np.flatnonzero(~keep)
+    # Within each place: the heaviest option first, of equal ones the one met first.
+    order = some[np.lexsort((some, -weight[some], place[some]))]
+    _, best = np.unique(place[order], return_index=True)
+    chosen = np.zeros(option.max() + 1, dtype=bool)
+    chosen[option[order[best]]] = True
+    return keep | chosen[option]

@@ -1,0 +1,241 @@
+"""RDKit molecules and SMILES → `AtomTokenData`."""
+
+from collections import Counter
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.io.bonds import bond_tensors
+from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
+from pyg_atomenc.tokenizers.fragment import Fragment, check_mol
+
+
+def from_rdmol(
+    mol: Any,
+    tokenizer: Optional[Tokenizer] = None,
+    *,
+    conformer: Optional[int] = -1,
+) -> AtomTokenData:
+    """Read a molecule of RDKit.
+
+    Atoms keep their order, and no hydrogen is added or removed. Dummy atoms (``*``)
+    are read as atoms with ``z = 0``.
+
+    Args:
+        mol (rdkit.Chem.Mol): The molecule; it is not changed.
+        tokenizer (callable, optional): Takes the molecule, gives its
+            :class:`~pyg_atomenc.tokenizers.Tokens`.
+            (default: :class:`~pyg_atomenc.tokenizers.Fragment`)
+        conformer (int, optional): The id of the conformer to read positions from;
+            ``-1`` for the first that is 3D, if there is any; ``None`` for no
+            positions. A 2D drawing has no positions in ångström and is never read.
+            (default: ``-1``)
+
+    Returns:
+        AtomTokenData: With ``N`` atoms, ``E`` directed bonds and ``T`` tokens
+
+        - ``z`` ``[N]``, int64: atomic numbers
+        - ``formal_charge`` ``[N]``, int64: in elementary charges
+        - ``pos`` ``[N, 3]``, float32: in ångström; only if there is a 3D conformer
+        - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
+        - ``edge_attr`` ``[E, 5]``, float32: one-hot over
+          :data:`~pyg_atomenc.io.bonds.BOND_TYPES`
+        - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
+        - ``atom_name``: the name from a PDB file, else the element and a running
+          count, such as ``C1``
+        - ``token_name``: as the tokenizer gives it; the default gives SMILES
+
+    Raises:
+        ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
+            conformer, if it is 2D or its positions are not finite, or if the
+            tokenizer's tokens do not fit.
+        ImportError: If RDKit is not installed.
+    """
+    chem = require_package("rdkit.Chem", "from_rdmol")
+    check_mol(mol)
+    # RDKit notes what it computes on the molecule: let it do so on a copy.
+    mol = chem.Mol(mol)
+    atom_name = _atom_names(mol)
+    pos = _positions(mol, conformer, atom_name)
+    tokens = tokenize(tokenizer or Fragment(), mol, mol.GetNumAtoms())
+    edge_index, edge_attr = _bonds(mol)
+    atoms = mol.GetAtoms()
+    return AtomTokenData(
+        z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
+        formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
+        pos=pos,
+        edge_index=edge_index,
+        edge_attr=edge_attr,
+        atom_to_token=tokens.atom_to_token,
+        num_tokens=tokens.num_tokens,
+        atom_name=atom_name,
+        **tokens.attributes,
+    )
+
+
+def from_smiles(
+    smiles: str,
+    tokenizer: Optional[Tokenizer] = None,
+    *,
+    hydrogens: bool = False,
+) -> AtomTokenData:
+    """Read a molecule from its SMILES.
+
+    Args:
+        smiles (str): One SMILES, or CXSMILES. A name behind it is refused, since a
+            blank may as well be a slip of the pen.
+        tokenizer (callable, optional): Takes the ``rdkit.Chem.Mol``, gives its
+            :class:`~pyg_atomenc.tokenizers.Tokens`.
+            (default: :class:`~pyg_atomenc.tokenizers.Fragment`)
+        hydrogens (bool): Add the implicit hydrogens as atoms, behind all others.
+            (default: ``False``)
+
+    Returns:
+        AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, the canonical
+        SMILES without the added hydrogens. There are no positions: embed the molecule
+        with RDKit and use :func:`from_rdmol` for those.
+
+    Raises:
+        ValueError: If ``smiles`` is no text, is empty, or is refused by RDKit, whose
+            reason is quoted.
+        ImportError: If RDKit is not installed.
+
+    Example:
+        >>> data = from_smiles("CC(=O)Oc1ccccc1")
+        >>> data.token_name
+        ['*C(C)=O', '*O*', '*c1ccccc1']
+        >>> data.atom_to_token.tolist()
+        [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
+    """
+    chem = require_package("rdkit.Chem", "from_smiles")
+    mol = _parse(_check_text(smiles))
+    canonical = chem.MolToSmiles(mol)
+    data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
+    data.smiles = canonical
+    return data
+
+
+def _check_text(smiles: Any) -> str:
+    if not isinstance(smiles, str):
+        raise AtomEncodingError(
+            f"'smiles' is of type {type(smiles).__name__}: pass one SMILES as a str; "
+            f"for an rdkit.Chem.Mol, use pyg_atomenc.io.from_rdmol."
+        )
+    text = smiles.strip()
+    if not text:
+        raise AtomEncodingError(
+            f"'smiles' is {smiles!r}, which holds no atoms: pass a SMILES such as "
+            f"'CCO'."
+        )
+    _, *rest = text.split(maxsplit=1)
+    if rest and not rest[0].startswith("|"):
+        raise AtomEncodingError(
+            f"'smiles' is {smiles!r}, with {rest[0]!r} behind a blank: pass the SMILES "
+            f"alone, without a name."
+        )
+    return text
+
+
+def _parse(smiles: str) -> Any:
+    chem = require_package("rdkit.Chem", "from_smiles")
+    base = require_package("rdkit.rdBase", "from_smiles")
+    with base.BlockLogs():
+        mol = chem.MolFromSmiles(smiles)
+        reason = _reason(smiles) if mol is None else ""
+    if mol is None:
+        raise AtomEncodingError(
+            f"'smiles' is {smiles!r}, which RDKit refuses: {reason}. "
+            f"Correct the SMILES."
+        )
+    if mol.GetNumAtoms() == 0:
+        raise AtomEncodingError(
+            f"'smiles' is {smiles!r}, which holds no atoms: pass a SMILES such as "
+            f"'CCO'."
+        )
+    return mol
+
+
+def _reason(smiles: str) -> str:
+    """Why RDKit refuses a SMILES, in its own words as far as it tells them."""
+    chem = require_package("rdkit.Chem", "from_smiles")
+    base = require_package("rdkit.rdBase", "from_smiles")
+    mol = chem.MolFromSmiles(smiles, sanitize=False)
+    if mol is not None:
+        problems = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
+        return "; ".join(problems) or "it cannot be sanitized"
+    lines = []
+    # Syntax errors go to RDKit's log only, which older versions cannot capture.
+    if hasattr(base, "CaptureErrorLog"):
+        with base.CaptureErrorLog() as log:
+            chem.MolFromSmiles(smiles, sanitize=False)
+        marker = "SMILES Parse Error: "
+        lines = [
+            line.split(marker, 1)[1].rstrip(": ")
+            for line in log.messages.splitlines()
+            if marker in line and "Failed parsing" not in line
+        ]
+    return "; ".join(lines) or "it does not follow the grammar of SMILES"
+
+
+def _atom_names(mol: Any) -> list[str]:
+    names = []
+    count: Counter[str] = Counter()
+    for atom in mol.GetAtoms():
+        element = atom.GetSymbol()
+        count[element] += 1
+        residue = atom.GetPDBResidueInfo()
+        pdb_name = residue.GetName().strip() if residue else ""
+        names.append(pdb_name or f"{element}{count[element]}")
+    return names
+
+
+def _positions(
+    mol: Any, conformer: Optional[int], atom_name: list[str]
+) -> Optional[Tensor]:
+    found = _find_conformer(mol, conformer)
+    if found is None:
+        return None
+    pos = torch.from_numpy(found.GetPositions()).float()
+    wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if wrong:
+        raise AtomEncodingError(
+            f"'mol' has positions that are not finite in conformer {found.GetId()}, "
+            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} "
+            f"({atom_name[wrong[0]]}): embed the molecule again, or pass "
+            f"conformer=None to leave positions out."
+        )
+    return pos
+
+
+def _find_conformer(mol: Any, conformer: Optional[int]) -> Any:
+    if conformer is None:
+        return None
+    known = {found.GetId(): found for found in mol.GetConformers()}
+    if conformer == -1:
+        return next((found for found in known.values() if found.Is3D()), None)
+    if conformer not in known:
+        raise AtomEncodingError(
+            f"'conformer' is {conformer!r}, but 'mol' has the conformers "
+            f"{list(known)}: pass one of them, or -1 for the first that is 3D."
+        )
+    if not known[conformer].Is3D():
+        raise AtomEncodingError(
+            f"'conformer' is {conformer}, which is a 2D drawing without positions in "
+            f"ångström: embed the molecule in 3D, pass conformer=None, or mark it with "
+            f"mol.GetConformer({conformer}).Set3D(True) if it is 3D after all."
+        )
+    return known[conformer]
+
+
+def _bonds(mol: Any) -> tuple[Tensor, Tensor]:
+    pairs = []
+    types = []
+    for bond in mol.GetBonds():
+        pairs.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+        # A kekulized molecule may keep its aromatic flags; they are what holds.
+        aromatic = bond.GetIsAromatic()
+        types.append("aromatic" if aromatic else str(bond.GetBondType()).lower())
+    return bond_tensors(pairs, types)

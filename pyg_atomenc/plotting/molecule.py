@@ -1,0 +1,198 @@
+"""Drawings of molecules, with atoms coloured by a weight."""
+
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+Weights = Union[Tensor, Sequence[float]]
+
+# White to orange: one hue, dark enough to see and light enough to read letters on.
+_LOW = (1.0, 1.0, 1.0)
+_HIGH = (0.95, 0.45, 0.10)
+_BAR_HEIGHT = 46
+_BAR_STEPS = 50
+
+
+def draw_atom_weights(
+    mol: Any,
+    weights: Weights,
+    *,
+    legend: str = "weight",
+    limits: Optional[tuple[float, float]] = None,
+    size: tuple[int, int] = (450, 350),
+) -> str:
+    """Draw a molecule with its atoms coloured by weight, as SVG.
+
+    Below the molecule lies a colour bar with its two ends and ``legend``.
+
+    Args:
+        mol (rdkit.Chem.Mol): A molecule of ``N`` atoms; it is not changed. A 2D
+            conformer is drawn as it is, else one is computed.
+        weights (Tensor or sequence): One number for every atom ``[N]``. Of attention
+            weights with heads, ``[N, H]``, take the mean: ``weights.mean(dim=1)``.
+        legend (str): What the weights are. (default: ``"weight"``)
+        limits (tuple, optional): The weights at the two ends of the colours; what is
+            beyond gets the colour of the end. (default: the smallest weight or 0,
+            whichever is less, and the largest)
+        size (tuple): Width and height in pixels. (default: ``(450, 350)``)
+
+    Returns:
+        str: The picture, ready to be written to a file or shown by
+        ``IPython.display.SVG``.
+
+    Raises:
+        ValueError: If ``mol`` is no molecule with atoms, if there is not one finite
+            weight for every atom, or if ``limits`` or ``size`` cannot be drawn.
+        ImportError: If RDKit is not installed.
+    """
+    draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
+    return str(_draw(draw.MolDraw2DSVG, mol, weights, legend, limits, size))
+
+
+def draw_atom_weights_png(
+    mol: Any,
+    weights: Weights,
+    *,
+    legend: str = "weight",
+    limits: Optional[tuple[float, float]] = None,
+    size: tuple[int, int] = (450, 350),
+) -> bytes:
+    """Draw a molecule with its atoms coloured by weight, as PNG.
+
+    It takes the arguments of :func:`draw_atom_weights`, and raises what that raises.
+
+    Returns:
+        bytes: The contents of a PNG file.
+    """
+    draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights_png")
+    return bytes(_draw(draw.MolDraw2DCairo, mol, weights, legend, limits, size))
+
+
+def _draw(
+    canvas_type: Any,
+    mol: Any,
+    weights: Weights,
+    legend: str,
+    limits: Optional[tuple[float, float]],
+    size: tuple[int, int],
+) -> Any:
+    draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
+    values = _check_weights(mol, weights)
+    low, high = _check_limits(values, limits)
+    width, height = _check_size(size)
+    flat = _flatten(mol)
+    canvas = canvas_type(width, height, width, height - _BAR_HEIGHT)
+    options = canvas.drawOptions()
+    options.fillHighlights = True
+    options.atomHighlightsAreCircles = True
+    options.highlightRadius = 0.4
+    # Letters in black: the colours of elements are lost on orange.
+    options.useBWAtomPalette()
+    shades = [_shade(value, low, high) for value in values]
+    draw.PrepareAndDrawMolecule(
+        canvas,
+        flat,
+        highlightAtoms=list(range(len(values))),
+        highlightAtomColors=dict(enumerate(shades)),
+        highlightBonds=[],
+    )
+    _draw_bar(canvas, width, height, (low, high), legend)
+    canvas.FinishDrawing()
+    return canvas.GetDrawingText()
+
+
+def _check_weights(mol: Any, weights: Weights) -> list[float]:
+    chem = require_package("rdkit.Chem", "draw_atom_weights")
+    if not isinstance(mol, chem.Mol) or mol.GetNumAtoms() == 0:
+        found = type(mol).__name__
+        found = "without atoms" if isinstance(mol, chem.Mol) else f"of type {found}"
+        raise AtomEncodingError(
+            f"'mol' is {found}: pass an rdkit.Chem.Mol with at least one atom."
+        )
+    values = torch.as_tensor(weights).detach().double().cpu()
+    num_atoms = mol.GetNumAtoms()
+    if values.dim() != 1 or values.numel() != num_atoms:
+        raise AtomEncodingError(
+            f"'weights' has shape {list(values.shape)}, but 'mol' has {num_atoms} "
+            f"atoms: pass one number per atom, weights.mean(dim=1) where there are "
+            f"heads."
+        )
+    wrong = (~values.isfinite()).nonzero().flatten().tolist()
+    if wrong:
+        raise AtomEncodingError(
+            f"'weights' is {values[wrong[0]].item()} for atom {wrong[0]}: pass finite "
+            f"numbers."
+        )
+    return values.tolist()
+
+
+def _check_limits(
+    values: list[float], limits: Optional[tuple[float, float]]
+) -> tuple[float, float]:
+    if limits is None:
+        low, high = min(0.0, *values), max(values)
+        return (low, high) if low < high else (low, low + 1.0)
+    low, high = limits
+    if not low < high:
+        raise AtomEncodingError(
+            f"'limits' is {limits}: the first number must be less than the second."
+        )
+    return low, high
+
+
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    width, height = size
+    if width < 150 or height < 150:
+        raise AtomEncodingError(
+            f"'size' is {size}: a picture needs at least 150 x 150 pixels."
+        )
+    return width, height
+
+
+def _flatten(mol: Any) -> Any:
+    """A copy whose only conformer is a 2D drawing."""
+    chem = require_package("rdkit.Chem", "draw_atom_weights")
+    depict = require_package("rdkit.Chem.rdDepictor", "draw_atom_weights")
+    flat = chem.Mol(mol)
+    drawn = [found.GetId() for found in flat.GetConformers() if not found.Is3D()]
+    if not drawn:
+        depict.Compute2DCoords(flat)
+        return flat
+    for conformer in [found.GetId() for found in flat.GetConformers()]:
+        if conformer != drawn[0]:
+            flat.RemoveConformer(conformer)
+    return flat
+
+
+def _shade(value: float, low: float, high: float) -> tuple[float, ...]:
+    part = min(max((value - low) / (high - low), 0.0), 1.0)
+    return tuple(a + part * (b - a) for a, b in zip(_LOW, _HIGH, strict=True))
+
+
+def _draw_bar(
+    canvas: Any,
+    width: int,
+    height: int,
+    limits: tuple[float, float],
+    legend: str,
+) -> None:
+    point = require_package("rdkit.Geometry", "draw_atom_weights").Point2D
+    left, right = 0.2 * width, 0.8 * width
+    top, bottom = height - _BAR_HEIGHT + 4.0, height - _BAR_HEIGHT + 18.0
+    step = (right - left) / _BAR_STEPS
+    canvas.SetFillPolys(True)
+    canvas.SetLineWidth(1)
+    for number in range(_BAR_STEPS):
+        start = left + number * step
+        canvas.SetColour(_shade(number, 0, _BAR_STEPS - 1))
+        canvas.DrawRect(point(start, top), point(start + step, bottom), rawCoords=True)
+    canvas.SetColour((0.0, 0.0, 0.0))
+    middle = (top + bottom) / 2
+    canvas.SetFontSize(13)
+    canvas.DrawString(f"{limits[0]:.3g}", point(left - 24, middle), rawCoords=True)
+    canvas.DrawString(f"{limits[1]:.3g}", point(right + 24, middle), rawCoords=True)
+    canvas.DrawString(legend, point(width / 2, bottom + 14), rawCoords=True)

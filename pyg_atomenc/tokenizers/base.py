@@ -1,0 +1,100 @@
+"""`Tokens`: what a tokenizer gives, and the check of what it gave."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError
+
+TOKEN_PREFIX = "token_"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Which token every atom belongs to, and what is known of the tokens.
+
+    Args:
+        atom_to_token (Tensor): The token of every atom ``[N]``, int64, with values in
+            ``[0, num_tokens)``.
+        num_tokens (int): The number of tokens ``T``.
+        attributes (dict): Token attributes by name, each a tensor or list with one
+            entry per token; names start with ``token_``. (default: ``{}``)
+
+    Raises:
+        ValueError: If ``atom_to_token`` is no int64 vector or leaves
+            ``[0, num_tokens)``, or an attribute's name or length does not fit.
+    """
+
+    atom_to_token: Tensor
+    num_tokens: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        index = self.atom_to_token
+        if (
+            not isinstance(index, Tensor)
+            or index.dtype != torch.long
+            or index.dim() != 1
+        ):
+            found = (
+                f"{index.dtype} of shape {list(index.shape)}"
+                if isinstance(index, Tensor)
+                else type(index).__name__
+            )
+            raise AtomEncodingError(
+                f"'atom_to_token' is {found}: pass an int64 tensor with one token id "
+                f"per atom."
+            )
+        if index.numel():
+            low, high = index.min().item(), index.max().item()
+            if low < 0 or high >= self.num_tokens:
+                raise AtomEncodingError(
+                    f"'atom_to_token' has values from {low} to {high} for "
+                    f"'num_tokens' {self.num_tokens}: they must lie in "
+                    f"[0, num_tokens)."
+                )
+        for name, values in self.attributes.items():
+            if not name.startswith(TOKEN_PREFIX):
+                raise AtomEncodingError(
+                    f"'attributes' names {name!r}: token attributes are named "
+                    f"{TOKEN_PREFIX}*, so that they batch by token."
+                )
+            if len(values) != self.num_tokens:
+                raise AtomEncodingError(
+                    f"'attributes' has {len(values)} entries in {name!r} for "
+                    f"{self.num_tokens} tokens: give one per token."
+                )
+
+
+Tokenizer = Callable[[Any], Tokens]
+
+
+def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
+    """Run any tokenizer, and check that it gave every atom a token.
+
+    Args:
+        tokenizer (callable): Takes ``source``, gives :class:`Tokens`.
+        source (rdkit.Chem.Mol or biotite.structure.AtomArray): What holds the atoms.
+        num_atoms (int): How many.
+
+    Returns:
+        Tokens: What the tokenizer gave.
+
+    Raises:
+        ValueError: If that is something else, or of another length.
+    """
+    tokens = tokenizer(source)
+    if not isinstance(tokens, Tokens):
+        raise AtomEncodingError(
+            f"'tokenizer' gave a {type(tokens).__name__}: it must return "
+            f"pyg_atomenc.tokenizers.Tokens."
+        )
+    if tokens.atom_to_token.numel() != num_atoms:
+        raise AtomEncodingError(
+            f"'tokenizer' gave tokens for {tokens.atom_to_token.numel()} atoms of "
+            f"{num_atoms}: it must give every atom one token."
+        )
+    return tokens

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+from torch_geometric.loader import DataLoader
+
+from pyg_atomenc import AtomAttentionEncoder
+from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_smiles
+from pyg_atomenc.tokenizers import Tokens
+
+Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+
+
+def test_alanine_zwitterion_by_hand():
+    data = from_smiles("C[C@H]([NH3+])C(=O)[O-]")
+    data.validate()
+    assert data.z.tolist() == [6, 6, 7, 6, 8, 8]
+    assert data.formal_charge.tolist() == [0, 0, 1, 0, 0, -1]
+    assert data.atom_name == ["C1", "C2", "N1", "C3", "O1", "O2"]
+    bonds = {
+        (a, b): BOND_TYPES[kind]
+        for (a, b), kind in zip(
+            data.edge_index.t().tolist(), data.edge_attr.argmax(1).tolist(), strict=True
+        )
+    }
+    assert bonds[3, 4] == bonds[4, 3] == "double"
+    assert len(bonds) == 10 and sorted(set(bonds.values())) == ["double", "single"]
+    assert data.smiles == "C[C@H]([NH3+])C(=O)[O-]"
+    assert data.pos is None
+
+
+def test_bond_types():
+    data = from_smiles("C#Cc1ccccc1.[NH3]->[Fe]")
+    kinds = data.edge_attr.sum(0).tolist()
+    assert dict(zip(BOND_TYPES, kinds, strict=True)) == {
+        "single": 2.0,
+        "double": 0.0,
+        "triple": 2.0,
+        "aromatic": 12.0,
+        "other": 2.0,
+    }
+
+
+def test_hydrogens():
+    assert from_smiles("CO").num_nodes == 2
+    full = from_smiles("CO", hydrogens=True)
+    assert full.num_nodes == 6 and full.smiles == "CO"
+
+
+def embedded(smiles, seed=7):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    all_chem = pytest.importorskip("rdkit.Chem.AllChem")
+    assert all_chem.EmbedMolecule(mol, randomSeed=seed) == 0
+    return mol
+
+
+def test_positions_of_a_3d_conformer_only():
+    mol = embedded("CCO")
+    expected = torch.tensor(mol.GetConformer().GetPositions()).float()
+    assert torch.equal(from_rdmol(mol).pos, expected)
+    assert from_rdmol(mol, conformer=None).pos is None
+    drawing = Chem.MolFromSmiles("CCO")
+    pytest.importorskip("rdkit.Chem.AllChem").Compute2DCoords(drawing)
+    assert from_rdmol(drawing).pos is None
+    with pytest.raises(ValueError, match="'conformer' is 0, which is a 2D drawing"):
+        from_rdmol(drawing, conformer=0)
+    with pytest.raises(ValueError, match=r"'conformer' is 9, but.*conformers \[0\]"):
+        from_rdmol(mol, conformer=9)
+
+
+def test_positions_that_are_not_finite():
+    mol = embedded("CCO")
+    mol.GetConformer().SetAtomPosition(1, (0.0, math.nan, 0.0))
+    with pytest.raises(ValueError, match=r"not finite.*atom 1 \(C2\)"):
+        from_rdmol(mol)
+
+
+def test_an_own_tokenizer():
+    def atoms(mol):
+        num = mol.GetNumAtoms()
+        return Tokens(torch.arange(num), num)
+
+    data = from_smiles("CCO", atoms)
+    assert data.num_tokens == 3 and "token_name" not in data
+    with pytest.raises(ValueError, match="for 1 atoms of 3"):
+        from_smiles("CCO", lambda mol: Tokens(torch.zeros(1).long(), 1))
+
+
+def test_leaves_the_molecule_alone():
+    mol = embedded("CC(=O)Nc1ccccc1")
+    every = int(Chem.PropertyPickleOptions.AllProps)
+    before = mol.ToBinary(every)
+    from_rdmol(mol)
+    assert mol.ToBinary(every) == before
+
+
+@pytest.mark.parametrize(
+    "smiles, message",
+    [
+        ("", "'smiles' is '', which holds no atoms"),
+        ("  ", "holds no atoms"),
+        (None, "'smiles' is of type NoneType"),
+        (Chem.MolFromSmiles("C"), "'smiles' is of type Mol.*from_rdmol"),
+        ("C(C", "'smiles' is 'C\\(C', which RDKit refuses"),
+        ("CN(C)(C)(C)C", "RDKit refuses: .*valence"),
+        ("c1cccc1", "RDKit refuses: .*kekulize"),
+        ("Qq", "RDKit refuses"),
+        ("CCO ethanol", "with 'ethanol' behind a blank"),
+    ],
+)
+def test_bad_smiles(smiles, message):
+    with pytest.raises(ValueError, match=f"(?i){message}"):
+        from_smiles(smiles)
+
+
+@pytest.mark.parametrize("mol", [None, "CCO", Chem.Mol()])
+def test_bad_molecules(mol):
+    with pytest.raises(ValueError, match="'mol' "):
+        from_rdmol(mol)
+
+
+def test_batches_into_the_encoder():
+    smiles = ["CC(=O)Oc1ccccc1C(=O)O", "[Na+].[Cl-]", "C", "CCN(CC)CCNC(=O)c1ccccc1"]
+    graphs = [from_smiles(text) for text in smiles]
+    encoder = AtomAttentionEncoder(8).double()
+    embedding = torch.nn.Embedding(119, 8).double()
+    single = [encoder(embedding(g.z), g.token_layout()) for g in graphs]
+    batch = next(iter(DataLoader(graphs, batch_size=4)))
+    together = encoder(embedding(batch.z), batch.token_layout())
+    torch.testing.assert_close(together, torch.cat(single), rtol=0, atol=1e-12)
+    assert batch.token_name == [g.token_name for g in graphs]

@@ -1,0 +1,75 @@
+"""The example scripts, run as a user runs them, on little work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, EXAMPLES / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def test_quickstart(tmp_path):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    done = run("quickstart.py", "--epochs", 2, "--out", tmp_path, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    errors = {" ".join(line[:-5]): float(line[-5]) for line in lines if "±" in line}
+    assert set(errors) == {
+        "mean of the training set",
+        "without the encoder",
+        "with the encoder",
+    }
+    # Two epochs learn something already.
+    assert errors["with the encoder"] < errors["mean of the training set"]
+    picture = (tmp_path / "quickstart.svg").read_text()
+    assert picture.count("<ellipse") > 10
+    assert "training" in done.stderr and "100%" in done.stderr
+
+
+def read(path):
+    safetensors = pytest.importorskip("safetensors", reason="safetensors is missing")
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, {k: json.loads(v) for k, v in file.metadata().items()}
+
+
+def test_encode_structure_without_a_file(tmp_path):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    out = tmp_path / "new" / "tokens.safetensors"
+    done = run("encode_structure.py", "--out", out, "--device", "cpu", check=True)
+    tensors, names = read(out)
+    assert names["token_names"][:6] == ["GLY", "ALA", "VAL", "LEU", "LYS", "PHE"]
+    assert tensors["tokens"].shape == (len(names["token_names"]), 128)
+    assert tensors["token_batch"].unique().tolist() == [0, 1]
+    assert "| paracetamol" in done.stdout
+
+
+def test_encode_structure_files(tmp_path, structures):
+    files = [structures / name for name in ("1l2y.bcif", "3o5r.pdb", "1aki.cif")]
+    outs = [tmp_path / "one.safetensors", tmp_path / "all.safetensors"]
+    for out, size in zip(outs, (1, 3), strict=True):
+        run("encode_structure.py", *files, "--out", out, "--batch-size", size,
+            "--device", "cpu", check=True)  # fmt: skip
+    (one, names), (all_, _) = map(read, outs)
+    assert names["structures"] == ["1l2y.bcif", "3o5r.pdb", "1aki.cif"]
+    assert names["token_names"][0] == "A:ASN1"
+    assert len(one["tokens"]) == 20 + 416 + 207
+    assert one["token_batch"].equal(all_["token_batch"])
+    assert one["tokens"].allclose(all_["tokens"], atol=1e-5)
+
+
+def test_encode_structure_says_what_is_wrong(tmp_path):
+    pytest.importorskip("biotite", reason="biotite is not installed")
+    done = run("encode_structure.py", tmp_path / "nothing.cif")
+    assert done.returncode == 1
+    assert done.stderr.endswith("nothing.cif: does not exist. Check the path.\n")

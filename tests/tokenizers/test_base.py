@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from pyg_atomenc.tokenizers import Tokens
+from pyg_atomenc.tokenizers.base import tokenize
+
+
+def test_holds_tokens_and_what_is_known_of_them():
+    tokens = Tokens(torch.tensor([0, 2, 0]), 4, {"token_name": ["a", "b", "c", "d"]})
+    assert tokens.num_tokens == 4 and tokens.attributes["token_name"][3] == "d"
+
+
+@pytest.mark.parametrize(
+    "index, num_tokens, attributes, message",
+    [
+        ([0, 1], 2, {}, "'atom_to_token' is list"),
+        (torch.tensor([0.0]), 1, {}, "'atom_to_token' is torch.float32"),
+        (torch.zeros(2, 1).long(), 1, {}, r"of shape \[2, 1\]"),
+        (torch.tensor([0, 3]), 3, {}, "values from 0 to 3 for 'num_tokens' 3"),
+        (torch.tensor([-1, 0]), 3, {}, "values from -1 to 0"),
+        (torch.tensor([0]), 1, {"name": ["a"]}, "'attributes' names 'name'"),
+        (
+            torch.tensor([0]),
+            2,
+            {"token_name": ["a"]},
+            "1 entries in 'token_name' for 2",
+        ),
+    ],
+)
+def test_bad_tokens(index, num_tokens, attributes, message):
+    with pytest.raises(ValueError, match=message):
+        Tokens(index, num_tokens, attributes)
+
+
+def test_a_tokenizer_must_give_every_atom_a_token():
+    with pytest.raises(ValueError, match="'tokenizer' gave a list"):
+        tokenize(lambda source: [0], None, 1)
+    one = Tokens(torch.tensor([0]), 1)
+    with pytest.raises(ValueError, match="for 1 atoms of 2"):
+        tokenize(lambda source: one, None, 2)
+    assert tokenize(lambda source: one, None, 1) is one

@@ -1,0 +1,74 @@
+import pytest
+
+from pyg_atomenc.tokenizers import Fragment
+
+Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+def names(tokens):
+    return tokens.attributes["token_name"]
+
+
+def test_aspirin_by_hand():
+    tokens = Fragment()(Chem.MolFromSmiles(ASPIRIN))
+    assert tokens.atom_to_token.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3]
+    assert names(tokens) == ["*C(C)=O", "*O*", "*c1ccccc1*", "*C(=O)O"]
+
+
+def test_a_molecule_that_brics_does_not_cut_is_one_token_a_component():
+    tokens = Fragment()(Chem.MolFromSmiles("c1ccccc1"))
+    assert tokens.atom_to_token.tolist() == [0] * 6 and names(tokens) == ["c1ccccc1"]
+    salt = Fragment()(Chem.MolFromSmiles("[Na+].CC(=O)[O-].[Na+].O"))
+    assert salt.atom_to_token.tolist() == [0, 1, 1, 1, 1, 2, 3]
+    assert names(salt) == ["[Na+]", "CC(=O)[O-]", "[Na+]", "O"]
+
+
+@pytest.mark.parametrize("smiles", [ASPIRIN, "CCN(CC)CCNC(=O)c1ccc(N)cc1", "[2H]C"])
+def test_hydrogens_go_with_their_atom_and_change_nothing(smiles):
+    mol = Chem.MolFromSmiles(smiles)
+    full = Chem.AddHs(mol)
+    plain, with_h = Fragment()(mol), Fragment()(full)
+    assert names(plain) == names(with_h)
+    for atom in full.GetAtoms():
+        if atom.GetAtomicNum() == 1 and atom.GetIdx() >= mol.GetNumAtoms():
+            owner = atom.GetNeighbors()[0].GetIdx()
+            token = with_h.atom_to_token
+            assert token[atom.GetIdx()] == token[owner] == plain.atom_to_token[owner]
+
+
+def test_tokens_follow_the_atoms_when_they_are_renumbered():
+    mol = Chem.MolFromSmiles(ASPIRIN)
+    order = list(range(mol.GetNumAtoms()))[::-1]
+    there = Fragment()(mol).atom_to_token
+    back = Fragment()(Chem.RenumberAtoms(mol, order)).atom_to_token
+    for i, a in enumerate(order):
+        for j, b in enumerate(order):
+            assert (back[i] == back[j]) == (there[a] == there[b])
+
+
+def test_only_hydrogen():
+    mol = Chem.MolFromSmiles("[H][H].[H+]")
+    tokens = Fragment()(mol)
+    assert tokens.atom_to_token.tolist() == [0, 0, 1]
+
+
+def test_leaves_the_molecule_alone():
+    mol = Chem.MolFromSmiles(ASPIRIN)
+    before = mol.ToBinary(int(Chem.PropertyPickleOptions.AllProps))
+    Fragment()(mol)
+    assert mol.ToBinary(int(Chem.PropertyPickleOptions.AllProps)) == before
+
+
+@pytest.mark.parametrize(
+    "mol, message",
+    [
+        (None, "'mol' is None, which is what RDKit returns"),
+        ("CCO", "'mol' is of type str.*from_smiles"),
+        (Chem.Mol(), "'mol' has no atoms"),
+    ],
+)
+def test_bad_input(mol, message):
+    with pytest.raises(ValueError, match=message):
+        Fragment()(mol)
