@@ -5,6 +5,8 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedParameter
+from torch_geometric.nn.dense import Linear
 
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.projections import (
@@ -15,7 +17,11 @@ from pyg_atomenc.nn.projections import (
     edge_bias,
     make_linear,
 )
-from pyg_atomenc.ops.attention import TokenLayout, attention_pool
+from pyg_atomenc.ops.attention import (
+    TokenLayout,
+    attention_encode,
+    attention_pool,
+)
 from pyg_atomenc.ops.attention.inputs import check_device
 
 
@@ -138,20 +144,73 @@ class AtomAttentionEncoder(torch.nn.Module):
         """
         check_atoms("x", x, self.lin_query.in_channels, self.lin_query.weight)
         layout = self._layout(x, atom_to_token, num_tokens, batch)
+        bias = edge_bias(self.lin_edge, edge_attr, layout.num_pairs)
+        dropout = self.dropout if self.training else 0.0
+        weights = self._plain_weights(x)
+        if weights is None:
+            tokens, counted = self._encode_by_modules(x, layout, bias, dropout)
+        else:
+            tokens, counted = attention_encode(
+                x,
+                weights,
+                layout,
+                bias,
+                biases=self._plain_biases(weights[0]),
+                dropout=dropout,
+                backend=self.backend,
+            )
+        tokens = tokens.flatten(1)
+        return (tokens, counted) if return_attention_weights else tokens
+
+    def _projections(self) -> tuple[Linear, Linear, Linear]:
+        return self.lin_query, self.lin_key, self.lin_value
+
+    def _encode_by_modules(
+        self, x: Tensor, layout: TokenLayout, bias: Optional[Tensor], dropout: float
+    ) -> tuple[Tensor, Tensor]:
         h = F.layer_norm(x, x.shape[-1:])
-        shape = (-1, self.heads, self.head_channels)
-        tokens, weights = attention_pool(
-            self.lin_query(h).view(shape),
-            self.lin_key(h).view(shape),
-            self.lin_value(h).view(shape),
+        query, key, value = (
+            linear(h).view(-1, self.heads, self.head_channels)
+            for linear in self._projections()
+        )
+        return attention_pool(
+            query,
+            key,
+            value,
             layout,
-            edge_bias(self.lin_edge, edge_attr),
-            dropout=self.dropout if self.training else 0.0,
+            bias,
+            dropout=dropout,
             backend=self.backend,
             return_weights=True,
         )
-        tokens = tokens.flatten(1)
-        return (tokens, weights) if return_attention_weights else tokens
+
+    def _plain_weights(self, x: Tensor) -> Optional[tuple[Tensor, Tensor, Tensor]]:
+        """The weights ``[H, d, C]``, if calling the projections does nothing else.
+
+        A projection that the user replaced, or put a hook on, has to be called.
+        """
+        for linear in self._projections():
+            if type(linear) is not Linear:
+                return None
+            if isinstance(linear.weight, UninitializedParameter):
+                linear(x[:0])
+            if _has_hooks(linear):
+                return None
+        shape = (self.heads, self.head_channels, -1)
+        dtype = _projection_dtype(x, self.lin_query.weight)
+        query, key, value = (
+            linear.weight.to(dtype).view(shape) for linear in self._projections()
+        )
+        return query, key, value
+
+    def _plain_biases(self, like: Tensor) -> Optional[tuple[Tensor, Tensor, Tensor]]:
+        if self.lin_query.bias is None:
+            return None
+        query, key, value = (
+            linear.bias.to(like.dtype).view(like.shape[:2])
+            for linear in self._projections()
+        )
+        return query, key, value
 
     def _layout(
         self,
@@ -184,3 +243,20 @@ class AtomAttentionEncoder(torch.nn.Module):
             f"{self.__class__.__name__}({self.in_channels}, {self.head_channels}, "
             f"heads={self.heads})"
         )
+
+
+def _has_hooks(module: torch.nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _projection_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The type that a linear layer computes in, under autocast or not."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return weight.dtype

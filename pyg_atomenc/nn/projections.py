@@ -66,7 +66,9 @@ def check_atoms(name: str, x: Any, in_channels: int, weight: Tensor) -> None:
         )
 
 
-def edge_bias(lin_edge: Optional[Linear], edge_attr: Any) -> Optional[Tensor]:
+def edge_bias(
+    lin_edge: Optional[Linear], edge_attr: Any, num_edges: Optional[int] = None
+) -> Optional[Tensor]:
     """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``."""
     if lin_edge is None:
         if edge_attr is not None:
@@ -97,6 +99,11 @@ def edge_bias(lin_edge: Optional[Linear], edge_attr: Any) -> Optional[Tensor]:
         raise AtomEncodingError(
             f"'edge_attr' needs the shape [num_edges, {wanted}] and a floating type, "
             f"found: {found}."
+        )
+    if num_edges is not None and edge_attr.size(0) != num_edges:
+        raise AtomEncodingError(
+            f"'edge_attr' has {edge_attr.size(0)} rows for {num_edges} pairs of atoms: "
+            f"give it one row for every edge of layout.to_edge_index()."
         )
     return lin_edge(edge_attr)
 

@@ -1,7 +1,7 @@
 """Attention between the atoms of a token, as pure functions."""
 
-from pyg_atomenc.ops.attention.api import attention, attention_pool
+from pyg_atomenc.ops.attention.api import attention, attention_encode, attention_pool
 from pyg_atomenc.ops.attention.dispatch import backends
 from pyg_atomenc.ops.attention.layout import TokenLayout
 
-__all__ = ["TokenLayout", "attention", "attention_pool", "backends"]
+__all__ = ["TokenLayout", "attention", "attention_encode", "attention_pool", "backends"]

@@ -5,7 +5,7 @@ from typing import Literal, Optional, Union, overload
 from torch import Tensor
 
 from pyg_atomenc.ops.attention.dispatch import choose_backend
-from pyg_atomenc.ops.attention.inputs import AttentionInputs
+from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
 from pyg_atomenc.ops.attention.layout import TokenLayout
 
 
@@ -117,3 +117,45 @@ def attention_pool(
     inputs.validate()
     tokens, weights = choose_backend(backend, inputs).attention_pool(inputs)
     return (tokens, weights) if return_weights else tokens
+
+
+def attention_encode(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    layout: TokenLayout,
+    bias: Optional[Tensor] = None,
+    *,
+    biases: Optional[tuple[Tensor, Tensor, Tensor]] = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Atoms to tokens: LayerNorm, projections and :func:`attention_pool` in one.
+
+    With :math:`h = \mathrm{LayerNorm}(x)` (no affine, eps 1e-5), queries are
+    :math:`W_q h + b_q`, and so on. A backend may fuse the steps: what ``"dense"``
+    computes never holds the queries, keys and values of all atoms.
+
+    Args:
+        x (Tensor): Atoms ``[N, C]``, any floating type.
+        weights (tuple): :math:`W_q, W_k, W_v`, each ``[H, d, C]``, of one floating
+            type.
+        layout (TokenLayout): Which atoms form a token.
+        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
+            ``layout.to_edge_index()``. (default: ``None``)
+        biases (tuple, optional): :math:`b_q, b_k, b_v`, each ``[H, d]``.
+            (default: ``None``)
+        dropout (float): Probability to drop an attention weight; pass 0 when not
+            training. (default: ``0.0``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+
+    Returns:
+        tuple: The tokens ``[T, H, d]`` in the type of ``weights``, and the atom weights
+        ``[N, H]``, as from :func:`attention_pool`.
+
+    Raises:
+        ValueError: If shapes, types or devices do not fit, or if the named backend
+            cannot run the inputs.
+    """
+    inputs = EncodeInputs(x, weights, layout, biases, bias, dropout)
+    inputs.validate()
+    return choose_backend(backend, inputs).encode(inputs)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyg_atomenc.ops.attention.plan import make_plan
 
 # Entries of one head's attention matrices that are in memory at once.
-MAX_ENTRIES = 2**19
+MAX_ENTRIES = 2**17
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ of its own. The second derivative is left to autograd, over the plain forward fu
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -145,11 +146,14 @@ def define_operator(
         return outputs[0] if num_outputs == 1 else outputs
 
     def run(*values: Any) -> Any:
-        return one_or_all(formulas.forward(values[:count], Setting(*values[count:])))
+        setting = Setting(*values[count:])
+        with _without_autocast(setting.order.device):
+            return one_or_all(formulas.forward(values[:count], setting))
 
     def run_backward(*values: Any) -> tuple[Tensor, ...]:
         tensors, outputs, setting, needed = _split(values, count, num_outputs)
-        found = formulas.backward(tensors, setting, outputs, needed)
+        with _without_autocast(setting.order.device):
+            found = formulas.backward(tensors, setting, outputs, needed)
         # An operator returns no None: a missing gradient is an empty tensor.
         return tuple(_none_to_empty(g, setting.order) for g in found)
 
@@ -189,9 +193,10 @@ def define_operator(
 
     def second_derivative(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
         tensors, grad, setting, needed = _split(_restore(ctx), count, num_outputs)
-        found = _second_derivative(
-            formulas.forward, tensors, grad, setting, needed, outputs
-        )
+        with _without_autocast(setting.order.device):
+            found = _second_derivative(
+                formulas.forward, tensors, grad, setting, needed, outputs
+            )
         return (*found, *[None] * (_TAIL_LENGTH + 1))
 
     forward_op.register_autograd(first_derivative, setup_context=_remember)
@@ -204,6 +209,13 @@ def define_operator(
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The formulas choose their types themselves."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _split(

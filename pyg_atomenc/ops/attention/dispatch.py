@@ -1,8 +1,10 @@
 """Which backend runs a call."""
 
+from typing import Union
+
 from pyg_atomenc.errors import AtomEncodingError, BackendError
 from pyg_atomenc.ops.attention.backends import Backend, DenseBackend, EdgesBackend
-from pyg_atomenc.ops.attention.inputs import AttentionInputs
+from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
 
 # In the order in which "auto" asks them.
 _BACKENDS: dict[str, Backend] = {
@@ -23,7 +25,7 @@ def check_backend(name: str) -> str:
     return name
 
 
-def choose_backend(name: str, inputs: AttentionInputs) -> Backend:
+def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> Backend:
     """The backend ``name``, or for ``"auto"`` the first that can run ``inputs``.
 
     Raises:

@@ -5,6 +5,7 @@ from typing import Optional
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.layout import TokenLayout
@@ -65,7 +66,7 @@ class AttentionInputs:
                 f"'query' has {query.size(0)} atoms, but 'layout' was built for "
                 f"{self.layout.num_atoms}: build the layout from this batch."
             )
-        self._check_bias()
+        check_bias(self.bias, self.layout, query.size(1))
         for name, tensor in tensors.items():
             if tensor.device != query.device:
                 raise AtomEncodingError(
@@ -87,20 +88,100 @@ class AttentionInputs:
             found += f", bias {list(self.bias.shape)}"
         return found
 
-    def _check_bias(self) -> None:
-        if self.bias is None:
-            return
-        pairs = self.layout.num_pairs
+
+@dataclass(frozen=True, eq=False)
+class EncodeInputs:
+    """Atoms, and the projections that make queries, keys and values of them.
+
+    Attributes:
+        x (Tensor): Atoms ``[N, C]``, any floating type.
+        weights (tuple): Of query, key and value, each ``[H, d, C]``, of one floating
+            type, which is that of the tokens.
+        layout (TokenLayout): Which atoms attend to which.
+        biases (tuple, optional): Of query, key and value, each ``[H, d]``.
+        bias (Tensor, optional): Added to the logits ``[E, H]``.
+        dropout (float): Probability to drop an attention weight.
+    """
+
+    x: Tensor
+    weights: tuple[Tensor, Tensor, Tensor]
+    layout: TokenLayout
+    biases: Optional[tuple[Tensor, Tensor, Tensor]] = None
+    bias: Optional[Tensor] = None
+    dropout: float = 0.0
+
+    def validate(self) -> None:
+        """Check shapes, types and devices.
+
+        Raises:
+            ValueError: If the arguments do not fit each other.
+        """
+        check_layout(self.layout)
+        check_dropout(self.dropout)
+        _check_float("x", self.x)
+        parts = {"weights": (self.weights, 3), "biases": (self.biases or (), 2)}
+        for name, (tensors, dims) in parts.items():
+            for tensor in tensors:
+                _check_float(name, tensor)
+            if {t.shape for t in tensors} - {self.weights[0].shape[:dims]}:
+                shapes = [list(t.shape) for t in tensors]
+                wanted = (
+                    "[heads, channels, in_channels]"
+                    if dims == 3
+                    else ("[heads, channels]")
+                )
+                raise AtomEncodingError(
+                    f"'{name}' needs three tensors of one shape {wanted}, found: "
+                    f"{shapes}."
+                )
         if (
-            self.bias.dim() != 2
-            or self.bias.size(1) != self.query.size(1)
-            or (pairs is not None and self.bias.size(0) != pairs)
+            self.weights[0].dim() != 3
+            or self.x.dim() != 2
+            or (self.x.size(1) != self.weights[0].size(2))
         ):
-            expected = "num_edges" if pairs is None else pairs
             raise AtomEncodingError(
-                f"'bias' needs the shape [{expected}, heads], one row for every edge "
-                f"of layout.to_edge_index(), found: {self._shapes()}."
+                f"'x' needs the shape [num_atoms, in_channels] and 'weights' [heads, "
+                f"channels, in_channels], found: x {list(self.x.shape)}, weights "
+                f"{list(self.weights[0].shape)}."
             )
+        if self.x.size(0) != self.layout.num_atoms:
+            raise AtomEncodingError(
+                f"'x' has {self.x.size(0)} atoms, but 'layout' was built for "
+                f"{self.layout.num_atoms}: build the layout from this batch."
+            )
+        check_device("x", self.x, self.layout)
+        check_bias(self.bias, self.layout, self.weights[0].size(0))
+
+    def project(self) -> AttentionInputs:
+        """LayerNorm and the projections, written out: queries, keys and values."""
+        h = F.layer_norm(self.x, self.x.shape[-1:]).to(self.weights[0].dtype)
+        biases = (None, None, None) if self.biases is None else self.biases
+        query, key, value = (
+            F.linear(h, weight.flatten(0, 1), None if b is None else b.flatten()).view(
+                -1, *weight.shape[:2]
+            )
+            for weight, b in zip(self.weights, biases, strict=True)
+        )
+        return AttentionInputs(query, key, value, self.layout, self.bias, self.dropout)
+
+
+def check_bias(bias: Optional[Tensor], layout: TokenLayout, heads: int) -> None:
+    """Raise a ValueError unless the bias has one row an edge, one column a head."""
+    if bias is None:
+        return
+    _check_float("bias", bias)
+    pairs = layout.num_pairs
+    if (
+        bias.dim() != 2
+        or bias.size(1) != heads
+        or (pairs is not None and bias.size(0) != pairs)
+    ):
+        expected = "num_edges" if pairs is None else pairs
+        raise AtomEncodingError(
+            f"'bias' needs the shape [{expected}, {heads}], one row for every edge of "
+            f"layout.to_edge_index() and one column for every head, found: "
+            f"{list(bias.shape)}."
+        )
 
 
 def check_layout(layout: object) -> None:

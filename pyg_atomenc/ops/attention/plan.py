@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # A chunk's activations should stay in a core's cache between its steps.
-MAX_ATOMS = 8192
+MAX_ATOMS = 2048
 # Entries of one head's attention matrices in a chunk.
 MAX_PAIRS = 2**18
 # What an extra chunk costs, as a number of attention matrix entries: sizes whose

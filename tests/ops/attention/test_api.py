@@ -283,7 +283,7 @@ BAD = {
         {"layout": TokenLayout.from_index(torch.tensor([0]))},
         r"'query' has 3 atoms, but 'layout' was built for 1",
     ),
-    "bias rows": ({"bias": torch.zeros(4, 2)}, r"'bias' needs the shape \[5, heads\]"),
+    "bias rows": ({"bias": torch.zeros(4, 2)}, r"'bias' needs the shape \[5, 2\]"),
     "bias heads": ({"bias": torch.zeros(5, 1)}, r"'bias' needs the shape"),
     "dropout": ({"dropout": 1.0}, r"'dropout' is 1.0"),
     "backend": ({"backend": "fast"}, r"'backend' is 'fast'.*'auto', 'dense', 'edges'"),

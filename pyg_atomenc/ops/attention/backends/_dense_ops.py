@@ -1,8 +1,6 @@
-"""Forward and backward formulas of the dense backend, a chunk of tokens at a time.
+"""The dense backend's `attend` and `attend_pool`: q, k, v → atoms or tokens.
 
-Shapes inside a chunk of ``G`` tokens padded to ``n`` atoms: queries and keys
-``[G, H, n, d]``, values ``[G, H or 1, n, D]``, attention weights ``[G, H, rows, n]``
-for a block of query rows. Everything is computed in float32, or float64 for it.
+Shapes inside a chunk are told in `_dense_chunks.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +9,16 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.ops.attention.backends._dense_chunks import (
+    ChunkHeads,
+    PairBias,
+    atom_weights,
+    atom_weights_gradient,
+    read_heads,
+    softmax_gradient,
+    token_sizes,
+    writer,
+)
 from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter
 from pyg_atomenc.ops.attention.custom_ops import (
     Formulas,
@@ -23,113 +30,56 @@ from pyg_atomenc.ops.attention.custom_ops import (
 from pyg_atomenc.ops.attention.inputs import accumulate_dtype
 
 
-class _ChunkHeads:
-    """Queries and keys of a chunk, and the attention weights that they give."""
-
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        bias: Optional[Tensor],
-        chunk: Chunk,
-        pair_ptr: Optional[Tensor],
-    ) -> None:
-        self.scale = query.size(-1) ** -0.5
-        self.query = _heads(query, chunk) * self.scale
-        self.key = _heads(key, chunk)
-        self.bias = bias
-        self.chunk = chunk
-        self.pair_ptr = pair_ptr
-        self.mask = chunk.mask
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of query rows with their attention weights ``[G, H, rows, n]``."""
-        for rows in self.chunk.row_blocks():
-            logits = self.query[:, :, rows] @ self.key.mT
-            if self.bias is not None and self.pair_ptr is not None:
-                read, _ = self.chunk.pair_rows(self.pair_ptr, rows)
-                logits = logits + self.bias[read].movedim(-1, 1).to(logits.dtype)
-            if self.mask is not None:
-                logits = logits.masked_fill(~self.mask[:, None, None], -torch.inf)
-            yield rows, logits.softmax(-1)
-
-    def row_mask(self, rows: slice) -> Optional[Tensor]:
-        """1 for query rows that are atoms, 0 for padding ``[G, 1, rows, 1]``."""
-        if self.mask is None:
-            return None
-        return self.mask[:, None, rows, None].to(self.query.dtype)
+def _read(query: Tensor, key: Tensor, bias: PairBias, chunk: Chunk) -> ChunkHeads:
+    scale = query.size(-1) ** -0.5
+    return ChunkHeads(
+        read_heads(query, chunk) * scale, read_heads(key, chunk), bias, chunk
+    )
 
 
-class _LogitGradients:
-    """Turns gradients of attention weights into those of query, key and bias."""
+class _Gradients:
+    """Collects the gradients of query, key, value and bias."""
 
     def __init__(
         self, tensors: Tensors, setting: Setting, needed: Sequence[bool]
     ) -> None:
-        query, key, _, bias = tensors
-        assert query is not None and key is not None
-        self.query = _writer(needed[0], query)
-        self.key = _writer(needed[1], key)
-        self.bias = _writer(needed[3], bias)
-        self.wanted = any(needed[i] for i in (0, 1, 3))
+        query, key, value, bias = tensors
+        assert query is not None
+        self.scale = query.size(-1) ** -0.5
+        self.query = writer(needed[0], query)
+        self.key = writer(needed[1], key)
+        self.value = writer(needed[2], value)
+        self.bias = PairBias(bias, setting, needed[3])
+        self.wants_logits = needed[0] or needed[1] or needed[3]
 
-    def add(self, heads: _ChunkHeads, blocks: Iterator[tuple[slice, Tensor]]) -> None:
+    def add(self, heads: ChunkHeads, blocks: Iterator[tuple[slice, Tensor]]) -> None:
         """Take blocks of query rows with the gradients of their logits."""
-        chunk = heads.chunk
-        grad_key = torch.zeros_like(heads.key)
-        for rows, grad in blocks:
-            if self.query is not None:
-                found = grad @ heads.key * heads.scale
-                self.query.write(chunk.write[:, rows], found.transpose(1, 2))
-            if self.key is not None:
-                grad_key += grad.mT @ heads.query[:, :, rows]
-            if self.bias is not None and heads.pair_ptr is not None:
-                _, write = chunk.pair_rows(heads.pair_ptr, rows)
-                self.bias.write(write, grad.movedim(1, -1))
+        if not self.wants_logits:
+            for _ in blocks:
+                pass
+            return
+        grad_query, grad_key = heads.gradients(blocks)
+        if self.query is not None:
+            self.query.write(
+                heads.chunk.write, (grad_query * self.scale).transpose(1, 2)
+            )
         if self.key is not None:
-            self.key.write(chunk.write, grad_key.transpose(1, 2))
+            self.key.write(heads.chunk.write, grad_key.transpose(1, 2))
 
-    def results(self, grad_value: Optional[RowWriter]) -> list[Optional[Tensor]]:
+    def add_values(self, chunk: Chunk, grad: Tensor, shared: bool) -> None:
+        """Take the gradients of a chunk's values ``[G, H, n, D]``."""
+        if self.value is not None:
+            if shared:
+                grad = grad.sum(1, keepdim=True)
+            self.value.write(chunk.write, grad.transpose(1, 2))
+
+    def results(self) -> list[Optional[Tensor]]:
         """The gradients of query, key, value and bias."""
-        writers = (self.query, self.key, grad_value, self.bias)
-        return [None if writer is None else writer.result() for writer in writers]
-
-
-def _heads(x: Tensor, chunk: Chunk) -> Tensor:
-    return x[chunk.read].to(accumulate_dtype(x.dtype)).transpose(1, 2)
-
-
-def _writer(needed: bool, like: Optional[Tensor]) -> Optional[RowWriter]:
-    if not needed or like is None:
-        return None
-    return RowWriter(like.size(0), like.shape[1:], like)
-
-
-def _pair_ptr(bias: Optional[Tensor], setting: Setting) -> Optional[Tensor]:
-    if bias is None:
-        return None
-    pair_ptr = setting.pair_ptr()
-    if bias.device.type == "cpu" and bias.size(0) != int(pair_ptr[-1]):
-        raise AtomEncodingError(
-            f"'bias' has {bias.size(0)} rows for {int(pair_ptr[-1])} pairs of atoms: "
-            f"give it one row for every edge of layout.to_edge_index()."
-        )
-    return pair_ptr
-
-
-def _softmax_gradient(alpha: Tensor, grad: Tensor) -> Tensor:
-    return alpha * (grad - (alpha * grad).sum(-1, keepdim=True))
-
-
-def _token_sizes(chunk: Chunk, like: Tensor) -> Tensor:
-    if chunk.sizes is None:
-        return like.new_full((1, 1, 1), chunk.size)
-    return chunk.sizes.view(-1, 1, 1).to(like.dtype)
-
-
-def _sum_heads(grad: Tensor, value: Tensor) -> Tensor:
-    """Where the heads share the value, its gradient is the sum of theirs."""
-    return grad.sum(1, keepdim=True) if value.size(1) == 1 else grad
+        found = [
+            None if part is None else part.result()
+            for part in (self.query, self.key, self.value)
+        ]
+        return [*found, self.bias.result()]
 
 
 # The output of every atom
@@ -138,12 +88,12 @@ def _sum_heads(grad: Tensor, value: Tensor) -> Tensor:
 def _attend(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
     query, key, value, bias = tensors
     assert query is not None and key is not None and value is not None
-    pair_ptr = _pair_ptr(bias, setting)
+    pairs = PairBias(bias, setting)
     out = RowWriter(setting.num_atoms, (query.size(1), value.size(2)), value)
     thinning = setting.thinning()
     for chunk in setting.chunks():
-        values = _heads(value, chunk)
-        for rows, alpha in _ChunkHeads(query, key, bias, chunk, pair_ptr).blocks():
+        values = read_heads(value, chunk)
+        for rows, alpha in _read(query, key, pairs, chunk).blocks():
             factor = thinning(alpha)
             kept = alpha if factor is None else alpha * factor
             out.write(chunk.write[:, rows], (kept @ values).transpose(1, 2))
@@ -156,27 +106,23 @@ def _attend_backward(
     outputs: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
-    query, key, value, bias = tensors
+    query, key, value, _ = tensors
     assert query is not None and key is not None and value is not None
-    pair_ptr = _pair_ptr(bias, setting)
-    logit_gradients = _LogitGradients(tensors, setting, needed)
-    grad_value = _writer(needed[2], value)
+    gradients = _Gradients(tensors, setting, needed)
     thinning = setting.thinning()
     for chunk in setting.chunks():
-        heads = _ChunkHeads(query, key, bias, chunk, pair_ptr)
-        values, grad_out = _heads(value, chunk), _heads(outputs[0], chunk)
+        heads = _read(query, key, gradients.bias, chunk)
+        values, grad_out = read_heads(value, chunk), read_heads(outputs[0], chunk)
         grad_values = torch.zeros_like(grad_out)
-        logit_gradients.add(
+        gradients.add(
             heads, _attend_logits(heads, thinning, values, grad_out, grad_values)
         )
-        if grad_value is not None:
-            summed = _sum_heads(grad_values, values)
-            grad_value.write(chunk.write, summed.transpose(1, 2))
-    return logit_gradients.results(grad_value)
+        gradients.add_values(chunk, grad_values, value.size(1) == 1)
+    return gradients.results()
 
 
 def _attend_logits(
-    heads: _ChunkHeads,
+    heads: ChunkHeads,
     thinning: Thinning,
     values: Tensor,
     grad_out: Tensor,
@@ -193,7 +139,7 @@ def _attend_logits(
         grad_alpha = grad @ values.mT
         if factor is not None:
             grad_alpha = grad_alpha * factor
-        yield rows, _softmax_gradient(alpha, grad_alpha)
+        yield rows, softmax_gradient(alpha, grad_alpha)
 
 
 def _attend_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
@@ -208,35 +154,18 @@ def _attend_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
 def _pool(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
     query, key, value, bias = tensors
     assert query is not None and key is not None and value is not None
-    pair_ptr = _pair_ptr(bias, setting)
+    pairs = PairBias(bias, setting)
     tokens = RowWriter(setting.num_tokens, (query.size(1), value.size(2)), value)
     weights = RowWriter(setting.num_atoms, (query.size(1),), _accumulator(query))
     thinning = setting.thinning()
     for chunk in setting.chunks():
-        heads = _ChunkHeads(query, key, bias, chunk, pair_ptr)
-        weight, kept = _atom_weights(heads, thinning)
-        values = _heads(value, chunk)
+        heads = _read(query, key, pairs, chunk)
+        weight, kept = atom_weights(heads, thinning)
+        values = read_heads(value, chunk)
         # A mean over an atom's outputs is a sum of values by the atoms' weights.
         tokens.write(chunk.tokens, (kept.unsqueeze(2) @ values).squeeze(2))
         weights.write(chunk.write, weight.transpose(1, 2))
     return tokens.result(), weights.result()
-
-
-def _atom_weights(heads: _ChunkHeads, thinning: Thinning) -> tuple[Tensor, Tensor]:
-    """The mean attention that every atom gets ``[G, H, n]``, whole and thinned."""
-    weight: Optional[Tensor] = None
-    thinned: Optional[Tensor] = None
-    for rows, alpha in heads.blocks():
-        factor, row_mask = thinning(alpha), heads.row_mask(rows)
-        if row_mask is not None:
-            alpha = alpha * row_mask
-        total = alpha.sum(2)
-        kept = total if factor is None else (alpha * factor).sum(2)
-        weight = total if weight is None else weight + total
-        thinned = kept if thinned is None else thinned + kept
-    assert weight is not None and thinned is not None
-    sizes = _token_sizes(heads.chunk, weight)
-    return weight / sizes, thinned / sizes
 
 
 def _pool_backward(
@@ -245,49 +174,25 @@ def _pool_backward(
     outputs: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
-    query, key, value, bias = tensors
+    query, key, value, _ = tensors
     assert query is not None and key is not None and value is not None
-    pair_ptr = _pair_ptr(bias, setting)
-    logit_gradients = _LogitGradients(tensors, setting, needed)
-    grad_value = _writer(needed[2], value)
+    gradients = _Gradients(tensors, setting, needed)
     thinning = setting.thinning()
     for chunk in setting.chunks():
-        heads = _ChunkHeads(query, key, bias, chunk, pair_ptr)
-        values = _heads(value, chunk)
+        heads = _read(query, key, gradients.bias, chunk)
+        values = read_heads(value, chunk)
         grad_token = outputs[0][chunk.tokens].to(values.dtype).unsqueeze(2)
-        sizes = _token_sizes(chunk, values)
+        sizes = token_sizes(chunk, values)
         grad_kept = (grad_token @ values.mT).squeeze(2) / sizes
         grad_weight = outputs[1][chunk.read].transpose(1, 2).to(values.dtype) / sizes
         kept_sum = torch.zeros_like(grad_kept)
-        logit_gradients.add(
-            heads, _pool_logits(heads, thinning, grad_kept, grad_weight, kept_sum)
+        gradients.add(
+            heads,
+            atom_weights_gradient(heads, thinning, grad_kept, grad_weight, kept_sum),
         )
-        if grad_value is not None:
-            grad_values = (kept_sum / sizes).unsqueeze(3) * grad_token
-            summed = _sum_heads(grad_values, values)
-            grad_value.write(chunk.write, summed.transpose(1, 2))
-    return logit_gradients.results(grad_value)
-
-
-def _pool_logits(
-    heads: _ChunkHeads,
-    thinning: Thinning,
-    grad_kept: Tensor,
-    grad_weight: Tensor,
-    kept_sum: Tensor,
-) -> Iterator[tuple[slice, Tensor]]:
-    """Gradients of the logits; adds up the thinned weights in ``kept_sum``."""
-    for rows, alpha in heads.blocks():
-        factor, row_mask = thinning(alpha), heads.row_mask(rows)
-        grad = grad_kept.unsqueeze(2)
-        if factor is not None:
-            grad = grad * factor
-        grad = _softmax_gradient(alpha, grad + grad_weight.unsqueeze(2))
-        kept = alpha if factor is None else alpha * factor
-        if row_mask is not None:
-            grad, kept = grad * row_mask, kept * row_mask
-        kept_sum += kept.sum(2)
-        yield rows, grad
+        grad_values = (kept_sum / sizes).unsqueeze(3) * grad_token
+        gradients.add_values(chunk, grad_values, value.size(1) == 1)
+    return gradients.results()
 
 
 def _accumulator(like: Tensor) -> Tensor:

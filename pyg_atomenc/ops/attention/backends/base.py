@@ -1,12 +1,12 @@
 """What an attention backend is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Union
 
 import torch
 from torch import Tensor
 
-from pyg_atomenc.ops.attention.inputs import AttentionInputs
+from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
 
 
 class Backend(ABC):
@@ -22,7 +22,9 @@ class Backend(ABC):
     tolerance: ClassVar[dict[torch.dtype, float]]
 
     @abstractmethod
-    def not_supported_reasons(self, inputs: AttentionInputs) -> list[str]:
+    def not_supported_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
         """Why this backend cannot run ``inputs``; an empty list where it can."""
 
     @abstractmethod
@@ -35,3 +37,7 @@ class Backend(ABC):
 
         The weights are those before dropout, in the accumulation type.
         """
+
+    def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
+        """LayerNorm, projections and :meth:`attention_pool` in one."""
+        return self.attention_pool(inputs.project())

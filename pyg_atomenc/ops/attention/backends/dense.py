@@ -4,13 +4,16 @@ Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps n
 logits: the backward pass computes those of a chunk again.
 """
 
+from typing import Union
+
 import torch
 from torch import Tensor
 
+from pyg_atomenc.ops.attention.backends._dense_encode import encode
 from pyg_atomenc.ops.attention.backends._dense_ops import attend, pool
 from pyg_atomenc.ops.attention.backends.base import Backend
 from pyg_atomenc.ops.attention.custom_ops import Setting
-from pyg_atomenc.ops.attention.inputs import AttentionInputs
+from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
 
 
 class DenseBackend(Backend):
@@ -24,7 +27,9 @@ class DenseBackend(Backend):
         torch.bfloat16: 1.6e-2,
     }
 
-    def not_supported_reasons(self, inputs: AttentionInputs) -> list[str]:
+    def not_supported_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
         """It runs everywhere."""
         return []
 
@@ -39,5 +44,14 @@ class DenseBackend(Backend):
         setting = Setting.from_layout(inputs.layout, inputs.dropout)
         tokens, weights = pool(
             inputs.query, inputs.key, inputs.value, inputs.bias, setting
+        )
+        return tokens, weights
+
+    def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
+        """See :meth:`Backend.encode`."""
+        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        biases = (None, None, None) if inputs.biases is None else inputs.biases
+        tokens, weights = encode(
+            inputs.x, *inputs.weights, *biases, inputs.bias, setting
         )
         return tokens, weights

@@ -10,7 +10,7 @@ what this file computes.
 """
 
 from importlib.util import find_spec
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -20,7 +20,11 @@ from torch_geometric.utils import scatter, softmax
 
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.ops.attention.backends.base import Backend
-from pyg_atomenc.ops.attention.inputs import AttentionInputs, accumulate_dtype
+from pyg_atomenc.ops.attention.inputs import (
+    AttentionInputs,
+    EncodeInputs,
+    accumulate_dtype,
+)
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
 
@@ -128,7 +132,9 @@ class EdgesBackend(Backend):
         torch.bfloat16: 1.6e-2,
     }
 
-    def not_supported_reasons(self, inputs: AttentionInputs) -> list[str]:
+    def not_supported_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
         """It runs everywhere, but the number of edges must be known to a trace."""
         if torch.compiler.is_compiling() and inputs.layout.num_pairs is None:
             return [

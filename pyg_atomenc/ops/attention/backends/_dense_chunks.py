@@ -1,0 +1,192 @@
+"""What the dense backend's operators share: a chunk's attention weights, and back.
+
+Shapes inside a chunk of ``G`` tokens padded to ``n`` atoms: queries and keys
+``[G, H, n, d]``, values ``[G, H or 1, n, D]``, attention weights ``[G, H, rows, n]``
+for a block of query rows. Everything is computed in float32, or float64 for it.
+"""
+
+from collections.abc import Iterator
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter
+from pyg_atomenc.ops.attention.custom_ops import Setting, Thinning
+from pyg_atomenc.ops.attention.inputs import accumulate_dtype
+
+
+class ChunkHeads:
+    """Queries and keys of a chunk, and the attention weights that they give.
+
+    Args:
+        query (Tensor): Queries times ``d ** -0.5`` ``[G, H, n, d]``.
+        key (Tensor): Keys ``[G, H, n, d]``.
+        bias (PairBias): The logits' bias.
+        chunk (Chunk): The chunk.
+    """
+
+    def __init__(
+        self, query: Tensor, key: Tensor, bias: "PairBias", chunk: Chunk
+    ) -> None:
+        self.query = query
+        self.key = key
+        self.bias = bias
+        self.chunk = chunk
+        self.mask = chunk.mask
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of query rows with their attention weights ``[G, H, rows, n]``."""
+        for rows in self.chunk.row_blocks():
+            logits = self.query[:, :, rows] @ self.key.mT
+            logits = self.bias.add_to(logits, self.chunk, rows)
+            if self.mask is not None:
+                logits = logits.masked_fill(~self.mask[:, None, None], -torch.inf)
+            yield rows, logits.softmax(-1)
+
+    def row_mask(self, rows: slice) -> Optional[Tensor]:
+        """1 for query rows that are atoms, 0 for padding ``[G, 1, rows, 1]``."""
+        if self.mask is None:
+            return None
+        return self.mask[:, None, rows, None].to(self.query.dtype)
+
+    def gradients(
+        self, blocks: Iterator[tuple[slice, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """From the logits' gradients, those of the scaled queries and of the keys.
+
+        The gradient of the bias is written as the blocks come.
+        """
+        grad_query = torch.empty_like(self.query)
+        grad_key: Optional[Tensor] = None
+        for rows, grad in blocks:
+            grad_query[:, :, rows] = grad @ self.key
+            found = grad.mT @ self.query[:, :, rows]
+            grad_key = found if grad_key is None else grad_key.add_(found)
+            self.bias.write(grad, self.chunk, rows)
+        assert grad_key is not None
+        return grad_query, grad_key
+
+
+class PairBias:
+    """The logits' bias, one row an edge of ``to_edge_index()``, and its gradient.
+
+    Args:
+        bias (Tensor, optional): ``[E, H]``, or ``None`` for none.
+        setting (Setting): The operator's setting.
+        needed (bool): Whether its gradient is wanted. (default: ``False``)
+
+    Raises:
+        ValueError: If there is not one row for every edge.
+    """
+
+    def __init__(
+        self, bias: Optional[Tensor], setting: Setting, needed: bool = False
+    ) -> None:
+        self.bias = bias
+        self.gradient = writer(needed, bias)
+        if bias is None:
+            return
+        self.ptr = setting.pair_ptr()
+        if bias.device.type == "cpu" and bias.size(0) != int(self.ptr[-1]):
+            raise AtomEncodingError(
+                f"'bias' has {bias.size(0)} rows for {int(self.ptr[-1])} pairs of "
+                f"atoms: give it one row for every edge of layout.to_edge_index()."
+            )
+
+    def add_to(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
+        """The logits ``[G, H, rows, n]`` with their bias."""
+        if self.bias is None:
+            return logits
+        read, _ = chunk.pair_rows(self.ptr, rows)
+        return logits + self.bias[read].movedim(-1, 1).to(logits.dtype)
+
+    def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
+        """Keep the gradient of some logits, if anybody wants it."""
+        if self.gradient is not None:
+            _, write = chunk.pair_rows(self.ptr, rows)
+            self.gradient.write(write, grad.movedim(1, -1))
+
+    def result(self) -> Optional[Tensor]:
+        """The gradient ``[E, H]``."""
+        return None if self.gradient is None else self.gradient.result()
+
+
+def atom_weights(heads: ChunkHeads, thinning: Thinning) -> tuple[Tensor, Tensor]:
+    """The mean attention that every atom gets ``[G, H, n]``, whole and thinned."""
+    weight: Optional[Tensor] = None
+    thinned: Optional[Tensor] = None
+    for rows, alpha in heads.blocks():
+        factor, row_mask = thinning(alpha), heads.row_mask(rows)
+        if row_mask is not None:
+            alpha = alpha * row_mask
+        total = alpha.sum(2)
+        kept = total if factor is None else (alpha * factor).sum(2)
+        weight = total if weight is None else weight + total
+        thinned = kept if thinned is None else thinned + kept
+    assert weight is not None and thinned is not None
+    sizes = token_sizes(heads.chunk, weight)
+    return weight / sizes, thinned / sizes
+
+
+def atom_weights_gradient(
+    heads: ChunkHeads,
+    thinning: Thinning,
+    grad_kept: Tensor,
+    grad_weight: Tensor,
+    kept_sum: Tensor,
+) -> Iterator[tuple[slice, Tensor]]:
+    """The logits' gradients, from those of what :func:`atom_weights` gives.
+
+    Args:
+        heads (ChunkHeads): The chunk's queries and keys.
+        thinning (Thinning): Dropout.
+        grad_kept (Tensor): Of the thinned weights, over the token's size
+            ``[G, H, n]``.
+        grad_weight (Tensor): Of the whole weights, likewise.
+        kept_sum (Tensor): Takes the sum of the thinned attention weights ``[G, H, n]``.
+
+    Yields:
+        tuple: A block of query rows, and its gradient ``[G, H, rows, n]``.
+    """
+    for rows, alpha in heads.blocks():
+        factor, row_mask = thinning(alpha), heads.row_mask(rows)
+        if factor is None:
+            # All rows have one gradient, so a product gives its mean over each row.
+            common = grad_kept + grad_weight
+            mean = alpha @ common.unsqueeze(3)
+            grad = (common.unsqueeze(2) - mean).mul_(alpha)
+            kept = alpha
+        else:
+            grad = grad_kept.unsqueeze(2) * factor + grad_weight.unsqueeze(2)
+            grad = softmax_gradient(alpha, grad)
+            kept = alpha * factor
+        if row_mask is not None:
+            grad, kept = grad * row_mask, kept * row_mask
+        kept_sum += kept.sum(2)
+        yield rows, grad
+
+
+def read_heads(x: Tensor, chunk: Chunk) -> Tensor:
+    """Rows of ``[N, H, d]`` as the chunk's ``[G, H, n, d]``."""
+    return x[chunk.read].to(accumulate_dtype(x.dtype)).transpose(1, 2)
+
+
+def writer(needed: bool, like: Optional[Tensor]) -> Optional[RowWriter]:
+    """A writer of the gradient of ``like``, where it is needed."""
+    if not needed or like is None:
+        return None
+    return RowWriter(like.size(0), like.shape[1:], like)
+
+
+def softmax_gradient(alpha: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of logits whose softmax is ``alpha``."""
+    return alpha * (grad - (alpha * grad).sum(-1, keepdim=True))
+
+
+def token_sizes(chunk: Chunk, like: Tensor) -> Tensor:
+    """Atoms of every token, in the type of ``like``; broadcasts to ``[G, H, n]``."""
+    if chunk.sizes is None:
+        return like.new_full((1, 1, 1), chunk.size)
+    return chunk.sizes.view(-1, 1, 1).to(like.dtype)
