@@ -94,10 +94,27 @@ class RowWriter:
     kept and joined once, as an in-place write a chunk would make the backward pass
     touch the whole tensor as often as there are chunks. A row past the end takes what
     belongs to padding.
+
+    Args:
+        rows (int): The number of rows.
+        shape (iterable): The shape of a row.
+        like (Tensor): Of which type and device.
+        all_written (bool): Whether every row will be written; else the others are
+            zeros. (default: ``False``)
     """
 
-    def __init__(self, rows: int, shape: Iterable[int], like: Tensor) -> None:
-        self._out = like.new_zeros((rows + 1, *shape))
+    def __init__(
+        self,
+        rows: int,
+        shape: Iterable[int],
+        like: Tensor,
+        *,
+        all_written: bool = False,
+    ) -> None:
+        self._joins = torch.is_grad_enabled()
+        # Zeros are an extra pass over memory.
+        make = like.new_empty if all_written and not self._joins else like.new_zeros
+        self._out = make((rows + 1, *shape))
         self._index: list[Tensor] = []
         self._rows: list[Tensor] = []
 
@@ -105,7 +122,7 @@ class RowWriter:
         """Put ``rows`` where ``index`` says; both may have more leading dimensions."""
         index = index.flatten()
         rows = rows.reshape(-1, *self._out.shape[1:]).to(self._out.dtype)
-        if torch.is_grad_enabled():
+        if self._joins:
             self._index.append(index)
             self._rows.append(rows)
         else:

@@ -27,6 +27,9 @@ _TAIL = (
 )
 _TAIL_LENGTH = 6
 
+# Up to so many atoms, what an operator costs in Python is more than what it saves.
+SMALL = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -108,13 +111,14 @@ class Formulas:
         forward: ``(tensors, setting)`` → tuple of outputs, in torch operators that are
             differentiable any number of times when gradients are enabled.
         backward: ``(tensors, setting, output gradients, needed)`` → one gradient per
-            tensor, ``None`` where it is not needed.
+            tensor, ``None`` where it is not needed. An output gradient is ``None``
+            where nobody used the output.
         shapes: ``(tensors, setting)`` → tuple of empty outputs.
     """
 
     forward: Callable[[Tensors, Setting], tuple[Tensor, ...]]
     backward: Callable[
-        [Tensors, Setting, Sequence[Tensor], Sequence[bool]], list[Optional[Tensor]]
+        [Tensors, Setting, Tensors, Sequence[bool]], list[Optional[Tensor]]
     ]
     shapes: Callable[[Tensors, Setting], tuple[Tensor, ...]]
 
@@ -136,7 +140,7 @@ def define_operator(
     """
     count = len(arguments)
     inputs = ", ".join(arguments)
-    grads = ", ".join(f"Tensor grad_{i}" for i in range(num_outputs))
+    grads = ", ".join(f"Tensor? grad_{i}" for i in range(num_outputs))
 
     def returns(number: int) -> str:
         return "Tensor" if number == 1 else f"({', '.join(['Tensor'] * number)})"
@@ -184,14 +188,16 @@ def define_operator(
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)
 
-    def first_derivative(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+    def first_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
+        if all(grad is None for grad in outputs):
+            return (None,) * (count + _TAIL_LENGTH)
         values = _restore(ctx)
         needed = [bool(need) for need in ctx.needs_input_grad[:count]]
         found = backward_op(*values[:count], *outputs, *values[count:], needed)
         found = [g if need else None for g, need in zip(found, needed, strict=True)]
         return (*found, *[None] * _TAIL_LENGTH)
 
-    def second_derivative(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+    def second_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
         tensors, grad, setting, needed = _split(_restore(ctx), count, num_outputs)
         with _without_autocast(setting.order.device):
             found = _second_derivative(
@@ -205,10 +211,28 @@ def define_operator(
         op.register_vmap(_refuse_vmap)
 
     def call(*values: Any) -> tuple[Tensor, ...]:
-        outputs = forward_op(*values[:-1], *values[-1].flat())
+        tensors, setting = values[:-1], values[-1]
+        if _is_small(setting):
+            with _without_autocast(setting.order.device):
+                return formulas.forward(tensors, setting)
+        outputs = forward_op(*tensors, *setting.flat())
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
+
+
+def _is_small(setting: Setting) -> bool:
+    """Whether autograd of the forward formula is cheaper than an operator's call.
+
+    Tracing and torch.func's transforms always see the operator.
+    """
+    # The size is looked at last: a trace would take it for a promise.
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and type(setting.plan) is Tensor
+        and 0 < setting.num_atoms <= SMALL
+    )
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -220,7 +244,7 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def _split(
     values: Sequence[Any], count: int, num_outputs: int
-) -> tuple[Tensors, Sequence[Tensor], Setting, Sequence[bool]]:
+) -> tuple[Tensors, Tensors, Setting, Sequence[bool]]:
     end = count + num_outputs
     return values[:count], values[count:end], Setting(*values[end:-1]), values[-1]
 
@@ -230,6 +254,8 @@ def _none_to_empty(value: Optional[Tensor], like: Tensor) -> Tensor:
 
 
 def _remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    # An output that nobody used gets no gradient, rather than zeros.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*[v for v in inputs if isinstance(v, Tensor)])
     ctx.others = [None if isinstance(v, Tensor) else (v,) for v in inputs]
 
@@ -242,48 +268,49 @@ def _restore(ctx: Any) -> list[Any]:
 def _second_derivative(
     forward: Callable[[Tensors, Setting], tuple[Tensor, ...]],
     tensors: Tensors,
-    grad: Sequence[Tensor],
+    grad: Tensors,
     setting: Setting,
     needed: Sequence[bool],
-    outputs: Sequence[Tensor],
+    outputs: Tensors,
 ) -> list[Optional[Tensor]]:
     """Autograd through the gradient of ``forward``, which it computes again."""
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Fresh views cut the graph here, and stay connected for third derivatives.
         inputs = [t if t is None else _with_grad(t) for t in tensors]
-        grad = [_with_grad(g) for g in grad]
-        used = [i for i, t in enumerate(inputs) if needed[i] and t is not None]
+        grad = [g if g is None else _with_grad(g) for g in grad]
+        leaves = [t for t in (*inputs, *grad) if t is not None]
         # With no atoms, or the frozen weights of an output, there is nothing to follow.
-        followed = [
+        first = [
             (out, g)
             for out, g in zip(forward(inputs, setting), grad, strict=True)
-            if out.requires_grad
+            if g is not None and out.requires_grad
         ]
-        if not followed:
-            return [None] * (len(inputs) + len(grad))
-        found = torch.autograd.grad(
-            [out for out, _ in followed],
-            [t for i, t in enumerate(inputs) if i in used and t is not None],
-            [g for _, g in followed],
-            create_graph=True,
-            materialize_grads=True,
-        )
-        leaves = [t for t in (*inputs, *grad) if t is not None]
-        followed_grads = [
-            (g, outputs[i]) for g, i in zip(found, used, strict=True) if g.requires_grad
+        used = [i for i, t in enumerate(inputs) if needed[i] and t is not None]
+        found = _gradients(first, [inputs[i] for i in used], True)
+        second = [
+            (g, out)
+            for g, out in zip(found, [outputs[i] for i in used], strict=True)
+            if g is not None and g.requires_grad and out is not None
         ]
-        if not followed_grads:
-            return [None] * (len(inputs) + len(grad))
-        result = torch.autograd.grad(
-            [g for g, _ in followed_grads],
-            leaves,
-            [out for _, out in followed_grads],
-            create_graph=keep_graph,
-            allow_unused=True,
-        )
-    values = iter(result)
+        values = iter(_gradients(second, leaves, keep_graph))
     return [None if t is None else next(values) for t in (*inputs, *grad)]
+
+
+def _gradients(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    inputs: Tensors,
+    create_graph: bool,
+) -> Sequence[Optional[Tensor]]:
+    if not pairs:
+        return [None] * len(inputs)
+    return torch.autograd.grad(
+        [out for out, _ in pairs],
+        [t for t in inputs if t is not None],
+        [g for _, g in pairs],
+        create_graph=create_graph,
+        allow_unused=True,
+    )
 
 
 def _with_grad(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from pyg_atomenc.ops.attention import TokenLayout
+from pyg_atomenc.ops.attention import TokenLayout, custom_ops
 from pyg_atomenc.ops.attention.backends import _dense_encode, _dense_ops  # noqa: F401
 from pyg_atomenc.ops.attention.custom_ops import Setting
 
@@ -56,3 +56,34 @@ def test_backward_operators(name, with_bias):
 
 def test_sort_atoms():
     opcheck(torch.ops.pyg_atomenc.sort_atoms.default, (INDEX, 7))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_small_inputs_give_the_same_without_an_operator(dropout, monkeypatch):
+    values = tensors("encode", True)
+    layout = TokenLayout.from_index(INDEX, 7)
+    found = []
+    for small in (-1, 9):
+        monkeypatch.setattr(custom_ops, "SMALL", small)
+        torch.manual_seed(1)
+        tokens, weights = _dense_encode.encode(
+            *values, Setting.from_layout(layout, dropout)
+        )
+        assert ("encode" in tokens.grad_fn.name()) == (small < 9)
+        loss = tokens.pow(2).sum() + weights.pow(2).sum()
+        first = torch.autograd.grad(loss, values, create_graph=True)
+        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), values)
+        found.append((tokens, weights, *first, *second))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_formulas_ignore_autocast():
+    values = tensors("encode", True)
+    layout = TokenLayout.from_index(INDEX, 7)
+    expected, _ = _dense_encode.encode(*values, Setting.from_layout(layout, 0.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = _dense_encode.encode(*values, Setting.from_layout(layout, 0.0))
+        found.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert values[0].grad.dtype == torch.float64

@@ -5,7 +5,7 @@ Shapes inside a chunk of ``G`` tokens padded to ``n`` atoms: queries and keys
 for a block of query rows. Everything is computed in float32, or float64 for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
 import torch
@@ -13,8 +13,12 @@ from torch import Tensor
 
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter
-from pyg_atomenc.ops.attention.custom_ops import Setting, Thinning
+from pyg_atomenc.ops.attention.custom_ops import Setting, Tensors, Thinning
 from pyg_atomenc.ops.attention.inputs import accumulate_dtype
+
+# Below this width torch's softmax over the last dimension is not vectorised on the CPU,
+# and five to ten times slower than one over the first.
+_NARROW = 16
 
 
 class ChunkHeads:
@@ -43,7 +47,7 @@ class ChunkHeads:
             logits = self.bias.add_to(logits, self.chunk, rows)
             if self.mask is not None:
                 logits = logits.masked_fill(~self.mask[:, None, None], -torch.inf)
-            yield rows, logits.softmax(-1)
+            yield rows, _softmax(logits)
 
     def row_mask(self, rows: slice) -> Optional[Tensor]:
         """1 for query rows that are atoms, 0 for padding ``[G, 1, rows, 1]``."""
@@ -58,15 +62,16 @@ class ChunkHeads:
 
         The gradient of the bias is written as the blocks come.
         """
-        grad_query = torch.empty_like(self.query)
+        grad_query = []
         grad_key: Optional[Tensor] = None
         for rows, grad in blocks:
-            grad_query[:, :, rows] = grad @ self.key
+            grad_query.append(grad @ self.key)
             found = grad.mT @ self.query[:, :, rows]
             grad_key = found if grad_key is None else grad_key.add_(found)
             self.bias.write(grad, self.chunk, rows)
         assert grad_key is not None
-        return grad_query, grad_key
+        joined = grad_query[0] if len(grad_query) == 1 else torch.cat(grad_query, 2)
+        return joined, grad_key
 
 
 class PairBias:
@@ -85,9 +90,12 @@ class PairBias:
         self, bias: Optional[Tensor], setting: Setting, needed: bool = False
     ) -> None:
         self.bias = bias
-        self.gradient = writer(needed, bias)
+        self.gradient: Optional[RowWriter] = None
         if bias is None:
             return
+        if needed:
+            # Not all is written: the logit of a token's only atom changes nothing.
+            self.gradient = RowWriter(bias.size(0), bias.shape[1:], bias)
         self.ptr = setting.pair_ptr()
         if bias.device.type == "cpu" and bias.size(0) != int(self.ptr[-1]):
             raise AtomEncodingError(
@@ -168,16 +176,42 @@ def atom_weights_gradient(
         yield rows, grad
 
 
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension."""
+    if logits.size(-1) >= _NARROW or logits.device.type != "cpu":
+        return logits.softmax(-1)
+    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
+
+
 def read_heads(x: Tensor, chunk: Chunk) -> Tensor:
     """Rows of ``[N, H, d]`` as the chunk's ``[G, H, n, d]``."""
-    return x[chunk.read].to(accumulate_dtype(x.dtype)).transpose(1, 2)
+    rows = x[chunk.read].to(accumulate_dtype(x.dtype))
+    # Contiguous, because every product would make it so once more.
+    return rows.transpose(1, 2).contiguous()
+
+
+def read_output_gradients(
+    outputs: Tensors, chunk: Chunk, like: Tensor, shape: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """A chunk's gradients of its tokens ``[G, *shape]`` and atom weights ``[G, H, n]``.
+
+    Of an output that nobody used they are zero, and broadcast to these shapes.
+    """
+    tokens, weights = outputs
+    zero = like.new_zeros(1, 1, 1)
+    return (
+        zero.expand(chunk.tokens.size(0), *shape)
+        if tokens is None
+        else tokens[chunk.tokens].to(like.dtype),
+        zero if weights is None else weights[chunk.read].to(like.dtype).transpose(1, 2),
+    )
 
 
 def writer(needed: bool, like: Optional[Tensor]) -> Optional[RowWriter]:
     """A writer of the gradient of ``like``, where it is needed."""
     if not needed or like is None:
         return None
-    return RowWriter(like.size(0), like.shape[1:], like)
+    return RowWriter(like.size(0), like.shape[1:], like, all_written=True)
 
 
 def softmax_gradient(alpha: Tensor, grad: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from pyg_atomenc.ops.attention.backends._dense_chunks import (
     PairBias,
     atom_weights,
     atom_weights_gradient,
+    read_output_gradients,
     token_sizes,
     writer,
 )
@@ -40,32 +41,46 @@ EPS = 1e-5
 class _Weights:
     """The projections, as the chunks use them.
 
-    ``query_key`` ``[2 H d, C]`` holds the queries' weights above the keys'; ``value``
-    is ``[H, d, C]``.
+    ``query_key`` ``[2 H d, C]`` holds the queries' weights times ``d ** -0.5`` above
+    the keys'; ``value`` is ``[H, d, C]``.
     """
 
     def __init__(self, tensors: Tensors) -> None:
-        x, query, key, value, query_bias, key_bias, value_bias, pair_bias = tensors
+        x, query, key, value, query_bias, key_bias, value_bias, _ = tensors
         assert x is not None and query is not None
         assert key is not None and value is not None
         # Projections are computed in the weights' type, all else in this one.
         self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
+        self.projection_dtype = query.dtype
         self.heads, self.head_channels, self.channels = value.shape
         self.scale = self.head_channels**-0.5
-        self.query_key = torch.cat([query.flatten(0, 1), key.flatten(0, 1)])
+        self.query_key = self._stack(query, key).flatten(0, 1)
         self.value = value.to(self.dtype)
         self.query_key_bias: Optional[Tensor] = None
         self.value_bias: Optional[Tensor] = None
         if query_bias is not None and key_bias is not None and value_bias is not None:
-            self.query_key_bias = torch.cat([query_bias.flatten(), key_bias.flatten()])
+            self.query_key_bias = self._stack(query_bias, key_bias).flatten()
             self.value_bias = value_bias.to(self.dtype)
+        # Half types are scaled after the product, in the better type.
+        self.scaled = self.dtype == self.projection_dtype
+        self.raw = None if self.scaled else torch.cat([query, key]).flatten(0, 1)
+        self.raw_bias: Optional[Tensor] = None
+        if query_bias is not None and key_bias is not None and not self.scaled:
+            self.raw_bias = torch.cat([query_bias, key_bias]).flatten()
+
+    def _stack(self, query: Tensor, key: Tensor) -> Tensor:
+        return torch.cat([query.to(self.dtype) * self.scale, key.to(self.dtype)])
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled queries and keys ``[G, H, n, d]`` of a chunk ``[G, n, C]``."""
-        both = F.linear(h, self.query_key, self.query_key_bias).to(self.dtype)
-        both = both.view(*h.shape[:2], 2, self.heads, self.head_channels)
-        query, key = both.permute(2, 0, 3, 1, 4)
-        return query * self.scale, key
+        shape = (*h.shape[:2], 2, self.heads, self.head_channels)
+        if self.raw is None:
+            both = F.linear(h, self.query_key, self.query_key_bias)
+        else:
+            both = F.linear(h, self.raw, self.raw_bias).to(self.dtype)
+        # Contiguous, because every product would make it so once more.
+        query, key = both.view(shape).permute(2, 0, 3, 1, 4).contiguous()
+        return (query, key) if self.scaled else (query * self.scale, key)
 
     def project_tokens(self, pooled: Tensor, kept: Tensor) -> Tensor:
         """Tokens ``[G, H, d]`` from atoms pooled by ``kept`` ``[G, H, C]``."""
@@ -89,7 +104,7 @@ class _Atoms:
             self.x, (weights.channels,), None, None, EPS
         )
         # Projections see what a LayerNorm of their type would have given.
-        self.rounded = self.h.to(weights.query_key.dtype)
+        self.rounded = self.h.to(weights.projection_dtype)
         self.h = self.rounded.to(weights.dtype)
         self.bias = bias
 
@@ -119,8 +134,9 @@ def _encode(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
     weights = _Weights(tensors)
     pairs = PairBias(pair_bias, setting)
     shape = (weights.heads, weights.head_channels)
-    tokens = RowWriter(setting.num_tokens, shape, weights.query_key)
-    counted = RowWriter(setting.num_atoms, shape[:1], weights.value)
+    like = x.new_empty(0, dtype=weights.projection_dtype)
+    tokens = RowWriter(setting.num_tokens, shape, like)
+    counted = RowWriter(setting.num_atoms, shape[:1], weights.value, all_written=True)
     thinning = setting.thinning()
     for chunk in setting.chunks():
         atoms = _Atoms(x, weights, pairs, chunk)
@@ -145,9 +161,7 @@ class _Gradients:
         self.pairs = PairBias(tensors[-1], setting, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
-        self.query_key = weights.query_key.new_zeros(
-            weights.query_key.shape, dtype=weights.dtype
-        )
+        self.query_key = torch.zeros_like(weights.query_key)
         self.query_key_bias = self.query_key.new_zeros(len(weights.query_key))
         self.value = torch.zeros_like(weights.value)
         self.value_bias = self.value.new_zeros(self.value.shape[:2])
@@ -187,17 +201,23 @@ class _Gradients:
         )
         grad_query, grad_key = heads.gradients(blocks)
         kept /= sizes
-        if self.needed[0] or self.wants_query_key:
-            grad_both = torch.stack([grad_query * self.weights.scale, grad_key])
-            grad_both = grad_both.permute(1, 3, 0, 2, 4).flatten(2)
-        if self.wants_query_key:
-            flat = grad_both.flatten(0, 1)
-            self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
-            self.query_key_bias += flat.sum(0)
         grad_h = kept.mT @ grad_pooled
-        if self.needed[0]:
-            grad_h += grad_both @ self.weights.query_key.to(grad_both.dtype)
+        if self.needed[0] or self.wants_query_key:
+            flat = self._flatten(grad_query, grad_key)
+            if self.wants_query_key:
+                self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
+                self.query_key_bias += flat.sum(0)
+            if self.needed[0]:
+                grad_h.flatten(0, 1).addmm_(flat, self.weights.query_key)
         return kept, grad_h
+
+    def _flatten(self, query: Tensor, key: Tensor) -> Tensor:
+        """Two ``[G, H, n, d]`` → ``[G n, 2 H d]``, as the projections' columns are."""
+        tokens, heads, atoms, channels = query.shape
+        flat = query.new_empty(tokens, atoms, 2, heads, channels)
+        flat[:, :, 0] = query.transpose(1, 2)
+        flat[:, :, 1] = key.transpose(1, 2)
+        return flat.view(tokens * atoms, -1)
 
     def _add_value(self, atoms: _Atoms, grad_token: Tensor, kept: Tensor) -> None:
         if self.needed[3]:
@@ -210,6 +230,8 @@ class _Gradients:
         """One gradient per tensor, in the tensors' types."""
         query, key = self.query_key.view(2, *self.value.shape)
         query_bias, key_bias = self.query_key_bias.view(2, *self.value.shape[:2])
+        # So far they are those of the scaled queries.
+        query, query_bias = query * self.weights.scale, query_bias * self.weights.scale
         found = [query, key, self.value, query_bias, key_bias, self.value_bias]
         return [
             None if self.x is None else self.x.result(),
@@ -239,18 +261,18 @@ def _layer_norm_gradient(atoms: _Atoms, grad: Tensor) -> Tensor:
 def _encode_backward(
     tensors: Tensors,
     setting: Setting,
-    outputs: Sequence[Tensor],
+    outputs: Tensors,
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
     x = tensors[0]
     assert x is not None
     gradients = _Gradients(tensors, setting, needed)
-    dtype = gradients.weights.dtype
     thinning = setting.thinning()
     for chunk in setting.chunks():
         atoms = _Atoms(x, gradients.weights, gradients.pairs, chunk)
-        grad_token = outputs[0][chunk.tokens].to(dtype)
-        grad_weight = outputs[1][chunk.read].to(dtype).transpose(1, 2)
+        grad_token, grad_weight = read_output_gradients(
+            outputs, chunk, atoms.h, gradients.weights.value.shape[:2]
+        )
         gradients.add(atoms, grad_token, grad_weight, thinning)
     return gradients.results(tensors)
 

@@ -15,6 +15,7 @@ from pyg_atomenc.ops.attention.backends._dense_chunks import (
     atom_weights,
     atom_weights_gradient,
     read_heads,
+    read_output_gradients,
     softmax_gradient,
     token_sizes,
     writer,
@@ -89,7 +90,8 @@ def _attend(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
     query, key, value, bias = tensors
     assert query is not None and key is not None and value is not None
     pairs = PairBias(bias, setting)
-    out = RowWriter(setting.num_atoms, (query.size(1), value.size(2)), value)
+    shape = (query.size(1), value.size(2))
+    out = RowWriter(setting.num_atoms, shape, value, all_written=True)
     thinning = setting.thinning()
     for chunk in setting.chunks():
         values = read_heads(value, chunk)
@@ -103,11 +105,12 @@ def _attend(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
 def _attend_backward(
     tensors: Tensors,
     setting: Setting,
-    outputs: Sequence[Tensor],
+    outputs: Tensors,
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
     query, key, value, _ = tensors
     assert query is not None and key is not None and value is not None
+    assert outputs[0] is not None
     gradients = _Gradients(tensors, setting, needed)
     thinning = setting.thinning()
     for chunk in setting.chunks():
@@ -156,7 +159,8 @@ def _pool(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
     assert query is not None and key is not None and value is not None
     pairs = PairBias(bias, setting)
     tokens = RowWriter(setting.num_tokens, (query.size(1), value.size(2)), value)
-    weights = RowWriter(setting.num_atoms, (query.size(1),), _accumulator(query))
+    heads_alone, like = (query.size(1),), _accumulator(query)
+    weights = RowWriter(setting.num_atoms, heads_alone, like, all_written=True)
     thinning = setting.thinning()
     for chunk in setting.chunks():
         heads = _read(query, key, pairs, chunk)
@@ -171,7 +175,7 @@ def _pool(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
 def _pool_backward(
     tensors: Tensors,
     setting: Setting,
-    outputs: Sequence[Tensor],
+    outputs: Tensors,
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
     query, key, value, _ = tensors
@@ -181,14 +185,18 @@ def _pool_backward(
     for chunk in setting.chunks():
         heads = _read(query, key, gradients.bias, chunk)
         values = read_heads(value, chunk)
-        grad_token = outputs[0][chunk.tokens].to(values.dtype).unsqueeze(2)
         sizes = token_sizes(chunk, values)
+        grad_token, grad_weight = read_output_gradients(
+            outputs, chunk, values, (query.size(1), value.size(2))
+        )
+        grad_token = grad_token.unsqueeze(2)
         grad_kept = (grad_token @ values.mT).squeeze(2) / sizes
-        grad_weight = outputs[1][chunk.read].transpose(1, 2).to(values.dtype) / sizes
         kept_sum = torch.zeros_like(grad_kept)
         gradients.add(
             heads,
-            atom_weights_gradient(heads, thinning, grad_kept, grad_weight, kept_sum),
+            atom_weights_gradient(
+                heads, thinning, grad_kept, grad_weight / sizes, kept_sum
+            ),
         )
         grad_values = (kept_sum / sizes).unsqueeze(3) * grad_token
         gradients.add_values(chunk, grad_values, value.size(1) == 1)
