@@ -11,6 +11,9 @@ from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.layout import TokenLayout
 from pyg_atomenc.ops.attention.token_index import check_token_index
 
+# Where a batch carries the layout that its loader built.
+LAYOUT_KEY = "built_layout"
+
 
 def is_token_attr(key: str) -> bool:
     """Whether an attribute's name says that it belongs to the tokens."""
@@ -142,9 +145,14 @@ class AtomTokenData(Data):
     def token_layout(self) -> TokenLayout:
         """The layout of this graph's or batch's tokens, for any layer that takes one.
 
-        Build it once a batch, best before the batch moves to a GPU:
-        ``layout = batch.token_layout().to(device)``.
+        It is built at every call, so keep it for the batch, best before that moves to a
+        GPU: ``layout = batch.token_layout().to(device)``. A batch from a
+        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout along: then it is
+        only handed out.
         """
+        stored = self._store.get(LAYOUT_KEY)
+        if stored is not None:
+            return stored
         return TokenLayout.from_index(
             self.atom_to_token, self.total_num_tokens, batch=self._store.get("batch")
         )

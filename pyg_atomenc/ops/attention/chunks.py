@@ -11,6 +11,13 @@ from pyg_atomenc.ops.attention.plan import make_plan
 
 # Entries of one head's attention matrices that are in memory at once.
 MAX_ENTRIES = 2**17
+# But never fewer query rows than make an efficient matrix product.
+MIN_ROWS = 16
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` for rows, without the cost of general indexing on the CPU."""
+    return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ class Chunk:
 
     def row_blocks(self) -> Iterator[slice]:
         """Query rows whose attention weights fit in memory together."""
-        step = max(1, MAX_ENTRIES // (self.size * self.tokens.numel()))
+        step = max(MIN_ROWS, MAX_ENTRIES // (self.size * self.tokens.numel()))
         for start in range(0, self.size, step):
             yield slice(start, min(start + step, self.size))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter
+from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter, take
 from pyg_atomenc.ops.attention.custom_ops import Setting, Tensors, Thinning
 from pyg_atomenc.ops.attention.inputs import accumulate_dtype
 
@@ -62,16 +62,22 @@ class ChunkHeads:
 
         The gradient of the bias is written as the blocks come.
         """
-        grad_query = []
+        grad_query: Optional[Tensor] = None
         grad_key: Optional[Tensor] = None
         for rows, grad in blocks:
-            grad_query.append(grad @ self.key)
-            found = grad.mT @ self.query[:, :, rows]
-            grad_key = found if grad_key is None else grad_key.add_(found)
             self.bias.write(grad, self.chunk, rows)
-        assert grad_key is not None
-        joined = grad_query[0] if len(grad_query) == 1 else torch.cat(grad_query, 2)
-        return joined, grad_key
+            found = grad @ self.key
+            if found.shape == self.query.shape:
+                return found, grad.mT @ self.query
+            if grad_query is None or grad_key is None:
+                # Small results kept one by one between large blocks would leave the
+                # allocator no place for the next large block.
+                grad_query = torch.empty_like(self.query)
+                grad_key = torch.zeros_like(self.key)
+            grad_query[:, :, rows] = found
+            grad_key += grad.mT @ self.query[:, :, rows]
+        assert grad_query is not None and grad_key is not None
+        return grad_query, grad_key
 
 
 class PairBias:
@@ -108,7 +114,7 @@ class PairBias:
         if self.bias is None:
             return logits
         read, _ = chunk.pair_rows(self.ptr, rows)
-        return logits + self.bias[read].movedim(-1, 1).to(logits.dtype)
+        return logits + take(self.bias, read).movedim(-1, 1).to(logits.dtype)
 
     def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
         """Keep the gradient of some logits, if anybody wants it."""
@@ -130,12 +136,18 @@ def atom_weights(heads: ChunkHeads, thinning: Thinning) -> tuple[Tensor, Tensor]
         if row_mask is not None:
             alpha = alpha * row_mask
         total = alpha.sum(2)
-        kept = total if factor is None else (alpha * factor).sum(2)
-        weight = total if weight is None else weight + total
-        thinned = kept if thinned is None else thinned + kept
-    assert weight is not None and thinned is not None
+        weight = total if weight is None else _add(weight, total)
+        if factor is not None:
+            kept = (alpha * factor).sum(2)
+            thinned = kept if thinned is None else _add(thinned, kept)
+    assert weight is not None
     sizes = token_sizes(heads.chunk, weight)
-    return weight / sizes, thinned / sizes
+    weight = weight / sizes
+    return weight, weight if thinned is None else thinned / sizes
+
+
+def _add(total: Tensor, more: Tensor) -> Tensor:
+    return total + more if torch.is_grad_enabled() else total.add_(more)
 
 
 def atom_weights_gradient(
@@ -185,7 +197,7 @@ def _softmax(logits: Tensor) -> Tensor:
 
 def read_heads(x: Tensor, chunk: Chunk) -> Tensor:
     """Rows of ``[N, H, d]`` as the chunk's ``[G, H, n, d]``."""
-    rows = x[chunk.read].to(accumulate_dtype(x.dtype))
+    rows = take(x, chunk.read).to(accumulate_dtype(x.dtype))
     # Contiguous, because every product would make it so once more.
     return rows.transpose(1, 2).contiguous()
 
@@ -202,8 +214,10 @@ def read_output_gradients(
     return (
         zero.expand(chunk.tokens.size(0), *shape)
         if tokens is None
-        else tokens[chunk.tokens].to(like.dtype),
-        zero if weights is None else weights[chunk.read].to(like.dtype).transpose(1, 2),
+        else take(tokens, chunk.tokens).to(like.dtype),
+        zero
+        if weights is None
+        else take(weights, chunk.read).to(like.dtype).transpose(1, 2),
     )
 
 

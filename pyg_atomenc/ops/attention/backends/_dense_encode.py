@@ -25,7 +25,7 @@ from pyg_atomenc.ops.attention.backends._dense_chunks import (
     token_sizes,
     writer,
 )
-from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter
+from pyg_atomenc.ops.attention.chunks import Chunk, RowWriter, take
 from pyg_atomenc.ops.attention.custom_ops import (
     Formulas,
     Setting,
@@ -99,7 +99,7 @@ class _Atoms:
     ) -> None:
         self.chunk = chunk
         self.weights = weights
-        self.x = x[chunk.read].to(weights.dtype)
+        self.x = take(x, chunk.read).to(weights.dtype)
         self.h, self.mean, self.rstd = torch.native_layer_norm(
             self.x, (weights.channels,), None, None, EPS
         )
@@ -206,7 +206,8 @@ class _Gradients:
             flat = self._flatten(grad_query, grad_key)
             if self.wants_query_key:
                 self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
-                self.query_key_bias += flat.sum(0)
+                if self.needed[4] or self.needed[5]:
+                    self.query_key_bias += flat.sum(0)
             if self.needed[0]:
                 grad_h.flatten(0, 1).addmm_(flat, self.weights.query_key)
         return kept, grad_h

@@ -1,0 +1,51 @@
+"""`AtomTokenLoader`: batches that carry their token layout."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch_geometric.data import Batch
+from torch_geometric.loader import DataLoader
+
+from pyg_atomenc.data.atom_token_data import LAYOUT_KEY, AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError
+
+
+class AtomTokenLoader(DataLoader):
+    """PyG's ``DataLoader`` that builds the token layout where it builds the batch.
+
+    With ``num_workers > 0`` that is in a worker process, beside training. The layout
+    moves with the batch, by ``.to(device)`` and into pinned memory, and
+    ``batch.token_layout()`` hands it out. Whoever changes ``atom_to_token`` of such a
+    batch has to build a new layout.
+
+    Args:
+        dataset (Dataset or sequence): Gives
+            :class:`~pyg_atomenc.data.AtomTokenData`.
+        *args: As for :class:`torch_geometric.loader.DataLoader`.
+        **kwargs: Likewise.
+
+    Raises:
+        ValueError: When a batch is made, if it is none of ``AtomTokenData``, or a
+            token id is out of range.
+    """
+
+    collate_fn: Any
+
+    def __init__(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset, *args, **kwargs)
+        self.collate_fn = _WithLayout(self.collate_fn)
+
+
+class _WithLayout:
+    def __init__(self, collate: Callable[[Sequence[Any]], Batch]) -> None:
+        self.collate = collate
+
+    def __call__(self, graphs: Sequence[Any]) -> Batch:
+        batch = self.collate(graphs)
+        if not isinstance(batch, AtomTokenData):
+            raise AtomEncodingError(
+                f"'dataset' gives {type(graphs[0]).__name__}: an AtomTokenLoader needs "
+                f"AtomTokenData, whose tokens it can number."
+            )
+        batch[LAYOUT_KEY] = batch.token_layout()
+        return batch

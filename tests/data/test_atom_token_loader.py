@@ -1,0 +1,68 @@
+import multiprocessing
+
+import pytest
+import torch
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
+
+from pyg_atomenc import AtomAttentionEncoder, AtomTokenData
+from pyg_atomenc.data import AtomTokenLoader
+
+
+def graphs(count=6):
+    found = []
+    for size in range(1, count + 1):
+        index = torch.randint(0, size, (3 * size,))
+        found.append(
+            AtomTokenData(
+                x=torch.randn(3 * size, 4),
+                edge_index=torch.zeros(2, 0).long(),
+                atom_to_token=index,
+                num_tokens=size + 1,
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize("method", [None, "fork", "spawn"])
+def test_batches_carry_the_layout_they_would_build(method):
+    if method is not None and method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform cannot start processes by {method}")
+    data = graphs()
+    workers = {"num_workers": 1, "multiprocessing_context": method} if method else {}
+    plain = list(DataLoader(data, batch_size=4))
+    carrying = list(AtomTokenLoader(data, batch_size=4, **workers))
+    assert len(plain) == len(carrying) == 2
+    encoder = AtomAttentionEncoder(4)
+    for one, other in zip(plain, carrying, strict=True):
+        layout = other.token_layout()
+        assert layout is other.token_layout()
+        assert one.token_layout() is not one.token_layout()
+        assert torch.equal(layout.ptr, one.token_layout().ptr)
+        assert torch.equal(layout.plan, one.token_layout().plan)
+        torch.testing.assert_close(
+            encoder(other.x, layout),
+            encoder(one.x, one.atom_to_token, 99)[: len(layout.sizes)],
+        )
+        assert other.num_nodes == one.num_nodes and other.validate()
+
+
+def test_the_layout_moves_with_the_batch():
+    (batch,) = AtomTokenLoader(graphs(), batch_size=6)
+    there = batch.to("meta")
+    assert there.token_layout().device.type == "meta"
+    assert there.token_layout().plan.device.type == "cpu"
+
+
+def test_graphs_come_back_out_of_a_batch():
+    data = graphs()
+    (batch,) = AtomTokenLoader(data, batch_size=6)
+    for one, other in zip(batch.to_data_list(), data, strict=True):
+        assert torch.equal(one.atom_to_token, other.atom_to_token)
+        assert torch.equal(one.token_layout().ptr, other.token_layout().ptr)
+
+
+def test_other_data_is_refused():
+    loader = AtomTokenLoader([Data(x=torch.zeros(2, 1))] * 2, batch_size=2)
+    with pytest.raises(ValueError, match="'dataset' gives Data"):
+        next(iter(loader))
