@@ -4,8 +4,8 @@
 
 Every contender gets the same atoms, tokens and weights (float32, 128 channels, 4 heads
 of 32). It runs in a fresh process, which measures the peak memory of the first run,
-compares the result with the edge list in float64 on a smaller draw, refuses to time it
-if they differ, and else times it in turns with the floor: LayerNorm and one
+compares the result with a loop over tokens in float64 on a smaller draw, refuses to
+time it if they differ, and else times it in turns with the floor: LayerNorm and one
 [C, 3 * H * d] matrix product on the same atoms. What depends on the batch alone
 (layouts, edge lists, masks) is made before. Writes `benchmark.md` and `benchmark.svg`.
 Needs matplotlib and tqdm.
@@ -13,6 +13,7 @@ Needs matplotlib and tqdm.
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -28,8 +29,8 @@ from tqdm import tqdm
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
 
 C, H, D = 128, 4, 32
-# Beyond this many numbers a contender is not started: it would not fit in memory.
-LIMIT = 2**30
+# Beyond this many numbers in memory a contender is not started.
+LIMIT = 3.5e9
 
 
 def draw(name, generator):
@@ -55,21 +56,28 @@ def draw(name, generator):
 class Problem:
     """Atoms, tokens and weights, all from one seed."""
 
-    def __init__(self, name, device, dtype=torch.float32, share=1.0):
+    def __init__(
+        self, name, device, dtype=torch.float32, share=1.0, grad=False, pairs=False
+    ):
         generator = torch.Generator().manual_seed(0)
         sizes = draw(name, generator)
-        # A share of the tokens, the largest of them left out where that is much.
         if share < 1.0:
-            sizes = sizes[sizes <= 600][: max(3, int(share * len(sizes)))]
+            sizes = sizes[: max(3, int(share * len(sizes)))]
         self.num_tokens = len(sizes)
         self.sizes = sizes
         index = torch.arange(len(sizes)).repeat_interleave(sizes)
         self.index = index.to(device)
         x = torch.randn(len(index), C, generator=generator, dtype=torch.float64)
-        self.x = x.to(device, dtype).requires_grad_()
+        self.x = x.to(device, dtype).requires_grad_(grad)
         weight = torch.randn(3, H * D, C, generator=generator, dtype=torch.float64)
         weight = (weight / C**0.5).to(device, dtype)
-        self.query, self.key, self.value = (w.clone().requires_grad_() for w in weight)
+        self.query, self.key, self.value = (
+            w.clone().requires_grad_(grad) for w in weight
+        )
+        self.bias = None
+        if pairs:
+            bias = torch.randn(self.pairs, H, generator=generator)
+            self.bias = bias.to(device, dtype).requires_grad_(grad)
         self.leaves = [self.x, self.query, self.key, self.value]
 
     @property
@@ -90,7 +98,7 @@ class Problem:
 def require(numbers, what):
     """Stop where a contender would need more than LIMIT numbers."""
     if numbers > LIMIT:
-        raise MemoryError(f"{what}: {numbers:.1e} numbers")
+        raise MemoryError(f"not started: {what} of {numbers:.1e} numbers")
 
 
 def floor(problem):
@@ -107,7 +115,8 @@ def package(backend):
     """This package's encoder, given a layout."""
 
     def make(problem):
-        encoder = AtomAttentionEncoder(C, D, H, backend=backend)
+        edge_dim = None if problem.bias is None else H
+        encoder = AtomAttentionEncoder(C, D, H, backend=backend, edge_dim=edge_dim)
         encoder.lin_query.weight = torch.nn.Parameter(problem.query.detach())
         encoder.lin_key.weight = torch.nn.Parameter(problem.key.detach())
         encoder.lin_value.weight = torch.nn.Parameter(problem.value.detach())
@@ -115,7 +124,11 @@ def package(backend):
         if backend == "edges":
             require(4 * layout.num_pairs * H * D, "edges")
         leaves = [problem.x, *encoder.parameters()]
-        return lambda: encoder(problem.x, layout), leaves
+        if problem.bias is not None:
+            encoder.lin_edge.weight = torch.nn.Parameter(torch.eye(H))
+            leaves = [problem.x, *encoder.parameters(), problem.bias]
+        encoder = encoder.to(problem.x.device, problem.x.dtype)
+        return lambda: encoder(problem.x, layout, edge_attr=problem.bias), leaves
 
     return make
 
@@ -128,11 +141,14 @@ def pyg_edges(problem):
     def run():
         q, k, v = problem.heads()
         logits = (q[target] * k[source]).sum(-1) / D**0.5
+        if problem.bias is not None:
+            logits = logits + problem.bias
         alpha = softmax(logits, target, num_nodes=len(q))
         out = scatter(alpha.unsqueeze(-1) * v[source], target, 0, len(q), "sum")
         return problem.mean(out.flatten(1))
 
-    return run, problem.leaves
+    extra = [] if problem.bias is None else [problem.bias]
+    return run, [*problem.leaves, *extra]
 
 
 def transformer_conv(problem):
@@ -142,8 +158,10 @@ def transformer_conv(problem):
     conv = TransformerConv(C, D, H, root_weight=False, bias=False)
     conv = conv.to(problem.x.device, problem.x.dtype)
     for name, weight in zip(("query", "key", "value"), problem.leaves[1:], strict=True):
-        getattr(conv, f"lin_{name}").weight = torch.nn.Parameter(weight.detach())
-        torch.nn.init.zeros_(getattr(conv, f"lin_{name}").bias)
+        linear = getattr(conv, f"lin_{name}")
+        linear.weight = torch.nn.Parameter(weight.detach())
+        if linear.bias is not None:
+            torch.nn.init.zeros_(linear.bias)
 
     def run():
         return problem.mean(conv(F.layer_norm(problem.x, (C,)), edge_index))
@@ -224,6 +242,9 @@ def varlen(problem):
     return run, problem.leaves
 
 
+# Behind this in a contender's name, it gets a bias for every pair of atoms.
+PAIRS = ", pair bias"
+
 CONTENDERS = {
     "pyg_atomenc auto": package("auto"),
     "pyg_atomenc edges": package("edges"),
@@ -233,6 +254,8 @@ CONTENDERS = {
     "nested tensor SDPA": nested_sdpa,
     "flex_attention": flex,
     "varlen_attn": varlen,
+    "pyg_atomenc auto" + PAIRS: package("auto"),
+    "PyG edges + softmax + scatter" + PAIRS: pyg_edges,
 }
 
 
@@ -260,12 +283,27 @@ def infer(made):
     return step
 
 
+def loop(problem):
+    """Token by token, as the formulas say."""
+    q, k, v = problem.heads()
+    ends, pairs = problem.sizes.cumsum(0).tolist(), (problem.sizes**2).cumsum(0)
+    tokens = []
+    for size, end, last in zip(problem.sizes.tolist(), ends, pairs, strict=True):
+        rows = slice(end - size, end)
+        logits = torch.einsum("ahd,bhd->hab", q[rows], k[rows]) / D**0.5
+        if problem.bias is not None:
+            bias = problem.bias[last - size**2 : last].view(size, size, H)
+            logits = logits + bias.permute(2, 0, 1)
+        out = torch.einsum("hab,bhd->ahd", logits.softmax(-1), v[rows])
+        tokens.append(out.mean(0).flatten())
+    return torch.stack(tokens)
+
+
 def difference(name, contender, device):
-    """From the edge list in float64, relative to the largest value."""
-    dtype = torch.float32
-    exact = Problem(name, "cpu", torch.float64, share=0.05)
-    expected = package("edges")(exact)[0]()
-    found = CONTENDERS[contender](Problem(name, device, dtype, share=0.05))[0]()
+    """From a loop over tokens in float64, relative to the largest value."""
+    options = {"share": 0.05, "pairs": contender.endswith(PAIRS)}
+    expected = loop(Problem(name, "cpu", torch.float64, **options))
+    found = CONTENDERS[contender](Problem(name, device, **options))[0]()
     gap = (found.double().cpu() - expected).abs().max() / expected.abs().max()
     return gap.item()
 
@@ -301,7 +339,8 @@ def clock(function, device):
 def measure(name, contender, mode, device, threads):
     """What a fresh process prints: one measurement as JSON."""
     torch.set_num_threads(threads)
-    problem = Problem(name, device)
+    pairs = contender.endswith(PAIRS)
+    problem = Problem(name, device, grad=mode == "train", pairs=pairs)
     step_of = train_step if mode == "train" else infer
     made = CONTENDERS[contender](problem)
     before = memory_reset(device)
@@ -313,7 +352,7 @@ def measure(name, contender, mode, device, threads):
     memory = memory_peak(device) - before
     gap = difference(name, contender, device)
     if not gap < 1e-4:
-        raise ArithmeticError(f"its result differs from the edge list by {gap:.1e}")
+        raise ArithmeticError(f"its result differs from the loop by {gap:.1e}")
     step, base = step_of(made), step_of(floor(problem))
     clock(base, device)
     first = clock(step, device)
@@ -344,10 +383,10 @@ def ask(name, contender, mode, args):
         return {"error": f"over {args.timeout} s"}
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
     if done.returncode < 0:
         return {"error": f"killed by signal {-done.returncode}"}
-    return {"error": lines[-1][:120] if lines else "failed"}
+    lines = re.findall(r"^[\w.]*(?:Error|Exception)\b.*", done.stderr, re.MULTILINE)
+    return {"error": lines[-1][:160].split(". ")[0] if lines else "failed"}
 
 
 MIXES = ("residues", "drug", "mixed")
@@ -376,6 +415,8 @@ def table(results):
         lines += ["| contender | " + " | ".join(heads) + " |", "|---" * 4 + "|"]
         reasons = []
         for contender in CONTENDERS:
+            if not any((mix, contender, mode) in results for mix in MIXES):
+                continue
             cells = []
             for mix in MIXES:
                 found = results.get((mix, contender, mode), {"error": "not run"})
@@ -392,9 +433,12 @@ def table(results):
 
 def sweep_table(results, points, label):
     """A sweep as Markdown: milliseconds and megabytes."""
-    lines = [f"| {label} | " + " | ".join(SWEPT) + " |", "|---" * 4 + "|"]
+    lines = [f"| {label} | floor | " + " | ".join(SWEPT) + " |", "|---" * 5 + "|"]
     for point in points:
-        cells = [point.split("-")[1]]
+        floors = [results.get((point, c, "train"), {}).get("floor") for c in SWEPT]
+        floors = [seconds for seconds in floors if seconds]
+        base = f"{1e3 * statistics.median(floors):.1f} ms" if floors else "–"
+        cells = [f"{int(point.split('-')[1]):,}", base]
         for contender in SWEPT:
             found = results.get((point, contender, "train"), {"error": ""})
             cells.append(
@@ -414,11 +458,14 @@ def plot(results, path):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    for i, contender in enumerate(CONTENDERS):
+    bars = 0
+    for contender in CONTENDERS:
         found = [results.get((mix, contender, "train"), {}) for mix in MIXES]
         heights = [r.get("ratio", 0) for r in found]
-        places = [j + 0.1 * i for j in range(len(MIXES))]
-        axes[0].bar(places, heights, 0.1, label=contender)
+        if any(heights):
+            places = [j + 0.1 * bars for j in range(len(MIXES))]
+            axes[0].bar(places, heights, 0.1, label=contender)
+            bars += 1
     axes[0].axhline(1, color="black", linewidth=0.8)
     axes[0].set(yscale="log", ylabel="forward + backward, × floor")
     axes[0].set_xticks([j + 0.3 for j in range(len(MIXES))], MIXES)
@@ -439,12 +486,8 @@ def plot(results, path):
                 axis.plot(xs, [r["seconds"] for r in rows], "o-", label=contender)
         base = results.get((points[0], SWEPT[0], "train"), {})
         if "floor" in base:
-            rows = [results.get((point, SWEPT[0], "train"), {}) for point in points]
-            rows = [
-                (int(p.split("-")[1]), r["floor"])
-                for p, r in zip(points, rows, strict=True)
-                if "floor" in r
-            ]
+            rows = [(p, results.get((p, SWEPT[0], "train"), {})) for p in points]
+            rows = [(int(p.split("-")[1]), r["floor"]) for p, r in rows if "floor" in r]
             axis.plot(*zip(*rows, strict=True), "k--", label="floor")
         axis.set(xscale="log", yscale="log", xlabel=label)
         axis.set_ylabel("seconds, forward + backward")
@@ -459,6 +502,7 @@ def main():
     parser.add_argument("--timeout", type=int, default=240, help="seconds a process")
     parser.add_argument("--out", type=Path, default=Path("outputs"))
     parser.add_argument("--no-sweeps", action="store_true")
+    parser.add_argument("--only", default="", help="contenders whose name has this")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -469,6 +513,7 @@ def main():
     if not args.no_sweeps:
         jobs += [(n, c, "train") for n in (*SIZES, *COUNTS) for c in SWEPT]
     results = {}
+    jobs = [job for job in jobs if args.only in job[1]]
     for job in tqdm(jobs, unit="process"):
         results[job] = ask(*job, args)
 

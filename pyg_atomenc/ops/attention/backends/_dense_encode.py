@@ -54,6 +54,9 @@ class _Weights:
         self.projection_dtype = query.dtype
         self.heads, self.head_channels, self.channels = value.shape
         self.scale = self.head_channels**-0.5
+        # On the CPU torch's LayerNorm takes twice as long without an affine.
+        self.ones = x.new_ones(self.channels, dtype=self.dtype)
+        self.zeros = torch.zeros_like(self.ones)
         self.query_key = self._stack(query, key).flatten(0, 1)
         self.value = value.to(self.dtype)
         self.query_key_bias: Optional[Tensor] = None
@@ -101,7 +104,7 @@ class _Atoms:
         self.weights = weights
         self.x = take(x, chunk.read).to(weights.dtype)
         self.h, self.mean, self.rstd = torch.native_layer_norm(
-            self.x, (weights.channels,), None, None, EPS
+            self.x, (weights.channels,), weights.ones, weights.zeros, EPS
         )
         # Projections see what a LayerNorm of their type would have given.
         self.rounded = self.h.to(weights.projection_dtype)
