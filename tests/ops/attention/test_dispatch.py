@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from pyg_atomenc.errors import BackendError
+from pyg_atomenc.ops.attention import TokenLayout, backends, dispatch
+from pyg_atomenc.ops.attention.backends import DenseBackend
+from pyg_atomenc.ops.attention.inputs import AttentionInputs
+
+
+class Picky(DenseBackend):
+    """Runs nothing, and says why."""
+
+    name = "picky"
+
+    def not_supported_reasons(self, inputs):
+        return ["it is Monday", "the atoms are too small"]
+
+
+@pytest.fixture
+def inputs():
+    layout = TokenLayout.from_index(torch.tensor([0, 0]))
+    q = torch.zeros(2, 1, 3)
+    return AttentionInputs(q, q, q, layout)
+
+
+def test_auto_takes_the_first_that_can(inputs, monkeypatch):
+    assert list(backends()) == ["dense", "edges"]
+    assert dispatch.choose_backend("auto", inputs).name == "dense"
+    monkeypatch.setattr(dispatch, "_BACKENDS", {"picky": Picky()} | dispatch._BACKENDS)
+    assert dispatch.choose_backend("auto", inputs).name == "dense"
+
+
+def test_a_named_backend_that_cannot_run_lists_its_reasons(inputs, monkeypatch):
+    monkeypatch.setattr(dispatch, "_BACKENDS", {"picky": Picky()})
+    for name in ("picky", "auto"):
+        message = f"'{name}'.* 'picky': it is Monday; the atoms are too small"
+        with pytest.raises(BackendError, match=message):
+            dispatch.choose_backend(name, inputs)
+
+
+def test_backends_state_a_tolerance_for_every_type():
+    for backend in backends().values():
+        assert set(backend.tolerance) == {
+            torch.float64,
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+        }
+
+
+def test_what_backends_returns_is_a_copy():
+    backends().clear()
+    assert backends()
