@@ -6,6 +6,7 @@ import pytest
 import torch
 from oracle import encode_loop, partitions
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import Sequential
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
@@ -335,3 +336,64 @@ def test_edges_named_in_a_trace_of_an_index_says_why_not():
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
     with pytest.raises(Exception, match="number of edges depends on the token sizes"):
         compiled(x, index, num_tokens)
+
+
+@pytest.mark.parametrize("backend", ["dense", "edges"])
+def test_given_a_layout_no_value_is_read_back(backend):
+    """What reads a value back, such as `.item()`, would wait for a GPU."""
+    seen = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    encoder = AtomAttentionEncoder(4, 3, 2, backend=backend)
+    layout = TokenLayout.from_index(torch.tensor([2, 0, 0, 1, 0, 2]), 4)
+    x = torch.randn(6, 4, requires_grad=True)
+    with Record():
+        encoder(x, layout).sum().backward()
+    aten = torch.ops.aten
+    waiting = {
+        aten._local_scalar_dense.default,
+        aten.nonzero.default,
+        aten.masked_select.default,
+        aten._unique2.default,
+    }
+    assert len(seen) > 10 and not waiting & set(seen)
+
+
+def test_projections_with_hooks_or_replaced_are_called():
+    encoder, x, index, num_tokens = make()
+    expected = encoder(x, index, num_tokens)
+    calls = []
+    handle = encoder.lin_value.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(encoder(x, index, num_tokens), expected)
+    handle.remove()
+    assert len(calls) == 1
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.weight = inner, inner.weight
+            self.in_channels = inner.in_channels
+
+        def forward(self, h):
+            return 2 * self.inner(h)
+
+    encoder.lin_value = Doubled(encoder.lin_value)
+    torch.testing.assert_close(encoder(x, index, num_tokens), 2 * expected)
+
+
+def test_parametrized_projections_are_respected():
+    encoder, x, index, num_tokens = make()
+    expected = encoder(x, index, num_tokens)
+
+    class Half(torch.nn.Module):
+        def forward(self, weight):
+            return weight / 2
+
+    torch.nn.utils.parametrize.register_parametrization(
+        encoder.lin_value, "weight", Half()
+    )
+    torch.testing.assert_close(encoder(x, index, num_tokens), expected / 2)

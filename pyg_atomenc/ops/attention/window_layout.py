@@ -1,0 +1,264 @@
+"""Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pyg_atomenc.errors import AtomEncodingError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WindowLayout:
+    r"""Windows of consecutive atoms that attend to the atoms around them.
+
+    This is the local attention of AlphaFold 3's atom transformer (`"Accurate structure
+    prediction of biomolecular interactions with AlphaFold 3"
+    <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 7 of its supplement) as
+    Boltz computes it. Window :math:`k` of a graph holds its atoms :math:`Wk` to
+    :math:`Wk + W - 1` as queries; they attend to the :math:`H` atoms around the
+    window's middle, :math:`Wk - (H - W) / 2` to :math:`Wk + (H + W) / 2 - 1`, as far as
+    the graph has them. Windows start anew at every graph, so none crosses two graphs,
+    and no atom is padded.
+
+    Build one with :meth:`from_batch`; :meth:`to_edge_index` writes out what it means.
+
+    Attributes:
+        ptr (Tensor): The atoms of graph ``g`` are ``ptr[g]`` to ``ptr[g + 1] - 1``;
+            ``[G + 1]``, int64.
+        query_start (Tensor): The first query of every window ``[K]``, int64.
+        query_stop (Tensor): One past the last ``[K]``.
+        key_start (Tensor): The first key of every window ``[K]``, int64.
+        key_stop (Tensor): One past the last ``[K]``.
+        queries (int): Queries of a full window ``W``.
+        keys (int): Keys of a full window ``H``.
+        num_atoms (int): The number of atoms ``N``.
+        num_pairs (int, optional): The number of edges of :meth:`to_edge_index`.
+    """
+
+    ptr: Tensor
+    query_start: Tensor
+    query_stop: Tensor
+    key_start: Tensor
+    key_stop: Tensor
+    queries: int
+    keys: int
+    num_atoms: int
+    num_pairs: Optional[int] = None
+
+    @staticmethod
+    def from_batch(
+        batch_or_ptr: Any,
+        queries: int = 32,
+        keys: int = 128,
+        *,
+        shifted: bool = False,
+    ) -> "WindowLayout":
+        """Cut every graph of a batch into windows.
+
+        Args:
+            batch_or_ptr (Batch, Data or Tensor): A PyG batch or graph; or the graph of
+                every atom ``[N]``, sorted; or the graphs' pointers ``[G + 1]``. A
+                vector that starts at 0 and never rises by more than 1 is taken for
+                graph ids, any other for pointers.
+            queries (int): Queries of a window ``W``, even. (default: ``32``)
+            keys (int): Keys of a window ``H``, an even multiple of ``W / 2`` and at
+                least ``W``. (default: ``128``)
+            shifted (bool): Shift windows of keys that leave their graph back into it,
+                as AlphaFold 3's own code does, rather than cut them off.
+                (default: ``False``)
+
+        Returns:
+            WindowLayout: The windows, on the device of the batch.
+
+        Raises:
+            ValueError: If the graphs are not in order, or the sizes break the rules.
+        """
+        _check_sizes(queries, keys)
+        ptr = _to_ptr(batch_or_ptr)
+        sizes = ptr.diff().cpu()
+        counts = (sizes + queries - 1) // queries
+        graph = torch.arange(len(sizes)).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        size = sizes[graph]
+        query_start = (torch.arange(len(graph)) - first[graph]) * queries
+        query_stop = (query_start + queries).minimum(size)
+        key_start = query_start - (keys - queries) // 2
+        if shifted:
+            key_start = key_start.minimum(size - keys).clamp(min=0)
+            key_stop = (key_start + keys).minimum(size)
+        else:
+            key_stop = (key_start + keys).minimum(size)
+            key_start = key_start.clamp(min=0)
+        pairs = (query_stop - query_start) * (key_stop - key_start)
+        offset = (sizes.cumsum(0) - sizes)[graph]
+        return WindowLayout(
+            ptr=ptr,
+            query_start=(query_start + offset).to(ptr.device),
+            query_stop=(query_stop + offset).to(ptr.device),
+            key_start=(key_start + offset).to(ptr.device),
+            key_stop=(key_stop + offset).to(ptr.device),
+            queries=queries,
+            keys=keys,
+            num_atoms=int(sizes.sum()),
+            num_pairs=int(pairs.sum()),
+        )
+
+    @property
+    def num_windows(self) -> int:
+        """The number of windows ``K``."""
+        return self.query_start.size(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the index tensors lie."""
+        return self.ptr.device
+
+    def query_index(self) -> tuple[Tensor, Tensor]:
+        """The queries of every window ``[K, W]``, and which of them are atoms.
+
+        Places past the end of a graph hold the window's last query.
+        """
+        return _places(self.query_start, self.query_stop, self.queries)
+
+    def key_index(self) -> tuple[Tensor, Tensor]:
+        """The keys of every window ``[K, H]``, and which of them are atoms."""
+        return _places(self.key_start, self.key_stop, self.keys)
+
+    def pair_ptr(self) -> Tensor:
+        """The first edge of every window ``[K + 1]``."""
+        pairs = (self.query_stop - self.query_start) * (self.key_stop - self.key_start)
+        return torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
+
+    def pair_index(self) -> tuple[Tensor, Tensor]:
+        """The edge of every place of the windows ``[K, W, H]``, and which are edges.
+
+        Places that are no edge hold one that is.
+        """
+        _, query = self.query_index()
+        _, key = self.key_index()
+        row = torch.arange(self.queries, device=self.device).view(1, -1, 1)
+        column = torch.arange(self.keys, device=self.device).view(1, 1, -1)
+        rows = (self.query_stop - self.query_start).view(-1, 1, 1)
+        columns = (self.key_stop - self.key_start).view(-1, 1, 1)
+        place = row.minimum(rows - 1) * columns + column.minimum(columns - 1)
+        edge = self.pair_ptr()[:-1].view(-1, 1, 1) + place
+        return edge, query.unsqueeze(2) & key.unsqueeze(1)
+
+    def to_edge_index(self) -> Tensor:
+        """The edges from keys to queries.
+
+        Returns:
+            Tensor: ``[2, E]``, int64, rows (source, target) = (key, query), sorted by
+            window, then by target, then by source.
+        """
+        degree = self.key_stop - self.key_start
+        sizes = self.query_stop - self.query_start
+        # Every query of a window is the target of as many edges as it has keys.
+        degree = degree.repeat_interleave(sizes, output_size=self.num_atoms)
+        first = self.key_start.repeat_interleave(sizes, output_size=self.num_atoms)
+        atom = torch.arange(self.num_atoms, device=self.device)
+        target = atom.repeat_interleave(degree, output_size=self.num_pairs)
+        start = (first - degree.cumsum(0) + degree).repeat_interleave(
+            degree, output_size=self.num_pairs
+        )
+        return torch.stack(
+            [start + torch.arange(target.numel(), device=self.device), target]
+        )
+
+    def to(
+        self, device: Union[str, int, torch.device], non_blocking: bool = False
+    ) -> "WindowLayout":
+        """Move to a device."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "WindowLayout":
+        """Copy into page-locked memory, for asynchronous transfers to a GPU."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self, function: Any) -> "WindowLayout":
+        moved = {name: function(getattr(self, name)) for name in _TENSORS}
+        return replace(self, **moved)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(num_atoms={self.num_atoms}, "
+            f"num_windows={self.num_windows}, queries={self.queries}, "
+            f"keys={self.keys}, device='{self.device}')"
+        )
+
+
+_TENSORS = tuple(f.name for f in fields(WindowLayout))[:5]
+_NUMBERS = tuple(f.name for f in fields(WindowLayout))[5:]
+
+pytree.register_pytree_node(
+    WindowLayout,
+    lambda layout: (
+        [getattr(layout, name) for name in _TENSORS],
+        [getattr(layout, name) for name in _NUMBERS],
+    ),
+    lambda values, numbers: WindowLayout(*values, *numbers),
+    serialized_type_name="pyg_atomenc.WindowLayout",
+    flatten_with_keys_fn=lambda layout: (
+        [(pytree.GetAttrKey(name), getattr(layout, name)) for name in _TENSORS],
+        [getattr(layout, name) for name in _NUMBERS],
+    ),
+    to_dumpable_context=lambda context: context,
+    from_dumpable_context=lambda context: context,
+)
+
+
+def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    place = start.unsqueeze(1) + torch.arange(width, device=start.device)
+    stop = stop.unsqueeze(1)
+    return place.minimum(stop - 1), place < stop
+
+
+def _check_sizes(queries: Any, keys: Any) -> None:
+    for name, size in (("queries", queries), ("keys", keys)):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise AtomEncodingError(f"'{name}' is {size!r}: pass a positive int.")
+    if queries % 2:
+        raise AtomEncodingError(f"'queries' is {queries}: pass an even number.")
+    half = queries // 2
+    if keys < queries or keys % half or keys // half % 2:
+        raise AtomEncodingError(
+            f"'keys' is {keys} for {queries} queries: pass an even multiple of "
+            f"{half}, at least {queries}, so that as many keys stand before a window "
+            f"as behind it."
+        )
+
+
+def _to_ptr(given: Any) -> Tensor:
+    if not isinstance(given, Tensor):
+        ptr = getattr(given, "ptr", None)
+        if isinstance(ptr, Tensor):
+            return ptr.long()
+        num_nodes = getattr(given, "num_nodes", None)
+        if num_nodes is None:
+            raise AtomEncodingError(
+                f"'batch_or_ptr' is of type {type(given).__name__}: pass a PyG batch, "
+                f"the graph of every atom, or the graphs' pointers."
+            )
+        return torch.tensor([0, num_nodes])
+    if given.dim() != 1 or given.dtype.is_floating_point or given.dtype == torch.bool:
+        raise AtomEncodingError(
+            f"'batch_or_ptr' is {given.dtype} of shape {list(given.shape)}: pass a "
+            f"vector of integers."
+        )
+    given = given.long()
+    steps = given.diff()
+    if given.numel() == 0:
+        return given.new_zeros(1)
+    if int(given[0]) != 0 or (steps.numel() and int(steps.min()) < 0):
+        raise AtomEncodingError(
+            f"'batch_or_ptr' goes from {int(given[0])} with steps of "
+            f"{int(steps.min()) if steps.numel() else 0} and more: it must start at 0 "
+            f"and never fall; sort the atoms by graph."
+        )
+    if steps.numel() and int(steps.max()) > 1:
+        return given
+    counts = given.bincount()
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
