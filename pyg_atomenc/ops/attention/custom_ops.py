@@ -212,7 +212,7 @@ def define_operator(
 
     def call(*values: Any) -> tuple[Tensor, ...]:
         tensors, setting = values[:-1], values[-1]
-        if _is_small(setting):
+        if _runs_plainly(tensors, setting):
             with _without_autocast(setting.order.device):
                 return formulas.forward(tensors, setting)
         outputs = forward_op(*tensors, *setting.flat())
@@ -221,18 +221,20 @@ def define_operator(
     return call
 
 
-def _is_small(setting: Setting) -> bool:
-    """Whether autograd of the forward formula is cheaper than an operator's call.
+def _runs_plainly(tensors: Tensors, setting: Setting) -> bool:
+    """Whether to let autograd follow the forward formula, rather than call an operator.
 
-    Tracing and torch.func's transforms always see the operator.
+    That is cheaper for few atoms, and the only way under torch.func's transforms, which
+    know no operator's gradient. Tracing always sees the operator, and vmap, so that it
+    can say what to do instead.
     """
-    # The size is looked at last: a trace would take it for a promise.
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and type(setting.plan) is Tensor
-        and 0 < setting.num_atoms <= SMALL
-    )
+    if torch.compiler.is_compiling() or type(setting.plan) is not Tensor:
+        return False
+    if torch._C._are_functorch_transforms_active():
+        batched = torch._C._functorch.is_batchedtensor
+        return not any(t is not None and batched(t) for t in tensors)
+    # Looked at last: a trace would take the size for a promise.
+    return 0 < setting.num_atoms <= SMALL
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:

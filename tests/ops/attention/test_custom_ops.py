@@ -87,3 +87,20 @@ def test_formulas_ignore_autocast():
         found.sum().backward()
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert values[0].grad.dtype == torch.float64
+
+
+def test_transforms_of_torch_func():
+    values = tensors("encode", True)
+    layout = Setting.from_layout(TokenLayout.from_index(INDEX, 7), 0.0)
+
+    def loss(x):
+        return _dense_encode.encode(x, *values[1:], layout)[0].pow(2).sum()
+
+    x = values[0].detach()
+    (expected,) = torch.autograd.grad(loss(values[0]), values[0])
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+    direction = torch.randn_like(x)
+    _, slope = torch.func.jvp(loss, (x,), (direction,))
+    torch.testing.assert_close(slope, (expected * direction).sum())
+    with pytest.raises(ValueError, match="put the copies into one batch"):
+        torch.vmap(loss)(torch.stack([x, x]))
