@@ -5,7 +5,7 @@ from typing import Literal, Optional, Union, overload
 from torch import Tensor
 
 from pyg_atomenc.ops.attention.dispatch import choose_backend
-from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs, Layout
 from pyg_atomenc.ops.attention.layout import TokenLayout
 
 
@@ -13,13 +13,13 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    layout: TokenLayout,
+    layout: Layout,
     bias: Optional[Tensor] = None,
     *,
     dropout: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Attention among the atoms of every token.
+    r"""Attention among the atoms of every token or window.
 
     .. math::
         o_a = \sum_b \mathrm{softmax}_b(q_a \cdot k_b / \sqrt{d} + \beta_{ab}) \, v_b
@@ -28,7 +28,7 @@ def attention(
         query (Tensor): ``[N, H, d]``, any floating type.
         key (Tensor): ``[N, H, d]``, of the same type.
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
-        layout (TokenLayout): Which atoms form a token.
+        layout (TokenLayout or WindowLayout): Which atoms attend to which.
         bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
             ``layout.to_edge_index()``; any floating type. (default: ``None``)
         dropout (float): Probability to drop an attention weight; pass 0 when not
@@ -115,6 +115,7 @@ def attention_pool(
     """
     inputs = AttentionInputs(query, key, value, layout, bias, dropout)
     inputs.validate()
+    inputs.tokens()
     tokens, weights = choose_backend(backend, inputs).attention_pool(inputs)
     return (tokens, weights) if return_weights else tokens
 

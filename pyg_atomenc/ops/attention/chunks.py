@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -125,15 +125,18 @@ class RowWriter:
         self._index: list[Tensor] = []
         self._rows: list[Tensor] = []
 
-    def write(self, index: Tensor, rows: Tensor) -> None:
+    def write(self, index: Union[Tensor, slice], rows: Tensor) -> None:
         """Put ``rows`` where ``index`` says; both may have more leading dimensions."""
-        index = index.flatten()
         rows = rows.reshape(-1, *self._out.shape[1:]).to(self._out.dtype)
-        if self._joins:
-            self._index.append(index)
-            self._rows.append(rows)
-        else:
+        if isinstance(index, Tensor):
+            index = index.flatten()
+        if not self._joins:
             self._out[index] = rows
+            return
+        if isinstance(index, slice):
+            index = torch.arange(index.start, index.stop, device=rows.device)
+        self._index.append(index)
+        self._rows.append(rows)
 
     def result(self) -> Tensor:
         """The whole tensor, zeros where nothing was written."""

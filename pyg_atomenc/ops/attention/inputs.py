@@ -1,7 +1,7 @@
 """The arguments of an attention, checked once before any backend sees them."""
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.layout import TokenLayout
+from pyg_atomenc.ops.attention.window_layout import WindowLayout
+
+Layout = Union[TokenLayout, WindowLayout]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +22,7 @@ class AttentionInputs:
         query (Tensor): ``[N, H, d]``, any floating type.
         key (Tensor): ``[N, H, d]``, of the query's type and device.
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
-        layout (TokenLayout): Which atoms attend to which.
+        layout (TokenLayout or WindowLayout): Which atoms attend to which.
         bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
             ``layout.to_edge_index()``.
         dropout (float): Probability to drop an attention weight.
@@ -28,9 +31,17 @@ class AttentionInputs:
     query: Tensor
     key: Tensor
     value: Tensor
-    layout: TokenLayout
+    layout: Layout
     bias: Optional[Tensor] = None
     dropout: float = 0.0
+
+    def tokens(self) -> TokenLayout:
+        """The layout, where only one of tokens will do.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        return check_tokens(self.layout)
 
     def validate(self) -> None:
         """Check shapes, types and devices.
@@ -116,7 +127,7 @@ class EncodeInputs:
         Raises:
             ValueError: If the arguments do not fit each other.
         """
-        check_layout(self.layout)
+        check_tokens(self.layout)
         check_dropout(self.dropout)
         _check_float("x", self.x)
         parts = {"weights": (self.weights, 3), "biases": (self.biases or (), 2)}
@@ -165,7 +176,7 @@ class EncodeInputs:
         return AttentionInputs(query, key, value, self.layout, self.bias, self.dropout)
 
 
-def check_bias(bias: Optional[Tensor], layout: TokenLayout, heads: int) -> None:
+def check_bias(bias: Optional[Tensor], layout: Layout, heads: int) -> None:
     """Raise a ValueError unless the bias has one row an edge, one column a head."""
     if bias is None:
         return
@@ -185,15 +196,27 @@ def check_bias(bias: Optional[Tensor], layout: TokenLayout, heads: int) -> None:
 
 
 def check_layout(layout: object) -> None:
-    """Raise a ValueError unless ``layout`` is a :class:`TokenLayout`."""
-    if not isinstance(layout, TokenLayout):
+    """Raise a ValueError unless ``layout`` is a layout."""
+    if not isinstance(layout, (TokenLayout, WindowLayout)):
         raise AtomEncodingError(
             f"'layout' is of type {type(layout).__name__}: pass "
-            f"TokenLayout.from_index(atom_to_token, num_tokens)."
+            f"TokenLayout.from_index(atom_to_token, num_tokens), or "
+            f"WindowLayout.from_batch(batch)."
         )
 
 
-def check_device(name: str, tensor: Tensor, layout: TokenLayout) -> None:
+def check_tokens(layout: object) -> TokenLayout:
+    """The layout, or a ValueError unless it is a :class:`TokenLayout`."""
+    if not isinstance(layout, TokenLayout):
+        raise AtomEncodingError(
+            f"'layout' is of type {type(layout).__name__}: pass "
+            f"TokenLayout.from_index(atom_to_token, num_tokens), which has tokens to "
+            f"pool atoms into."
+        )
+    return layout
+
+
+def check_device(name: str, tensor: Tensor, layout: Layout) -> None:
     """Raise a ValueError unless ``tensor`` lies where ``layout`` does."""
     if tensor.device != layout.device:
         raise AtomEncodingError(

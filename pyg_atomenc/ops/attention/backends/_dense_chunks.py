@@ -113,14 +113,30 @@ class PairBias:
         """The logits ``[G, H, rows, n]`` with their bias."""
         if self.bias is None:
             return logits
-        read, _ = chunk.pair_rows(self.ptr, rows)
-        return logits + take(self.bias, read).movedim(-1, 1).to(logits.dtype)
+        stretch = self._stretch(chunk, rows)
+        if stretch is not None:
+            bias = self.bias[stretch].view(1, *logits.shape[2:], -1)
+        else:
+            bias = take(self.bias, chunk.pair_rows(self.ptr, rows)[0])
+        return logits.add_(bias.movedim(-1, 1))
 
     def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
         """Keep the gradient of some logits, if anybody wants it."""
-        if self.gradient is not None:
+        if self.gradient is None:
+            return
+        stretch = self._stretch(chunk, rows)
+        if stretch is not None:
+            self.gradient.write(stretch, grad.movedim(1, -1))
+        else:
             _, write = chunk.pair_rows(self.ptr, rows)
             self.gradient.write(write, grad.movedim(1, -1))
+
+    def _stretch(self, chunk: Chunk, rows: slice) -> Optional[slice]:
+        """The edges of a chunk's only token stand in one stretch, without an index."""
+        if chunk.tokens.numel() != 1 or self.ptr.device.type != "cpu":
+            return None
+        first = int(self.ptr[chunk.tokens])
+        return slice(first + rows.start * chunk.size, first + rows.stop * chunk.size)
 
     def result(self) -> Optional[Tensor]:
         """The gradient ``[E, H]``."""

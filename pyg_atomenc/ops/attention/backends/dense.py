@@ -11,9 +11,11 @@ from torch import Tensor
 
 from pyg_atomenc.ops.attention.backends._dense_encode import encode
 from pyg_atomenc.ops.attention.backends._dense_ops import attend, pool
+from pyg_atomenc.ops.attention.backends._dense_windows import attend_windows
 from pyg_atomenc.ops.attention.backends.base import Backend
 from pyg_atomenc.ops.attention.custom_ops import Setting
 from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.ops.attention.window_layout import WindowLayout
 
 
 class DenseBackend(Backend):
@@ -35,13 +37,15 @@ class DenseBackend(Backend):
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
+        if isinstance(inputs.layout, WindowLayout):
+            return attend_windows(inputs, inputs.layout).to(inputs.value.dtype)
         setting = Setting.from_layout(inputs.layout, inputs.dropout)
         (out,) = attend(inputs.query, inputs.key, inputs.value, inputs.bias, setting)
         return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
-        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        setting = Setting.from_layout(inputs.tokens(), inputs.dropout)
         tokens, weights = pool(
             inputs.query, inputs.key, inputs.value, inputs.bias, setting
         )

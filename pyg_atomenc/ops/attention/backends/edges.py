@@ -149,7 +149,7 @@ class EdgesBackend(Backend):
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
-        layout = inputs.layout
+        layout = inputs.tokens()
         out, alpha, edge_index = self._attend(inputs)
         shape = (layout.num_tokens, *out.shape[1:])
         tokens = global_mean_pool(
