@@ -137,17 +137,20 @@ def pyg_edges(problem):
     """Edge list, PyG's scatter softmax and scatter, as one writes them by hand."""
     require(4 * problem.pairs * H * D, "edges")
     source, target = TokenLayout.from_index(problem.index).to_edge_index()
+    extra = []
+    if problem.bias is not None:
+        heads = torch.eye(H, device=problem.x.device, dtype=problem.x.dtype)
+        extra = [problem.bias, heads.requires_grad_()]
 
     def run():
         q, k, v = problem.heads()
         logits = (q[target] * k[source]).sum(-1) / D**0.5
         if problem.bias is not None:
-            logits = logits + problem.bias
+            logits = logits + F.linear(problem.bias, heads)
         alpha = softmax(logits, target, num_nodes=len(q))
         out = scatter(alpha.unsqueeze(-1) * v[source], target, 0, len(q), "sum")
         return problem.mean(out.flatten(1))
 
-    extra = [] if problem.bias is None else [problem.bias]
     return run, [*problem.leaves, *extra]
 
 
