@@ -5,7 +5,7 @@ from typing import Literal, Optional, Union, overload
 from torch import Tensor
 
 from pyg_atomenc.ops.attention.dispatch import choose_backend
-from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs, Layout
+from pyg_atomenc.ops.attention.inputs import AttentionInputs, Bias, EncodeInputs, Layout
 from pyg_atomenc.ops.attention.layout import TokenLayout
 
 
@@ -14,7 +14,7 @@ def attention(
     key: Tensor,
     value: Tensor,
     layout: Layout,
-    bias: Optional[Tensor] = None,
+    bias: Optional[Bias] = None,
     *,
     dropout: float = 0.0,
     backend: str = "auto",
@@ -29,8 +29,10 @@ def attention(
         key (Tensor): ``[N, H, d]``, of the same type.
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
         layout (TokenLayout or WindowLayout): Which atoms attend to which.
-        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
-            ``layout.to_edge_index()``; any floating type. (default: ``None``)
+        bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
+            an edge of ``layout.to_edge_index()``; any floating type. Of windows it may
+            be sorted once for many calls, see
+            :class:`~pyg_atomenc.ops.attention.WindowBias`. (default: ``None``)
         dropout (float): Probability to drop an attention weight; pass 0 when not
             training. (default: ``0.0``)
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.layout import TokenLayout
+from pyg_atomenc.ops.attention.window_bias import WindowBias
 from pyg_atomenc.ops.attention.window_layout import WindowLayout
 
 Layout = Union[TokenLayout, WindowLayout]
+Bias = Union[Tensor, WindowBias]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +25,8 @@ class AttentionInputs:
         key (Tensor): ``[N, H, d]``, of the query's type and device.
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
         layout (TokenLayout or WindowLayout): Which atoms attend to which.
-        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
-            ``layout.to_edge_index()``.
+        bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
+            an edge of ``layout.to_edge_index()``.
         dropout (float): Probability to drop an attention weight.
     """
 
@@ -32,8 +34,15 @@ class AttentionInputs:
     key: Tensor
     value: Tensor
     layout: Layout
-    bias: Optional[Tensor] = None
+    bias: Optional[Bias] = None
     dropout: float = 0.0
+
+    def edge_bias(self) -> Optional[Tensor]:
+        """The bias with one row an edge."""
+        if isinstance(self.bias, WindowBias):
+            assert isinstance(self.layout, WindowLayout)  # as `validate` checked
+            return self.bias.to_edges(self.layout)
+        return self.bias
 
     def tokens(self) -> TokenLayout:
         """The layout, where only one of tokens will do.
@@ -52,7 +61,9 @@ class AttentionInputs:
         """
         check_layout(self.layout)
         tensors = {"query": self.query, "key": self.key, "value": self.value}
-        if self.bias is not None:
+        if isinstance(self.bias, WindowBias):
+            tensors["bias"] = self.bias.values
+        elif self.bias is not None:
             tensors["bias"] = self.bias
         for name, tensor in tensors.items():
             _check_float(name, tensor)
@@ -95,7 +106,9 @@ class AttentionInputs:
     def _shapes(self) -> str:
         found = f"query {list(self.query.shape)}, key {list(self.key.shape)}, "
         found += f"value {list(self.value.shape)}"
-        if self.bias is not None:
+        if isinstance(self.bias, WindowBias):
+            found += f", bias {self.bias}"
+        elif self.bias is not None:
             found += f", bias {list(self.bias.shape)}"
         return found
 
@@ -176,9 +189,12 @@ class EncodeInputs:
         return AttentionInputs(query, key, value, self.layout, self.bias, self.dropout)
 
 
-def check_bias(bias: Optional[Tensor], layout: Layout, heads: int) -> None:
+def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
     """Raise a ValueError unless the bias has one row an edge, one column a head."""
     if bias is None:
+        return
+    if isinstance(bias, WindowBias):
+        _check_window_bias(bias, layout, heads)
         return
     _check_float("bias", bias)
     pairs = layout.num_pairs
@@ -192,6 +208,22 @@ def check_bias(bias: Optional[Tensor], layout: Layout, heads: int) -> None:
             f"'bias' needs the shape [{expected}, {heads}], one row for every edge of "
             f"layout.to_edge_index() and one column for every head, found: "
             f"{list(bias.shape)}."
+        )
+
+
+def _check_window_bias(bias: WindowBias, layout: Layout, heads: int) -> None:
+    _check_float("bias", bias.values)
+    found = list(bias.values.shape)
+    if not isinstance(layout, WindowLayout):
+        raise AtomEncodingError(
+            f"'bias' is {bias}, but 'layout' a {type(layout).__name__}: pass a tensor "
+            f"with one row for every edge of layout.to_edge_index()."
+        )
+    expected = [layout.num_windows, heads, layout.queries, layout.keys]
+    if found != expected:
+        raise AtomEncodingError(
+            f"'bias' holds {found}, but the layout and the heads need {expected}: make "
+            f"it with WindowBias.from_edges(bias, layout) of this batch."
         )
 
 

@@ -62,7 +62,8 @@ class WindowLayout:
             batch_or_ptr (Batch, Data or Tensor): A PyG batch or graph; or the graph of
                 every atom ``[N]``, sorted; or the graphs' pointers ``[G + 1]``. A
                 vector that starts at 0 and never rises by more than 1 is taken for
-                graph ids, any other for pointers.
+                graph ids, any other for pointers; where graphs may be empty, or all
+                have one atom, say which with :meth:`from_ptr`.
             queries (int): Queries of a window ``W``, even. (default: ``32``)
             keys (int): Keys of a window ``H``, an even multiple of ``W / 2`` and at
                 least ``W``. (default: ``128``)
@@ -76,8 +77,32 @@ class WindowLayout:
         Raises:
             ValueError: If the graphs are not in order, or the sizes break the rules.
         """
-        _check_sizes(queries, keys)
-        ptr = _to_ptr(batch_or_ptr)
+        return WindowLayout.from_ptr(
+            _to_ptr(batch_or_ptr), queries, keys, shifted=shifted
+        )
+
+    @staticmethod
+    def from_ptr(
+        ptr: Tensor, queries: int = 32, keys: int = 128, *, shifted: bool = False
+    ) -> "WindowLayout":
+        """Cut every graph into windows, as :meth:`from_batch` does.
+
+        Args:
+            ptr (Tensor): The atoms of graph ``g`` are ``ptr[g]`` to ``ptr[g + 1] - 1``;
+                ``[G + 1]``, integers.
+            queries (int): Queries of a window. (default: ``32``)
+            keys (int): Keys of a window. (default: ``128``)
+            shifted (bool): Shift windows of keys back into their graph.
+                (default: ``False``)
+
+        Raises:
+            ValueError: If the pointers do not start at 0 or fall, or the sizes break
+                the rules.
+        """
+        check_window_sizes(queries, keys)
+        ptr = _check_rising("ptr", ptr)
+        if ptr.numel() == 0:
+            ptr = ptr.new_zeros(1)
         sizes = ptr.diff().cpu()
         counts = (sizes + queries - 1) // queries
         graph = torch.arange(len(sizes)).repeat_interleave(counts)
@@ -132,20 +157,21 @@ class WindowLayout:
         pairs = (self.query_stop - self.query_start) * (self.key_stop - self.key_start)
         return torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
 
-    def pair_index(self) -> tuple[Tensor, Tensor]:
+    def pair_index(self, windows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edge of every place of the windows ``[K, W, H]``, and which are edges.
 
         Places that are no edge hold one that is.
+
+        Args:
+            windows (slice): For which of the windows. (default: all)
         """
-        _, query = self.query_index()
-        _, key = self.key_index()
         row = torch.arange(self.queries, device=self.device).view(1, -1, 1)
         column = torch.arange(self.keys, device=self.device).view(1, 1, -1)
-        rows = (self.query_stop - self.query_start).view(-1, 1, 1)
-        columns = (self.key_stop - self.key_start).view(-1, 1, 1)
+        rows = (self.query_stop - self.query_start)[windows].view(-1, 1, 1)
+        columns = (self.key_stop - self.key_start)[windows].view(-1, 1, 1)
         place = row.minimum(rows - 1) * columns + column.minimum(columns - 1)
-        edge = self.pair_ptr()[:-1].view(-1, 1, 1) + place
-        return edge, query.unsqueeze(2) & key.unsqueeze(1)
+        edge = self.pair_ptr()[:-1][windows].view(-1, 1, 1) + place
+        return edge, (row < rows) & (column < columns)
 
     def to_edge_index(self) -> Tensor:
         """The edges from keys to queries.
@@ -216,7 +242,8 @@ def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return place.minimum(stop - 1), place < stop
 
 
-def _check_sizes(queries: Any, keys: Any) -> None:
+def check_window_sizes(queries: Any, keys: Any) -> None:
+    """Raise a ValueError unless the sizes of windows keep the rules."""
     for name, size in (("queries", queries), ("keys", keys)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise AtomEncodingError(f"'{name}' is {size!r}: pass a positive int.")
@@ -243,22 +270,29 @@ def _to_ptr(given: Any) -> Tensor:
                 f"the graph of every atom, or the graphs' pointers."
             )
         return torch.tensor([0, num_nodes])
-    if given.dim() != 1 or given.dtype.is_floating_point or given.dtype == torch.bool:
-        raise AtomEncodingError(
-            f"'batch_or_ptr' is {given.dtype} of shape {list(given.shape)}: pass a "
-            f"vector of integers."
-        )
-    given = given.long()
-    steps = given.diff()
+    given = _check_rising("batch_or_ptr", given)
     if given.numel() == 0:
         return given.new_zeros(1)
-    if int(given[0]) != 0 or (steps.numel() and int(steps.min()) < 0):
-        raise AtomEncodingError(
-            f"'batch_or_ptr' goes from {int(given[0])} with steps of "
-            f"{int(steps.min()) if steps.numel() else 0} and more: it must start at 0 "
-            f"and never fall; sort the atoms by graph."
-        )
-    if steps.numel() and int(steps.max()) > 1:
+    if given.numel() > 1 and int(given.diff().max()) > 1:
         return given
     counts = given.bincount()
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _check_rising(name: str, given: Tensor) -> Tensor:
+    if given.dim() != 1 or given.dtype.is_floating_point or given.dtype == torch.bool:
+        raise AtomEncodingError(
+            f"'{name}' is {given.dtype} of shape {list(given.shape)}: pass a vector of "
+            f"integers."
+        )
+    given = given.long()
+    steps = given.diff()
+    if (given.numel() and int(given[0]) != 0) or (
+        steps.numel() and int(steps.min()) < 0
+    ):
+        raise AtomEncodingError(
+            f"'{name}' goes from {int(given[0])} with steps of "
+            f"{int(steps.min()) if steps.numel() else 0} and more: it must start at 0 "
+            f"and never fall; sort the atoms by graph."
+        )
+    return given

@@ -109,3 +109,14 @@ def test_moves_pickles_and_flattens():
 def test_bad_input(batch, sizes, message):
     with pytest.raises(ValueError, match=message):
         WindowLayout.from_batch(batch, **sizes)
+
+
+def test_pointers_say_what_a_vector_leaves_open():
+    # As graph ids these are two graphs of one atom, as pointers one.
+    given = torch.tensor([0, 1])
+    assert WindowLayout.from_batch(given).num_atoms == 2
+    assert WindowLayout.from_ptr(given).num_atoms == 1
+    layout = WindowLayout.from_ptr(torch.tensor([0, 0, 2, 2, 5]), 2, 4)
+    assert layout.num_atoms == 5 and layout.ptr.numel() == 5
+    with pytest.raises(ValueError, match="'ptr' goes from 1"):
+        WindowLayout.from_ptr(torch.tensor([1, 2]))

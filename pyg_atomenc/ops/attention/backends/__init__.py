@@ -2,6 +2,10 @@
 
 from pyg_atomenc.ops.attention.backends.base import Backend
 from pyg_atomenc.ops.attention.backends.dense import DenseBackend
-from pyg_atomenc.ops.attention.backends.edges import EdgeAttention, EdgesBackend
+from pyg_atomenc.ops.attention.backends.edges import (
+    EdgeAttention,
+    EdgesBackend,
+    attend_edges,
+)
 
-__all__ = ["Backend", "DenseBackend", "EdgeAttention", "EdgesBackend"]
+__all__ = ["Backend", "DenseBackend", "EdgeAttention", "EdgesBackend", "attend_edges"]

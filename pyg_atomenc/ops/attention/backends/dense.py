@@ -40,14 +40,15 @@ class DenseBackend(Backend):
         if isinstance(inputs.layout, WindowLayout):
             return attend_windows(inputs, inputs.layout).to(inputs.value.dtype)
         setting = Setting.from_layout(inputs.layout, inputs.dropout)
-        (out,) = attend(inputs.query, inputs.key, inputs.value, inputs.bias, setting)
+        bias = inputs.edge_bias()
+        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, setting)
         return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
         setting = Setting.from_layout(inputs.tokens(), inputs.dropout)
         tokens, weights = pool(
-            inputs.query, inputs.key, inputs.value, inputs.bias, setting
+            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), setting
         )
         return tokens, weights
 

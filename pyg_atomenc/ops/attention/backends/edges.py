@@ -121,6 +121,23 @@ class _LayoutMessages(EdgeAttention):
 _MESSAGES = _LayoutMessages()
 
 
+def attend_edges(
+    edge_index: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Optional[Tensor] = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention outputs ``[N, H, D]`` over any edge list, in the type of ``value``.
+
+    The edges ``[2, E]`` go from keys to queries; a node without any gets zeros.
+    """
+    size = (key.size(0), query.size(0))
+    out, _ = _MESSAGES.attend(edge_index, query, key, value, bias, size, dropout)
+    return out.to(value.dtype)
+
+
 class EdgesBackend(Backend):
     """PyG message passing over the edge list, pooled by ``global_mean_pool``."""
 
@@ -169,7 +186,7 @@ class EdgesBackend(Backend):
             inputs.query,
             inputs.key,
             inputs.value,
-            inputs.bias,
+            inputs.edge_bias(),
             (num_atoms, num_atoms),
             inputs.dropout,
         )
