@@ -1,7 +1,23 @@
 """Layers with parameters, and the graph of tokens."""
 
 from pyg_atomenc.nn.atom_attention_encoder import AtomAttentionEncoder
+from pyg_atomenc.nn.atom_transformer import AtomTransformer
+from pyg_atomenc.nn.boltz import (
+    BoltzAtomDecoder,
+    BoltzAtomEncoder,
+    BoltzConditioning,
+    BoltzConfig,
+)
 from pyg_atomenc.nn.token_attention_conv import TokenAttentionConv
 from pyg_atomenc.nn.token_graph import token_graph
 
-__all__ = ["AtomAttentionEncoder", "TokenAttentionConv", "token_graph"]
+__all__ = [
+    "AtomAttentionEncoder",
+    "AtomTransformer",
+    "BoltzAtomDecoder",
+    "BoltzAtomEncoder",
+    "BoltzConditioning",
+    "BoltzConfig",
+    "TokenAttentionConv",
+    "token_graph",
+]

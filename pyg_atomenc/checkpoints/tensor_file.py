@@ -1,0 +1,140 @@
+"""Reading tensors from checkpoints without running what else is in them."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+
+
+class _Inert:
+    """Stands for an object of any class of the file; takes all, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
+        return _Inert()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    def add(self, value: Any) -> None:
+        pass
+
+
+def _rebuild_tensor(*args: Any) -> Any:
+    return torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
+
+
+def _rebuild_parameter(data: Any, *rest: Any) -> Any:
+    return data
+
+
+_ADMITTED = {
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Rebuilds tensors and plain containers; every other class becomes inert."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _ADMITTED.get((module, name), _Inert)
+
+
+# `torch.load` takes a module to unpickle with, of which it uses these.
+_PICKLE = SimpleNamespace(
+    __name__="pyg_atomenc.checkpoints.tensor_file", Unpickler=_TensorUnpickler
+)
+
+
+def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name.
+
+    Args:
+        source (str, Path or dict): A file of safetensors; a file of ``torch.save``, for
+            example a Lightning checkpoint; or what is in one.
+
+    Returns:
+        dict: Its ``state_dict``, or itself where it has none; on the CPU. Nothing of a
+        file but torch's tensors and plain containers is built: objects of all other
+        classes, as the hyper-parameters of a Lightning checkpoint may hold, become
+        inert placeholders, and no function of the file is called.
+
+    Raises:
+        ValueError: If the file cannot be read or holds no tensors.
+    """
+    content = source if isinstance(source, Mapping) else _read(Path(source))
+    inner = content.get("state_dict")
+    if isinstance(inner, Mapping):
+        content = inner
+    tensors = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        where = "'path_or_state_dict'" if isinstance(source, Mapping) else str(source)
+        raise AtomEncodingError(
+            f"{where} holds no tensors by name: pass a checkpoint or its state_dict."
+        )
+    return tensors
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FileFormatError(f"{path}: there is no such file; pass a checkpoint.")
+    if path.suffix == ".safetensors":
+        safetensors = require_package("safetensors.torch", "reading .safetensors")
+        try:
+            return safetensors.load_file(path)
+        except Exception as error:
+            raise FileFormatError(
+                f"{path}: not readable as safetensors, it may be cut short ({error}); "
+                f"fetch it anew."
+            ) from error
+    if not zipfile.is_zipfile(path):
+        raise FileFormatError(
+            f"{path}: neither a file of torch.save in its zip format nor .safetensors, "
+            f"or cut short; fetch it anew, or save it with a newer torch."
+        )
+    try:
+        content = torch.load(
+            str(path),
+            map_location="cpu",
+            pickle_module=_PICKLE,
+            weights_only=False,
+            mmap=True,
+        )
+    except Exception as error:
+        raise FileFormatError(
+            f"{path}: not readable as a file of torch.save ({error}); fetch it anew."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise FileFormatError(
+            f"{path}: holds a {type(content).__name__}, not tensors by name; pass a "
+            f"checkpoint or a saved state_dict."
+        )
+    return content

@@ -1,0 +1,348 @@
+"""`AtomTransformer`: conditioned attention with a pair bias, over any layout."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as run_again
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.nn.adaptive_layer_norm import (
+    AdaptiveLayerNorm,
+    gate_linear,
+    modulate,
+    reset_gate,
+)
+from pyg_atomenc.nn.conditioned_transition import ConditionedTransition
+from pyg_atomenc.nn.pair_bias import PairBias, WindowPairs
+from pyg_atomenc.nn.pair_bias_attention import PairBiasAttention
+from pyg_atomenc.nn.projections import check_sizes
+from pyg_atomenc.ops.attention.inputs import Bias, Layout, check_layout
+
+
+class Modulation(NamedTuple):
+    """What a layer makes of the condition; each ``[N, C]``."""
+
+    scale: Tensor
+    shift: Tensor
+    gate: Tensor
+    transition_scale: Tensor
+    transition_shift: Tensor
+    transition_gate: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TransformerConditioning:
+    """All that does not change from step to step; of ``AtomTransformer.condition``.
+
+    Attributes:
+        layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which.
+        modulations (list): One :class:`Modulation` a layer.
+        biases (list): One bias on the logits a layer, ``None`` without pairs.
+    """
+
+    layout: Union[Layout, Tensor]
+    modulations: list[Modulation]
+    biases: list[Optional[Bias]]
+
+
+class AtomTransformerLayer(torch.nn.Module):
+    """Conditioned attention and transition, each with its residual.
+
+    Algorithm 23 of AlphaFold 3's supplement
+    (https://doi.org/10.1038/s41586-024-07487-w), one after the other as Boltz has it.
+
+    Args:
+        channels (int): Channels ``C`` of the atoms.
+        cond_channels (int): Channels ``S`` of the condition.
+        heads (int): Number of heads. (default: ``4``)
+        expansion (int): Inner channels of the transition as a multiple of ``C``.
+            (default: ``2``)
+        post_norm (bool): End with a LayerNorm. (default: ``False``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        cond_channels: int,
+        heads: int = 4,
+        expansion: int = 2,
+        post_norm: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.norm = AdaptiveLayerNorm(channels, cond_channels)
+        self.attention = PairBiasAttention(channels, heads, backend)
+        self.lin_cond = gate_linear(cond_channels, channels)
+        self.transition = ConditionedTransition(channels, cond_channels, expansion)
+        self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        self.norm.reset_parameters()
+        self.attention.reset_parameters()
+        reset_gate(self.lin_cond)
+        self.transition.reset_parameters()
+        if self.post_norm is not None:
+            self.post_norm.reset_parameters()
+
+    def modulation(self, cond: Tensor) -> Modulation:
+        """What the layer makes of the condition ``[N, S]``."""
+        gate = self.lin_cond(cond).sigmoid()
+        return Modulation(
+            *self.norm.modulation(cond), gate, *self.transition.modulation(cond)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Union[Layout, Tensor],
+        modulation: Modulation,
+        bias: Optional[Bias],
+    ) -> Tensor:
+        """Attend and transform ``[N, C]`` or ``[M, N, C]``."""
+        scale, shift, gate, *transition = modulation
+        attended = self.attention(modulate(x, scale, shift), layout, bias)
+        x = torch.addcmul(x, gate, attended)
+        x = x + self.transition.transform(x, *transition)
+        if self.post_norm is not None:
+            x = self.post_norm(x)
+        return x
+
+
+class AtomTransformer(torch.nn.Module):
+    r"""A transformer whose atoms attend as a layout says, with a pair bias.
+
+    Each layer is
+
+    .. math::
+        x \leftarrow x + \sigma(W_c c) \odot \mathrm{Attention}(\mathrm{AdaLN}(x, c),
+        \beta), \qquad x \leftarrow x + \mathrm{Transition}(x, c)
+
+    with the condition :math:`c` of every atom and the bias :math:`\beta` of every pair:
+    Algorithms 7 and 23 to 26 of AlphaFold 3's supplement (`"Accurate structure
+    prediction of biomolecular interactions with AlphaFold 3"
+    <https://doi.org/10.1038/s41586-024-07487-w>`_), as Boltz computes them, with its
+    sequential residuals and three-factor transition. The layout may be windows, as
+    there, or tokens, or any edges.
+
+    What depends on the condition and the pairs alone can be computed once with
+    :meth:`condition` and serve many calls.
+
+    Args:
+        channels (int): Channels ``C`` of the atoms, a multiple of the heads.
+        heads (int): Number of heads ``H``. (default: ``4``)
+        depth (int): Number of layers. (default: ``3``)
+        cond_channels (int, optional): Channels ``S`` of the condition.
+            (default: ``channels``)
+        pair_channels (int, optional): Channels of the pairs; ``None`` for attention
+            without a bias. (default: ``None``)
+        expansion (int): Inner channels of the transitions as a multiple of ``C``.
+            (default: ``2``)
+        shared_pair_norm (bool): Whether the layers share the LayerNorm of the pairs.
+            (default: ``False``)
+        post_norm (bool): End every layer with a LayerNorm. (default: ``False``)
+        checkpoint (bool): In training, keep only the layers' inputs and compute the
+            rest again in the backward pass. (default: ``False``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+
+    Shapes:
+        - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share the
+          rest; condition ``[N, S]``; pairs ``[E, pair_channels]``, one row an edge of
+          ``layout.to_edge_index()``
+        - output: as the atoms
+
+    Raises:
+        ValueError: If a size is not positive, an option unknown, or inputs do not fit.
+
+    Example:
+        >>> from pyg_atomenc.ops.attention import WindowLayout
+        >>> layout = WindowLayout.from_batch(torch.tensor([0] * 40 + [1] * 7))
+        >>> transformer = AtomTransformer(64, pair_channels=16)
+        >>> cond, pair = torch.randn(47, 64), torch.randn(layout.num_pairs, 16)
+        >>> transformer(torch.randn(47, 64), layout, cond, pair).shape
+        torch.Size([47, 64])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 4,
+        depth: int = 3,
+        *,
+        cond_channels: Optional[int] = None,
+        pair_channels: Optional[int] = None,
+        expansion: int = 2,
+        shared_pair_norm: bool = False,
+        post_norm: bool = False,
+        checkpoint: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        cond_channels = channels if cond_channels is None else cond_channels
+        check_sizes(depth=depth)
+        self.channels = channels
+        self.cond_channels = cond_channels
+        self.heads = heads
+        self.checkpoint = checkpoint
+        self.pair_bias = (
+            None
+            if pair_channels is None
+            else PairBias(pair_channels, heads, depth, shared_pair_norm)
+        )
+        self.layers = torch.nn.ModuleList(
+            AtomTransformerLayer(
+                channels, cond_channels, heads, expansion, post_norm, backend
+            )
+            for _ in range(depth)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        if self.pair_bias is not None:
+            self.pair_bias.reset_parameters()
+        for layer in self._layers():
+            layer.reset_parameters()
+
+    def condition(
+        self,
+        layout: Union[Layout, Tensor],
+        cond: Tensor,
+        pair: Union[Tensor, WindowPairs, None] = None,
+    ) -> TransformerConditioning:
+        """Compute what depends on the condition and the pairs alone.
+
+        Args:
+            layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which; a
+                tensor is an edge list ``[2, E]``, (source, target) = (key, query).
+            cond (Tensor): The condition of every atom ``[N, S]``.
+            pair (Tensor, optional): The features of every edge ``[E, pair_channels]``.
+                (default: ``None``)
+
+        Returns:
+            TransformerConditioning: For any number of calls of :meth:`forward`, until
+            the weights change.
+        """
+        _check_cond(cond, self.cond_channels)
+        _check_layout(layout, cond)
+        if (pair is None) != (self.pair_bias is None):
+            raise AtomEncodingError(
+                "'pair' is missing: the transformer was made with pair_channels; pass "
+                "the features of every edge."
+                if pair is None
+                else "'pair' was passed, but the transformer has no weights for it: "
+                "make it with pair_channels set."
+            )
+        biases: list[Optional[Bias]] = [None] * len(self.layers)
+        if self.pair_bias is not None:
+            assert pair is not None
+            if isinstance(pair, Tensor):
+                _check_rows(pair, layout)
+            biases = list(self.pair_bias(pair))
+        modulations = [layer.modulation(cond) for layer in self._layers()]
+        return TransformerConditioning(layout, modulations, biases)
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Union[Layout, Tensor, TransformerConditioning],
+        cond: Optional[Tensor] = None,
+        pair: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Transform atoms; shapes are those of the class.
+
+        Args:
+            x (Tensor): Atoms.
+            layout (TokenLayout, WindowLayout, Tensor or TransformerConditioning): Which
+                atoms attend to which; or all of the rest, from :meth:`condition`.
+            cond (Tensor, optional): The condition; left out with a conditioning.
+            pair (Tensor, optional): The features of every edge.
+        """
+        if not isinstance(layout, TransformerConditioning):
+            if cond is None:
+                raise AtomEncodingError(
+                    "'cond' is missing: pass the condition of every atom, or a "
+                    "conditioning from condition(layout, cond, pair) alone."
+                )
+            layout = self.condition(layout, cond, pair)
+        elif cond is not None or pair is not None:
+            raise AtomEncodingError(
+                "'cond' and 'pair' are part of the conditioning: leave them out."
+            )
+        self._check_atoms(x, layout)
+        again = self.checkpoint and self.training and torch.is_grad_enabled()
+        rest = zip(layout.modulations, layout.biases, strict=True)
+        for layer, (modulation, bias) in zip(self.layers, rest, strict=True):
+            if again:
+                x = run_again(
+                    layer, x, layout.layout, modulation, bias, use_reentrant=False
+                )
+            else:
+                x = layer(x, layout.layout, modulation, bias)
+        return x
+
+    def _layers(self) -> list[AtomTransformerLayer]:
+        return [
+            layer for layer in self.layers if isinstance(layer, AtomTransformerLayer)
+        ]
+
+    def _check_atoms(self, x: Tensor, conditioning: TransformerConditioning) -> None:
+        count = conditioning.modulations[0].scale.size(-2)
+        if x.dim() not in (2, 3) or x.shape[-2:] != (count, self.channels):
+            raise AtomEncodingError(
+                f"'x' needs the shape [{count}, {self.channels}], or [samples, "
+                f"{count}, {self.channels}], found: {list(x.shape)}."
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.channels}, heads={self.heads}, "
+            f"depth={len(self.layers)})"
+        )
+
+
+def _check_cond(cond: Tensor, channels: int) -> None:
+    if not isinstance(cond, Tensor) or cond.dim() != 2 or cond.size(1) != channels:
+        found = list(cond.shape) if isinstance(cond, Tensor) else type(cond).__name__
+        raise AtomEncodingError(
+            f"'cond' needs the shape [num_atoms, {channels}], found: {found}."
+        )
+
+
+def _check_layout(layout: Union[Layout, Tensor], cond: Tensor) -> None:
+    count = cond.size(0)
+    if isinstance(layout, Tensor):
+        if (
+            layout.dim() != 2
+            or layout.size(0) != 2
+            or layout.dtype not in (torch.int64, torch.int32)
+        ):
+            raise AtomEncodingError(
+                f"'layout' is a tensor {list(layout.shape)} of {layout.dtype}: pass a "
+                f"layout, or edges [2, num_edges] of integers."
+            )
+        if not torch.compiler.is_compiling() and layout.numel():
+            low, high = (int(end) for end in layout.aminmax())
+            if low < 0 or high >= count:
+                raise AtomEncodingError(
+                    f"'layout' has edges between atoms {low} to {high}, but 'cond' "
+                    f"has {count} rows: edges go from 0 to {count - 1}."
+                )
+        return
+    check_layout(layout)
+    if layout.num_atoms != count:
+        raise AtomEncodingError(
+            f"'cond' has {count} rows, but 'layout' was built for {layout.num_atoms} "
+            f"atoms: build the layout from this batch."
+        )
+
+
+def _check_rows(pair: Tensor, layout: Union[Layout, Tensor]) -> None:
+    edges = layout.size(1) if isinstance(layout, Tensor) else layout.num_pairs
+    if edges is not None and pair.size(0) != edges:
+        raise AtomEncodingError(
+            f"'pair' has {pair.size(0)} rows for {edges} edges: give it one row for "
+            f"every edge of layout.to_edge_index()."
+        )

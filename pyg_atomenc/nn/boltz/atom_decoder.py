@@ -1,0 +1,105 @@
+"""`BoltzAtomDecoder`: Boltz's atom attention decoder, from tokens back to atoms."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.nn.atom_transformer import AtomTransformer
+from pyg_atomenc.nn.boltz.atom_encoder import check_config
+from pyg_atomenc.nn.boltz.conditioning import BoltzConditioning, EncodedAtoms
+from pyg_atomenc.nn.boltz.config import BoltzConfig
+
+
+class BoltzAtomDecoder(torch.nn.Module):
+    """The atom attention decoder of Boltz-1 and Boltz-2.
+
+    Token features are added to those of their atoms, which attend in the windows of the
+    encoder once more, and give an update of their coordinates: Algorithm 6 of AlphaFold
+    3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
+
+    Args:
+        config (BoltzConfig, optional): Sizes and options, of the diffusion form.
+            (default: ``BoltzConfig.boltz2()``)
+        checkpoint (bool): In training, compute the transformer's layers again in the
+            backward pass. (default: ``False``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+
+    Raises:
+        ValueError: If an option is unknown, or inputs do not fit the config.
+    """
+
+    def __init__(
+        self,
+        config: Optional[BoltzConfig] = None,
+        *,
+        checkpoint: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        config = check_config(config)
+        if not config.diffusion:
+            raise AtomEncodingError(
+                "'config' is of the trunk's form, which has no decoder: pass one with "
+                "diffusion=True."
+            )
+        self.config = config
+        channels = config.atom_channels
+        self.lin_token = torch.nn.Linear(config.out_channels, channels, bias=False)
+        self.transformer = AtomTransformer(
+            channels,
+            config.heads,
+            config.decoder_depth,
+            pair_channels=config.pair_channels,
+            post_norm=config.post_norm,
+            checkpoint=checkpoint,
+            backend=backend,
+        )
+        self.norm_out = None if config.post_norm else torch.nn.LayerNorm(channels)
+        self.lin_out = torch.nn.Linear(channels, 3, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; what Boltz starts at zero starts at zero."""
+        self.transformer.reset_parameters()
+        torch.nn.init.zeros_(self.lin_token.weight)
+        torch.nn.init.zeros_(self.lin_out.weight)
+        if self.norm_out is not None:
+            self.norm_out.reset_parameters()
+
+    def forward(
+        self, a: Tensor, encoded: EncodedAtoms, conditioning: BoltzConditioning
+    ) -> Tensor:
+        """Decode tokens.
+
+        Args:
+            a (Tensor): Token features ``[T, 2 * token_channels]``, or ``[M, T, ...]``
+                for ``M`` samples.
+            encoded (EncodedAtoms): What the encoder gave.
+            conditioning (BoltzConditioning): What the encoder was given.
+
+        Returns:
+            Tensor: The coordinates' updates ``[N, 3]``, or ``[M, N, 3]``, in the units
+            of the noisy coordinates.
+
+        Raises:
+            ValueError: If the shapes do not fit.
+        """
+        layout = conditioning.layout
+        expected = (layout.num_tokens, self.config.out_channels)
+        lead = encoded.atoms.shape[:-2]
+        if a.shape not in ((*lead, *expected), expected):
+            raise AtomEncodingError(
+                f"'a' needs the shape {[*lead, *expected]}, found: {list(a.shape)}."
+            )
+        with torch.autocast(a.device.type, enabled=False):
+            tokens = self.lin_token(a.to(self.lin_token.weight.dtype))
+        x = encoded.atoms + tokens.index_select(-2, layout.atom_to_token)
+        x = self.transformer(x, conditioning.prepare(self.transformer))
+        if self.norm_out is not None:
+            x = self.norm_out(x)
+        return self.lin_out(x)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config})"

@@ -1,0 +1,153 @@
+"""`BoltzConfig`: the sizes and options by which the Boltz versions differ."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.nn.projections import check_sizes
+from pyg_atomenc.ops.attention.window_layout import check_window_sizes
+
+Part = Literal["trunk", "diffusion"]
+
+ELEMENTS = 128
+NAME_CHARACTERS = 64
+NAME_LENGTH = 4
+BACKBONE_ATOMS = 17
+RESIDUE_TYPES = 33
+MOLECULE_TYPES = 4
+
+
+@dataclass(frozen=True)
+class BoltzConfig:
+    """Sizes and options of :class:`BoltzAtomEncoder` and :class:`BoltzAtomDecoder`.
+
+    :meth:`boltz1` and :meth:`boltz2` give those of the two versions (`Boltz-1
+    <https://doi.org/10.1101/2024.11.19.624167>`_, `Boltz-2
+    <https://doi.org/10.1101/2025.06.14.659707>`_).
+
+    Args:
+        diffusion (bool): The form inside the diffusion model, which takes trunk
+            features and noisy coordinates; else the one that embeds the trunk's inputs.
+        feature_bias (bool): Whether the embedding of the atom features has a bias.
+        mask_feature (bool): Whether it has a feature that is 1 for every atom.
+        position_channels (int): Input channels of the noisy coordinates; those past the
+            third are always zero.
+        shared_pair_norm (bool): Whether the encoder's layers share the LayerNorm of the
+            pairs.
+        atom_names (bool): Whether the characters of the atoms' names are features.
+        backbone (bool): Whether the kind of a backbone atom is one.
+        residue (bool): Whether those of the residue are.
+        post_norm (bool): Whether layers end with a LayerNorm.
+        atom_channels (int): Channels of an atom, ``atom_s``.
+        pair_channels (int): Channels of a pair of atoms, ``atom_z``.
+        token_channels (int): Channels of a token in the trunk, ``token_s``.
+        token_pair_channels (int): Channels of a pair of tokens, ``token_z``.
+        queries (int): Queries of a window ``W``.
+        keys (int): Keys of a window ``H``.
+        heads (int): Number of heads.
+        encoder_depth (int): Layers of the encoder.
+        decoder_depth (int): Layers of the decoder.
+
+    Raises:
+        ValueError: If a size is not positive, or the windows break their rules.
+    """
+
+    diffusion: bool
+    feature_bias: bool
+    mask_feature: bool
+    position_channels: int
+    shared_pair_norm: bool
+    atom_names: bool = True
+    backbone: bool = False
+    residue: bool = False
+    post_norm: bool = False
+    atom_channels: int = 128
+    pair_channels: int = 16
+    token_channels: int = 384
+    token_pair_channels: int = 128
+    queries: int = 32
+    keys: int = 128
+    heads: int = 4
+    encoder_depth: int = 3
+    decoder_depth: int = 3
+
+    def __post_init__(self) -> None:
+        names = "atom_channels pair_channels token_channels token_pair_channels heads"
+        sizes = {name: getattr(self, name) for name in names.split()}
+        sizes |= {n: getattr(self, n) for n in ("encoder_depth", "decoder_depth")}
+        check_sizes(**sizes, position_channels=self.position_channels)
+        check_window_sizes(self.queries, self.keys)
+        if self.atom_channels % self.heads:
+            raise AtomEncodingError(
+                f"'atom_channels' is {self.atom_channels} for {self.heads} heads: pass "
+                f"a multiple of the heads."
+            )
+        if self.position_channels < 3:
+            raise AtomEncodingError(
+                f"'position_channels' is {self.position_channels}: coordinates have 3."
+            )
+
+    @staticmethod
+    def boltz1(part: Part = "diffusion", **options: Any) -> "BoltzConfig":
+        """Boltz-1.
+
+        Args:
+            part (str): ``"diffusion"`` or ``"trunk"``. (default: ``"diffusion"``)
+            **options: Other than the defaults of this class.
+        """
+        defaults: dict[str, Any] = {
+            "diffusion": _is_diffusion(part),
+            "feature_bias": False,
+            "mask_feature": True,
+            "position_channels": 10,
+            "shared_pair_norm": False,
+        }
+        return BoltzConfig(**(defaults | options))
+
+    @staticmethod
+    def boltz2(part: Part = "diffusion", **options: Any) -> "BoltzConfig":
+        """Boltz-2; arguments as for :meth:`boltz1`."""
+        diffusion = _is_diffusion(part)
+        defaults: dict[str, Any] = {
+            "diffusion": diffusion,
+            "feature_bias": True,
+            "mask_feature": False,
+            "position_channels": 3,
+            "shared_pair_norm": not diffusion,
+        }
+        return BoltzConfig(**(defaults | options))
+
+    @property
+    def version(self) -> int:
+        """Whose parameters these are: Boltz-1's embedding of atoms has no bias."""
+        return 2 if self.feature_bias else 1
+
+    @property
+    def features(self) -> dict[str, int]:
+        """The parts of an atom's features in their order, with their widths."""
+        widths = {"ref_pos": 3, "ref_charge": 1}
+        if self.mask_feature:
+            widths["mask"] = 1
+        widths["z"] = ELEMENTS
+        if self.atom_names:
+            widths["ref_atom_name_chars"] = NAME_LENGTH * NAME_CHARACTERS
+        if self.backbone:
+            widths["backbone"] = BACKBONE_ATOMS
+        if self.residue:
+            widths |= {
+                "token_res_type": RESIDUE_TYPES,
+                "token_modified": 1,
+                "token_mol_type": MOLECULE_TYPES,
+            }
+        return widths
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the encoded tokens."""
+        return self.token_channels * (2 if self.diffusion else 1)
+
+
+def _is_diffusion(part: Any) -> bool:
+    if part not in ("trunk", "diffusion"):
+        raise AtomEncodingError(f"'part' is {part!r}: pass 'trunk' or 'diffusion'.")
+    return part == "diffusion"

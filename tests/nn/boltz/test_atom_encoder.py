@@ -1,0 +1,387 @@
+"""Encoder and decoder equal those of the `boltz` package."""
+
+import pytest
+import torch
+from boltz_oracle import SIZES, Boltz1, Boltz2, Flat, fill, require_boltz
+from torch.nn import functional as F
+from torch_geometric.data import Data
+
+from pyg_atomenc.checkpoints import load_boltz, to_boltz_state_dict
+from pyg_atomenc.nn import (
+    BoltzAtomDecoder,
+    BoltzAtomEncoder,
+    BoltzConfig,
+    conditioned_transition,
+)
+from pyg_atomenc.nn.boltz import atom_encoder, atom_pairs
+from pyg_atomenc.ops.attention.backends import _dense_windows
+
+RAGGED = [1, 31, 33, 500, 2000]
+
+
+def close(found, expected):
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error.item() <= 2e-5
+
+
+def both(oracle, flat, *, decode=True):
+    """Tokens, atoms and updates of boltz, then ours; all flat."""
+    require_boltz()
+    diffusion = oracle.part == "diffusion"
+    encoder, decoder = load_boltz(oracle.state_dict(), oracle.part)
+    trunk = (flat.pad(flat.s, flat.counts.tolist()), flat.pad_pairs())
+    if diffusion:
+        r = flat.pad_samples(flat.r)
+        a, q = oracle.encode(flat.feats(), *trunk, r, flat.samples)
+    else:
+        a, q = oracle.encode(flat.feats())
+    theirs = [flat.flat_samples(a, tokens=True), flat.flat_samples(q)]
+    given = flat.trunk() if diffusion else {}
+    conditioning = encoder.condition(**flat.inputs, **given)
+    encoded = encoder(conditioning, flat.r if diffusion else None)
+    ours = list(encoded) if diffusion else [t.unsqueeze(0) for t in encoded]
+    if diffusion and decode:
+        padded = flat.pad_samples(flat.a, tokens=True)
+        theirs.append(flat.flat_samples(oracle.decode(padded, flat.samples)))
+        ours.append(decoder(flat.a, encoded, conditioning))
+    return theirs, ours, (encoder, decoder)
+
+
+@pytest.fixture(params=[Boltz1, Boltz2], ids=["boltz1", "boltz2"])
+def oracle(request):
+    require_boltz()
+    return request.param
+
+
+@pytest.mark.parametrize("part", ["trunk", "diffusion"])
+@pytest.mark.parametrize("sizes, samples", [([77], 1), (RAGGED, 1), (RAGGED, 4)])
+def test_equals_boltz(oracle, part, sizes, samples):
+    if part == "trunk" and samples > 1:
+        pytest.skip("the trunk's form has no samples")
+    with torch.no_grad():
+        theirs, ours, _ = both(oracle(part), Flat(sizes, samples))
+    for one, other in zip(ours, theirs, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"names": False},
+        {"backbone": True, "residue": True},
+        {"post_norm": True, "names": False, "residue": True},
+    ],
+)
+def test_the_options_of_boltz2(options):
+    require_boltz()
+    with torch.no_grad():
+        theirs, ours, (encoder, _) = both(
+            Boltz2("diffusion", 2, **options), Flat([40, 70], 2)
+        )
+    assert encoder.config.post_norm == options.get("post_norm", False)
+    for one, other in zip(ours, theirs, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("part", ["trunk", "diffusion"])
+@pytest.mark.parametrize("sizes, samples", [([40], 1), ([1, 31, 33, 300], 2)])
+def test_gradients_equal_those_of_boltz(oracle, part, sizes, samples):
+    module = oracle(part, depth=2)
+    diffusion = part == "diffusion"
+    flat = Flat(sizes, samples if diffusion else 1)
+    leaves = [flat.inputs["ref_pos"]]
+    if diffusion:
+        leaves += [flat.s, flat.z, flat.r, flat.a]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    theirs, ours, layers = both(module, flat)
+    weights = [torch.randn_like(t) for t in theirs]
+
+    def loss(outs):
+        return sum((w * o).sum() for w, o in zip(weights, outs, strict=True))
+
+    loss(theirs).backward()
+    expected = [leaf.grad.clone() for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    loss(ours).backward()
+    for leaf, grad in zip(leaves, expected, strict=True):
+        close(leaf.grad, grad)
+    expected = module_gradients(module)
+    largest = max(grad.abs().max().item() for grad in expected.values())
+    for name, grad in our_gradients(*layers).items():
+        if "proj_z" in name and name.endswith("bias"):
+            # It shifts all logits of a softmax alike: both are rounding alone.
+            assert max(grad.abs().max(), expected[name].abs().max()) < 1e-4 * largest
+        else:
+            close(grad, expected[name])
+
+
+def module_gradients(module):
+    """Gradients of boltz's parameters under their names in a checkpoint."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.grad)
+    return module.state_dict()
+
+
+def our_gradients(encoder, decoder):
+    """Ours, under the same names."""
+    for layer in (encoder, decoder):
+        for parameter in () if layer is None else layer.parameters():
+            with torch.no_grad():
+                parameter.copy_(parameter.grad)
+    return to_boltz_state_dict(encoder, decoder)
+
+
+SMALL = {
+    "atom_channels": 8,
+    "pair_channels": 4,
+    "token_channels": SIZES["token_s"],
+    "token_pair_channels": SIZES["token_z"],
+    "heads": 2,
+    "encoder_depth": 2,
+    "decoder_depth": 1,
+}
+
+
+def make(config=None, sizes=(40, 3, 75), samples=2, dtype=torch.float64, **options):
+    """A small encoder and decoder with weights everywhere, and what they read."""
+    config = config or BoltzConfig.boltz2(queries=8, keys=16, **SMALL)
+    encoder = BoltzAtomEncoder(config, **options).to(dtype)
+    decoder = None
+    if config.diffusion:
+        decoder = BoltzAtomDecoder(config, **options).to(dtype)
+    fill(*(layer for layer in (encoder, decoder) if layer is not None))
+    return encoder, decoder, Flat(list(sizes), samples, dtype)
+
+
+def run(encoder, decoder, flat, **given):
+    conditioning = encoder.condition(**(flat.inputs | flat.trunk() | given))
+    encoded = encoder(conditioning, flat.r)
+    return [*encoded, decoder(flat.a, encoded, conditioning)]
+
+
+def test_equals_the_edge_backend():
+    encoder, decoder, flat = make()
+    by_edges, decode_edges, _ = make(backend="edges")
+    by_edges.load_state_dict(encoder.state_dict())
+    decode_edges.load_state_dict(decoder.state_dict())
+    expected = run(by_edges, decode_edges, flat)
+    for one, other in zip(run(encoder, decoder, flat), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    with torch.no_grad():
+        for one, other in zip(run(encoder, decoder, flat), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_groups_of_windows_and_rows_change_nothing(grad, monkeypatch):
+    encoder, decoder, flat = make()
+    flat.inputs["ref_pos"].requires_grad_(grad)
+    flat.z.requires_grad_(grad)
+    outs, grads = [], []
+    for windows, rows in ((1, 7), (10**6, 10**6)):
+        monkeypatch.setattr(atom_pairs, "CPU_WINDOWS", windows)
+        monkeypatch.setattr(atom_pairs, "MAX_ROWS", rows)
+        monkeypatch.setattr(_dense_windows, "CPU_WINDOWS", windows)
+        monkeypatch.setattr(conditioned_transition, "MAX_ROWS", rows)
+        monkeypatch.setattr(atom_encoder, "MAX_ROWS", rows)
+        with torch.set_grad_enabled(grad):
+            outs.append(run(encoder, decoder, flat))
+        if grad:
+            leaves = [flat.inputs["ref_pos"], flat.z, *encoder.parameters()]
+            loss = sum(out.square().sum() for out in outs[-1])
+            grads.append(torch.autograd.grad(loss, leaves))
+    for one, other in zip(*outs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    for one, other in zip(*grads, strict=True) if grad else ():
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_second_derivatives():
+    config = BoltzConfig.boltz2(queries=2, keys=4, **SMALL)
+    encoder, decoder, flat = make(config, sizes=(3, 2), samples=1)
+
+    def loss(r, pos):
+        flat.r = r
+        return run(encoder, decoder, flat, ref_pos=pos)[2]
+
+    tensors = [flat.r.requires_grad_(), flat.inputs["ref_pos"].requires_grad_()]
+    assert torch.autograd.gradcheck(loss, tensors)
+    assert torch.autograd.gradgradcheck(loss, tensors)
+
+
+def test_batched_is_as_alone_and_padded_pairs_do():
+    encoder, decoder, flat = make(samples=1)
+    expected = run(encoder, decoder, flat)
+    padded = run(encoder, decoder, flat, z_trunk=flat.pad_pairs())
+    for one, other in zip(padded, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    start = token = pair = 0
+    for size, count in zip(flat.sizes, flat.counts.tolist(), strict=True):
+        inputs = {}
+        for name, value in flat.inputs.items():
+            rows = (token, count) if name.startswith("token_") else (start, size)
+            inputs[name] = value.narrow(0, *rows) if name != "num_tokens" else count
+        inputs["atom_to_token"] = inputs["atom_to_token"] - token
+        inputs["batch"] = None
+        conditioning = encoder.condition(
+            **inputs,
+            s_trunk=flat.s[token : token + count],
+            z_trunk=flat.z[pair : pair + count**2],
+        )
+        found = encoder(conditioning, flat.r[0, start : start + size]).tokens
+        torch.testing.assert_close(
+            found, expected[0][0, token : token + count], rtol=0, atol=1e-11
+        )
+        start, token, pair = start + size, token + count, pair + count**2
+
+
+def test_new_weights_are_seen_and_training_follows_inference():
+    encoder, decoder, flat = make()
+    with torch.no_grad():
+        conditioning = encoder.condition(**flat.inputs, **flat.trunk())
+        before = encoder(conditioning, flat.r).atoms
+        decoder(flat.a, encoder(conditioning, flat.r), conditioning)
+        for parameter in encoder.transformer.parameters():
+            parameter.mul_(1.5)
+        assert not torch.allclose(encoder(conditioning, flat.r).atoms, before)
+    encoded = encoder(conditioning, flat.r)
+    decoder(flat.a, encoded, conditioning).sum().backward()
+    for layer in (encoder.transformer, decoder.transformer):
+        for name, parameter in layer.named_parameters():
+            assert parameter.grad is not None, name
+
+
+def test_the_step_compiles():
+    encoder, decoder, flat = make(dtype=torch.float32)
+
+    def step(conditioning, r, a):
+        encoded = encoder(conditioning, r)
+        return encoded.tokens, decoder(a, encoded, conditioning)
+
+    with torch.no_grad():
+        conditioning = encoder.condition(**flat.inputs, **flat.trunk())
+        expected = step(conditioning, flat.r, flat.a)
+        found = torch.compile(step, fullgraph=True)(conditioning, flat.r, flat.a)
+        # Conditioning reads sizes from the data: it compiles in parts.
+        again = torch.compile(encoder.condition)(**flat.inputs, **flat.trunk())
+        found += step(again, flat.r, flat.a)
+    for one, other in zip(found, expected * 2, strict=True):
+        close(one, other)
+
+
+def prepared(conditioning):
+    """The pair features and the encoder's biases."""
+    pairs = [conditioning.pairs.embed(group) for group in conditioning.pairs.groups()]
+    return [*pairs, *(b.values for b in conditioning._prepared[0][2].biases)]
+
+
+def test_autocast_keeps_the_islands():
+    encoder, decoder, flat = make(dtype=torch.float32)
+    exact = run(encoder, decoder, flat)
+    with torch.autocast("cpu", torch.bfloat16):
+        conditioning = encoder.condition(**flat.inputs, **flat.trunk())
+        found = run(encoder, decoder, flat)
+    plain = encoder.condition(**flat.inputs, **flat.trunk())
+    for one, other in zip(*(prepared(c) for c in (conditioning, plain)), strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+    assert found[0].dtype == torch.float32
+    for one, other in zip(found, exact, strict=True):
+        assert (one - other).norm() / other.norm() < 0.05
+
+
+def test_an_empty_token_and_an_empty_graph():
+    encoder, decoder, flat = make(samples=1)
+    n, t = sum(flat.sizes), int(flat.counts.sum())
+    counts = torch.cat([flat.counts, torch.tensor([2])])
+    data = Data(ptr=torch.tensor([0, *torch.tensor(flat.sizes).cumsum(0), n]))
+    inputs = flat.inputs | {"num_tokens": counts, "batch": None}
+    conditioning = encoder.condition(
+        data,
+        **inputs,
+        s_trunk=torch.cat([flat.s, flat.s[:2]]),
+        z_trunk=torch.cat([flat.z, flat.z[:4]]),
+    )
+    found = encoder(conditioning, flat.r)
+    expected = run(encoder, decoder, flat)[0]
+    torch.testing.assert_close(found.tokens[:, :t], expected, rtol=0, atol=1e-12)
+    assert found.tokens[:, t:].eq(0).all()
+
+
+def test_past_16384_atoms_memory_grows_with_the_atoms_alone():
+    config = BoltzConfig.boltz2("trunk", **SMALL)
+    encoder, _, flat = make(config, sizes=(17_000, 3), samples=1, dtype=torch.float32)
+    with torch.no_grad():
+        tokens = encoder(encoder.condition(**flat.inputs)).tokens
+        last = {
+            name: value[-3:] if name[:6] != "token_" else value[-1:]
+            for name, value in flat.inputs.items()
+        }
+        last |= {"atom_to_token": last["atom_to_token"] - int(flat.counts[0])}
+        alone = encoder.condition(**(last | {"batch": None, "num_tokens": 1}))
+        expected = encoder(alone).tokens
+    torch.testing.assert_close(tokens[-1:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input():
+    encoder, decoder, flat = make()
+    trunk, inputs = flat.trunk(), flat.inputs
+
+    def fails(match, **given):
+        with pytest.raises(ValueError, match=match):
+            encoder.condition(**(inputs | trunk | given))
+
+    fails("'s_trunk' is missing", s_trunk=None)
+    fails("'z_trunk' is missing", z_trunk=None)
+    fails(r"'s_trunk' needs the shape", s_trunk=flat.s[1:])
+    fails("'z_trunk' has .* rows, but graphs of", z_trunk=flat.z[1:])
+    fails("'z_trunk' needs the shape", z_trunk=flat.z[:, 1:])
+    fails("'z_trunk' has blocks of shape", z_trunk=flat.pad_pairs()[:2])
+    fails("'num_tokens' is .* for 3 graphs", num_tokens=F.pad(flat.counts, [0, 1]))
+    more = {
+        "num_tokens": int(flat.counts.sum()) + 1,
+        "s_trunk": F.pad(flat.s, [0, 0, 0, 1]),
+    }
+    fails("'num_tokens' is one number, but", **more)
+    fails("which belongs to another graph", num_tokens=flat.counts.flip(0))
+    fails("'ref_pos' is missing", ref_pos=None)
+    fails(r"'ref_pos' needs the shape \[118, 3\]", ref_pos=inputs["ref_pos"][1:])
+    fails("'z' goes from .* to 128", z=inputs["z"] * 0 + 128)
+    fails("'z' is of type", z=inputs["z"].double())
+    fails(
+        "'ref_atom_name_chars' goes from",
+        ref_atom_name_chars=-torch.ones(118, 4).long(),
+    )
+    fails("'ref_space_uid' needs", ref_space_uid=None)
+    fails("'atom_to_token' is missing", atom_to_token=None)
+    fails("'batch' falls", batch=inputs["batch"].flip(0))
+    fails("'batch' needs the graph of 118", batch=inputs["batch"][1:])
+    conditioning = encoder.condition(**inputs, **trunk)
+    for r in (None, flat.r[:, 1:], flat.r[..., :2]):
+        with pytest.raises(ValueError, match=r"'r' needs the shape \[118, 3\]"):
+            encoder(conditioning, r)
+    encoded = encoder(conditioning, flat.r)
+    with pytest.raises(ValueError, match="'a' needs the shape"):
+        decoder(flat.a[:, 1:], encoded, conditioning)
+    with pytest.raises(ValueError, match="'config' is of the trunk's form"):
+        BoltzAtomDecoder(BoltzConfig.boltz1("trunk"))
+    with pytest.raises(ValueError, match="'config' is of type dict"):
+        BoltzAtomEncoder({})
+    with pytest.raises(ValueError, match="'queries' is 31"):
+        BoltzConfig.boltz2(queries=31)
+    with pytest.raises(ValueError, match="'keys' is 120"):
+        BoltzConfig.boltz2(keys=120)
+    with pytest.raises(ValueError, match="'atom_channels' is 10 for 4 heads"):
+        BoltzConfig.boltz1(atom_channels=10)
+    with pytest.raises(ValueError, match="'part' is 'all'"):
+        BoltzConfig.boltz1("all")
+    with pytest.raises(ValueError, match="'heads' is 0"):
+        BoltzConfig.boltz1(heads=0)
+    trunk_encoder, _, _ = make(BoltzConfig.boltz1("trunk", **SMALL))
+    conditioning = trunk_encoder.condition(**inputs)
+    with pytest.raises(ValueError, match="'r' was passed"):
+        trunk_encoder(conditioning, flat.r)
+    with pytest.raises(ValueError, match="'s_trunk' was passed"):
+        trunk_encoder.condition(**inputs, s_trunk=flat.s)
