@@ -95,8 +95,9 @@ def from_smiles(
 
     Returns:
         AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, the canonical
-        SMILES without the added hydrogens. There are no positions: embed the molecule
-        with RDKit and use :func:`from_rdmol` for those.
+        SMILES without the added hydrogens, and ``given_smiles``, whose order of atoms
+        is that of the data. There are no positions: embed the molecule with RDKit and
+        use :func:`from_rdmol` for those.
 
     Raises:
         ValueError: If ``smiles`` is no text, is empty, or is refused by RDKit, whose
@@ -115,6 +116,7 @@ def from_smiles(
     canonical = chem.MolToSmiles(mol)
     data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
     data.smiles = canonical
+    data.given_smiles = smiles.strip()
     return data
 
 

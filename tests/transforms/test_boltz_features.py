@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.io import from_rdmol, from_smiles, from_structure
+from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
+from pyg_atomenc.transforms import BoltzFeatures
+from pyg_atomenc.transforms.boltz_features import name_codes
+from pyg_atomenc.transforms.reference import RESIDUE_TYPES
+
+
+def test_names():
+    codes = name_codes(["CA", "OP1", "n ", "H5''"])
+    assert codes[0].tolist() == [ord("C") - 32, ord("A") - 32, 0, 0]
+    assert codes[2].tolist() == [ord("N") - 32, 0, 0, 0]
+    assert codes.max() < 64
+    for name in ("C1000", "Cα"):
+        with pytest.raises(ValueError, match=f"'atom_name' is '{name}' for atom 1"):
+            name_codes(["C", name])
+
+
+def test_codes_are_those_of_boltz():
+    const = pytest.importorskip("boltz.data.const", reason="boltz is not installed")
+    assert RESIDUE_TYPES == const.tokens
+    backbone = const.protein_backbone_atom_names + const.nucleic_backbone_atom_names
+    from pyg_atomenc.transforms import reference
+
+    assert backbone == reference._PROTEIN_BACKBONE + reference._NUCLEIC_BACKBONE
+
+
+def test_a_smiles_gets_a_conformer():
+    pytest.importorskip("rdkit")
+    for hydrogens in (False, True):
+        plain = from_smiles("OC(=O)C[NH3+]", hydrogens=hydrogens)
+        data = BoltzFeatures()(plain)
+        assert "ref_pos" not in plain
+        assert data.ref_pos.shape == (data.num_nodes, 3)
+        # Bonds of the data are as short as bonds are: the atoms are in its order.
+        source, target = data.edge_index
+        length = (data.ref_pos[source] - data.ref_pos[target]).norm(dim=1)
+        assert 0.8 < length.min() and length.max() < 1.7
+        torch.testing.assert_close(
+            data.ref_pos.mean(0), torch.zeros(3), atol=1e-5, rtol=0
+        )
+        assert data.ref_charge.sum() == 1 and data.ref_space_uid.eq(0).all()
+
+
+def test_a_molecule_keeps_its_conformer():
+    chem = pytest.importorskip("rdkit.Chem.AllChem")
+    mol = chem.AddHs(chem.MolFromSmiles("CCO"))
+    with pytest.raises(ValueError, match="'pos' is missing"):
+        BoltzFeatures()(from_rdmol(mol))
+    chem.EmbedMolecule(mol, randomSeed=1)
+    data = from_rdmol(mol)
+    found = BoltzFeatures()(data)
+    torch.testing.assert_close(found.ref_pos, data.pos - data.pos.mean(0))
+
+
+def test_rotation_keeps_the_shape():
+    pytest.importorskip("rdkit")
+    data = from_smiles("CC(N)C(=O)O")
+    plain, turned = BoltzFeatures()(data), BoltzFeatures(rotate=True)(data)
+    assert (plain.ref_pos - turned.ref_pos).abs().max() > 0.1
+    volumes = []
+    for found in (plain, turned):
+        a, b, c = found.ref_pos[1:4] - found.ref_pos[0]
+        volumes.append(torch.dot(a, torch.linalg.cross(b, c)))
+    # A reflection would turn the sign.
+    torch.testing.assert_close(volumes[0], volumes[1], atol=1e-3, rtol=1e-3)
+
+
+def test_a_structure(structures):
+    pytest.importorskip("biotite")
+    plain = from_structure(structures / "1aki.cif", hydrogens=False)
+    data = BoltzFeatures(backbone=True, residue=True)(plain)
+    # Lysozyme: 129 residues, all standard; waters are of no polymer.
+    assert data.token_mol_type.eq(0).sum() == 129
+    assert data.token_modified.sum() == 0
+    assert data.backbone.bincount()[1:5].tolist() == [129] * 4
+    assert data.ref_space_uid.max() + 1 == data.num_tokens
+    first = [RESIDUE_TYPES[i] for i in data.token_res_type[:3]]
+    assert first == list(data.token_name[:3]) == ["LYS", "VAL", "PHE"]
+    # The conformer is the dictionary's, not the crystal's, but of the same bonds.
+    inside = (
+        data.ref_space_uid[data.edge_index[0]] == data.ref_space_uid[data.edge_index[1]]
+    )
+    source, target = data.edge_index[:, inside]
+    for pos in (data.ref_pos, data.pos):
+        length = (pos[source] - pos[target]).norm(dim=1)
+        assert 1.1 < length.min() and length.max() < 2.0
+    assert not torch.allclose(data.ref_pos[:9], data.pos[:9] - data.pos[:9].mean(0))
+
+
+def test_nucleic_acids(structures):
+    pytest.importorskip("biotite")
+    data = from_structure(structures / "5ugo.cif", hydrogens=False)
+    data = BoltzFeatures(backbone=True, residue=True)(data)
+    kinds = data.token_mol_type
+    names = {RESIDUE_TYPES[i] for i in data.token_res_type[kinds == 1].tolist()}
+    assert names <= {"DA", "DC", "DG", "DT", "DN"} and len(names) == 4
+    assert data.backbone[kinds[data.atom_to_token] == 1].max() == 16
+    assert data.backbone[kinds[data.atom_to_token] == 3].max() == 0
+
+
+def test_the_encoder_reads_a_batch_of_them(structures):
+    pytest.importorskip("biotite")
+    from torch_geometric.loader import DataLoader
+
+    config = BoltzConfig.boltz2("trunk", backbone=True, residue=True)
+    torch.manual_seed(0)
+    encoder = BoltzAtomEncoder(config).eval()
+    names = ("1l2y.bcif", "1aki.cif")
+    graphs = [from_structure(structures / name, hydrogens=False) for name in names]
+    graphs = [BoltzFeatures(backbone=True, residue=True)(graph) for graph in graphs]
+    batch = next(iter(DataLoader(graphs, batch_size=2)))
+    with torch.no_grad():
+        together = encoder(encoder.condition(batch)).tokens
+        alone = [encoder(encoder.condition(graph)).tokens for graph in graphs]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_data_without_names():
+    data = AtomTokenData(atom_to_token=torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="'z' is missing from the data"):
+        BoltzFeatures()(data)
