@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(PY) examples/quickstart.py
 
 # The second run hides torch_scatter: PyG's own scatters must do as well.
-test: $(VENV)/.installed $(VENV)/.torch_scatter
+test: $(VENV)/.installed $(VENV)/.torch_scatter $(VENV)/.boltz
 	$(PY) -m pytest
 	PYG_ATOMENC_TEST_WITHOUT=torch_scatter $(PY) -m pytest tests/ops tests/nn
 
@@ -51,6 +51,13 @@ $(VENV)/.torch_scatter: $(VENV)/.installed
 	{ $(PY) -c "import torch_scatter" 2>/dev/null || \
 	$(PIP) install -c constraints.txt --no-build-isolation --no-deps --force-reinstall \
 	--no-cache-dir torch_scatter; } && $(PY) -c "import torch_scatter"; }
+	touch $@
+
+# The oracle of the Boltz layers: its modules alone, without what else it would bring.
+$(VENV)/.boltz: $(VENV)/.installed
+	@echo "Installing boltz, to compare with ..."
+	$(PIP) install -c constraints.txt --no-deps boltz einops fairscale
+	$(PIP) install -c constraints.txt scipy
 	touch $@
 
 clean:

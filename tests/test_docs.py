@@ -48,10 +48,11 @@ def run_doctest(text, name):
     return runner.run(parsed)
 
 
-def test_the_tutorial():
-    text = (ROOT / "docs" / "tutorial.md").read_text().replace("```", "")
-    result = run_doctest(re.sub(r"^python$", "", text, flags=re.M), "tutorial")
-    assert result.attempted > 15 and not result.failed
+@pytest.mark.parametrize("page, least", [("tutorial", 16), ("boltz", 5)])
+def test_the_sessions_in_the_documents(page, least):
+    text = (ROOT / "docs" / f"{page}.md").read_text().replace("```", "")
+    result = run_doctest(re.sub(r"^python$", "", text, flags=re.M), page)
+    assert result.attempted >= least and not result.failed
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -73,3 +74,30 @@ def test_encode_structure_says_what_is_wrong(tmp_path):
     done = run("encode_structure.py", tmp_path / "nothing.cif")
     assert done.returncode == 1
     assert done.stderr.endswith("nothing.cif: does not exist. Check the path.\n")
+
+
+def test_boltz_encoder(tmp_path):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    from pyg_atomenc.checkpoints import to_boltz_state_dict
+    from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
+
+    out, path = tmp_path / "tokens.safetensors", tmp_path / "boltz.ckpt"
+    arguments = ("--out", out, "--device", "cpu")
+    done = run("boltz_encoder.py", *arguments, check=True)
+    assert "RANDOM weights" in done.stdout
+    random = read_tensors(out)
+    config = BoltzConfig.boltz1("trunk", token_channels=24)
+    torch.save({"state_dict": to_boltz_state_dict(BoltzAtomEncoder(config))}, path)
+    done = run("boltz_encoder.py", *arguments, "--checkpoint", path, check=True)
+    assert "weights of Boltz-1" in done.stdout and "RANDOM" not in done.stdout
+    tokens = read_tensors(out)
+    assert {name: len(t) for name, t in tokens.items()} == {
+        name: len(t) for name, t in random.items()
+    }
+    assert tokens["aspirin"].shape[1] == 24
+    done = run("boltz_encoder.py", "--checkpoint", tmp_path / "none.ckpt")
+    assert done.returncode == 1 and "there is no such file" in done.stderr
+
+
+def read_tensors(path):
+    return pytest.importorskip("safetensors.torch").load_file(path)

@@ -11,7 +11,7 @@ import pyg_atomenc
 from pyg_atomenc.errors import MissingPackageError, require_package
 
 ROOT = Path(pyg_atomenc.__file__).parent
-OPTIONAL = "rdkit biotite torch_scatter safetensors matplotlib triton gemmi"
+OPTIONAL = "rdkit biotite torch_scatter safetensors matplotlib triton gemmi boltz"
 
 # Which subpackages a subpackage may import; every one may import `errors`.
 MAY_IMPORT = {
@@ -59,6 +59,7 @@ def test_imports_with_torch_and_pyg_alone():
         f"for name in {OPTIONAL.split()!r}: sys.modules[name] = None\n"
         "import torch, pyg_atomenc, pyg_atomenc.io, pyg_atomenc.tokenizers\n"
         "import pyg_atomenc.plotting, pyg_atomenc.nn, pyg_atomenc.data\n"
+        "import pyg_atomenc.transforms, pyg_atomenc.checkpoints\n"
         "encoder = pyg_atomenc.AtomAttentionEncoder(3, backend='edges')\n"
         "encoder(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).sum().backward()\n"
         "for read in (lambda: pyg_atomenc.io.from_smiles('CCO'),\n"
