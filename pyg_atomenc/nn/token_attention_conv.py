@@ -14,9 +14,9 @@ from pyg_atomenc.nn.projections import (
     edge_bias,
     make_linear,
 )
-from pyg_atomenc.ops.attention import TokenLayout, attention
+from pyg_atomenc.ops.attention import TokenLayout, WindowLayout, attention
 from pyg_atomenc.ops.attention.backends import EdgeAttention
-from pyg_atomenc.ops.attention.inputs import check_device
+from pyg_atomenc.ops.attention.inputs import Layout, check_device
 
 # Hooks of MessagePassing that only see anything when messages are passed.
 _HOOKS = (
@@ -42,9 +42,9 @@ class TokenAttentionConv(EdgeAttention):
     This is the scaled dot-product attention of `"Attention Is All You Need"
     <https://arxiv.org/abs/1706.03762>`_ over a graph, with the edge features as an
     additive bias on the logits, as the pair bias of AlphaFold 3 (Algorithm 24 of its
-    supplement). Given a :class:`~pyg_atomenc.ops.attention.TokenLayout` instead of an
-    edge list, it computes the same over ``layout.to_edge_index()`` without making that
-    list.
+    supplement). Given a :class:`~pyg_atomenc.ops.attention.TokenLayout` or a
+    :class:`~pyg_atomenc.ops.attention.WindowLayout` instead of an edge list, it
+    computes the same over ``layout.to_edge_index()`` without making that list.
 
     Args:
         in_channels (int or tuple): Channels of the nodes, ``-1`` to take them from the
@@ -124,7 +124,7 @@ class TokenAttentionConv(EdgeAttention):
     def forward(
         self,
         x: Union[Tensor, PairTensor],
-        edge_index: Union[Adj, TokenLayout],
+        edge_index: Union[Adj, Layout],
         edge_attr: Optional[Tensor] = None,
         size: Size = None,
         return_attention_weights: Optional[bool] = None,
@@ -133,9 +133,9 @@ class TokenAttentionConv(EdgeAttention):
 
         Args:
             x (Tensor or tuple): Node features.
-            edge_index (Tensor, SparseTensor or TokenLayout): Who attends to whom:
-                targets ``edge_index[1]`` to sources ``edge_index[0]``, or all atoms of
-                a token to each other.
+            edge_index (Tensor, SparseTensor, TokenLayout or WindowLayout): Who attends
+                to whom: targets ``edge_index[1]`` to sources ``edge_index[0]``, or all
+                atoms of a token to each other, or of a window to those around it.
             edge_attr (Tensor, optional): Edge features, in the order of the edges, or
                 of ``layout.to_edge_index()``. (default: ``None``)
             size (tuple, optional): Numbers of source and target nodes.
@@ -146,9 +146,9 @@ class TokenAttentionConv(EdgeAttention):
         Returns:
             Tensor or tuple: ``out``, or ``(out, (edge_index, alpha))``.
         """
-        layout: Optional[TokenLayout] = None
+        layout: Optional[Layout] = None
         edges: Any = edge_index
-        if isinstance(edge_index, TokenLayout):
+        if isinstance(edge_index, (TokenLayout, WindowLayout)):
             layout = edge_index
         source, target = x if isinstance(x, (tuple, list)) else (x, x)
         check_atoms("x", source, self.lin_key.in_channels, self.lin_key.weight)
@@ -162,8 +162,8 @@ class TokenAttentionConv(EdgeAttention):
         if layout is not None:
             if isinstance(x, (tuple, list)):
                 raise AtomEncodingError(
-                    "'x' is a pair, but a TokenLayout joins atoms of one graph: pass "
-                    "one tensor, or an edge list."
+                    "'x' is a pair, but a layout joins atoms of one graph: pass one "
+                    "tensor, or an edge list."
                 )
             if not self._needs_messages(layout, bool(return_attention_weights)):
                 out = attention(
@@ -181,7 +181,7 @@ class TokenAttentionConv(EdgeAttention):
         elif self.backend not in ("auto", "edges"):
             raise BackendError(
                 f"'backend' is {self.backend!r}, which cannot attend over an edge "
-                f"list: pass a TokenLayout as 'edge_index', or use backend='auto'."
+                f"list: pass a layout as 'edge_index', or use backend='auto'."
             )
         out, alpha = self.attend(edges, query, key, value, bias, size, dropout=dropout)
         out = self._merge_heads(out.to(value.dtype))
@@ -193,7 +193,7 @@ class TokenAttentionConv(EdgeAttention):
     def _merge_heads(self, out: Tensor) -> Tensor:
         return out.flatten(1) if self.concat else out.mean(dim=1)
 
-    def _needs_messages(self, layout: TokenLayout, weights: bool) -> bool:
+    def _needs_messages(self, layout: Layout, weights: bool) -> bool:
         """Whether somebody wants to see messages over the layout's edges."""
         if weights or any(len(getattr(self, name, ())) > 0 for name in _HOOKS):
             return True

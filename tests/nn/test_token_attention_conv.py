@@ -9,6 +9,7 @@ from torch_geometric.nn import GCNConv, MessagePassing, Sequential, global_add_p
 from torch_geometric.testing import assert_module
 
 from pyg_atomenc import AtomAttentionEncoder, TokenAttentionConv, TokenLayout
+from pyg_atomenc.ops.attention import WindowLayout
 
 PARTITIONS = partitions()
 
@@ -36,9 +37,14 @@ def test_over_a_layout_equals_the_loop(name, backend, scatter):
 
 @pytest.mark.parametrize("concat", [False, True])
 @pytest.mark.parametrize("edge_dim", [None, 3])
-def test_any_edge_list_equals_a_layout_of_the_same_edges(concat, edge_dim, scatter):
+@pytest.mark.parametrize("kind", ["tokens", "windows"])
+def test_any_edge_list_equals_a_layout_of_the_same_edges(
+    concat, edge_dim, kind, scatter
+):
     index, num_tokens = PARTITIONS["shuffled"]
     layout = TokenLayout.from_index(index, num_tokens)
+    if kind == "windows":
+        layout = WindowLayout.from_ptr(torch.tensor([0, 3, index.numel()]), 4, 8)
     conv = TokenAttentionConv(5, 4, 2, concat, edge_dim=edge_dim, bias=True).double()
     x = torch.randn(index.numel(), 5, dtype=torch.float64)
     edges = layout.to_edge_index()
