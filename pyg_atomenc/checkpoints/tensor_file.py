@@ -86,6 +86,11 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     Raises:
         ValueError: If the file cannot be read or holds no tensors.
     """
+    if not isinstance(source, (str, Path, Mapping)):
+        raise AtomEncodingError(
+            f"'path_or_state_dict' is of type {type(source).__name__}: pass the path "
+            f"of a checkpoint, or its content."
+        )
     content = source if isinstance(source, Mapping) else _read(Path(source))
     inner = content.get("state_dict")
     if isinstance(inner, Mapping):

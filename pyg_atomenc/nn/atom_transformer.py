@@ -17,7 +17,7 @@ from pyg_atomenc.nn.adaptive_layer_norm import (
 from pyg_atomenc.nn.conditioned_transition import ConditionedTransition
 from pyg_atomenc.nn.pair_bias import PairBias, WindowPairs
 from pyg_atomenc.nn.pair_bias_attention import PairBiasAttention
-from pyg_atomenc.nn.projections import check_sizes
+from pyg_atomenc.nn.projections import check_sizes, check_tensor
 from pyg_atomenc.ops.attention.inputs import Bias, Layout, check_layout
 
 
@@ -238,8 +238,8 @@ class AtomTransformer(torch.nn.Module):
         biases: list[Optional[Bias]] = [None] * len(self.layers)
         if self.pair_bias is not None:
             assert pair is not None
-            if isinstance(pair, Tensor):
-                _check_rows(pair, layout)
+            if not isinstance(pair, WindowPairs):
+                _check_rows(check_tensor("pair", pair), layout)
             biases = list(self.pair_bias(pair))
         modulations = [layer.modulation(cond) for layer in self._layers()]
         return TransformerConditioning(layout, modulations, biases)
@@ -290,7 +290,10 @@ class AtomTransformer(torch.nn.Module):
 
     def _check_atoms(self, x: Tensor, conditioning: TransformerConditioning) -> None:
         count = conditioning.modulations[0].scale.size(-2)
-        if x.dim() not in (2, 3) or x.shape[-2:] != (count, self.channels):
+        if check_tensor("x", x).dim() not in (2, 3) or x.shape[-2:] != (
+            count,
+            self.channels,
+        ):
             raise AtomEncodingError(
                 f"'x' needs the shape [{count}, {self.channels}], or [samples, "
                 f"{count}, {self.channels}], found: {list(x.shape)}."

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.projections import check_sizes
+from pyg_atomenc.nn.projections import check_sizes, check_tensor
 from pyg_atomenc.ops.attention import WindowBias, WindowLayout
 from pyg_atomenc.ops.attention.inputs import Bias
 
@@ -96,7 +96,7 @@ class PairBias(torch.nn.Module):
         """Project; shapes are those of the class."""
         if isinstance(pair, WindowPairs):
             return self._of_windows(pair)
-        if pair.dim() != 2 or pair.size(1) != self.pair_channels:
+        if check_tensor("pair", pair).dim() != 2 or pair.size(1) != self.pair_channels:
             raise AtomEncodingError(
                 f"'pair' needs the shape [num_edges, {self.pair_channels}], one row "
                 f"for every edge of layout.to_edge_index(), found: {list(pair.shape)}."
@@ -122,11 +122,11 @@ class PairBias(torch.nn.Module):
             bias = bias.view(-1, *features.shape[1:])
             return bias.masked_fill_(~is_key[group][:, None], -torch.inf)
 
-        groups = pairs.groups()
-        if torch.is_grad_enabled() and (pairs.tracked or weight.requires_grad):
+        groups, layout = pairs.groups(), pairs.layout
+        tracked = torch.is_grad_enabled() and (pairs.tracked or weight.requires_grad)
+        if tracked and groups:
             values = torch.cat([_compute_again(project, g) for g in groups], dim=1)
         else:
-            layout = pairs.layout
             shape = (len(weight), layout.num_windows, layout.queries, layout.keys)
             values = weight.new_empty(shape)
             for group in groups:

@@ -82,6 +82,8 @@ class PairBiasAttention(torch.nn.Module):
         )
         if x.dim() == 2:
             out = self._attend(query, key, value, layout, bias)
+        elif x.size(0) == 0:
+            out = value
         else:
             samples = zip(query, key, value, strict=True)
             out = torch.stack([self._attend(*s, layout, bias) for s in samples])

@@ -18,6 +18,15 @@ def check_sizes(**sizes: Any) -> None:
             raise AtomEncodingError(f"'{name}' is {size!r}: pass a positive int.")
 
 
+def check_tensor(name: str, value: Any) -> Tensor:
+    """The value, or a ValueError unless it is a tensor."""
+    if not isinstance(value, Tensor):
+        raise AtomEncodingError(
+            f"'{name}' is of type {type(value).__name__}: pass a tensor."
+        )
+    return value
+
+
 def check_in_channels(in_channels: Any) -> None:
     """Raise a ValueError unless ``in_channels`` is a positive int or -1."""
     if in_channels != -1:

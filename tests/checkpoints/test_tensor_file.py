@@ -95,6 +95,8 @@ def test_a_damaged_pickle(tmp_path):
 
 
 def test_other_bad_input(tmp_path):
+    with pytest.raises(ValueError, match="'path_or_state_dict' is of type NoneType"):
+        read_tensors(None)
     with pytest.raises(ValueError, match="there is no such file"):
         read_tensors(tmp_path / "missing.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")

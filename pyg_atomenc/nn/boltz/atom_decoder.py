@@ -8,8 +8,13 @@ from torch import Tensor
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import AtomTransformer
 from pyg_atomenc.nn.boltz.atom_encoder import check_config
-from pyg_atomenc.nn.boltz.conditioning import BoltzConditioning, EncodedAtoms
+from pyg_atomenc.nn.boltz.conditioning import (
+    BoltzConditioning,
+    EncodedAtoms,
+    check_conditioning,
+)
 from pyg_atomenc.nn.boltz.config import BoltzConfig
+from pyg_atomenc.nn.projections import check_tensor
 
 
 class BoltzAtomDecoder(torch.nn.Module):
@@ -86,7 +91,13 @@ class BoltzAtomDecoder(torch.nn.Module):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        layout = conditioning.layout
+        layout = check_conditioning(conditioning).layout
+        check_tensor("a", a)
+        if not isinstance(encoded, EncodedAtoms):
+            raise AtomEncodingError(
+                f"'encoded' is of type {type(encoded).__name__}: pass what the encoder "
+                f"gave."
+            )
         expected = (layout.num_tokens, self.config.out_channels)
         lead = encoded.atoms.shape[:-2]
         if a.shape not in ((*lead, *expected), expected):

@@ -10,9 +10,14 @@ from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import AtomTransformer
 from pyg_atomenc.nn.boltz.atom_features import AtomFeatureEmbedding
 from pyg_atomenc.nn.boltz.atom_pairs import AtomPairEmbedding
-from pyg_atomenc.nn.boltz.conditioning import BoltzConditioning, EncodedAtoms
+from pyg_atomenc.nn.boltz.conditioning import (
+    BoltzConditioning,
+    EncodedAtoms,
+    check_conditioning,
+)
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.token_pairs import TokenPairs
+from pyg_atomenc.nn.projections import check_tensor
 from pyg_atomenc.ops.attention import TokenLayout, WindowLayout
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
@@ -163,6 +168,10 @@ class BoltzAtomEncoder(torch.nn.Module):
         z_trunk: Optional[Tensor],
     ) -> BoltzConditioning:
         config = self.config
+        trunk_inputs = {"s_trunk": s_trunk, "z_trunk": z_trunk}
+        for name, value in (given | trunk_inputs).items():
+            if value is not None and name not in ("num_tokens", "atom_to_token"):
+                check_tensor(name, value)
         layout, counts = _tokens(given)
         ptr = _graph_ptr(given["batch"], data, layout.num_atoms).to(layout.device)
         windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
@@ -202,7 +211,7 @@ class BoltzAtomEncoder(torch.nn.Module):
             EncodedAtoms: ``tokens`` ``[T, D]`` and ``atoms`` ``[N, atom_channels]``,
             with a first dimension ``M`` for samples. An empty token is zeros.
         """
-        x = conditioning.start
+        x = check_conditioning(conditioning).start
         if self.config.diffusion:
             x = x + F.linear(self._check_noisy(r, x), self.lin_noisy.weight[:, :3])
         elif r is not None:
@@ -228,6 +237,8 @@ class BoltzAtomEncoder(torch.nn.Module):
         return tokens / (layout.sizes.unsqueeze(-1) + 1e-6)
 
     def _check_noisy(self, r: Optional[Tensor], x: Tensor) -> Tensor:
+        if r is not None:
+            check_tensor("r", r)
         if r is None or r.dim() not in (2, 3) or r.shape[-2:] != (x.size(0), 3):
             raise AtomEncodingError(
                 f"'r' needs the shape [{x.size(0)}, 3] or [samples, {x.size(0)}, 3], "
@@ -261,6 +272,10 @@ def _tokens(given: dict[str, Any]) -> tuple[TokenLayout, Optional[Tensor]]:
     if isinstance(num_tokens, Tensor) and num_tokens.dim() == 1:
         counts, num_tokens = num_tokens, int(num_tokens.sum())
     elif num_tokens is not None:
+        if int(num_tokens) != num_tokens:
+            raise AtomEncodingError(
+                f"'num_tokens' is {num_tokens}: pass an int, or one for every graph."
+            )
         num_tokens = int(num_tokens)
     if index is None:
         raise AtomEncodingError(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import AtomTransformer, TransformerConditioning
 from pyg_atomenc.nn.pair_bias import WindowPairs
 from pyg_atomenc.ops.attention import TokenLayout
@@ -73,3 +74,13 @@ class BoltzConditioning:
         # In float32 whether it is asked for under autocast or not.
         with torch.autocast(self.cond.device.type, enabled=False):
             return transformer.condition(self.pairs.layout, self.cond, self.pairs)
+
+
+def check_conditioning(conditioning: object) -> BoltzConditioning:
+    """The conditioning, or a ValueError if it is something else."""
+    if not isinstance(conditioning, BoltzConditioning):
+        raise AtomEncodingError(
+            f"'conditioning' is of type {type(conditioning).__name__}: pass what "
+            f"encoder.condition(...) gave."
+        )
+    return conditioning

@@ -39,10 +39,12 @@ class WindowBias:
         Raises:
             ValueError: If there is not one row an edge.
         """
-        if bias.dim() != 2 or bias.size(0) != layout.num_pairs:
+        is_tensor = isinstance(bias, Tensor)
+        if not is_tensor or bias.dim() != 2 or bias.size(0) != layout.num_pairs:
+            found = list(bias.shape) if is_tensor else type(bias).__name__
             raise AtomEncodingError(
                 f"'bias' needs the shape [{layout.num_pairs}, heads], one row for "
-                f"every edge of layout.to_edge_index(), found: {list(bias.shape)}."
+                f"every edge of layout.to_edge_index(), found: {found}."
             )
         if layout.num_windows == 0:
             return WindowBias(

@@ -310,6 +310,23 @@ def test_an_empty_token_and_an_empty_graph():
     assert found.tokens[:, t:].eq(0).all()
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_nothing_and_no_samples(grad):
+    encoder, decoder, flat = make()
+    nothing = {
+        name: value[:0] for name, value in flat.inputs.items() if name != "num_tokens"
+    }
+    with torch.set_grad_enabled(grad):
+        conditioning = encoder.condition(
+            **nothing, num_tokens=0, s_trunk=flat.s[:0], z_trunk=flat.z[:0]
+        )
+        encoded = encoder(conditioning, flat.r[:, :0])
+        assert encoded.tokens.shape == (2, 0, 2 * SIZES["token_s"])
+        assert decoder(flat.a[:, :0], encoded, conditioning).shape == (2, 0, 3)
+        flat.r, flat.a = flat.r[:0], flat.a[:0]
+        assert [len(out) for out in run(encoder, decoder, flat)] == [0, 0, 0]
+
+
 def test_past_16384_atoms_memory_grows_with_the_atoms_alone():
     config = BoltzConfig.boltz2("trunk", **SMALL)
     encoder, _, flat = make(config, sizes=(17_000, 3), samples=1, dtype=torch.float32)
@@ -358,13 +375,24 @@ def test_bad_input():
     fails("'atom_to_token' is missing", atom_to_token=None)
     fails("'batch' falls", batch=inputs["batch"].flip(0))
     fails("'batch' needs the graph of 118", batch=inputs["batch"][1:])
+    fails("'ref_pos' is of type list", ref_pos=[1.0])
+    fails("'s_trunk' is of type list", s_trunk=[1.0])
+    fails("'num_tokens' is 24.5", num_tokens=24.5)
     conditioning = encoder.condition(**inputs, **trunk)
+    with pytest.raises(ValueError, match="'conditioning' is of type NoneType"):
+        encoder(None, flat.r)
+    with pytest.raises(ValueError, match="'r' is of type str"):
+        encoder(conditioning, "r")
     for r in (None, flat.r[:, 1:], flat.r[..., :2]):
         with pytest.raises(ValueError, match=r"'r' needs the shape \[118, 3\]"):
             encoder(conditioning, r)
     encoded = encoder(conditioning, flat.r)
     with pytest.raises(ValueError, match="'a' needs the shape"):
         decoder(flat.a[:, 1:], encoded, conditioning)
+    with pytest.raises(ValueError, match="'a' is of type list"):
+        decoder([1.0], encoded, conditioning)
+    with pytest.raises(ValueError, match="'encoded' is of type Tensor"):
+        decoder(flat.a, flat.a, conditioning)
     with pytest.raises(ValueError, match="'config' is of the trunk's form"):
         BoltzAtomDecoder(BoltzConfig.boltz1("trunk"))
     with pytest.raises(ValueError, match="'config' is of type dict"):
