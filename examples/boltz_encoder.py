@@ -20,6 +20,7 @@ from torch_geometric.loader import DataLoader
 from pyg_atomenc.checkpoints import load_boltz
 from pyg_atomenc.io import from_smiles, from_structure
 from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
+from pyg_atomenc.tokenizers import Boltz1, Boltz2
 from pyg_atomenc.transforms import BoltzFeatures
 
 BUILT = {
@@ -42,7 +43,9 @@ def read(files, config):
     """Names and graphs, with what the encoder reads."""
     features = BoltzFeatures(backbone=config.backbone, residue=config.residue)
     if files:
-        named = {f.stem: from_structure(f, hydrogens=False) for f in files}
+        tokenizer = Boltz1() if config.version == 1 else Boltz2()
+        options = {"hydrogens": False, "waters": False}
+        named = {f.stem: from_structure(f, tokenizer, **options) for f in files}
         if len(named) < len(files):
             raise SystemExit("two files have the same name: rename one of them")
     else:

@@ -10,6 +10,7 @@ from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.transforms.reference import (
     backbone_codes,
+    read_as_methionine,
     reference_conformers,
     reference_spaces,
     residue_codes,
@@ -21,7 +22,8 @@ class BoltzFeatures(BaseTransform):
 
     Reference positions are the ideal coordinates of the Chemical Component Dictionary
     for structures (a residue that it does not know keeps its own), and those of an
-    RDKit conformer for molecules without positions. Conformers are centred.
+    RDKit conformer for molecules without positions. Conformers are centred. As in
+    Boltz, selenomethionine (MSE) becomes methionine, its selenium a sulfur.
 
     Adds, for ``N`` atoms and ``T`` tokens:
 
@@ -69,6 +71,7 @@ class BoltzFeatures(BaseTransform):
                     f"'{name}' is missing from the data: read it with from_structure, "
                     f"from_smiles or from_rdmol."
                 )
+        read_as_methionine(data)
         data.ref_atom_name_chars = name_codes(data.atom_name)
         data.ref_space_uid = reference_spaces(data)
         pos, charge = reference_conformers(data, self.seed)

@@ -32,6 +32,20 @@ def is_structure(data: AtomTokenData) -> bool:
     return "token_res_id" in data and "token_name" in data
 
 
+def read_as_methionine(data: AtomTokenData) -> None:
+    """Turn selenomethionine into methionine; nothing that was read is written to."""
+    if not is_structure(data) or "MSE" not in data.token_name:
+        return
+    changed = [name == "MSE" for name in data.token_name]
+    data.token_name = ["MET" if name == "MSE" else name for name in data.token_name]
+    in_residue = torch.tensor(changed)[data.atom_to_token]
+    data.z = torch.where(in_residue & (data.z == 34), 16, data.z)
+    atoms = zip(data.atom_name, in_residue.tolist(), strict=True)
+    data.atom_name = [
+        "SD" if inside and name == "SE" else name for name, inside in atoms
+    ]
+
+
 def reference_spaces(data: AtomTokenData) -> Tensor:
     """The residue of every atom ``[N]``; a molecule is one."""
     index = data.atom_to_token

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from residues import chain
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.io import from_rdmol, from_smiles, from_structure
+from pyg_atomenc.io import from_atom_array, from_rdmol, from_smiles, from_structure
 from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
 from pyg_atomenc.transforms import BoltzFeatures
 from pyg_atomenc.transforms.boltz_features import name_codes
@@ -89,6 +90,19 @@ def test_a_structure(structures):
         length = (pos[source] - pos[target]).norm(dim=1)
         assert 1.1 < length.min() and length.max() < 2.0
     assert not torch.allclose(data.ref_pos[:9], data.pos[:9] - data.pos[:9].mean(0))
+
+
+def test_selenomethionine_is_read_as_methionine():
+    atoms = chain(("MSE", "N", "CA", "C", "O", "CB", "CG", "SE", "CE"))
+    atoms.element[6] = "SE"
+    plain = from_atom_array(atoms)
+    data = BoltzFeatures(residue=True)(plain)
+    assert plain.token_name == ["MSE"] and plain.z[6] == 34
+    assert data.atom_name[6] == "SD" and data.z[6] == 16
+    assert RESIDUE_TYPES[data.token_res_type] == "MET" and data.token_modified == 0
+    # The bond from CG to SD of methionine's ideal conformer.
+    length = (data.ref_pos[5] - data.ref_pos[6]).norm()
+    assert 1.75 < length < 1.85
 
 
 def test_nucleic_acids(structures):
