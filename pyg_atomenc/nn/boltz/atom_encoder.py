@@ -234,7 +234,7 @@ class BoltzAtomEncoder(torch.nn.Module):
             rows = slice(start, start + step)
             hidden = F.relu(self.lin_token(atoms[..., rows, :]))
             tokens.index_add_(-2, layout.atom_to_token[rows], hidden)
-        return tokens / (layout.sizes.unsqueeze(-1) + 1e-6)
+        return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
 
     def _check_noisy(self, r: Optional[Tensor], x: Tensor) -> Tensor:
         if r is not None:

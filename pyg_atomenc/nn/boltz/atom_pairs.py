@@ -125,7 +125,8 @@ class AtomPairEmbedding(torch.nn.Module):
         if table:
             # A product with the identity transposes faster than a copy does.
             rows = _token_rows(query, key, *table)
-            pair.addmm_(torch.eye(rows.size(1)).to(rows), rows.T)
+            identity = torch.eye(rows.size(1), dtype=rows.dtype, device=rows.device)
+            pair.addmm_(identity, rows.T)
         pair = pair.view(-1, *features.shape[1:])
         pair += _columns(of_query, query).unsqueeze(3)
         pair += _columns(of_key, key).unsqueeze(2)

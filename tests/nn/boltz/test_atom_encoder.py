@@ -21,14 +21,17 @@ RAGGED = [1, 31, 33, 500, 2000]
 
 def close(found, expected):
     error = (found - expected).abs().max() / expected.abs().max()
-    assert error.item() <= 2e-5
+    assert error.item() <= (2e-5 if found.dtype == torch.float32 else 1e-9)
 
 
 def both(oracle, flat, *, decode=True):
     """Tokens, atoms and updates of boltz, then ours; all flat."""
     require_boltz()
     diffusion = oracle.part == "diffusion"
-    encoder, decoder = load_boltz(oracle.state_dict(), oracle.part)
+    encoder, decoder = (
+        None if layer is None else layer.to(flat.s.dtype)
+        for layer in load_boltz(oracle.state_dict(), oracle.part)
+    )
     trunk = (flat.pad(flat.s, flat.counts.tolist()), flat.pad_pairs())
     if diffusion:
         r = flat.pad_samples(flat.r)
@@ -84,11 +87,28 @@ def test_the_options_of_boltz2(options):
 
 
 @pytest.mark.parametrize("part", ["trunk", "diffusion"])
-@pytest.mark.parametrize("sizes, samples", [([40], 1), ([1, 31, 33, 300], 2)])
-def test_gradients_equal_those_of_boltz(oracle, part, sizes, samples):
+@pytest.mark.parametrize(
+    "sizes, samples, dtype",
+    [
+        ([40], 1, torch.float32),
+        ([1, 31, 33, 300], 2, torch.float32),
+        # In larger batches some ReLU is so near zero that rounding decides about its
+        # gradient, in Boltz as here; in float64 none is.
+        (RAGGED, 1, torch.float64),
+        ([1, 31, 33, 500], 4, torch.float64),
+    ],
+)
+def test_gradients_equal_those_of_boltz(
+    oracle, part, sizes, samples, dtype, monkeypatch
+):
+    if dtype == torch.float64:
+        # Boltz computes parts in float32 whatever it is given.
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     module = oracle(part, depth=2)
+    for part_of in module.modules():
+        part_of.to(dtype)
     diffusion = part == "diffusion"
-    flat = Flat(sizes, samples if diffusion else 1)
+    flat = Flat(sizes, samples if diffusion else 1, dtype)
     leaves = [flat.inputs["ref_pos"]]
     if diffusion:
         leaves += [flat.s, flat.z, flat.r, flat.a]
