@@ -17,5 +17,7 @@ def chain(*residues, bonds=()):
     atoms.atom_name = np.array([atom for _, _, atom in rows])
     atoms.chain_id = np.full(len(rows), "A")
     atoms.element = np.array([atom[0] for _, _, atom in rows])
-    atoms.bonds = structure.BondList(len(rows), np.array(bonds).reshape(-1, 2))
+    pairs = np.array(bonds, dtype=int).reshape(-1, 2)
+    single = np.ones((len(pairs), 1), dtype=int)
+    atoms.bonds = structure.BondList(len(rows), np.hstack([pairs, single]))
     return atoms

@@ -29,7 +29,10 @@ def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
     keep = np.isin(atoms.altloc_id, NO_ALTLOC)
     if keep.all():
         return keep
-    place = join(code(atoms.chain_id), code(atoms.res_id), code(atoms.ins_code))
+    names = ["chain_id", "res_id", "ins_code"]
+    if "sym_id" in atoms.get_annotation_categories():
+        names.append("sym_id")
+    place = join(*(code(getattr(atoms, name)) for name in names))
     option = join(place, code(atoms.altloc_id))
     weight = np.bincount(option, np.where(keep, 0.0, atoms.occupancy))[option]
     some = np.flatnonzero(~keep)

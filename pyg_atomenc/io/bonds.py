@@ -1,38 +1,32 @@
 """Bonds as the tensors that PyG's layers take."""
 
-from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
 """The columns of ``edge_attr``; coordination and unknown bonds are ``"other"``."""
 
-_COLUMN = {name: column for column, name in enumerate(BOND_TYPES)}
 
-
-def bond_tensors(
-    pairs: Sequence[tuple[int, int]], types: Sequence[str]
-) -> tuple[Tensor, Tensor]:
+def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
     """Turn a list of bonds into directed edges with one-hot types.
 
     Args:
-        pairs (sequence): The two atoms of each of ``B`` bonds.
-        types (sequence): Their types ``[B]``; one that is not in :data:`BOND_TYPES`
-            counts as ``"other"``.
+        pairs (array_like): The two atoms of each of ``B`` bonds ``[B, 2]``.
+        types (array_like): Their columns in :data:`BOND_TYPES` ``[B]``.
 
     Returns:
         tuple: ``edge_index`` ``[2, 2 * B]`` int64, each bond in both directions and
         sorted by its first atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot over
         :data:`BOND_TYPES`.
     """
-    ends = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).t()
-    other = _COLUMN["other"]
-    column = torch.tensor([_COLUMN.get(name, other) for name in types]).long()
-    edge_index = torch.cat([ends, ends.flip(0)], dim=1)
-    column = torch.cat([column, column])
-    order = edge_index[1].argsort(stable=True)
-    order = order[edge_index[0][order].argsort(stable=True)]
-    edge_attr = torch.zeros(len(order), len(BOND_TYPES))
-    edge_attr[torch.arange(len(order)), column[order]] = 1.0
-    return edge_index[:, order].contiguous(), edge_attr
+    ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    column = np.tile(np.asarray(types, dtype=np.int64).reshape(-1), 2)
+    order = np.lexsort((ends[:, 1], ends[:, 0]))
+    edge_attr = np.zeros((len(order), len(BOND_TYPES)), dtype=np.float32)
+    edge_attr[np.arange(len(order)), column[order]] = 1
+    edge_index = np.ascontiguousarray(ends[order].T)
+    return torch.from_numpy(edge_index), torch.from_numpy(edge_attr)

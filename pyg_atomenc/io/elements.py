@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError
 
-_SYMBOLS = (
+_NAMED = (
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn "
     "Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce "
     "Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At "
@@ -13,8 +13,11 @@ _SYMBOLS = (
     "Nh Fl Mc Lv Ts Og"
 ).split()
 
-_NUMBER = {symbol.upper(): number for number, symbol in enumerate(_SYMBOLS, start=1)}
+_NUMBER = {symbol.upper(): number for number, symbol in enumerate(_NAMED, start=1)}
 # Deuterium and tritium are hydrogen; the PDB writes an unknown atom as X.
+SYMBOLS = ("X", *(symbol.upper() for symbol in _NAMED))
+"""Symbols in capitals by atomic number, as biotite writes them; 0 is unknown."""
+
 _NUMBER |= {"D": 1, "T": 1, "X": 0}
 
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.bonds import bond_tensors
+from pyg_atomenc.io.atom_array import set_representatives
+from pyg_atomenc.io.bonds import BOND_TYPES, bond_tensors
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
-from pyg_atomenc.tokenizers.fragment import Fragment, check_mol
+from pyg_atomenc.tokenizers.brics import BRICS
+from pyg_atomenc.tokenizers.source import check_mol
 
 
 def from_rdmol(
@@ -28,7 +30,7 @@ def from_rdmol(
         mol (rdkit.Chem.Mol): The molecule; it is not changed.
         tokenizer (callable, optional): Takes the molecule, gives its
             :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.Fragment`)
+            (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
         conformer (int, optional): The id of the conformer to read positions from;
             ``-1`` for the first that is 3D, if there is any; ``None`` for no
             positions. A 2D drawing has no positions in ångström and is never read.
@@ -40,13 +42,20 @@ def from_rdmol(
         - ``z`` ``[N]``, int64: atomic numbers
         - ``formal_charge`` ``[N]``, int64: in elementary charges
         - ``pos`` ``[N, 3]``, float32: in ångström; only if there is a 3D conformer
+        - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom, those that are atoms
+          themselves included
+        - ``chirality`` ``[N]``, int64: 0 for no or an unknown stereocentre, 1 for R,
+          2 for S
         - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
         - ``edge_attr`` ``[E, 5]``, float32: one-hot over
           :data:`~pyg_atomenc.io.bonds.BOND_TYPES`
         - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
+        - ``is_representative`` ``[N]``, bool: the first atom of each token, and
+          ``token_pos`` ``[T, 3]``, float32: its position in ångström, if there are any
         - ``atom_name``: the name from a PDB file, else the element and a running
           count, such as ``C1``
-        - ``token_name``: as the tokenizer gives it; the default gives SMILES
+        - ``token_*``: as the tokenizer gives it; the default gives SMILES as
+          ``token_name``, and ``token_entity_kind`` and ``token_is_standard``
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
@@ -60,12 +69,14 @@ def from_rdmol(
     mol = chem.Mol(mol)
     atom_name = _atom_names(mol)
     pos = _positions(mol, conformer, atom_name)
-    tokens = tokenize(tokenizer or Fragment(), mol, mol.GetNumAtoms())
+    tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
     edge_index, edge_attr = _bonds(mol)
     atoms = mol.GetAtoms()
-    return AtomTokenData(
+    data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
+        num_hydrogens=_hydrogens(mol),
+        chirality=_chirality(mol),
         pos=pos,
         edge_index=edge_index,
         edge_attr=edge_attr,
@@ -74,6 +85,8 @@ def from_rdmol(
         atom_name=atom_name,
         **tokens.attributes,
     )
+    set_representatives(data, tokens)
+    return data
 
 
 def from_smiles(
@@ -81,6 +94,7 @@ def from_smiles(
     tokenizer: Optional[Tokenizer] = None,
     *,
     hydrogens: bool = False,
+    max_length: int = 5_000,
 ) -> AtomTokenData:
     """Read a molecule from its SMILES.
 
@@ -89,9 +103,10 @@ def from_smiles(
             blank may as well be a slip of the pen.
         tokenizer (callable, optional): Takes the ``rdkit.Chem.Mol``, gives its
             :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.Fragment`)
+            (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
         hydrogens (bool): Add the implicit hydrogens as atoms, behind all others.
             (default: ``False``)
+        max_length (int): How many characters are too many. (default: ``5_000``)
 
     Returns:
         AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, the canonical
@@ -100,8 +115,8 @@ def from_smiles(
         use :func:`from_rdmol` for those.
 
     Raises:
-        ValueError: If ``smiles`` is no text, is empty, or is refused by RDKit, whose
-            reason is quoted.
+        ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit,
+            whose reason is quoted.
         ImportError: If RDKit is not installed.
 
     Example:
@@ -112,7 +127,7 @@ def from_smiles(
         [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
     """
     chem = require_package("rdkit.Chem", "from_smiles")
-    mol = _parse(_check_text(smiles))
+    mol = _parse(_check_text(smiles, max_length))
     canonical = chem.MolToSmiles(mol)
     data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
     data.smiles = canonical
@@ -120,13 +135,18 @@ def from_smiles(
     return data
 
 
-def _check_text(smiles: Any) -> str:
+def _check_text(smiles: Any, max_length: int) -> str:
     if not isinstance(smiles, str):
         raise AtomEncodingError(
             f"'smiles' is of type {type(smiles).__name__}: pass one SMILES as a str; "
             f"for an rdkit.Chem.Mol, use pyg_atomenc.io.from_rdmol."
         )
     text = smiles.strip()
+    if len(text) > max_length:
+        raise AtomEncodingError(
+            f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "
+            f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
+        )
     if not text:
         raise AtomEncodingError(
             f"'smiles' is {smiles!r}, which holds no atoms: pass a SMILES such as "
@@ -235,9 +255,32 @@ def _find_conformer(mol: Any, conformer: Optional[int]) -> Any:
 def _bonds(mol: Any) -> tuple[Tensor, Tensor]:
     pairs = []
     types = []
+    column = {name: i for i, name in enumerate(BOND_TYPES)}
     for bond in mol.GetBonds():
         pairs.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
         # A kekulized molecule may keep its aromatic flags; they are what holds.
         aromatic = bond.GetIsAromatic()
-        types.append("aromatic" if aromatic else str(bond.GetBondType()).lower())
+        name = "aromatic" if aromatic else str(bond.GetBondType()).lower()
+        types.append(column.get(name, column["other"]))
     return bond_tensors(pairs, types)
+
+
+def _hydrogens(mol: Any) -> Tensor:
+    mol.UpdatePropertyCache(strict=False)
+    return torch.tensor(
+        [atom.GetTotalNumHs(includeNeighbors=True) for atom in mol.GetAtoms()]
+    )
+
+
+def _chirality(mol: Any) -> Tensor:
+    chem = require_package("rdkit.Chem", "from_rdmol")
+    base = require_package("rdkit.rdBase", "from_rdmol")
+    with base.BlockLogs():
+        chem.FastFindRings(mol)
+        chem.AssignStereochemistry(mol, cleanIt=False, force=True)
+    codes = {"R": 1, "S": 2}
+    label = [
+        atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
+        for atom in mol.GetAtoms()
+    ]
+    return torch.tensor([codes.get(text, 0) for text in label])

@@ -1,24 +1,21 @@
-"""Structure files and biotite's `AtomArray` → `AtomTokenData`."""
+"""Structure files → `AtomTokenData`."""
 
-import gzip
-import io
 import os
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
-from pyg_atomenc.io.altloc import choose_altloc
-from pyg_atomenc.io.bonds import bond_tensors
-from pyg_atomenc.io.cif import read_block
-from pyg_atomenc.io.elements import atomic_numbers
-from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
-from pyg_atomenc.tokenizers.residue import Residue, check_atom_array
+from pyg_atomenc.io.atom_array import check_positions, from_atom_array
+from pyg_atomenc.io.cif import CifDocument
+from pyg_atomenc.io.limits import Limits, read_bytes
+from pyg_atomenc.io.pdb import PdbDocument
+from pyg_atomenc.io.unresolved import add_unresolved
+from pyg_atomenc.tokenizers.base import Tokenizer
+from pyg_atomenc.tokenizers.residue import find_residues
 
 _FORMATS = {
     ".cif": "mmCIF",
@@ -29,24 +26,30 @@ _FORMATS = {
 }
 _FIELDS = ("charge", "occupancy")
 _WATER = ("HOH", "DOD", "WAT", "H2O")
+_NUMBERINGS = ("author", "label")
 
 
 def from_structure(
     path: Union[str, "os.PathLike[str]"],
     tokenizer: Optional[Tokenizer] = None,
     *,
-    model: int = 1,
+    model: Union[int, str] = 1,
+    assembly: Optional[str] = None,
+    chains: Optional[Sequence[str]] = None,
+    numbering: str = "author",
     waters: bool = True,
     hydrogens: bool = True,
-) -> AtomTokenData:
-    """Read one model of a structure file: mmCIF, BinaryCIF or PDB, also gzipped.
+    unresolved: bool = False,
+    limits: Optional[Limits] = None,
+) -> Union[AtomTokenData, list[AtomTokenData]]:
+    """Read a structure file: mmCIF, BinaryCIF or PDB, also gzipped.
 
     Atoms keep the order of the file. Of alternate locations, each residue keeps the
-    one with the highest summed occupancy, the first of equal ones. Chains and residue
-    numbers are the authors', as in a PDB file. Bonds inside residues come from the
-    file's own component tables or the Chemical Component Dictionary, those between
-    residues from the polymer and from the file's connections (``struct_conn``,
-    ``CONECT``); a ligand in a PDB file without ``CONECT`` has no bonds.
+    one with the highest summed occupancy, the first of equal ones. Bonds inside
+    residues come from the file's own component tables or the Chemical Component
+    Dictionary, those between residues from the polymer and from the file's connections
+    (``struct_conn``, ``CONECT``); a ligand of a PDB file that the dictionary does not
+    know has those of ``CONECT`` alone.
 
     Args:
         path (str or os.PathLike): The file. Its name tells the format: ``.cif``,
@@ -54,98 +57,147 @@ def from_structure(
         tokenizer (callable, optional): Takes the ``biotite.structure.AtomArray``,
             gives its :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
-        model (int): Which model, from 1. (default: ``1``)
+        model (int or str): Which model, from 1, or ``"all"`` for a list of all.
+            (default: ``1``)
+        assembly (str, optional): The id of the biological assembly to build, such as
+            ``"1"``; its copies have ``token_sym_id``. (default: the atoms of the file)
+        chains (sequence, optional): The names of the chains to keep, in ``numbering``.
+            (default: all)
+        numbering (str): What ``chain_id``, ``res_id`` and ``token_*`` of these names
+            hold: ``"author"``, as in a PDB file, or ``"label"``, as in the sequence
+            (mmCIF only; 0 for what is in none). Files with both always give
+            ``token_label_chain`` and ``token_label_res_id``. (default: ``"author"``)
         waters (bool): Keep water molecules. (default: ``True``)
         hydrogens (bool): Keep hydrogen and deuterium atoms. (default: ``True``)
+        unresolved (bool): Add the heavy atoms of the full sequence that the
+            coordinates lack, with NaN as positions; ``is_resolved`` tells them apart
+            (mmCIF with ``pdbx_poly_seq_scheme`` only). (default: ``False``)
+        limits (Limits, optional): What the file may hold at most.
+            (default: :class:`~pyg_atomenc.io.Limits`)
 
     Returns:
-        AtomTokenData: As from :func:`from_atom_array`.
+        AtomTokenData or list: As from :func:`from_atom_array`; for ``model="all"``, one
+        for each model.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged or of another format, holds
-            no such model, or a position that is not finite. Its message starts with
-            the file's name.
+        ValueError: If the file is missing, empty, damaged, cut short, over a limit or
+            of another format, holds no such model, assembly or chain, or a position
+            that cannot be. Its message starts with the file's name.
         ImportError: If biotite is not installed.
     """
     require_package("biotite.structure.io", "from_structure")
-    if isinstance(model, bool) or not isinstance(model, int) or model < 1:
-        raise AtomEncodingError(
-            f"'model' is {model!r}: pass the number of a model, counted from 1."
-        )
+    _check_options(model, assembly, chains, numbering)
     file = Path(path)
+    limits = limits or Limits()
     kind = _format(file)
-    content = _read(file)
-    # Whatever the parsers raise on a damaged file, the user gets one kind of error.
+    content = read_bytes(file, limits)
+    document = _open(file, kind, content, limits)
+    numbers = _models(file, document, model)
+    if assembly is not None and assembly not in document.assemblies:
+        raise FileFormatError(
+            f"{file}: has no assembly {assembly!r}, but {list(document.assemblies)}. "
+            f"Pass one of these as 'assembly', or None."
+        )
+    graphs = []
+    for number in numbers:
+        atoms = _attempt(file, kind, document.read, number, assembly, _FIELDS)
+        limits.check_atoms(file, atoms.array_length())
+        try:
+            atoms = _prepare(atoms, document, kind, numbering, unresolved)
+            found = atoms.array_length()
+            atoms = _select(atoms, chains, waters, hydrogens)
+            if atoms.array_length() == 0:
+                raise AtomEncodingError(
+                    f"holds no atoms in model {number}"
+                    + (f" but {found} of waters and hydrogens" if found else "")
+                    + ". Check the file, and 'model', 'waters' and 'hydrogens'."
+                )
+            graphs.append(from_atom_array(atoms, tokenizer))
+        except AtomEncodingError as error:
+            raise FileFormatError(f"{file}: {error}") from error
+    return graphs if model == "all" else graphs[0]
+
+
+def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> None:
+    number = isinstance(model, int) and not isinstance(model, bool) and model > 0
+    if not (number or model == "all"):
+        raise AtomEncodingError(
+            f"'model' is {model!r}: pass the number of a model, counted from 1, or "
+            f"'all'."
+        )
+    if assembly is not None and not isinstance(assembly, str):
+        raise AtomEncodingError(
+            f"'assembly' is {assembly!r}: pass the assembly's id as text, such as '1'."
+        )
+    if chains is not None and (isinstance(chains, str) or not list(chains)):
+        raise AtomEncodingError(
+            f"'chains' is {chains!r}: pass a list of names, such as ['A', 'B']."
+        )
+    if numbering not in _NUMBERINGS:
+        raise AtomEncodingError(
+            f"'numbering' is {numbering!r}: pass one of {_NUMBERINGS}."
+        )
+
+
+def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
+    """Whatever the parsers raise on a damaged file, the user gets one kind of error."""
     try:
-        atoms = (_read_pdb if kind == "PDB" else _read_cif)(content, kind, model)
+        return work(*arguments)
+    except FileFormatError:
+        raise
     except Exception as error:
         raise FileFormatError(
             f"{file}: cannot be read as {kind} ({_reason(error)}). Check that the file "
             f"is complete and that its name ends in its true format."
         ) from error
-    _bond_split_residues(atoms)
-    found = atoms.array_length()
-    atoms = _select(atoms, waters, hydrogens)
-    if atoms.array_length() == 0:
+
+
+def _open(file: Path, kind: str, content: bytes, limits: Limits) -> Any:
+    document = PdbDocument if kind == "PDB" else CifDocument
+    opened = _attempt(file, kind, document, content, kind == "BinaryCIF", limits)
+    limits.check_atoms(file, opened.num_atoms)
+    return opened
+
+
+def _models(file: Path, document: Any, model: Union[int, str]) -> Sequence[int]:
+    count = _attempt(file, "a structure", lambda: document.num_models)
+    if model == "all":
+        return range(1, count + 1)
+    assert isinstance(model, int)
+    if model > count:
         raise FileFormatError(
-            f"{file}: holds no atoms in model {model}"
-            + (f" but {found} of waters and hydrogens" if found else "")
-            + ". Check the file, and 'model', 'waters' and 'hydrogens'."
+            f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
+            f"to {count}, or 'all'."
         )
-    try:
-        return from_atom_array(atoms, tokenizer)
-    except AtomEncodingError as error:
-        raise FileFormatError(f"{file}: {error}") from error
+    return [model]
 
 
-def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTokenData:
-    """Turn an ``AtomArray`` of biotite into a graph.
-
-    Args:
-        atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
-            and its annotation ``charge`` are read where it has them.
-        tokenizer (callable, optional): Takes ``atoms``, gives their
-            :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.Residue`)
-
-    Returns:
-        AtomTokenData: With ``N`` atoms, ``E`` directed bonds and ``T`` tokens
-
-        - ``z`` ``[N]``, int64: atomic numbers, 0 where not known
-        - ``pos`` ``[N, 3]``, float32: in ångström
-        - ``formal_charge`` ``[N]``, int64: in elementary charges, 0 where not known
-        - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
-        - ``edge_attr`` ``[E, 5]``, float32: one-hot over
-          :data:`~pyg_atomenc.io.BOND_TYPES`
-        - ``atom_name``: the atoms' names, such as ``CA``
-        - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
-        - ``token_*``: what the tokenizer gives; the default gives ``token_name``,
-          ``token_chain``, ``token_res_id`` and ``token_ins_code``
-
-    Raises:
-        ValueError: If ``atoms`` is no ``AtomArray``, is empty, has a position that is
-            not finite or a symbol that is no element, or if the tokens do not fit.
-        ImportError: If biotite is not installed.
-    """
-    check_atom_array(atoms)
-    z = atomic_numbers(atoms.element)
-    pos = torch.from_numpy(np.ascontiguousarray(atoms.coord, dtype=np.float32))
-    _check_positions(atoms, pos)
-    tokens = tokenize(tokenizer or Residue(), atoms, atoms.array_length())
-    edge_index, edge_attr = _bonds(atoms)
-    has_charge = "charge" in atoms.get_annotation_categories()
-    charge = atoms.charge if has_charge else np.zeros_like(z)
-    return AtomTokenData(
-        z=torch.from_numpy(z),
-        pos=pos.clone(),
-        formal_charge=torch.from_numpy(charge.astype(np.int64)),
-        edge_index=edge_index,
-        edge_attr=edge_attr,
-        atom_name=atoms.atom_name.tolist(),
-        atom_to_token=tokens.atom_to_token,
-        num_tokens=tokens.num_tokens,
-        **tokens.attributes,
-    )
+def _prepare(
+    atoms: Any, document: Any, kind: str, numbering: str, unresolved: bool
+) -> Any:
+    if atoms.array_length() == 0:
+        return atoms
+    check_positions(atoms, atoms.coord)
+    _bond_split_residues(atoms)
+    if unresolved:
+        if kind == "PDB":
+            raise AtomEncodingError(
+                "'unresolved' is True, but a PDB file does not number its sequence: "
+                "pass the entry's mmCIF file, or unresolved=False."
+            )
+        atoms = add_unresolved(atoms, document.block)
+    if numbering == "label":
+        if "label_seq_id" not in atoms.get_annotation_categories():
+            raise AtomEncodingError(
+                f"'numbering' is 'label', which a {kind} file without label_seq_id "
+                f"does not have: pass 'author'."
+            )
+        # The authors' numbers tell waters apart, which have none of the sequence.
+        atoms.set_annotation("auth_seq_id", atoms.res_id)
+        atoms.chain_id = atoms.label_asym_id
+        known = np.char.isdigit(atoms.label_seq_id)
+        atoms.res_id = np.where(known, atoms.label_seq_id, "0").astype(int)
+    return atoms
 
 
 def _format(file: Path) -> str:
@@ -159,56 +211,14 @@ def _format(file: Path) -> str:
     return _FORMATS[suffix]
 
 
-def _read(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-        if file.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
-    except FileNotFoundError:
-        raise FileFormatError(f"{file}: does not exist. Check the path.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileFormatError(
-            f"{file}: is no complete gzip file ({error}). Fetch it anew, or drop '.gz' "
-            f"from its name if it is not compressed."
-        ) from error
-    except OSError as error:
-        raise FileFormatError(
-            f"{file}: cannot be read ({error.strerror}). Check the path and its "
-            f"permissions."
-        ) from error
-    if not content.strip():
-        raise FileFormatError(f"{file}: is empty. Fetch it anew.")
-    return content
-
-
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     return f"no {text}" if isinstance(error, KeyError) else text
 
 
-def _read_pdb(content: bytes, kind: str, model: int) -> Any:
-    pdb = require_package("biotite.structure.io.pdb", "from_structure")
-    file = pdb.PDBFile.read(io.StringIO(content.decode("utf-8")))
-    atoms = file.get_structure(
-        model=model, altloc="all", extra_fields=list(_FIELDS), include_bonds=True
-    )
-    return atoms[choose_altloc(atoms)]
-
-
-def _read_cif(content: bytes, kind: str, model: int) -> Any:
-    pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
-    if kind == "mmCIF":
-        file = pdbx.CIFFile.read(io.StringIO(content.decode("utf-8")))
-    else:
-        file = pdbx.BinaryCIFFile.read(io.BytesIO(content))
-    return read_block(file.block, model, _FIELDS)
-
-
 def _bond_split_residues(atoms: Any) -> None:
     """Add the bonds of residues whose atoms do not stand together in the file."""
-    if atoms.array_length() == 0:
-        return
-    token = Residue()(atoms).atom_to_token.numpy()
+    token, _ = find_residues(atoms)
     order = np.argsort(token, kind="stable")
     if (np.diff(order) == 1).all():
         return
@@ -221,37 +231,21 @@ def _bond_split_residues(atoms: Any) -> None:
     atoms.bonds = atoms.bonds.merge(more)
 
 
-def _select(atoms: Any, waters: bool, hydrogens: bool) -> Any:
+def _select(
+    atoms: Any, chains: Optional[Sequence[str]], waters: bool, hydrogens: bool
+) -> Any:
     keep = np.ones(atoms.array_length(), dtype=bool)
+    if chains is not None:
+        there = list(dict.fromkeys(atoms.chain_id.tolist()))
+        missing = [name for name in chains if name not in there]
+        if missing:
+            raise AtomEncodingError(
+                f"has no chain {missing[0]!r}, but {there}. Check 'chains' and "
+                f"'numbering'."
+            )
+        keep &= np.isin(atoms.chain_id, list(chains))
     if not waters:
         keep &= ~np.isin(atoms.res_name, _WATER)
     if not hydrogens:
         keep &= ~np.isin(np.char.upper(atoms.element), ("H", "D", "T"))
     return atoms if keep.all() else atoms[keep]
-
-
-def _check_positions(atoms: Any, pos: torch.Tensor) -> None:
-    wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if wrong:
-        atom = wrong[0]
-        raise AtomEncodingError(
-            f"'pos' is {pos[atom].tolist()} for atom {atom} ({atoms.atom_name[atom]} "
-            f"of {atoms.res_name[atom]} {atoms.res_id[atom]} in chain "
-            f"{atoms.chain_id[atom]!r}): every position must be finite; remove atoms "
-            f"that were not observed."
-        )
-
-
-def _bonds(atoms: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    if atoms.bonds is None:
-        return bond_tensors([], [])
-    kinds = require_package("biotite.structure", "from_atom_array").BondType
-    name = {int(kind): _bond_name(kind.name) for kind in kinds}
-    bonds: NDArray[Any] = atoms.bonds.as_array()
-    types = [name[kind] for kind in bonds[:, 2].tolist()]
-    return bond_tensors(bonds[:, :2].tolist(), types)
-
-
-def _bond_name(name: str) -> str:
-    # AROMATIC_SINGLE and its like are one type here, as in RDKit.
-    return "aromatic" if name.startswith("AROMATIC") else name.lower()

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.fragment import check_mol
-from pyg_atomenc.tokenizers.residue import Residue, check_atom_array
+from pyg_atomenc.tokenizers.features import residue_kinds
+from pyg_atomenc.tokenizers.molecule import molecule_tokens
+from pyg_atomenc.tokenizers.residue import find_residues
+from pyg_atomenc.tokenizers.source import check_atom_array, check_mol, is_mol
 from pyg_atomenc.tokenizers.split import split_residues
 
 
@@ -30,14 +32,15 @@ class Atom:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom a token; see the class."""
-        if type(source).__module__.startswith("rdkit"):
-            require_package("rdkit.Chem", "Atom")
+        if is_mol(source):
             check_mol(source)
             names = [atom.GetSymbol() for atom in source.GetAtoms()]
-            return Tokens(torch.arange(len(names)), len(names), {"token_name": names})
+            return molecule_tokens(torch.arange(len(names)), names)
         check_atom_array(source)
-        residues = Residue()(source)
-        return split_residues(residues, torch.ones(residues.num_tokens).bool())
+        residue, first = find_residues(source)
+        kinds = residue_kinds(source, residue, first)
+        every = np.ones(len(first), dtype=bool)
+        return split_residues(source, residue, kinds, every)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -22,15 +22,19 @@ class Tokens:
         num_tokens (int): The number of tokens ``T``.
         attributes (dict): Token attributes by name, each a tensor or list with one
             entry per token; names start with ``token_``. (default: ``{}``)
+        representative (Tensor, optional): The atom that stands for each token ``[T]``,
+            int64, ``-1`` for none. (default: each token's first atom)
 
     Raises:
         ValueError: If ``atom_to_token`` is no int64 vector or leaves
-            ``[0, num_tokens)``, or an attribute's name or length does not fit.
+            ``[0, num_tokens)``, an attribute's name or length does not fit, or a
+            representative is no atom of its token.
     """
 
     atom_to_token: Tensor
     num_tokens: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    representative: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
         index = self.atom_to_token
@@ -67,6 +71,30 @@ class Tokens:
                     f"'attributes' has {len(values)} entries in {name!r} for "
                     f"{self.num_tokens} tokens: give one per token."
                 )
+        if self.representative is None:
+            # A frozen dataclass sets its own fields this way.
+            first = _first_atoms(index, self.num_tokens)
+            object.__setattr__(self, "representative", first)
+        else:
+            self._check_representative(self.representative)
+
+    def _check_representative(self, atom: Tensor) -> None:
+        found = atom >= 0
+        if (
+            atom.shape != (self.num_tokens,)
+            or (atom >= self.atom_to_token.numel()).any()
+            or (self.atom_to_token[atom[found]] != found.nonzero().flatten()).any()
+        ):
+            raise AtomEncodingError(
+                f"'representative' is {atom.tolist()[:8]} …: give one atom of each of "
+                f"the {self.num_tokens} tokens, or -1 for a token without atoms."
+            )
+
+
+def _first_atoms(index: Tensor, num_tokens: int) -> Tensor:
+    first = torch.full((num_tokens,), index.numel())
+    first.scatter_reduce_(0, index, torch.arange(index.numel()), "amin")
+    return first.where(first < index.numel(), -1)
 
 
 Tokenizer = Callable[[Any], Tokens]

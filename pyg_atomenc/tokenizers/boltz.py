@@ -3,20 +3,20 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.residue import Residue, check_atom_array
+from pyg_atomenc.tokenizers.codes import Integers
+from pyg_atomenc.tokenizers.features import (
+    LIGAND,
+    STANDARD,
+    component_kinds,
+    in_polymer_bond,
+    residue_kinds,
+)
+from pyg_atomenc.tokenizers.residue import find_residues
+from pyg_atomenc.tokenizers.source import as_atom_array
 from pyg_atomenc.tokenizers.split import split_residues
-
-# Boltz reads selenomethionine (MSE) as methionine.
-STANDARD = (
-    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET MSE PHE PRO SER THR TRP TYR "
-    "VAL UNK A C G U N DA DC DG DT DN"
-).split()
-_LINKS = (("C", "N"), ("O3'", "P"))
 
 
 class Boltz1:
@@ -29,27 +29,28 @@ class Boltz1:
     residue, as those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` of ``N > 0`` atoms, left unchanged
+        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
+          atoms, left unchanged
         - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
           ``[N]``, int64, numbered by their first atoms
 
     Raises:
-        ValueError: If the input is no ``AtomArray`` or has no atoms.
+        ValueError: If the input is neither or has no atoms.
     """
 
-    def __call__(self, atoms: Any) -> Tokens:
+    def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its token; see the class."""
-        check_atom_array(atoms)
-        residues = Residue()(atoms)
-        names = np.array(residues.attributes["token_name"])
-        whole = self._whole(atoms, residues, names)
-        return split_residues(residues, torch.from_numpy(~whole))
+        atoms = as_atom_array(source)
+        residue, first = find_residues(atoms)
+        whole = self._whole(atoms, residue, atoms.res_name[first])
+        kinds = residue_kinds(atoms, residue, first)
+        return split_residues(atoms, residue, kinds, ~whole)
 
     def _whole(
-        self, atoms: Any, residues: Tokens, names: NDArray[Any]
+        self, atoms: Any, residue: Integers, names: NDArray[Any]
     ) -> NDArray[np.bool_]:
-        """Which residues stay one token ``[T]``."""
-        return np.isin(names, STANDARD)
+        """Which residues stay one token ``[R]``."""
+        return np.isin(names, [*STANDARD, "MSE"])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -64,31 +65,16 @@ class Boltz2(Boltz1):
     joins it to another residue.
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` of ``N > 0`` atoms, with bonds, left
-          unchanged
+        - input: as of :class:`Boltz1`; an ``AtomArray`` needs bonds
         - output: as of :class:`Boltz1`
 
     Raises:
-        ValueError: If the input is no ``AtomArray`` or has no atoms.
+        ValueError: If the input is neither or has no atoms.
     """
 
     def _whole(
-        self, atoms: Any, residues: Tokens, names: NDArray[Any]
+        self, atoms: Any, residue: Integers, names: NDArray[Any]
     ) -> NDArray[np.bool_]:
-        whole = super()._whole(atoms, residues, names)
-        if atoms.bonds is None:
-            return whole
-        info = require_package("biotite.structure.info", "Boltz2")
-        kinds, kind = np.unique(names, return_inverse=True)
-        # `link_type` is None for a component that the dictionary lacks.
-        linking = ["LINKING" in (info.link_type(str(k)) or "").upper() for k in kinds]
-        ends = atoms.bonds.as_array()[:, :2]
-        token = residues.atom_to_token.numpy()[ends]
-        name = atoms.atom_name[ends]
-        joined = np.zeros(len(names), dtype=bool)
-        for link in (*_LINKS, *(pair[::-1] for pair in _LINKS)):
-            joins = (name[:, 0] == link[0]) & (name[:, 1] == link[1])
-            joins &= token[:, 0] != token[:, 1]
-            joined[token[joins].ravel()] = True
-        modified: NDArray[np.bool_] = np.array(linking)[kind.reshape(-1)] & joined
-        return whole | modified
+        linking = component_kinds(names) != LIGAND
+        modified = linking & in_polymer_bond(atoms, residue, len(names))
+        return super()._whole(atoms, residue, names) | modified

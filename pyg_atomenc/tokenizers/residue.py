@@ -3,40 +3,15 @@
 from typing import Any
 
 import numpy as np
-import torch
 
-from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.codes import Integers, by_first_atom, code, join
-
-_IDENTITY = ("chain_id", "res_id", "ins_code", "res_name")
-
-
-def check_atom_array(atoms: Any, argument: str = "atoms") -> None:
-    """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms.
-
-    Args:
-        atoms (biotite.structure.AtomArray): What the user gave.
-        argument (str): Its name, for the message. (default: ``"atoms"``)
-
-    Raises:
-        ValueError: If it is something else or empty.
-    """
-    structure = require_package("biotite.structure", "an AtomArray")
-    if not isinstance(atoms, structure.AtomArray):
-        mend = (
-            "pass one model of the stack, such as stack[0]"
-            if isinstance(atoms, structure.AtomArrayStack)
-            else "pass a biotite.structure.AtomArray"
-        )
-        raise AtomEncodingError(
-            f"'{argument}' is of type {type(atoms).__name__}: {mend}."
-        )
-    if atoms.array_length() == 0:
-        raise AtomEncodingError(
-            f"'{argument}' has no atoms: pass at least one, and check what they were "
-            f"filtered by."
-        )
+from pyg_atomenc.tokenizers.features import (
+    residue_codes,
+    residue_kinds,
+    structure_tokens,
+)
+from pyg_atomenc.tokenizers.source import as_atom_array
 
 
 class Residue:
@@ -48,39 +23,54 @@ class Residue:
     numbers start anew after 9,999 waters, is it a residue of its own. Tokens are
     numbered by their first atom.
 
-    ``token_name`` is the residue's name, such as ``ALA``; ``token_chain`` the chain;
-    ``token_res_id`` ``[T]`` int64 the residue number; ``token_ins_code`` the insertion
-    code, ``""`` for none.
+    A molecule of RDKit has the residues of its PDB information; without that, it is
+    one residue.
+
+    Every tokenizer of structures gives, for ``T`` tokens:
+
+    - ``token_name``: the residue's name, such as ``ALA``
+    - ``token_chain``; ``token_res_id`` ``[T]``, int64: the residue number;
+      ``token_ins_code``: the insertion code, ``""`` for none
+    - ``token_entity_kind`` ``[T]``, int64: a position in
+      :data:`~pyg_atomenc.tokenizers.ENTITY_KINDS`: protein, DNA, RNA, ligand
+    - ``token_is_standard`` ``[T]``, bool: one of the 20 amino acids and 8 nucleotides,
+      or of the unknown ones ``UNK``, ``N`` and ``DN``, in a polymer
+    - ``token_label_chain`` and ``token_label_res_id`` ``[T]``, int64: from the
+      annotations ``label_asym_id`` and ``label_seq_id``; ``""`` and 0 for none
+    - ``token_sym_id`` ``[T]``, int64: from ``sym_id``, the copy in an assembly, or 0
+    - ``representative`` ``[T]``, int64: the Cα of a residue, the C1′ of a nucleotide,
+      else the first atom
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` of ``N > 0`` atoms, left unchanged
+        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
+          atoms, left unchanged
         - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
           ``[N]``, int64
 
     Raises:
-        ValueError: If the input is no ``AtomArray`` or has no atoms.
+        ValueError: If the input is neither or has no atoms.
     """
 
-    def __call__(self, atoms: Any) -> Tokens:
+    def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its residue; see the class."""
-        check_atom_array(atoms)
-        residue = join(*(code(getattr(atoms, name)) for name in _IDENTITY))
-        run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
-        copy = _copy_of_run(residue, run, code(atoms.atom_name))[run]
-        token, first = by_first_atom(join(residue, copy))
-        return Tokens(
-            atom_to_token=torch.from_numpy(token),
-            num_tokens=len(first),
-            attributes={
-                "token_name": atoms.res_name[first].tolist(),
-                "token_chain": atoms.chain_id[first].tolist(),
-                "token_res_id": torch.from_numpy(atoms.res_id[first].astype(np.int64)),
-                "token_ins_code": atoms.ins_code[first].tolist(),
-            },
-        )
+        atoms = as_atom_array(source)
+        residue, first = find_residues(atoms)
+        kinds = residue_kinds(atoms, residue, first)
+        return structure_tokens(atoms, residue, len(first), residue, kinds)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def find_residues(atoms: Any) -> tuple[Integers, Integers]:
+    """The residue of every atom ``[N]``, and the first atom of each ``[R]``."""
+    residue = residue_codes(atoms)
+    run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
+    runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
+    if len(np.unique(runs)) < len(runs):
+        copy = _copy_of_run(residue, run, code(atoms.atom_name))[run]
+        residue = join(residue, copy)
+    return by_first_atom(residue)
 
 
 def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:

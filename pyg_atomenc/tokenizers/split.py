@@ -2,34 +2,28 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import by_first_atom
+from pyg_atomenc.tokenizers.codes import Integers, by_first_atom
+from pyg_atomenc.tokenizers.features import structure_tokens
 
 
-def split_residues(residues: Tokens, split: Tensor) -> Tokens:
+def split_residues(
+    atoms: Any, residue: Integers, kinds: Integers, split: NDArray[np.bool_]
+) -> Tokens:
     """Give every atom of some residues a token of its own.
 
     Args:
-        residues (Tokens): One token a residue.
-        split (Tensor): Which of them to split ``[T]``, bool.
+        atoms (biotite.structure.AtomArray): ``N`` atoms.
+        residue (numpy.ndarray): The residue of every atom ``[N]``, int64.
+        kinds (numpy.ndarray): The kind of every residue ``[R]``, int64.
+        split (numpy.ndarray): Which of them to split ``[R]``, bool.
 
     Returns:
-        Tokens: Numbered by their first atoms; each has its residue's attributes.
+        Tokens: Numbered by their first atoms; each has its residue's features.
     """
-    index = residues.atom_to_token
-    own = residues.num_tokens + torch.arange(index.numel())
-    token, first = by_first_atom(torch.where(split[index], own, index).numpy())
-    source = index[torch.from_numpy(first)]
-    attributes = {
-        name: _gather(values, source) for name, values in residues.attributes.items()
-    }
-    return Tokens(torch.from_numpy(token), len(first), attributes)
-
-
-def _gather(values: Any, index: Tensor) -> Any:
-    if isinstance(values, Tensor):
-        return values[index]
-    return [values[i] for i in index.tolist()]
+    own = len(kinds) + np.arange(len(residue))
+    token, first = by_first_atom(np.where(split[residue], own, residue))
+    return structure_tokens(atoms, token, len(first), residue, kinds)

@@ -5,7 +5,7 @@ from pyg_atomenc.io.bonds import bond_tensors
 
 
 def test_both_directions_sorted_and_one_hot():
-    edge_index, edge_attr = bond_tensors([(2, 0), (0, 1)], ["double", "dative"])
+    edge_index, edge_attr = bond_tensors([(2, 0), (0, 1)], [1, 4])
     assert edge_index.tolist() == [[0, 0, 1, 2], [1, 2, 0, 0]]
     names = [BOND_TYPES[column] for column in edge_attr.argmax(1).tolist()]
     assert names == ["other", "double", "other", "double"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyg_atomenc.io.elements import _SYMBOLS, atomic_numbers
+from pyg_atomenc.io.elements import _NAMED, atomic_numbers
 
 
 def test_symbols_in_any_case():
@@ -14,7 +14,7 @@ def test_the_whole_table_is_rdkits():
     chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
     table = chem.GetPeriodicTable()
     symbols = [table.GetElementSymbol(number) for number in range(1, 119)]
-    assert symbols == _SYMBOLS
+    assert symbols == _NAMED
 
 
 def test_what_is_no_element():

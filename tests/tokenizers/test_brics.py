@@ -1,6 +1,6 @@
 import pytest
 
-from pyg_atomenc.tokenizers import Fragment
+from pyg_atomenc.tokenizers import BRICS
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
 
@@ -12,15 +12,15 @@ def names(tokens):
 
 
 def test_aspirin_by_hand():
-    tokens = Fragment()(Chem.MolFromSmiles(ASPIRIN))
+    tokens = BRICS()(Chem.MolFromSmiles(ASPIRIN))
     assert tokens.atom_to_token.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3]
     assert names(tokens) == ["*C(C)=O", "*O*", "*c1ccccc1*", "*C(=O)O"]
 
 
 def test_a_molecule_that_brics_does_not_cut_is_one_token_a_component():
-    tokens = Fragment()(Chem.MolFromSmiles("c1ccccc1"))
+    tokens = BRICS()(Chem.MolFromSmiles("c1ccccc1"))
     assert tokens.atom_to_token.tolist() == [0] * 6 and names(tokens) == ["c1ccccc1"]
-    salt = Fragment()(Chem.MolFromSmiles("[Na+].CC(=O)[O-].[Na+].O"))
+    salt = BRICS()(Chem.MolFromSmiles("[Na+].CC(=O)[O-].[Na+].O"))
     assert salt.atom_to_token.tolist() == [0, 1, 1, 1, 1, 2, 3]
     assert names(salt) == ["[Na+]", "CC(=O)[O-]", "[Na+]", "O"]
 
@@ -29,7 +29,7 @@ def test_a_molecule_that_brics_does_not_cut_is_one_token_a_component():
 def test_hydrogens_go_with_their_atom_and_change_nothing(smiles):
     mol = Chem.MolFromSmiles(smiles)
     full = Chem.AddHs(mol)
-    plain, with_h = Fragment()(mol), Fragment()(full)
+    plain, with_h = BRICS()(mol), BRICS()(full)
     assert names(plain) == names(with_h)
     for atom in full.GetAtoms():
         if atom.GetAtomicNum() == 1 and atom.GetIdx() >= mol.GetNumAtoms():
@@ -41,8 +41,8 @@ def test_hydrogens_go_with_their_atom_and_change_nothing(smiles):
 def test_tokens_follow_the_atoms_when_they_are_renumbered():
     mol = Chem.MolFromSmiles(ASPIRIN)
     order = list(range(mol.GetNumAtoms()))[::-1]
-    there = Fragment()(mol).atom_to_token
-    back = Fragment()(Chem.RenumberAtoms(mol, order)).atom_to_token
+    there = BRICS()(mol).atom_to_token
+    back = BRICS()(Chem.RenumberAtoms(mol, order)).atom_to_token
     for i, a in enumerate(order):
         for j, b in enumerate(order):
             assert (back[i] == back[j]) == (there[a] == there[b])
@@ -50,14 +50,14 @@ def test_tokens_follow_the_atoms_when_they_are_renumbered():
 
 def test_only_hydrogen():
     mol = Chem.MolFromSmiles("[H][H].[H+]")
-    tokens = Fragment()(mol)
+    tokens = BRICS()(mol)
     assert tokens.atom_to_token.tolist() == [0, 0, 1]
 
 
 def test_leaves_the_molecule_alone():
     mol = Chem.MolFromSmiles(ASPIRIN)
     before = mol.ToBinary(int(Chem.PropertyPickleOptions.AllProps))
-    Fragment()(mol)
+    BRICS()(mol)
     assert mol.ToBinary(int(Chem.PropertyPickleOptions.AllProps)) == before
 
 
@@ -71,4 +71,4 @@ def test_leaves_the_molecule_alone():
 )
 def test_bad_input(mol, message):
     with pytest.raises(ValueError, match=message):
-        Fragment()(mol)
+        BRICS()(mol)

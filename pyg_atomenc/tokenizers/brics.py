@@ -2,42 +2,18 @@
 
 from typing import Any
 
-import torch
+import numpy as np
 
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
+from pyg_atomenc.tokenizers.codes import Integers
+from pyg_atomenc.tokenizers.molecule import chemical_tokens
+from pyg_atomenc.tokenizers.source import as_mol
 
 _INDEX = "_pyg_atomenc_index"
 
 
-def check_mol(mol: Any, argument: str = "mol") -> None:
-    """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms.
-
-    Args:
-        mol (rdkit.Chem.Mol): What the user gave.
-        argument (str): Its name, for the message. (default: ``"mol"``)
-
-    Raises:
-        ValueError: If it is no molecule or has no atoms.
-    """
-    chem = require_package("rdkit.Chem", "a molecule")
-    if mol is None:
-        raise AtomEncodingError(
-            f"'{argument}' is None, which is what RDKit returns for a molecule that it "
-            f"cannot read: check the text or file that it was read from."
-        )
-    if not isinstance(mol, chem.Mol):
-        raise AtomEncodingError(
-            f"'{argument}' is of type {type(mol).__name__}: pass an rdkit.Chem.Mol; "
-            f"for a SMILES, use pyg_atomenc.io.from_smiles."
-        )
-    if mol.GetNumAtoms() == 0:
-        raise AtomEncodingError(
-            f"'{argument}' has no atoms: pass a molecule with at least one atom."
-        )
-
-
-class Fragment:
+class BRICS:
     """Cuts a molecule at its BRICS bonds; every connected piece is a token.
 
     BRICS bonds are those that retrosynthesis would make, such as amides, esters, ethers
@@ -55,33 +31,35 @@ class Fragment:
     others.
 
     Shapes:
-        - input: an ``rdkit.Chem.Mol`` with ``N > 0`` atoms, left unchanged
+        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
+          of ``N > 0`` atoms, left unchanged
         - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
           ``[N]``, int64
 
     Raises:
-        ValueError: If the input is no molecule or has no atoms.
+        ValueError: If the input is neither, has no atoms or an array no bonds.
 
     Example:
         >>> from rdkit import Chem
         >>> mol = Chem.MolFromSmiles("CC(=O)Oc1ccccc1")
-        >>> Fragment()(mol).attributes["token_name"]
+        >>> BRICS()(mol).attributes["token_name"]
         ['*C(C)=O', '*O*', '*c1ccccc1']
     """
 
-    def __call__(self, mol: Any) -> Tokens:
+    def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its fragment; see the class."""
-        check_mol(mol)
-        base = require_package("rdkit.rdBase", "Fragment")
+        mol = as_mol(source)
+        base = require_package("rdkit.rdBase", "BRICS")
         with base.BlockLogs():
-            return _cut(mol)
+            return chemical_tokens(source, *_cut(mol))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
-def _cut(mol: Any) -> Tokens:
-    chem = require_package("rdkit.Chem", "Fragment")
+def _cut(mol: Any) -> tuple[Integers, list[str]]:
+    """The piece of every atom ``[N]``, and the name of every piece."""
+    chem = require_package("rdkit.Chem", "BRICS")
     heavy = _without_hydrogens(mol)
     num_heavy = heavy.GetNumAtoms()
     index = [atom.GetIntProp(_INDEX) for atom in heavy.GetAtoms()]
@@ -103,20 +81,12 @@ def _cut(mol: Any) -> Tokens:
     for atom in mol.GetAtoms():
         if piece[atom.GetIdx()] < 0:
             piece[atom.GetIdx()] = piece[atom.GetNeighbors()[0].GetIdx()]
-
-    # A dict keeps the order in which the pieces are met, which is that of their
-    # first atoms.
-    token = {number: rank for rank, number in enumerate(dict.fromkeys(piece))}
-    return Tokens(
-        atom_to_token=torch.tensor([token[number] for number in piece]),
-        num_tokens=len(token),
-        attributes={"token_name": [names[number] for number in token]},
-    )
+    return np.array(piece), names
 
 
 def _without_hydrogens(mol: Any) -> Any:
     """A copy without hydrogens: BRICS counts an atom's explicit neighbours."""
-    chem = require_package("rdkit.Chem", "Fragment")
+    chem = require_package("rdkit.Chem", "BRICS")
     copy = chem.Mol(mol)
     for atom in copy.GetAtoms():
         atom.SetIntProp(_INDEX, atom.GetIdx())
@@ -129,7 +99,7 @@ def _without_hydrogens(mol: Any) -> Any:
 
 
 def _brics_bonds(mol: Any) -> list[int]:
-    brics = require_package("rdkit.Chem.BRICS", "Fragment")
+    brics = require_package("rdkit.Chem.BRICS", "BRICS")
     return sorted(
         mol.GetBondBetweenAtoms(*pair).GetIdx() for pair, _ in brics.FindBRICSBonds(mol)
     )

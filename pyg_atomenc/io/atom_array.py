@@ -1,0 +1,256 @@
+"""biotite's `AtomArray` ↔ `AtomTokenData`."""
+
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.io.bonds import BOND_TYPES, bond_tensors
+from pyg_atomenc.io.elements import SYMBOLS, atomic_numbers
+from pyg_atomenc.io.hydrogens import count_hydrogens
+from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
+from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
+from pyg_atomenc.tokenizers.residue import Residue, find_residues
+from pyg_atomenc.tokenizers.source import check_atom_array
+
+# Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
+_FARTHEST = 1e6
+
+
+def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTokenData:
+    """Turn an ``AtomArray`` of biotite into a graph.
+
+    Args:
+        atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
+            and its annotation ``charge`` are read where it has them. Where it has the
+            annotation ``is_resolved``, atoms without it may have NaN as positions.
+        tokenizer (callable, optional): Takes ``atoms``, gives their
+            :class:`~pyg_atomenc.tokenizers.Tokens`.
+            (default: :class:`~pyg_atomenc.tokenizers.Residue`)
+
+    Returns:
+        AtomTokenData: With ``N`` atoms, ``E`` directed bonds and ``T`` tokens
+
+        - ``z`` ``[N]``, int64: atomic numbers, 0 where not known
+        - ``pos`` ``[N, 3]``, float32: in ångström
+        - ``formal_charge`` ``[N]``, int64: in elementary charges, 0 where not known
+        - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom by its valence,
+          those that are atoms themselves included
+        - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
+        - ``edge_attr`` ``[E, 5]``, float32: one-hot over
+          :data:`~pyg_atomenc.io.BOND_TYPES`
+        - ``atom_name``, ``res_name``, ``chain_id``, ``ins_code``: lists of text, and
+          ``res_id`` ``[N]``, int64, and ``hetero`` ``[N]``, bool
+        - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
+        - ``is_representative`` ``[N]``, bool: the Cα of a residue, the C1′ of a
+          nucleotide, else the first atom of a token; ``token_pos`` ``[T, 3]``,
+          float32: its position in ångström, NaN for a token without atoms
+        - ``is_resolved`` ``[N]``, bool: where ``atoms`` has it
+        - ``token_*``: what the tokenizer gives, and what it leaves out of the features
+          of :class:`~pyg_atomenc.tokenizers.Residue`
+
+    Raises:
+        ValueError: If ``atoms`` is no ``AtomArray``, is empty, has a position that is
+            not finite or further than 1e6 Å from the origin, one atom twice or a symbol
+            that is no element, or if the tokens do not fit.
+        ImportError: If biotite is not installed.
+    """
+    check_atom_array(atoms)
+    known = atoms.get_annotation_categories()
+    z = atomic_numbers(atoms.element)
+    coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
+    resolved = atoms.is_resolved if "is_resolved" in known else None
+    check_positions(atoms, coord, resolved)
+    pos = torch.from_numpy(coord).clone()
+    tokens = tokenize(tokenizer or Residue(), atoms, atoms.array_length())
+    charge = (atoms.charge if "charge" in known else np.zeros_like(z)).astype(np.int64)
+    bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
+    edge_index, edge_attr = _bonds(bonds)
+    data = AtomTokenData(
+        z=torch.from_numpy(z),
+        pos=pos,
+        formal_charge=torch.from_numpy(charge),
+        num_hydrogens=torch.from_numpy(count_hydrogens(z, charge, bonds)),
+        edge_index=edge_index,
+        edge_attr=edge_attr,
+        atom_name=atoms.atom_name.tolist(),
+        res_name=atoms.res_name.tolist(),
+        res_id=torch.from_numpy(atoms.res_id.astype(np.int64)),
+        chain_id=atoms.chain_id.tolist(),
+        ins_code=atoms.ins_code.tolist(),
+        hetero=torch.from_numpy(atoms.hetero.copy()),
+        atom_to_token=tokens.atom_to_token,
+        num_tokens=tokens.num_tokens,
+        **_features(atoms, tokens),
+    )
+    if resolved is not None:
+        data.is_resolved = torch.from_numpy(resolved.copy())
+    set_representatives(data, tokens)
+    return data
+
+
+def to_atom_array(
+    data: AtomTokenData,
+    token_values: Optional[Tensor] = None,
+    annotation: str = "b_factor",
+) -> Any:
+    """Turn a graph back into an ``AtomArray`` of biotite.
+
+    With ``token_values`` every atom carries its token's value, for example in the
+    B-factor column of a PDB file, by which viewers colour.
+
+    Args:
+        data (AtomTokenData): One graph with ``z`` and ``pos``, such as a reader gives;
+            of a batch, ``batch[i]``. A molecule becomes one residue ``UNL``.
+        token_values (Tensor, optional): One number per token ``[T]``.
+            (default: ``None``)
+        annotation (str): The name of the annotation that holds them.
+            (default: ``"b_factor"``)
+
+    Returns:
+        biotite.structure.AtomArray: ``N`` atoms with bonds and charges.
+
+    Raises:
+        ValueError: If ``data`` is a batch, has no ``z`` or ``pos``, or
+            ``token_values`` has not one number per token.
+        ImportError: If biotite is not installed.
+
+    Example:
+        >>> atoms = to_atom_array(data, weights)  # doctest: +SKIP
+        >>> biotite.structure.io.save_structure("a.pdb", atoms)  # doctest: +SKIP
+    """
+    structure = require_package("biotite.structure", "to_atom_array")
+    _check_graph(data)
+    count = data.z.numel()
+    atoms = structure.AtomArray(count)
+    atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
+    atoms.element = np.array(SYMBOLS)[data.z.cpu().numpy()]
+    atoms.atom_name = np.array(data.get("atom_name", [""] * count))
+    # A molecule of RDKit has no residues.
+    atoms.res_name = np.array(data.get("res_name", ["UNL"] * count))
+    atoms.chain_id = np.array(data.get("chain_id", ["A"] * count))
+    atoms.ins_code = np.array(data.get("ins_code", [""] * count))
+    number = data.get("res_id", torch.ones(count, dtype=torch.long))
+    atoms.res_id = number.cpu().numpy().astype(int)
+    atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
+    if "formal_charge" in data:
+        atoms.set_annotation("charge", data.formal_charge.cpu().numpy().astype(int))
+    if data.edge_index is not None:
+        atoms.bonds = structure.BondList(count, _bond_array(structure, data))
+    if token_values is not None:
+        values = token_values.detach().cpu().double()
+        if values.shape != (data.total_num_tokens,):
+            raise AtomEncodingError(
+                f"'token_values' has shape {list(values.shape)}: pass one number for "
+                f"each of the {data.total_num_tokens} tokens."
+            )
+        of_atom = values[data.atom_to_token.cpu()]
+        atoms.set_annotation(annotation, of_atom.numpy())
+    return atoms
+
+
+def check_positions(
+    atoms: Any, coord: NDArray[Any], resolved: Optional[NDArray[np.bool_]] = None
+) -> None:
+    """Raise a ValueError if a position cannot be, or an atom stands there twice."""
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
+    if resolved is not None:
+        wrong &= resolved
+    if wrong.any():
+        atom = int(wrong.argmax())
+        raise AtomEncodingError(
+            f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}: every position "
+            f"must be finite and less than {_FARTHEST:g} Å from the origin; remove "
+            f"atoms that were not observed."
+        )
+    # Sorting by one coordinate is enough to find the few that are equal in all.
+    order = np.argsort(coord[:, 0], kind="stable")
+    equal = (np.diff(coord[order], axis=0) == 0).all(axis=1)
+    for i in np.flatnonzero(equal).tolist():
+        one, other = sorted((int(order[i]), int(order[i + 1])))
+        if _identity(atoms, one) == _identity(atoms, other):
+            raise AtomEncodingError(
+                f"{_tell(atoms, other)} is there twice, first as atom {one}, at the "
+                f"same position: remove one of them."
+            )
+
+
+def _identity(atoms: Any, atom: int) -> tuple[Any, ...]:
+    names = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
+    known = atoms.get_annotation_categories()
+    return tuple(getattr(atoms, name)[atom] for name in names if name in known)
+
+
+def _tell(atoms: Any, atom: int) -> str:
+    return (
+        f"atom {atom} ({atoms.atom_name[atom]} of {atoms.res_name[atom]} "
+        f"{atoms.res_id[atom]} in chain {atoms.chain_id[atom]!r})"
+    )
+
+
+def _features(atoms: Any, tokens: Tokens) -> dict[str, Any]:
+    """What the tokenizer gave, and what it left out of the features of residues."""
+    if "token_entity_kind" in tokens.attributes:
+        return dict(tokens.attributes)
+    residue, first = find_residues(atoms)
+    kinds = residue_kinds(atoms, residue, first)
+    index = tokens.atom_to_token.numpy()
+    more = structure_tokens(atoms, index, tokens.num_tokens, residue, kinds)
+    return {**more.attributes, **tokens.attributes}
+
+
+def set_representatives(data: AtomTokenData, tokens: Tokens) -> None:
+    """Mark each token's representative atom, and keep its position if there is one."""
+    atom = tokens.representative
+    assert atom is not None
+    found = atom >= 0
+    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
+    data.is_representative[atom[found]] = True
+    if "pos" in data:
+        pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
+        pos[found] = data.pos[atom[found]]
+        data.token_pos = pos
+
+
+def _check_graph(data: Any) -> None:
+    if not isinstance(data, AtomTokenData) or hasattr(data, "_slice_dict"):
+        raise AtomEncodingError(
+            f"'data' is of type {type(data).__name__}: pass one AtomTokenData, of a "
+            f"batch batch[i]."
+        )
+    for name in ("z", "pos"):
+        if name not in data:
+            raise AtomEncodingError(f"'{name}' is missing from the data.")
+
+
+def _bonds(bonds: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    kinds = require_package("biotite.structure", "from_atom_array").BondType
+    column = np.full(256, BOND_TYPES.index("other"))
+    for kind in kinds:
+        name = _bond_name(kind.name)
+        if name in BOND_TYPES:
+            column[int(kind)] = BOND_TYPES.index(name)
+    return bond_tensors(bonds[:, :2], column[bonds[:, 2]])
+
+
+def _bond_name(name: str) -> str:
+    # AROMATIC_SINGLE and its like are one type here, as in RDKit.
+    return "aromatic" if name.startswith("AROMATIC") else name.lower()
+
+
+def _bond_array(structure: Any, data: AtomTokenData) -> NDArray[Any]:
+    once = data.edge_index[0] <= data.edge_index[1]
+    pairs = data.edge_index[:, once].t().cpu().numpy()
+    kinds = structure.BondType
+    names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
+    table = np.array([int(kind) for kind in names])
+    if data.edge_attr is None:
+        kind = np.full(len(pairs), int(kinds.ANY))
+    else:
+        kind = table[data.edge_attr[once].argmax(dim=1).cpu().numpy()]
+    return np.concatenate([pairs, kind[:, None]], axis=1)

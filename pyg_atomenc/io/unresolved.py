@@ -1,0 +1,134 @@
+"""Atoms that an entry's sequence has, but its coordinates lack."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.tokenizers.residue import find_residues
+
+_NONE = (".", "?", "")
+
+
+def add_unresolved(atoms: Any, block: Any) -> Any:
+    """Add the heavy atoms that were not observed, with NaN as positions.
+
+    Residues that are missing altogether come from ``pdbx_poly_seq_scheme``; atoms that
+    are missing in a residue, from the Chemical Component Dictionary, but for those
+    that leave when a bond is formed.
+
+    Args:
+        atoms (biotite.structure.AtomArray): One model with ``label_asym_id`` and
+            ``label_seq_id``, and with bonds.
+        block (biotite.structure.io.pdbx.CIFBlock or BinaryCIFBlock): The file's block.
+
+    Returns:
+        biotite.structure.AtomArray: Polymers in the order of their sequence, with the
+        annotation ``is_resolved``.
+    """
+    structure = require_package("biotite.structure", "unresolved atoms")
+    if "pdbx_poly_seq_scheme" not in block or "label_asym_id" not in (
+        atoms.get_annotation_categories()
+    ):
+        raise AtomEncodingError(
+            "'unresolved' is True, but the file has no pdbx_poly_seq_scheme to tell "
+            "its full sequence: pass unresolved=False"
+        )
+    atoms = atoms.copy()
+    atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
+    parts = [atoms, *_missing_atoms(structure, atoms)]
+    parts += _missing_residues(structure, atoms, block["pdbx_poly_seq_scheme"])
+    merged = structure.concatenate(parts)
+    merged = merged[_sequence_order(merged)]
+    more = structure.connect_via_residue_names(merged)
+    pairs = more.as_array()
+    # What was observed is bonded as the file says; the rest as the dictionary does.
+    added = ~merged.is_resolved[pairs[:, :2]].all(axis=1)
+    more = structure.BondList(merged.array_length(), pairs[added])
+    merged.bonds = merged.bonds.merge(more)
+    return merged
+
+
+def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Names, elements and charges of a component's atoms that stay in a bond."""
+    info = require_package("biotite.structure.info", "unresolved atoms")
+    names = info.get_from_ccd("chem_comp_atom", name, "atom_id")
+    if names is None:
+        return np.array([]), np.array([]), np.array([])
+    columns = [
+        info.get_from_ccd("chem_comp_atom", name, column)
+        for column in ("type_symbol", "charge", "pdbx_leaving_atom_flag")
+    ]
+    names = names.as_array(str)
+    element, charge, leaving = (column.as_array(str) for column in columns)
+    charge = np.where(np.isin(charge, _NONE), "0", charge).astype(int)
+    stays = (leaving != "Y") & ~np.isin(element, ("H", "D"))
+    return names[stays], np.char.upper(element[stays]), charge[stays]
+
+
+def _make(structure: Any, like: Any, missing: NDArray[np.bool_], name: str) -> Any:
+    names, elements, charges = (column[missing] for column in _component(name))
+    part = structure.AtomArray(len(names))
+    part.coord[:] = np.nan
+    for key in like.get_annotation_categories():
+        value = getattr(like, key)[0]
+        dtype = getattr(like, key).dtype
+        part.set_annotation(key, np.full(len(names), value, dtype=dtype))
+    part.atom_name, part.element = names, elements
+    part.set_annotation("charge", charges)
+    part.set_annotation("occupancy", np.zeros(len(names)))
+    part.set_annotation("is_resolved", np.zeros(len(names), dtype=bool))
+    part.bonds = structure.BondList(len(names))
+    return part
+
+
+def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
+    residue, first = find_residues(atoms)
+    parts = []
+    present = np.split(
+        np.argsort(residue, kind="stable"), np.cumsum(np.bincount(residue))[:-1]
+    )
+    for rows in present:
+        name = str(atoms.res_name[rows[0]])
+        missing = ~np.isin(_component(name)[0], atoms.atom_name[rows])
+        if missing.any():
+            parts.append(_make(structure, atoms[rows[:1]], missing, name))
+    return parts
+
+
+def _missing_residues(structure: Any, atoms: Any, scheme: Any) -> list[Any]:
+    asym, seq, name, chain, number, code = (
+        scheme[key].as_array(str)
+        for key in ("asym_id", "seq_id", "mon_id", "pdb_strand_id", "pdb_seq_num",
+                    "pdb_ins_code")
+    )  # fmt: skip
+    there = set(zip(atoms.label_asym_id.tolist(), atoms.label_seq_id.tolist(),
+                    strict=True))  # fmt: skip
+    shown = set(atoms.label_asym_id.tolist())
+    parts = []
+    for row in range(len(asym)):
+        if asym[row] not in shown or (asym[row], seq[row]) in there:
+            continue
+        like = atoms[:1].copy()
+        like.chain_id[:] = chain[row]
+        like.set_annotation("label_asym_id", np.array([asym[row]]))
+        like.set_annotation("label_seq_id", np.array([seq[row]]))
+        like.res_id[:] = int(number[row])
+        like.ins_code[:] = "" if code[row] in _NONE else code[row]
+        like.set_annotation("res_name", np.array([name[row]]))
+        like.hetero[:] = False
+        every = np.ones(len(_component(str(name[row]))[0]), dtype=bool)
+        parts.append(_make(structure, like, every, str(name[row])))
+    return parts
+
+
+def _sequence_order(atoms: Any) -> NDArray[np.int64]:
+    _, first, chain = np.unique(
+        atoms.label_asym_id, return_index=True, return_inverse=True
+    )
+    numbered = ~np.isin(atoms.label_seq_id, _NONE)
+    number = np.where(numbered, atoms.label_seq_id, "0").astype(int)
+    residue, _ = find_residues(atoms)
+    residue = np.where(numbered, 0, residue)
+    return np.lexsort((residue, number, first[chain.reshape(-1)]))

@@ -1,0 +1,170 @@
+"""Structures → beads of a coarse-grained mapping."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.tokenizers.base import Tokens
+from pyg_atomenc.tokenizers.codes import Integers, by_first_atom
+from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
+from pyg_atomenc.tokenizers.residue import find_residues
+from pyg_atomenc.tokenizers.source import as_atom_array
+
+Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
+
+
+def _protein(**side_chains: str) -> dict[str, dict[str, list[str]]]:
+    backbone = {"BB": ["N", "CA", "C", "O", "OXT"]}
+    return {
+        name: backbone
+        | {f"SC{i}": bead.split() for i, bead in enumerate(beads.split(","), 1) if bead}
+        for name, beads in side_chains.items()
+    }
+
+
+MARTINI_PROTEIN = _protein(
+    GLY="",
+    ALA="CB",
+    VAL="CB CG1 CG2",
+    LEU="CB CG CD1 CD2",
+    ILE="CB CG1 CG2 CD1",
+    PRO="CB CG CD",
+    MET="CB CG SD CE",
+    CYS="CB SG",
+    SER="CB OG",
+    THR="CB OG1 CG2",
+    ASN="CB CG OD1 ND2",
+    ASP="CB CG OD1 OD2",
+    GLN="CB CG CD OE1 NE2",
+    GLU="CB CG CD OE1 OE2",
+    LYS="CB CG CD,CE NZ",
+    ARG="CB CG CD,NE CZ NH1 NH2",
+    HIS="CB CG,CD2 NE2,ND1 CE1",
+    PHE="CB CG,CD1 CE1,CD2 CE2 CZ",
+    TYR="CB CG,CD1 CE1,CD2 CE2,CZ OH",
+    TRP="CB CG,CD1 NE1,CD2 CE2,CE3 CZ3,CZ2 CH2",
+)
+"""Beads of the 20 amino acids, close to those of Martini 3
+(`doi:10.1038/s41592-021-01098-3 <https://doi.org/10.1038/s41592-021-01098-3>`_), each
+atom in exactly one: residue name → bead → atom names."""
+
+
+class Beads:
+    """Makes every bead of a coarse-grained mapping one token.
+
+    An atom of a mapped residue that the mapping does not name, such as a hydrogen, goes
+    with the bead of the atom of its residue that it is bonded to, over as many bonds as
+    it takes; those that no bond leads to a bead form one further token of their
+    residue, as do all atoms of a residue that is not mapped. ``token_name`` is the
+    residue's name and the bead's, such as ``PHE:SC1``, or the residue's name alone. The
+    other features are those of :class:`~pyg_atomenc.tokenizers.Residue`.
+
+    Args:
+        mapping (dict, optional): Residue name → bead → names of its atoms.
+            (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
+
+    Shapes:
+        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
+          atoms, left unchanged
+        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
+          ``[N]``, int64, numbered by their first atoms
+
+    Raises:
+        ValueError: If ``mapping`` is something else or names an atom twice in a
+            residue; if the input is neither or has no atoms.
+    """
+
+    def __init__(self, mapping: Optional[Mapping3] = None) -> None:
+        self.mapping = MARTINI_PROTEIN if mapping is None else mapping
+        _check(self.mapping)
+
+    def __call__(self, source: Any) -> Tokens:
+        """Assign every atom to its bead; see the class."""
+        atoms = as_atom_array(source)
+        residue, first = find_residues(atoms)
+        names, bead = self._look_up(atoms)
+        bead = _spread(atoms, residue, bead)
+        token, start = by_first_atom(residue * (len(names) + 1) + bead + 1)
+        of_residue = atoms.res_name[start].tolist()
+        labels = [
+            f"{name}:{names[number]}" if number >= 0 else name
+            for name, number in zip(of_residue, bead[start].tolist(), strict=True)
+        ]
+        kinds = residue_kinds(atoms, residue, first)
+        return structure_tokens(atoms, token, len(start), residue, kinds, labels)
+
+    def _look_up(self, atoms: Any) -> tuple[list[str], Integers]:
+        """The names of beads, and which one each atom is named in ``[N]``, or -1."""
+        names = sorted({bead for beads in self.mapping.values() for bead in beads})
+        number = {name: i for i, name in enumerate(names)}
+        table = {
+            (residue, atom): number[bead]
+            for residue, beads in self.mapping.items()
+            for bead, members in beads.items()
+            for atom in members
+        }
+        residue_names, residue = np.unique(atoms.res_name, return_inverse=True)
+        atom_names, atom = np.unique(atoms.atom_name, return_inverse=True)
+        pair = residue.reshape(-1) * len(atom_names) + atom.reshape(-1)
+        kinds, kind = np.unique(pair, return_inverse=True)
+        found = [
+            table.get(
+                (
+                    str(residue_names[k // len(atom_names)]),
+                    str(atom_names[k % len(atom_names)]),
+                ),
+                -1,
+            )
+            for k in kinds.tolist()
+        ]
+        return names, np.array(found, dtype=np.int64)[kind.reshape(-1)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.mapping)} residues)"
+
+
+def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
+    """Give atoms without a bead that of a neighbour in their residue ``[N]``."""
+    if atoms.bonds is None:
+        return bead
+    ends: NDArray[Any] = atoms.bonds.as_array()[:, :2]
+    ends = ends[residue[ends[:, 0]] == residue[ends[:, 1]]].astype(np.int64)
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    while True:
+        reached = ends[(bead[ends[:, 0]] < 0) & (bead[ends[:, 1]] >= 0)]
+        if len(reached) == 0:
+            return bead
+        bead = bead.copy()
+        # Of several neighbours the one that stands first in the file decides.
+        reached = reached[np.argsort(-reached[:, 1], kind="stable")]
+        bead[reached[:, 0]] = bead[reached[:, 1]]
+
+
+def _check(mapping: Any) -> None:
+    mend = "pass a dict: residue name → bead → list of atom names"
+    if not isinstance(mapping, Mapping):
+        raise AtomEncodingError(
+            f"'mapping' is of type {type(mapping).__name__}: {mend}."
+        )
+    for residue, beads in mapping.items():
+        if not isinstance(beads, Mapping):
+            raise AtomEncodingError(
+                f"'mapping' has {beads!r} for residue {residue!r}: {mend}."
+            )
+        seen: set[str] = set()
+        for bead, members in beads.items():
+            if isinstance(members, str) or not isinstance(members, Sequence):
+                raise AtomEncodingError(
+                    f"'mapping' has {members!r} for bead {bead!r} of residue "
+                    f"{residue!r}: {mend}."
+                )
+            twice = seen & set(members) or {a for a in members if members.count(a) > 1}
+            if twice:
+                raise AtomEncodingError(
+                    f"'mapping' names atom {min(twice)!r} of residue {residue!r} "
+                    f"twice: an atom belongs to one bead."
+                )
+            seen |= set(members)

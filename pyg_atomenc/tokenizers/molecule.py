@@ -1,0 +1,77 @@
+"""What the tokenizers that go by chemistry share."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyg_atomenc.errors import require_package
+from pyg_atomenc.tokenizers.base import Tokens
+from pyg_atomenc.tokenizers.codes import Integers, by_first_atom
+from pyg_atomenc.tokenizers.features import LIGAND, residue_kinds, structure_tokens
+from pyg_atomenc.tokenizers.residue import find_residues
+from pyg_atomenc.tokenizers.source import is_mol
+
+
+def molecule_tokens(atom_to_token: Tensor, names: list[str]) -> Tokens:
+    """Tokens of a molecule: ligands, none of them a standard residue."""
+    count = len(names)
+    attributes = {
+        "token_name": names,
+        "token_entity_kind": torch.full((count,), LIGAND),
+        "token_is_standard": torch.zeros(count, dtype=torch.bool),
+    }
+    return Tokens(atom_to_token, count, attributes)
+
+
+def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
+    """Tokens of a molecule or structure from the piece that every atom belongs to.
+
+    Args:
+        source (rdkit.Chem.Mol or biotite.structure.AtomArray): The ``N`` atoms.
+        piece (numpy.ndarray): The piece of every atom ``[N]``, int64.
+        names (list): The name of every piece.
+
+    Returns:
+        Tokens: Numbered by their first atoms.
+    """
+    token, first = by_first_atom(piece)
+    names = [names[i] for i in piece[first].tolist()]
+    if is_mol(source):
+        return molecule_tokens(torch.from_numpy(token), names)
+    residue, start = find_residues(source)
+    kinds = residue_kinds(source, residue, start)
+    return structure_tokens(source, token, len(first), residue, kinds, names)
+
+
+def bond_ends(mol: Any) -> NDArray[np.int64]:
+    """The two atoms of every bond ``[B, 2]``, int64."""
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+def with_hydrogens(mol: Any, piece: Integers) -> Integers:
+    """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
+    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    ends = bond_ends(mol)
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    ends = ends[(number[ends[:, 0]] == 1) & (number[ends[:, 1]] != 1)]
+    out = piece.copy()
+    out[ends[:, 0]] = piece[ends[:, 1]]
+    return out
+
+
+def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
+    """The SMILES of every piece ``[P]``, without hydrogens if it has others."""
+    chem = require_package("rdkit.Chem", "names of fragments")
+    order = np.argsort(piece, kind="stable")
+    ends = np.cumsum(np.bincount(piece, minlength=count))[:-1]
+    names = []
+    for atoms in np.split(order, ends):
+        rows = atoms.tolist()
+        heavy = [i for i in rows if mol.GetAtomWithIdx(i).GetAtomicNum() != 1]
+        rows = heavy or rows
+        names.append(chem.MolFragmentToSmiles(mol, rows) if rows else "")
+    return names

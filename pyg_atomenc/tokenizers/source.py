@@ -1,0 +1,130 @@
+"""What tokenizers take: an `AtomArray` of biotite or a `Mol` of RDKit."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+
+def is_mol(source: Any) -> bool:
+    """Whether this comes from RDKit, without importing it."""
+    return type(source).__module__.startswith("rdkit")
+
+
+def check_mol(mol: Any, argument: str = "mol") -> None:
+    """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms.
+
+    Args:
+        mol (rdkit.Chem.Mol): What the user gave.
+        argument (str): Its name, for the message. (default: ``"mol"``)
+
+    Raises:
+        ValueError: If it is no molecule or has no atoms.
+    """
+    chem = require_package("rdkit.Chem", "a molecule")
+    if mol is None:
+        raise AtomEncodingError(
+            f"'{argument}' is None, which is what RDKit returns for a molecule that it "
+            f"cannot read: check the text or file that it was read from."
+        )
+    if not isinstance(mol, chem.Mol):
+        raise AtomEncodingError(
+            f"'{argument}' is of type {type(mol).__name__}: pass an rdkit.Chem.Mol; "
+            f"for a SMILES, use pyg_atomenc.io.from_smiles."
+        )
+    if mol.GetNumAtoms() == 0:
+        raise AtomEncodingError(
+            f"'{argument}' has no atoms: pass a molecule with at least one atom."
+        )
+
+
+def check_atom_array(atoms: Any, argument: str = "atoms") -> None:
+    """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms.
+
+    Args:
+        atoms (biotite.structure.AtomArray): What the user gave.
+        argument (str): Its name, for the message. (default: ``"atoms"``)
+
+    Raises:
+        ValueError: If it is something else or empty.
+    """
+    structure = require_package("biotite.structure", "an AtomArray")
+    if not isinstance(atoms, structure.AtomArray):
+        mend = (
+            "pass one model of the stack, such as stack[0]"
+            if isinstance(atoms, structure.AtomArrayStack)
+            else "pass a biotite.structure.AtomArray"
+        )
+        raise AtomEncodingError(
+            f"'{argument}' is of type {type(atoms).__name__}: {mend}."
+        )
+    if atoms.array_length() == 0:
+        raise AtomEncodingError(
+            f"'{argument}' has no atoms: pass at least one, and check what they were "
+            f"filtered by."
+        )
+
+
+def check_bonds(atoms: Any) -> None:
+    """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
+    if atoms.bonds is None:
+        raise AtomEncodingError(
+            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, for "
+            "example to biotite.structure.connect_via_residue_names(atoms)."
+        )
+
+
+def as_atom_array(source: Any) -> Any:
+    """An ``AtomArray``, or a molecule as one, with the atoms in the same order.
+
+    A molecule's residues are those of its PDB information; without, it is one residue
+    named ``UNL``, as in the files that RDKit writes.
+
+    Raises:
+        ValueError: If ``source`` is neither, or has no atoms.
+    """
+    if not is_mol(source):
+        check_atom_array(source)
+        return source
+    check_mol(source)
+    chem = require_package("rdkit.Chem", "a molecule")
+    interface = require_package("biotite.interface.rdkit", "residues of a molecule")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bare = chem.Mol(source)
+        bare.RemoveAllConformers()
+        atoms = interface.from_mol(bare, add_hydrogen=False)[0]
+    atoms.res_name = np.where(atoms.res_name == "", "UNL", atoms.res_name)
+    return atoms
+
+
+def as_mol(source: Any) -> Any:
+    """A ``Mol``, or an ``AtomArray`` as one, with the atoms in the same order.
+
+    Raises:
+        ValueError: If ``source`` is neither, has no atoms, or an array without bonds.
+    """
+    if is_mol(source) or source is None or not _is_atom_array(source):
+        check_mol(source)
+        return source
+    check_atom_array(source)
+    check_bonds(source)
+    chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
+    base = require_package("rdkit.rdBase", "an AtomArray as a molecule")
+    interface = require_package("biotite.interface.rdkit", "an AtomArray as a molecule")
+    explicit = bool(np.isin(source.element, ("H", "D", "T")).any())
+    with base.BlockLogs(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mol = interface.to_mol(source, kekulize=True, explicit_hydrogen=explicit)
+        # Charges are often missing from files: valences may be odd, and stay so.
+        every = chem.SanitizeFlags.SANITIZE_ALL
+        chem.SanitizeMol(
+            mol, every ^ chem.SanitizeFlags.SANITIZE_PROPERTIES, catchErrors=True
+        )
+    return mol
+
+
+def _is_atom_array(source: Any) -> bool:
+    return type(source).__module__.startswith("biotite")

@@ -1,0 +1,50 @@
+import pickle
+
+import pytest
+
+from pyg_atomenc.tokenizers import Smarts
+
+Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+MOL = Chem.MolFromSmiles("OC(=O)c1ccccc1CCO")
+
+
+def test_patterns_in_their_order():
+    tokens = Smarts({"acid": "C(=O)[OX2H1]", "carbonyl": "C=O", "ring": "c1ccccc1"})(
+        MOL
+    )
+    assert tokens.atom_to_token.tolist() == [0, 0, 0] + [1] * 6 + [2, 3, 4]
+    assert tokens.attributes["token_name"] == ["acid", "ring", "C", "C", "O"]
+    tokens = Smarts(["C=O", "C(=O)[OX2H1]"], rest="component")(MOL)
+    assert tokens.attributes["token_name"] == ["rest", "C=O", "rest"]
+    assert tokens.atom_to_token.tolist() == [0, 1, 1] + [2] * 9
+
+
+def test_hydrogens_follow_their_atom():
+    tokens = Smarts(["[CH3]"])(Chem.AddHs(Chem.MolFromSmiles("CO")))
+    assert tokens.atom_to_token.tolist() == [0, 1, 0, 0, 0, 1]
+
+
+def test_many_matches():
+    tokens = Smarts(["CC"])(Chem.MolFromSmiles("C" * 3000))
+    assert tokens.num_tokens == 1500
+
+
+def test_can_travel():
+    assert repr(pickle.loads(pickle.dumps(Smarts(["CC"])))) == (
+        "Smarts(['CC'], rest='atom')"
+    )
+
+
+@pytest.mark.parametrize(
+    "patterns, rest, message",
+    [
+        ([], "atom", "'patterns' is \\[\\]"),
+        ("CC", "atom", "'patterns' is 'CC'"),
+        ({"bad": "C(("}, "atom", "'patterns' has 'C\\(\\(' for 'bad'"),
+        ([3], "atom", "'patterns' has 3"),
+        (["C"], "none", "'rest' is 'none'"),
+    ],
+)
+def test_bad_arguments(patterns, rest, message):
+    with pytest.raises(ValueError, match=message):
+        Smarts(patterns, rest)
