@@ -10,6 +10,7 @@ from torch import Tensor
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.bonds import BOND_TYPES, bond_tensors
+from pyg_atomenc.io.chirality import dictionary_chirality
 from pyg_atomenc.io.elements import SYMBOLS, atomic_numbers
 from pyg_atomenc.io.hydrogens import count_hydrogens
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
@@ -40,6 +41,8 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``formal_charge`` ``[N]``, int64: in elementary charges, 0 where not known
         - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom by its valence,
           those that are atoms themselves included
+        - ``chirality`` ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S by the
+          Chemical Component Dictionary, -1 for a component that it does not know
         - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
         - ``edge_attr`` ``[E, 5]``, float32: one-hot over
           :data:`~pyg_atomenc.io.BOND_TYPES`
@@ -75,6 +78,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         pos=pos,
         formal_charge=torch.from_numpy(charge),
         num_hydrogens=torch.from_numpy(count_hydrogens(z, charge, bonds)),
+        chirality=torch.from_numpy(dictionary_chirality(atoms)),
         edge_index=edge_index,
         edge_attr=edge_attr,
         atom_name=atoms.atom_name.tolist(),

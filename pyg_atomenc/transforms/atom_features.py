@@ -1,0 +1,102 @@
+"""`AtomFeatures`: what an atom is, as categories."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.transforms import BaseTransform
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.transforms.perceive import (
+    HYBRIDIZATIONS,
+    aromatic_atoms,
+    bonded_hydrogens,
+    chirality,
+    hybridization,
+    ring_size,
+    to_mol,
+)
+
+_LARGEST_RING = 8
+
+
+class AtomFeatures(BaseTransform):
+    """Adds ``x`` ``[N, 8]``, int64: eight categories of every atom.
+
+    The columns, named by :attr:`columns`, with as many values as :attr:`sizes` says:
+
+    - ``element``: the atomic number, 0 to 118
+    - ``charge``: the formal charge in elementary charges, from −5 to 5, plus 5
+    - ``degree``: bonded atoms, hydrogens included, to 10
+    - ``hybridization``: other, S, SP, SP2, SP3, SP3D, SP3D2, by RDKit
+    - ``is_aromatic``: 0 or 1
+    - ``ring_size``: atoms in its smallest ring, 3 to 8; 0 for none or a larger one
+    - ``chirality``: 0 none or unknown, 1 R, 2 S: what the reader found, else by the
+      positions, with RDKit's CIP codes
+    - ``num_hydrogens``: hydrogens, implicit ones included, to 8
+
+    Values beyond a range count as its end.
+
+    Args:
+        attr (str): The name of the attribute. (default: ``"x"``)
+
+    Raises:
+        ValueError: If ``z``, ``formal_charge`` or ``num_hydrogens`` is missing, or
+            ``edge_attr`` holds no bond types.
+        ImportError: If RDKit is not installed.
+
+    Example:
+        >>> data = AtomFeatures()(from_smiles("C[C@H](N)C(=O)O"))
+        >>> dict(zip(AtomFeatures.columns, data.x[1].tolist()))  # doctest: +SKIP
+        {'element': 6, 'charge': 5, 'degree': 4, 'hybridization': 4, ...}
+    """
+
+    columns = (
+        "element charge degree hybridization is_aromatic ring_size chirality "
+        "num_hydrogens"
+    ).split()
+    sizes = (119, 11, 11, len(HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 3, 9)
+
+    def __init__(self, attr: str = "x") -> None:
+        self.attr = attr
+
+    def forward(self, data: AtomTokenData) -> AtomTokenData:
+        """Add the features to a shallow copy."""
+        for name in ("z", "formal_charge", "num_hydrogens"):
+            if name not in data:
+                raise AtomEncodingError(
+                    f"'{name}' is missing from the data: read it with from_structure, "
+                    f"from_atom_array, from_smiles or from_rdmol."
+                )
+        mol = to_mol(data)
+        features = dict(
+            element=data.z.cpu(),
+            charge=data.formal_charge.cpu() + 5,
+            degree=_degree(data),
+            hybridization=hybridization(mol),
+            is_aromatic=aromatic_atoms(data).long(),
+            ring_size=ring_size(mol, _LARGEST_RING),
+            chirality=_handedness(data, mol),
+            num_hydrogens=data.num_hydrogens.cpu(),
+        )
+        x = torch.stack([features[name] for name in self.columns], dim=1)
+        x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
+        setattr(data, self.attr, x.to(data.z.device))
+        return data
+
+
+def _degree(data: AtomTokenData) -> Tensor:
+    bonded = torch.zeros(data.z.numel(), dtype=torch.long)
+    if data.edge_index is not None:
+        bonded = data.edge_index[1].cpu().bincount(minlength=data.z.numel())
+    return bonded - bonded_hydrogens(data) + data.num_hydrogens.cpu()
+
+
+def _handedness(data: AtomTokenData, mol: Any) -> Tensor:
+    count = data.z.numel()
+    code = data.get("chirality", torch.full((count,), -1)).cpu()
+    unknown = code < 0
+    if isinstance(data.pos, Tensor) and bool(unknown.any()):
+        code = torch.where(unknown, chirality(mol, data.pos), code)
+    return code.clamp(min=0)
