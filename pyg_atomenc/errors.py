@@ -6,6 +6,7 @@ from types import ModuleType
 # Import name of an optional package → the extra that installs it.
 _EXTRA_OF = {
     "rdkit": "chem",
+    "scipy": "structure",
     "biotite": "structure",
     "torch_scatter": "scatter",
     "safetensors": "io",

@@ -20,6 +20,14 @@ def is_token_attr(key: str) -> bool:
     return key == "num_tokens" or key.startswith("token_")
 
 
+def has_own_rows(key: str) -> bool:
+    """Whether an attribute's name says that its rows are neither atoms nor bonds.
+
+    They are tokens, pairs of atoms in tokens, or edges by distance.
+    """
+    return is_token_attr(key) or key.startswith(("pair_", "radius_"))
+
+
 class _AtomTokenStorage(GlobalStorage):
     """Tells token attributes from atom and bond attributes by name, not by length."""
 
@@ -40,10 +48,18 @@ class _AtomTokenStorage(GlobalStorage):
         self["num_nodes"] = num_nodes
 
     def is_node_attr(self, key: str) -> bool:
-        return not is_token_attr(key) and super().is_node_attr(key)
+        return not has_own_rows(key) and super().is_node_attr(key)
 
     def is_edge_attr(self, key: str) -> bool:
-        return not is_token_attr(key) and super().is_edge_attr(key)
+        return not has_own_rows(key) and super().is_edge_attr(key)
+
+    @property
+    def num_edges(self) -> int:
+        # Without bonds, PyG would count any other edges.
+        other = any("edge" in key and has_own_rows(key) for key in self)
+        if other and "edge_index" not in self and "adj_t" not in self:
+            return 0
+        return super().num_edges
 
 
 class AtomTokenData(Data):
@@ -59,7 +75,8 @@ class AtomTokenData(Data):
       ``token_edge_index``, which is shifted by tokens, and ``token_batch``, which is
       shifted by graphs;
     * masking transforms and :meth:`subgraph` leave ``token_*`` alone even where there
-      are as many tokens as atoms.
+      are as many tokens as atoms; what names pairs of atoms, ``pair_attr`` and
+      ``radius_*``, keeps the pairs of which both are left.
 
     Args:
         x (Tensor, optional): Atom features ``[N, C]``. (default: ``None``)
@@ -179,6 +196,36 @@ class AtomTokenData(Data):
             return False
         return True
 
+    def subgraph(self, subset: Tensor) -> "AtomTokenData":
+        """The graph of some atoms, and of the bonds and pairs between them.
+
+        Args:
+            subset (Tensor): The atoms to keep, as a mask ``[N]`` or as indices.
+
+        Returns:
+            AtomTokenData: With the same tokens, of which some may be empty.
+        """
+        out = super().subgraph(subset)
+        if subset.dtype == torch.bool:
+            subset = subset.nonzero().flatten()
+        number = subset.new_full((self.atom_to_token.size(0),), -1)
+        number[subset] = torch.arange(subset.numel(), device=subset.device)
+        if "radius_edge_index" in self:
+            edges = number[self.radius_edge_index]
+            kept = (edges >= 0).all(dim=0)
+            out.radius_edge_index = edges[:, kept]
+            out.radius_distance = self.radius_distance[kept]
+        if "pair_attr" in self:
+            # The new layout may list the pairs that are left in another order.
+            known = number[self.token_layout().to_edge_index()]
+            rows = (known >= 0).all(dim=0).nonzero().flatten()
+            source, target = known[:, rows]
+            order = (source * subset.numel() + target).argsort()
+            source, target = out.token_layout().to_edge_index()
+            rank = (source * subset.numel() + target).argsort().argsort()
+            out.pair_attr = self.pair_attr[rows[order][rank]]
+        return out
+
     def _validate_tokens(self) -> None:
         if "atom_to_token" not in self:
             raise AtomEncodingError(
@@ -200,12 +247,40 @@ class AtomTokenData(Data):
                     f"give it one row per atom."
                 )
         for key, value in self._store.items():
-            if not key.startswith("token_") or key == "token_edge_index":
+            if not key.startswith("token_") or key.startswith("token_edge_"):
                 continue
             if isinstance(value, Tensor) and value.dim() > 0 and len(value) != total:
                 raise AtomEncodingError(
                     f"'{key}' has {len(value)} rows for {total} tokens: attributes "
                     f"named token_* hold one row per token."
+                )
+
+        self._validate_edges()
+
+    def _validate_edges(self) -> None:
+        """Check edges other than bonds, and features of pairs."""
+        ends = {"token_edge_index": self.total_num_tokens}
+        ends["radius_edge_index"] = self.atom_to_token.size(0)
+        rows = {}
+        for key, count in ends.items():
+            edges = self._store.get(key)
+            if edges is None:
+                continue
+            if edges.numel() and not 0 <= edges.min() <= edges.max() < count:
+                raise AtomEncodingError(
+                    f"'{key}' has values from {edges.min()} to {edges.max()}: they "
+                    f"must lie in [0, {count})."
+                )
+            rows[key.split("_")[0]] = (edges.size(1), f"edges in '{key}'")
+        if "pair_attr" in self:
+            pairs = self.token_layout().num_pairs
+            rows["pair"] = (pairs, "pairs of atoms in tokens")
+        for key in ("token_edge_attr", "radius_distance", "pair_attr"):
+            value, known = self._store.get(key), rows.get(key.split("_")[0])
+            if value is not None and known is not None and len(value) != known[0]:
+                raise AtomEncodingError(
+                    f"'{key}' has {len(value)} rows for {known[0]} {known[1]}: make "
+                    f"it anew from this graph."
                 )
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:

@@ -17,23 +17,27 @@ def token_graph(
 ) -> Data:
     """Make a graph of tokens, so that PyG layers can go on over them.
 
-    Two tokens are joined when any bond joins an atom of one to an atom of the other.
+    Two tokens are joined when any bond joins an atom of one to an atom of the other;
+    or by ``token_edge_index`` where the data has it, see
+    :class:`~pyg_atomenc.transforms.TokenEdges`.
 
     Args:
         data (AtomTokenData): A graph of atoms, or a batch of such graphs, with
             ``atom_to_token`` ``[N]``, ``num_tokens`` and, where there are bonds,
-            ``edge_index`` ``[2, E]``.
+            ``edge_index`` ``[2, E]``, or ``token_edge_index`` ``[2, E']`` with or
+            without ``token_edge_attr`` ``[E', K]``.
         token_x (Tensor): The features of every token ``[T, D]``, for example from
             :class:`~pyg_atomenc.AtomAttentionEncoder`.
         self_loops (bool): Keep a token's loop to itself where a bond joins two of its
-            atoms. (default: ``False``)
+            atoms; without ``token_edge_index`` only. (default: ``False``)
 
     Returns:
-        Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (coalesced), ``batch``
-        ``[T]`` int64, ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the mean
-        position of a token's atoms (zeros for an empty token), where ``data`` has
-        positions. A :class:`~torch_geometric.data.Batch` with ``ptr`` and
-        ``num_graphs`` where ``data`` is one.
+        Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (bonds coalesced),
+        ``edge_attr`` where the data has ``token_edge_attr``, ``batch`` ``[T]`` int64,
+        ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the mean position of a
+        token's atoms (zeros for an empty token), where ``data`` has positions. A
+        :class:`~torch_geometric.data.Batch` with ``ptr`` and ``num_graphs`` where
+        ``data`` is one.
 
     Raises:
         ValueError: If ``data`` is no ``AtomTokenData``, or ``token_x`` has not one row
@@ -58,7 +62,12 @@ def token_graph(
     atom_to_token = data.atom_to_token.long()
     graph = Batch() if isinstance(data, Batch) else Data()
     graph.x = token_x
-    graph.edge_index = _token_edges(data, atom_to_token, num_tokens, self_loops)
+    if "token_edge_index" in data:
+        graph.edge_index = data.token_edge_index
+        if "token_edge_attr" in data:
+            graph.edge_attr = data.token_edge_attr
+    else:
+        graph.edge_index = _token_edges(data, atom_to_token, num_tokens, self_loops)
     if isinstance(data.pos, Tensor):
         pos = data.pos.to(accumulate_dtype(data.pos.dtype))
         mean = scatter(pos, atom_to_token, 0, num_tokens, "mean")

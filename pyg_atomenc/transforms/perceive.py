@@ -10,6 +10,8 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 
 # RDKit's names of the columns of `edge_attr`; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
+BOND_COLUMNS = len(_BONDS)
+"""The number of bond types, which are the columns of ``edge_attr``."""
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 """The codes of :func:`hybridization`, by their place."""
 
@@ -97,10 +99,8 @@ def bonded_hydrogens(data: AtomTokenData) -> Tensor:
     return count.index_add(0, target, (data.z.cpu()[source] == 1).long())
 
 
-def _bonds(data: AtomTokenData) -> tuple[Tensor, Tensor]:
-    """Each bond once ``[2, B]`` with its column of ``edge_attr`` ``[B]``."""
-    if data.edge_index is None:
-        return torch.empty((2, 0), dtype=torch.long), torch.empty(0, dtype=torch.long)
+def check_bond_types(data: AtomTokenData) -> None:
+    """Raise a ValueError unless ``edge_attr`` holds one-hot bond types."""
     if data.edge_attr is None or data.edge_attr.dim() != 2:
         raise AtomEncodingError(
             "'edge_attr' is missing from the data, or no matrix: read it with "
@@ -112,6 +112,13 @@ def _bonds(data: AtomTokenData) -> tuple[Tensor, Tensor]:
             f"'edge_attr' has {data.edge_attr.size(1)} columns: the bond types of "
             f"pyg_atomenc.io.BOND_TYPES are {len(_BONDS)}."
         )
+
+
+def _bonds(data: AtomTokenData) -> tuple[Tensor, Tensor]:
+    """Each bond once ``[2, B]`` with its column of ``edge_attr`` ``[B]``."""
+    if data.edge_index is None:
+        return torch.empty((2, 0), dtype=torch.long), torch.empty(0, dtype=torch.long)
+    check_bond_types(data)
     once = data.edge_index[0] < data.edge_index[1]
     return data.edge_index[:, once].cpu(), data.edge_attr[once].argmax(dim=1).cpu()
 

@@ -191,3 +191,63 @@ def test_bad_construction():
         Batch.from_data_list([data, data])
     with pytest.raises(ValueError, match="'num_tokens' is missing"):
         data.token_layout()
+
+
+def edges_and_pairs(data):
+    """Every pair and edge by distance with its row, named by the atoms' ids."""
+    name = data.x.flatten().tolist()
+    found = {}
+    for kind, edges, rows in (
+        ("pair", data.token_layout().to_edge_index(), data.pair_attr),
+        ("radius", data.radius_edge_index, data.radius_distance),
+    ):
+        for (a, b), row in zip(edges.t().tolist(), rows.tolist(), strict=True):
+            found[kind, name[a], name[b]] = row
+    return found
+
+
+@pytest.mark.parametrize("as_mask", [True, False])
+def test_a_subgraph_keeps_the_pairs_and_edges_between_its_atoms(as_mask):
+    data = AtomTokenData(
+        x=torch.arange(10.0).view(-1, 1),
+        edge_index=torch.empty((2, 0), dtype=torch.long),
+        atom_to_token=torch.tensor([2, 0, 0, 2, 2, 1, 0, 1, 2, 0]),
+        num_tokens=4,
+        radius_edge_index=torch.randint(0, 10, (2, 30)).unique(dim=1),
+    )
+    data.radius_distance = torch.rand(data.radius_edge_index.size(1))
+    data.pair_attr = torch.rand(data.token_layout().num_pairs)
+    subset = torch.tensor([7, 2, 9, 0, 4, 6])
+    kept = set(subset.tolist())
+    if as_mask:
+        subset = torch.zeros(10, dtype=torch.bool).index_fill(0, subset, True)
+    part = data.subgraph(subset)
+    part.validate()
+    expected = {
+        key: row
+        for key, row in edges_and_pairs(data).items()
+        if {int(key[1]), int(key[2])} <= kept
+    }
+    assert edges_and_pairs(part) == expected and len(expected) > 12
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("token_edge_index", torch.tensor([[0], [3]]), r"values from 0 to 3"),
+        ("radius_edge_index", torch.tensor([[0], [4]]), r"lie in \[0, 4\)"),
+        ("pair_attr", torch.ones(7, 2), "7 rows for 8 pairs of atoms in tokens"),
+    ],
+)
+def test_edges_and_pairs_that_do_not_fit(name, value, message):
+    data = AtomTokenData(
+        x=torch.ones(4, 1), atom_to_token=torch.tensor([0, 0, 2, 2]), num_tokens=3
+    )
+    data[name] = value
+    with pytest.raises(ValueError, match=message):
+        data.validate()
+    data = AtomTokenData(x=torch.ones(2, 1), atom_to_token=torch.tensor([0, 1]))
+    data.token_edge_index = torch.tensor([[0], [1]])
+    data.token_edge_attr = torch.ones(2, 1)
+    with pytest.raises(ValueError, match="2 rows for 1 edges in 'token_edge_index'"):
+        data.validate()

@@ -1,0 +1,98 @@
+"""`TokenEdges`: edges between tokens that are bonded or close in space."""
+
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import coalesce, remove_self_loops
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.transforms.neighbors import check_neighbors, neighbors
+
+_KINDS = ("bond", "representative", "contact")
+
+
+class TokenEdges(BaseTransform):
+    """Joins tokens that are bonded, or close in space.
+
+    Adds, for ``E`` directed edges,
+
+    - ``token_edge_index`` ``[2, E]``, int64: rows (source, target), each pair once,
+      sorted by source; no loops
+    - ``token_edge_attr`` ``[E, K]``, float32: 1 in the column of every kind of
+      ``kinds`` that joins the two
+
+    In a batch no edge joins two graphs. :func:`~pyg_atomenc.token_graph` takes these
+    edges where the data has them.
+
+    Args:
+        kinds (sequence): Any of ``"bond"``: a bond joins an atom of one to an atom of
+            the other; ``"representative"``: their representative atoms (``token_pos``)
+            are at most ``cutoff`` apart; ``"contact"``: any two of their atoms are.
+            (default: ``("bond", "representative")``)
+        cutoff (float): In ångström. (default: ``10.0``)
+        max_neighbors (int, optional): Of the kind ``"representative"`` keep only the
+            nearest sources of every target. (default: all)
+
+    Raises:
+        ValueError: If an argument is out of range, or if positions are missing for
+            a kind that needs them.
+        ImportError: If SciPy is not installed and a kind goes by distance.
+
+    Example:
+        >>> data = TokenEdges(["bond"])(from_smiles("CC(=O)Oc1ccccc1"))
+        >>> data.token_edge_index.tolist()
+        [[0, 1, 1, 2], [1, 0, 2, 1]]
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str] = ("bond", "representative"),
+        cutoff: float = 10.0,
+        max_neighbors: Optional[int] = None,
+    ) -> None:
+        kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        if not kinds or set(kinds) - set(_KINDS) or len(set(kinds)) < len(kinds):
+            raise AtomEncodingError(
+                f"'kinds' is {kinds!r}: pass one or more of {_KINDS}, each once."
+            )
+        check_neighbors(cutoff, max_neighbors)
+        self.kinds = kinds
+        self.cutoff = cutoff
+        self.max_neighbors = max_neighbors
+
+    def forward(self, data: AtomTokenData) -> AtomTokenData:
+        """Add the edges to a shallow copy."""
+        edges, kind = [], []
+        for column, name in enumerate(self.kinds):
+            found, _ = remove_self_loops(self._edges(data, name))
+            found = coalesce(found, num_nodes=data.total_num_tokens)
+            edges.append(found)
+            kind.append(found.new_full((found.size(1),), column))
+        attr = torch.nn.functional.one_hot(torch.cat(kind), len(self.kinds)).float()
+        data.token_edge_index, data.token_edge_attr = coalesce(
+            torch.cat(edges, dim=1), attr, num_nodes=data.total_num_tokens
+        )
+        return data
+
+    def _edges(self, data: AtomTokenData, kind: str) -> Tensor:
+        index = data.atom_to_token
+        if kind == "bond":
+            bonds = data.edge_index
+            return index.new_empty((2, 0)) if bonds is None else index[bonds]
+        name = "token_pos" if kind == "representative" else "pos"
+        if data.get(name) is None:
+            raise AtomEncodingError(
+                f"'{name}' is missing from the data: edges of the kind {kind!r} go by "
+                f"positions in ångström."
+            )
+        if kind == "representative":
+            graph = data.token_batch
+            return neighbors(data.token_pos, graph, self.cutoff, self.max_neighbors)
+        return index[neighbors(data.pos, data.batch, self.cutoff, None)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self.kinds)}, cutoff={self.cutoff})"

@@ -1,0 +1,124 @@
+import math
+
+import pytest
+import torch
+from torch_geometric.data import Batch
+
+from pyg_atomenc import AtomAttentionEncoder, AtomTokenData
+from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_smiles
+from pyg_atomenc.tokenizers import Atom, RingsAndChains
+from pyg_atomenc.transforms import PairBias
+
+chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+
+DRUG = "CC1=C(C=CC(=C1)OC[C@@H]2CO2)C(=O)N3CCOCC3"
+
+
+def molecule(smiles=DRUG):
+    from rdkit.Chem import AllChem
+
+    mol = chem.MolFromSmiles(smiles)
+    AllChem.EmbedMolecule(mol, randomSeed=2)
+    return mol
+
+
+def test_every_row_is_what_rdkit_says_of_the_pair():
+    mol = molecule()
+    bias = PairBias(num_rbf=5, cutoff=4.0)
+    data = bias(from_rdmol(mol, RingsAndChains()))
+    pairs = data.token_layout().to_edge_index().t().tolist()
+    assert data.pair_attr.shape == (len(pairs), bias.edge_dim) == (len(pairs), 18)
+    apart = chem.GetDistanceMatrix(mol)
+    place = mol.GetConformer().GetPositions()
+    for (a, b), row in zip(pairs, data.pair_attr.tolist(), strict=True):
+        bond = mol.GetBondBetweenAtoms(a, b) if a != b else None
+        kind = [0.0] * 5
+        if bond is not None:
+            kind[BOND_TYPES.index(str(bond.GetBondType()).lower())] = 1.0
+        assert row[:5] == kind
+        assert row[5:13] == [float(min(apart[a][b], 7) == i) for i in range(8)]
+        distance = math.dist(place[a], place[b])
+        gauss = [math.exp(-0.5 * (distance - i) ** 2) for i in range(5)]
+        assert row[13:] == pytest.approx(gauss, abs=1e-5)
+
+
+def test_a_path_may_leave_the_token():
+    # Two carbons of one token, joined over an atom of another.
+    data = from_smiles("CCC", Atom())
+    data.atom_to_token, data.num_tokens = torch.tensor([0, 1, 0]), 2
+    pair = PairBias(num_rbf=0)(data).pair_attr
+    pairs = data.token_layout().to_edge_index().t().tolist()
+    assert pair[pairs.index([0, 2])].tolist() == [0] * 5 + [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_a_batch_has_the_rows_of_its_graphs_in_the_order_of_its_layout():
+    graphs = [from_rdmol(molecule(s), RingsAndChains()) for s in (DRUG, "C", "OCC1CC1")]
+    graphs[1].num_tokens += 1
+    graphs[1].token_name.append("")
+    for name in ("token_entity_kind", "token_is_standard", "token_pos"):
+        value = graphs[1][name]
+        graphs[1][name] = torch.cat([value, value[:1]])
+    # Tokens need not be sorted.
+    turned = torch.randperm(graphs[0].num_nodes)
+    graphs[0] = graphs[0].subgraph(turned)
+    bias = PairBias()
+    one_by_one = Batch.from_data_list([bias(graph) for graph in graphs])
+    together = bias(Batch.from_data_list(graphs))
+    assert together.pair_attr.equal(one_by_one.pair_attr)
+    one_by_one.validate()
+    encoder = AtomAttentionEncoder(4, 8, 2, edge_dim=bias.edge_dim)
+    x = torch.randn(together.num_nodes, 4)
+    tokens = encoder(x, together.token_layout(), edge_attr=together.pair_attr)
+    first = bias(graphs[0])
+    alone = encoder(
+        x[: first.num_nodes], first.token_layout(), edge_attr=first.pair_attr
+    )
+    torch.testing.assert_close(tokens[: first.num_tokens], alone)
+
+
+def test_distances_are_differentiable_twice_and_where_atoms_are_unknown():
+    data = from_rdmol(molecule(), RingsAndChains())
+    data.pos = data.pos.double()
+    data.pos[3] = torch.nan
+    pos = data.pos.clone().requires_grad_()
+    data.pos = pos
+    rbf = PairBias(num_rbf=4, cutoff=3.0)(data).pair_attr[:, 13:]
+    assert rbf.dtype == torch.float64 and rbf.isfinite().all()
+    (grad,) = torch.autograd.grad(rbf.square().sum(), pos, create_graph=True)
+    known = torch.arange(len(pos)) != 3
+    assert grad.isfinite()[known].all() and grad[known].abs().max() > 0
+    grad[known].square().sum().backward()
+    assert pos.grad[known].isfinite().all()
+
+    def energy(moved):
+        data.pos = torch.where(known.unsqueeze(1), moved, torch.nan)
+        return PairBias(num_rbf=4, cutoff=3.0)(data).pair_attr[:, 13:].sum(0)
+
+    torch.autograd.gradcheck(energy, (pos.detach().nan_to_num(0.0).requires_grad_(),))
+
+
+def test_no_bonds_and_no_atoms():
+    data = AtomTokenData(pos=torch.rand(3, 3), atom_to_token=torch.tensor([0, 0, 1]))
+    pair = PairBias(num_rbf=2)(data).pair_attr
+    assert pair[:, :5].eq(0).all() and pair[:, 5].tolist() == [1, 0, 0, 1, 1]
+    assert pair[:, 12].tolist() == [0, 1, 1, 0, 0]
+    empty = AtomTokenData(
+        pos=torch.rand(0, 3),
+        atom_to_token=torch.empty(0, dtype=torch.long),
+        num_tokens=2,
+    )
+    assert PairBias()(empty).pair_attr.shape == (0, 29)
+
+
+@pytest.mark.parametrize("num_rbf", [-1, 1, 2.0])
+def test_bad_arguments(num_rbf):
+    with pytest.raises(ValueError, match="'num_rbf' is"):
+        PairBias(num_rbf)
+    with pytest.raises(ValueError, match="'cutoff' is -1"):
+        PairBias(cutoff=-1)
+    with pytest.raises(ValueError, match="'pos' is missing.*num_rbf=0"):
+        PairBias()(from_smiles("CCO"))
+    data = from_smiles("CCO")
+    data.edge_attr = data.edge_attr[:, :4]
+    with pytest.raises(ValueError, match="'edge_attr' has 4 columns"):
+        PairBias(num_rbf=0)(data)
