@@ -3,9 +3,10 @@
     python examples/encode_structure.py 1aki.cif 1l2y.bcif --out tokens.safetensors
 
 Reads mmCIF, BinaryCIF and PDB files, also gzipped; every residue, nucleotide and ligand
-is a token. Without a file it encodes a peptide and a ligand that RDKit builds on the
-spot. The weights are random, drawn from --seed: train the layer inside a model of your
-own to give the features a meaning. Needs the extras `structure`, `chem` and `io`.
+is a token, or what --tokenizer says. Without a file it encodes a peptide and a ligand
+that RDKit builds on the spot. The weights are random, drawn from --seed: train the
+layer inside a model of your own to give the features a meaning. Needs the extras
+`structure`, `chem` and `io`.
 
 What it writes: `tokens` [T, heads * head_channels] float32, `token_batch` [T] the
 structure of every token, `token_pos` [T, 3] the mean position of its atoms in ångström;
@@ -26,7 +27,12 @@ from torch_geometric.nn import GINEConv
 
 from pyg_atomenc import AtomAttentionEncoder, token_graph
 from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_structure
-from pyg_atomenc.tokenizers import Tokens
+from pyg_atomenc.tokenizers import AF3, BRICS, Atom, Beads, Boltz1, Boltz2, Residue
+
+TOKENIZERS = {
+    tokenizer.__name__.lower(): tokenizer
+    for tokenizer in (Residue, Atom, AF3, Boltz1, Boltz2, Beads)
+}
 
 
 class Encoder(nn.Module):
@@ -55,23 +61,10 @@ def built_in(seed):
         mol = Chem.AddHs(mol, addResidueInfo=name.startswith("peptide"))
         if AllChem.EmbedMolecule(mol, randomSeed=seed) != 0:
             raise SystemExit(f"RDKit could not embed {name}; try another --seed")
-        if name.startswith("peptide"):
-            data = from_rdmol(mol, tokenizer=residues_of)
-        else:
-            data = from_rdmol(mol)
+        data = from_rdmol(mol, Residue() if name.startswith("peptide") else BRICS())
         data.name = name
         graphs.append(data)
     return graphs
-
-
-def residues_of(mol):
-    """A tokenizer of one's own: the residues that RDKit noted on the atoms."""
-    infos = [atom.GetPDBResidueInfo() for atom in mol.GetAtoms()]
-    numbers = torch.tensor([info.GetResidueNumber() for info in infos])
-    _, atom_to_token = numbers.unique(return_inverse=True)
-    names = {info.GetResidueNumber(): info.GetResidueName().strip() for info in infos}
-    names = [names[number] for number in sorted(names)]
-    return Tokens(atom_to_token, len(names), {"token_name": names})
 
 
 def label(data, token):
@@ -87,7 +80,9 @@ def read(paths, args):
     """One `AtomTokenData` per file, named after it."""
     graphs = []
     for path in paths:
-        data = from_structure(path, model=args.model, waters=not args.no_waters)
+        tokenizer = TOKENIZERS[args.tokenizer]()
+        options = dict(model=args.model, waters=not args.no_waters)
+        data = from_structure(path, tokenizer, **options)
         data.name = path.name
         graphs.append(data)
     return graphs
@@ -118,6 +113,7 @@ def main():
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--model", type=int, default=1, help="model in each file")
+    parser.add_argument("--tokenizer", choices=TOKENIZERS, default="residue")
     parser.add_argument("--no-waters", action="store_true", help="leave waters out")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

@@ -49,7 +49,8 @@ def test_encode_structure_without_a_file(tmp_path):
     out = tmp_path / "new" / "tokens.safetensors"
     done = run("encode_structure.py", "--out", out, "--device", "cpu", check=True)
     tensors, names = read(out)
-    assert names["token_names"][:6] == ["GLY", "ALA", "VAL", "LEU", "LYS", "PHE"]
+    peptide = [name.split(":")[-1] for name in names["token_names"][:6]]
+    assert peptide == ["GLY1", "ALA2", "VAL3", "LEU4", "LYS5", "PHE6"]
     assert tensors["tokens"].shape == (len(names["token_names"]), 128)
     assert tensors["token_batch"].unique().tolist() == [0, 1]
     assert "| paracetamol" in done.stdout
@@ -67,6 +68,14 @@ def test_encode_structure_files(tmp_path, structures):
     assert len(one["tokens"]) == 20 + 416 + 207
     assert one["token_batch"].equal(all_["token_batch"])
     assert one["tokens"].allclose(all_["tokens"], atol=1e-5)
+
+
+def test_encode_structure_with_other_tokens(tmp_path, structures):
+    out = tmp_path / "tokens.safetensors"
+    for tokenizer, count in [("atom", 304), ("af3", 20)]:
+        run("encode_structure.py", structures / "1l2y.bcif", "--out", out,
+            "--tokenizer", tokenizer, "--device", "cpu", check=True)  # fmt: skip
+        assert len(read(out)[0]["tokens"]) == count
 
 
 def test_encode_structure_says_what_is_wrong(tmp_path):

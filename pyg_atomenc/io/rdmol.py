@@ -12,7 +12,7 @@ from pyg_atomenc.io.atom_array import set_representatives
 from pyg_atomenc.io.bonds import BOND_TYPES, bond_tensors
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
 from pyg_atomenc.tokenizers.brics import BRICS
-from pyg_atomenc.tokenizers.source import check_mol
+from pyg_atomenc.tokenizers.source import check_mol, residue_columns
 
 
 def from_rdmol(
@@ -54,8 +54,12 @@ def from_rdmol(
           ``token_pos`` ``[T, 3]``, float32: its position in ångström, if there are any
         - ``atom_name``: the name from a PDB file, else the element and a running
           count, such as ``C1``
+        - ``res_name``, ``chain_id``, ``ins_code``: lists of text, and ``res_id``
+          ``[N]``, int64, and ``hetero`` ``[N]``, bool: from a PDB file, else the
+          residue ``UNL`` 0
         - ``token_*``: as the tokenizer gives it; the default gives SMILES as
-          ``token_name``, and ``token_entity_kind`` and ``token_is_standard``
+          ``token_name``, and the features of
+          :class:`~pyg_atomenc.tokenizers.Residue`
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
@@ -83,6 +87,7 @@ def from_rdmol(
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
         atom_name=atom_name,
+        **_residues(mol),
         **tokens.attributes,
     )
     set_representatives(data, tokens)
@@ -212,6 +217,13 @@ def _atom_names(mol: Any) -> list[str]:
         pdb_name = residue.GetName().strip() if residue else ""
         names.append(pdb_name or f"{element}{count[element]}")
     return names
+
+
+def _residues(mol: Any) -> dict[str, Any]:
+    columns = residue_columns(mol)
+    for name in ("res_id", "hetero"):
+        columns[name] = torch.from_numpy(columns[name])
+    return columns
 
 
 def _positions(

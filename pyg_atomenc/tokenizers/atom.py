@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import residue_kinds
@@ -35,7 +34,7 @@ class Atom:
         if is_mol(source):
             check_mol(source)
             names = [atom.GetSymbol() for atom in source.GetAtoms()]
-            return molecule_tokens(torch.arange(len(names)), names)
+            return molecule_tokens(source, np.arange(len(names)), names)
         check_atom_array(source)
         residue, first = find_residues(source)
         kinds = residue_kinds(source, residue, first)

@@ -5,25 +5,36 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.codes import Integers, by_first_atom
 from pyg_atomenc.tokenizers.features import LIGAND, residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.residue import find_residues
-from pyg_atomenc.tokenizers.source import is_mol
+from pyg_atomenc.tokenizers.source import is_mol, residue_columns
 
 
-def molecule_tokens(atom_to_token: Tensor, names: list[str]) -> Tokens:
-    """Tokens of a molecule: ligands, none of them a standard residue."""
+def molecule_tokens(mol: Any, token: Integers, names: list[str]) -> Tokens:
+    """Tokens of a molecule: ligands, none of them a standard residue.
+
+    They have the features of a structure's tokens, so that both batch together: the
+    residue of their first atom is that of the molecule's PDB information.
+    """
     count = len(names)
+    _, first = by_first_atom(token)
+    known = residue_columns(mol)
     attributes = {
         "token_name": names,
+        "token_chain": [known["chain_id"][atom] for atom in first.tolist()],
+        "token_res_id": torch.from_numpy(known["res_id"][first]),
+        "token_ins_code": [known["ins_code"][atom] for atom in first.tolist()],
         "token_entity_kind": torch.full((count,), LIGAND),
         "token_is_standard": torch.zeros(count, dtype=torch.bool),
+        "token_label_chain": [""] * count,
+        "token_label_res_id": torch.zeros(count, dtype=torch.long),
+        "token_sym_id": torch.zeros(count, dtype=torch.long),
     }
-    return Tokens(atom_to_token, count, attributes)
+    return Tokens(torch.from_numpy(token), count, attributes)
 
 
 def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
@@ -40,7 +51,7 @@ def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
     token, first = by_first_atom(piece)
     names = [names[i] for i in piece[first].tolist()]
     if is_mol(source):
-        return molecule_tokens(torch.from_numpy(token), names)
+        return molecule_tokens(source, token, names)
     residue, start = find_residues(source)
     kinds = residue_kinds(source, residue, start)
     return structure_tokens(source, token, len(first), residue, kinds, names)

@@ -96,8 +96,46 @@ def as_atom_array(source: Any) -> Any:
         bare = chem.Mol(source)
         bare.RemoveAllConformers()
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
+    # RDKit pads what it takes from columns of a PDB file.
+    for name in ("chain_id", "ins_code", "res_name"):
+        setattr(atoms, name, np.char.strip(getattr(atoms, name)))
     atoms.res_name = np.where(atoms.res_name == "", "UNL", atoms.res_name)
     return atoms
+
+
+def residue_columns(mol: Any) -> dict[str, Any]:
+    """What a molecule's PDB information says of every atom's residue.
+
+    Returns:
+        dict: ``res_name``, ``chain_id`` and ``ins_code``, lists of text, and ``res_id``
+        ``[N]``, int64, and ``hetero`` ``[N]``, bool. An atom without information is one
+        of the hetero residue ``UNL`` 0; a hydrogen is in the residue of its atom.
+    """
+    rows = []
+    for atom in mol.GetAtoms():
+        info = atom.GetPDBResidueInfo()
+        if info is None and atom.GetAtomicNum() == 1:
+            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+            info = next((other for other in near if other is not None), None)
+        rows.append(
+            ("UNL", 0, "", "", True)
+            if info is None
+            else (
+                info.GetResidueName().strip() or "UNL",
+                info.GetResidueNumber(),
+                info.GetChainId().strip(),
+                info.GetInsertionCode().strip(),
+                info.GetIsHeteroAtom(),
+            )
+        )
+    name, number, chain, code, hetero = map(list, zip(*rows, strict=True))
+    return {
+        "res_name": name,
+        "res_id": np.array(number, dtype=np.int64),
+        "chain_id": chain,
+        "ins_code": code,
+        "hetero": np.array(hetero, dtype=bool),
+    }
 
 
 def as_mol(source: Any) -> Any:

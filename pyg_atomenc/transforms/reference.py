@@ -27,18 +27,35 @@ _PROTEIN_BACKBONE = "N CA C O".split()
 _NUCLEIC_BACKBONE = "P OP1 OP2 O5' C5' C4' O4' C3' O3' C2' O2' C1'".split()
 
 
+# What residues are called that nobody named.
+_NAMELESS = ("", "UNL")
+
+
+def residue_names(data: AtomTokenData) -> list[str]:
+    """The name of every token's residue, which need not be the token's own."""
+    if "res_name" not in data:
+        return list(data.get("token_name", [""] * data.total_num_tokens))
+    count = data.atom_to_token.numel()
+    first = torch.full((data.total_num_tokens,), count)
+    first.scatter_reduce_(0, data.atom_to_token, torch.arange(count), "amin")
+    names = [*data.res_name, ""]
+    return [names[atom] for atom in first.tolist()]
+
+
 def is_structure(data: AtomTokenData) -> bool:
-    """Whether the tokens are, or are parts of, the residues of a structure."""
-    return "token_res_id" in data and "token_name" in data
+    """Whether the tokens are, or are parts of, residues that have names."""
+    return "token_res_id" in data and bool(set(residue_names(data)) - set(_NAMELESS))
 
 
 def read_as_methionine(data: AtomTokenData) -> None:
     """Turn selenomethionine into methionine; nothing that was read is written to."""
-    if not is_structure(data) or "MSE" not in data.token_name:
+    names = residue_names(data)
+    if not is_structure(data) or "MSE" not in names:
         return
-    changed = [name == "MSE" for name in data.token_name]
-    data.token_name = ["MET" if name == "MSE" else name for name in data.token_name]
-    in_residue = torch.tensor(changed)[data.atom_to_token]
+    in_residue = torch.tensor([name == "MSE" for name in names])[data.atom_to_token]
+    for key in ("token_name", "res_name"):
+        if key in data:
+            data[key] = ["MET" if name == "MSE" else name for name in data[key]]
     data.z = torch.where(in_residue & (data.z == 34), 16, data.z)
     atoms = zip(data.atom_name, in_residue.tolist(), strict=True)
     data.atom_name = [
@@ -56,7 +73,7 @@ def reference_spaces(data: AtomTokenData) -> Tensor:
             data.token_chain,
             data.token_res_id.tolist(),
             data.token_ins_code,
-            data.token_name,
+            residue_names(data),
             strict=True,
         )
     )
@@ -84,7 +101,7 @@ def _component_conformers(data: AtomTokenData) -> tuple[Tensor, Tensor]:
     info = require_package("biotite.structure.info", "BoltzFeatures")
     pos, charge = data.pos.clone(), data.formal_charge.float()
     space = reference_spaces(data)
-    names = np.array(data.token_name, dtype=object)[data.atom_to_token.numpy()]
+    names = np.array(residue_names(data), dtype=object)[data.atom_to_token.numpy()]
     known: dict[str, dict[str, tuple[Any, float]]] = {}
     order = space.argsort(stable=True)
     for atoms in order.split(space.bincount().tolist()):
@@ -136,13 +153,14 @@ def molecule_types(data: AtomTokenData) -> list[int]:
         return [OTHER] * data.total_num_tokens
     info = require_package("biotite.structure.info", "BoltzFeatures")
     kinds: dict[str, int] = {}
-    for name in set(data.token_name):
+    names = residue_names(data)
+    for name in set(names):
         link = (info.link_type(name) or "").upper()
         kinds[name] = OTHER
         for word, kind in (("PEPTIDE", PROTEIN), ("DNA", DNA), ("RNA", RNA)):
             if word in link and "LINKING" in link:
                 kinds[name] = kind
-    return [kinds[name] for name in data.token_name]
+    return [kinds[name] for name in names]
 
 
 def backbone_codes(data: AtomTokenData) -> Tensor:
@@ -158,7 +176,7 @@ def backbone_codes(data: AtomTokenData) -> Tensor:
 def residue_codes(data: AtomTokenData) -> dict[str, Tensor]:
     """``token_res_type``, ``token_modified`` and ``token_mol_type``, each ``[T]``."""
     kinds = molecule_types(data)
-    names = data.token_name if is_structure(data) else [""] * len(kinds)
+    names = residue_names(data) if is_structure(data) else [""] * len(kinds)
     code = {name: i for i, name in enumerate(RESIDUE_TYPES)}
     types, modified = [], []
     for name, kind in zip(names, kinds, strict=True):

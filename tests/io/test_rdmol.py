@@ -9,6 +9,7 @@ from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_smiles
 from pyg_atomenc.tokenizers import Tokens
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+AllChem = pytest.importorskip("rdkit.Chem.AllChem")
 
 
 def test_alanine_zwitterion_by_hand():
@@ -129,3 +130,42 @@ def test_batches_into_the_encoder():
     together = encoder(embedding(batch.z), batch.token_layout())
     torch.testing.assert_close(together, torch.cat(single), rtol=0, atol=1e-12)
     assert batch.token_name == [g.token_name for g in graphs]
+
+
+def test_molecules_and_structures_batch_together():
+    pytest.importorskip("biotite", reason="biotite is not installed")
+    from residues import chain
+    from torch_geometric.data import Batch
+
+    from pyg_atomenc.io import from_atom_array
+
+    peptide = Chem.AddHs(Chem.MolFromSequence("GA"))
+    for mol in (peptide, Chem.MolFromSmiles("OC(=O)c1ccccc1")):
+        AllChem.EmbedMolecule(mol, randomSeed=1)
+        residue = from_atom_array(chain(("GLY", "N", "CA", "C", "O")))
+        data = from_rdmol(mol)
+        assert set(data.keys()) == set(residue.keys())
+        for graphs in ([data, residue], [residue, data]):
+            batch = Batch.from_data_list(graphs)
+            batch.validate()
+            assert batch.token_res_id.shape == (batch.total_num_tokens,)
+            assert [len(names) for names in batch.res_name] == [
+                graph.num_nodes for graph in graphs
+            ]
+
+
+def test_residues_of_atoms():
+    mol = Chem.AddHs(Chem.MolFromSequence("GA"))
+    data = from_rdmol(mol)
+    # Hydrogens without a name of their own are in the residue of their atom.
+    source, target = data.edge_index
+    hydrogen = data.z[source] == 1
+    assert data.res_id[source][hydrogen].equal(data.res_id[target][hydrogen])
+    assert set(zip(data.res_name, data.res_id.tolist(), strict=True)) == {
+        ("GLY", 1),
+        ("ALA", 2),
+    }
+    assert set(data.chain_id) == {"A"} and not data.hetero.any()
+    plain = from_smiles("CO")
+    assert plain.res_name == ["UNL"] * 2 and plain.res_id.tolist() == [0, 0]
+    assert plain.chain_id == ["", ""] and plain.hetero.all()

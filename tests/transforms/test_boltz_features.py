@@ -137,3 +137,22 @@ def test_data_without_names():
     data = AtomTokenData(atom_to_token=torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="'z' is missing from the data"):
         BoltzFeatures()(data)
+
+
+def test_features_go_by_residues_whatever_the_tokens_are_called():
+    from pyg_atomenc.tokenizers import Beads, Residue
+
+    atoms = chain(("MSE", "N", "CA", "C", "O", "CB", "SE"), ("ALA", "N", "CA", "CB"))
+    features = BoltzFeatures(backbone=True, residue=True)
+    one, other = (
+        features(from_atom_array(atoms, tokenizer())) for tokenizer in (Residue, Beads)
+    )
+    assert other.token_name[2:] == ["ALA:BB", "ALA:SC1"]
+    assert other.ref_pos.equal(one.ref_pos) and other.z.equal(one.z)
+    assert other.ref_space_uid.equal(one.ref_space_uid)
+    assert other.backbone.equal(one.backbone)
+    assert one.token_res_type.tolist() == [
+        RESIDUE_TYPES.index(n) for n in ("MET", "ALA")
+    ]
+    types = other.token_res_type[other.atom_to_token]
+    assert types.equal(one.token_res_type[one.atom_to_token])

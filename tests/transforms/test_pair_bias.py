@@ -54,10 +54,11 @@ def test_a_path_may_leave_the_token():
 def test_a_batch_has_the_rows_of_its_graphs_in_the_order_of_its_layout():
     graphs = [from_rdmol(molecule(s), RingsAndChains()) for s in (DRUG, "C", "OCC1CC1")]
     graphs[1].num_tokens += 1
-    graphs[1].token_name.append("")
-    for name in ("token_entity_kind", "token_is_standard", "token_pos"):
-        value = graphs[1][name]
-        graphs[1][name] = torch.cat([value, value[:1]])
+    for name, value in graphs[1].to_dict().items():
+        if name.startswith("token_"):
+            value = [*value, *value[:1]]
+            named = isinstance(value[0], str)
+            graphs[1][name] = value if named else torch.stack(value)
     # Tokens need not be sorted.
     turned = torch.randperm(graphs[0].num_nodes)
     graphs[0] = graphs[0].subgraph(turned)
