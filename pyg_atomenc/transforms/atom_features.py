@@ -47,9 +47,10 @@ class AtomFeatures(BaseTransform):
         ImportError: If RDKit is not installed.
 
     Example:
+        >>> from pyg_atomenc.io import from_smiles
         >>> data = AtomFeatures()(from_smiles("C[C@H](N)C(=O)O"))
-        >>> dict(zip(AtomFeatures.columns, data.x[1].tolist()))  # doctest: +SKIP
-        {'element': 6, 'charge': 5, 'degree': 4, 'hybridization': 4, ...}
+        >>> dict(zip(AtomFeatures.columns[:4], data.x[1].tolist()))
+        {'element': 6, 'charge': 5, 'degree': 4, 'hybridization': 4}
     """
 
     columns = (

@@ -39,6 +39,7 @@ class PairBias(BaseTransform):
             are Gaussians, or if ``edge_attr`` holds no bond types.
 
     Example:
+        >>> from pyg_atomenc.io import from_smiles
         >>> bias = PairBias(num_rbf=0)
         >>> data = bias(from_smiles("CC(=O)Oc1ccccc1"))
         >>> encoder = AtomAttentionEncoder(119, edge_dim=bias.edge_dim)

@@ -43,6 +43,7 @@ class ToHetero(BaseTransform):
             ``atom_to_token``.
 
     Example:
+        >>> from pyg_atomenc.io import from_smiles
         >>> data = ToHetero()(from_smiles("CC(=O)Oc1ccccc1"))
         >>> data.node_types
         ['atom', 'token']

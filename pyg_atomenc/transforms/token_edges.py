@@ -43,6 +43,7 @@ class TokenEdges(BaseTransform):
         ImportError: If SciPy is not installed and a kind goes by distance.
 
     Example:
+        >>> from pyg_atomenc.io import from_smiles
         >>> data = TokenEdges(["bond"])(from_smiles("CC(=O)Oc1ccccc1"))
         >>> data.token_edge_index.tolist()
         [[0, 1, 1, 2], [1, 0, 2, 1]]
