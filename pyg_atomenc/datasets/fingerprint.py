@@ -1,9 +1,10 @@
 """Telling one set of options from another, without keeping either."""
 
+import copyreg
 import functools
 import hashlib
 import inspect
-import pickle
+import sys
 import types
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 
 # Of their classes the name is enough; versions of this package are told apart anyway.
-_LIBRARIES = ("builtins", "torch", "torch_geometric", "pyg_atomenc")
+_LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch", "torch_geometric"}
+_LIBRARIES.add("pyg_atomenc")
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
@@ -94,29 +96,27 @@ def _describe_function(function: types.FunctionType, inside: tuple[int, ...]) ->
 
 def _describe_object(value: Any, inside: tuple[int, ...]) -> str:
     kind = type(value)
-    attributes = dict(getattr(value, "__dict__", {}))
     methods: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        slots = getattr(base, "__slots__", ())
-        for name in [slots] if isinstance(slots, str) else slots:
-            if hasattr(value, name):
-                attributes[name] = getattr(value, name)
         if base.__module__.split(".")[0] not in _LIBRARIES:
             own = vars(base).items()
             methods |= {k: v for k, v in own if isinstance(v, types.FunctionType)}
-    if attributes or methods:
-        content = _describe((attributes, methods), inside)
-    else:
-        content = _digest(_pickled(value))
+    content = _describe([_content(value), methods], inside)
     return f"{kind.__module__}.{kind.__qualname__}({content})"
 
 
-def _pickled(value: Any) -> bytes:
-    # Written to be hashed, never read: objects of C++ show their content no other way.
+def _content(value: Any) -> Any:
+    """What pickle would write of an object; nothing is pickled."""
     try:
-        return pickle.dumps(value)
+        known = copyreg.dispatch_table.get(type(value))
+        reduced = known(value) if known else value.__reduce_ex__(2)
     except Exception:
-        return b""
+        return vars(value) if hasattr(value, "__dict__") else None
+    if isinstance(reduced, str):
+        return reduced
+    # Behind the function that makes it: arguments, state, and iterators over items.
+    arguments, state, *items = [*reduced[1:], None][: max(2, len(reduced) - 1)]
+    return [arguments, state, [list(part or ()) for part in items]]
 
 
 def _digest(content: bytes) -> str:

@@ -26,9 +26,10 @@ class _Worker:
         self.stop = context.RawValue("b", 0)
         self.unsaved: dict[int, None] = {}
         self.is_idle = False
+        ends = (other, self.connection)
         self.process = context.Process(
             target=work,
-            args=(job, folder, other, self.current, self.stop, save_every),
+            args=(job, folder, *ends, self.current, self.stop, save_every),
             daemon=True,
         )
         self.process.start()

@@ -216,7 +216,7 @@ class StructureDataset(Dataset):
         content = bytearray(length)
         try:
             # Opened at every access: nothing is shared with DataLoader workers.
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb") as file:
                 file.seek(offset)
                 file.readinto(content)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def work(
     job: Job,
     folder: Path,
     connection: Connection,
+    other_end: Connection,
     current: Any,
     stop: Any,
     save_every: float,
@@ -77,12 +79,15 @@ def work(
         job (Job): What to do.
         folder (Path): Where the shards go.
         connection (Connection): To the process that started this one.
+        other_end (Connection): The end of that process, open here where it forked.
         current (Value): Tells, even when this process dies, at which item it was.
         stop (Value): Set from outside to end it after the present item.
         save_every (float): Seconds between savings.
     """
     # Ctrl-C reaches all processes; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As long as it is open here, nobody learns that the first process is gone.
+    other_end.close()
     torch.set_num_threads(1)
     saver = Saver(job, folder, save_every)
     try:
@@ -92,7 +97,8 @@ def work(
         saver.save()
     except Exception as error:
         saver.writer.discard()
-        _tell(connection, "fatal", error)
+        with suppress(_ParentIsGone):
+            _tell(connection, "fatal", error)
     connection.close()
 
 
