@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "checkpoints": {"checkpoints", "nn"},
     "plotting": {"plotting", "data"},
     "testing": {"testing", "ops", "nn", "data"},
+    "datasets": {"datasets", "io", "tokenizers", "transforms", "data"},
 }
 
 
@@ -60,6 +61,7 @@ def test_imports_with_torch_and_pyg_alone():
         "import torch, pyg_atomenc, pyg_atomenc.io, pyg_atomenc.tokenizers\n"
         "import pyg_atomenc.plotting, pyg_atomenc.nn, pyg_atomenc.data\n"
         "import pyg_atomenc.transforms, pyg_atomenc.checkpoints\n"
+        "import pyg_atomenc.datasets\n"
         "encoder = pyg_atomenc.AtomAttentionEncoder(3, backend='edges')\n"
         "encoder(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).sum().backward()\n"
         "for read in (lambda: pyg_atomenc.io.from_smiles('CCO'),\n"

@@ -24,6 +24,8 @@ _FORMATS = {
     ".pdb": "PDB",
     ".ent": "PDB",
 }
+# How the names of structure files end, each also with .gz behind it.
+SUFFIXES = tuple(_FORMATS)
 _FIELDS = ("charge", "occupancy")
 _WATER = ("HOH", "DOD", "WAT", "H2O")
 _NUMBERINGS = ("author", "label")

@@ -1,0 +1,106 @@
+import gzip
+import math
+
+import pytest
+import torch
+
+from pyg_atomenc.datasets import SmilesTable
+from pyg_atomenc.io import Limits
+
+pytest.importorskip("rdkit", reason="RDKit is not installed")
+
+CSV = """\
+name,smiles,a,"b ""x"" c"
+ethanol,CCO,1.5,2
+"ring, six",c1ccccc1,,-3e2
+no label,C,1.0,many
+short,CC
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(CSV)
+    return path
+
+
+def test_a_csv_file(path):
+    table = SmilesTable.from_csv(path, label_columns=["a", 'b "x" c'])
+    assert table.names == ["row 1", "row 2", "row 3", "row 4"]
+    (data,) = table.read(0, None)
+    assert data.smiles == "CCO" and data.source == "row 1"
+    assert data.y.dtype == torch.float32 and data.y.tolist() == [[1.5, 2.0]]
+    (data,) = table.read(1, None)
+    assert math.isnan(data.y[0, 0]) and data.y[0, 1] == -300 and data.num_nodes == 6
+    with pytest.raises(ValueError, match="the label 'many' is no number: mend the row"):
+        table.read(2, None)
+    with pytest.raises(ValueError, match="the row is too short for its labels"):
+        table.read(3, None)
+    plain = SmilesTable.from_csv(path, hydrogens=True)
+    assert "y" not in plain.read(3, None)[0] and plain.read(2, None)[0].num_nodes == 5
+    one = SmilesTable.from_csv(path, label_columns="a")
+    assert one.read(2, None)[0].y.tolist() == [[1.0]]
+
+
+def test_packed_tabbed_and_with_a_mark(path, tmp_path):
+    text = "\ufeff" + CSV.replace(",", "\t")
+    packed = tmp_path / "t.tsv.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    table = SmilesTable.from_csv(packed, "smiles", ["a"], delimiter="\t")
+    assert table.read(0, None)[0].y.item() == 1.5
+
+
+@pytest.mark.parametrize(
+    "labels, y",
+    [
+        ([1, 2], [[2]]),
+        (torch.tensor([1, 2]), [[2]]),
+        ([[0.5, 1.0], [1.5, 2.0]], [[1.5, 2.0]]),
+        (None, None),
+    ],
+)
+def test_lists(labels, y):
+    (data,) = SmilesTable(["C", "CC"], labels).read(1, None)
+    if y is None:
+        assert "y" not in data
+    else:
+        assert data.y.tolist() == y
+        assert data.y.dtype == torch.as_tensor(labels).dtype
+
+
+def test_stamps_go_by_content():
+    one = SmilesTable(["C", "CC", "C"], [1.0, 2.0, 3.0])
+    other = SmilesTable(["C", "CCC", "C"], [1.0, 2.0, 4.0])
+    same = [one.stamp(i) == other.stamp(i) for i in range(3)]
+    assert same == [True, False, False]
+    assert SmilesTable(["C"]).stamp(0) != one.stamp(0)
+
+
+def test_bad_tables(path, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"table.csv: has no column 'SMILES', but \['n"
+    ):
+        SmilesTable.from_csv(path, "SMILES")
+    with pytest.raises(ValueError, match="table.csv: has no column 'y'"):
+        SmilesTable.from_csv(path, label_columns=["a", "y"])
+    with pytest.raises(ValueError, match="none.csv: does not exist"):
+        SmilesTable.from_csv(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match=r"table.csv: has \d+ bytes, and the limit is"):
+        SmilesTable.from_csv(path, limits=Limits(file_bytes=10))
+    path.write_bytes(b"smiles\n\xff\xfe\n")
+    with pytest.raises(ValueError, match="table.csv: cannot be read as a table in UTF"):
+        SmilesTable.from_csv(path)
+    path.write_text("smiles\n")
+    with pytest.raises(ValueError, match="table.csv: has no row below its header"):
+        SmilesTable.from_csv(path)
+    path.write_text("smiles\n" + "C" * 200_000 + "\n")
+    with pytest.raises(ValueError, match="table.csv: cannot be read as a table"):
+        SmilesTable.from_csv(path)
+    with pytest.raises(ValueError, match="'smiles' is 'CCO': pass a list"):
+        SmilesTable("CCO")
+    with pytest.raises(ValueError, match=r"'smiles' is \[\]"):
+        SmilesTable([])
+    with pytest.raises(ValueError, match=r"'labels' has shape \[3\] for 2 SMILES"):
+        SmilesTable(["C", "CC"], [1, 2, 3])
+    assert repr(SmilesTable(["C"])) == "SmilesTable(1 rows)"

@@ -1,0 +1,310 @@
+"""The data set as a whole; processes and their deaths are in test_pool.py."""
+
+import gzip
+import pickle
+import warnings
+
+import pytest
+import torch
+from dataset_helpers import (
+    Logging,
+    Missing,
+    add_ones,
+    failing,
+    has_two_residues,
+    same,
+    to_plain,
+    write_folder,
+    write_pdb,
+)
+from torch_geometric.loader import DataLoader
+
+from pyg_atomenc.data import AtomTokenLoader, TokenBudgetSampler, graph_size
+from pyg_atomenc.datasets import SmilesTable, StructureDataset, StructureFiles
+
+pytest.importorskip("biotite.structure", reason="biotite is not installed")
+from pyg_atomenc.io import from_smiles, from_structure  # noqa: E402
+from pyg_atomenc.tokenizers import Atom  # noqa: E402
+
+
+def open_set(root, *arguments, **options):
+    return StructureDataset(root, *arguments, progress=False, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "pdb", 7)
+
+
+def reads(log):
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_graphs_are_those_of_the_reader(folder, tmp_path):
+    dataset = open_set(tmp_path, folder)
+    assert len(dataset) == 7 and dataset.report == []
+    assert dataset.names == [f"{i:03d}.pdb" for i in range(7)]
+    for i, data in enumerate(dataset):
+        expected = from_structure(folder / f"{i:03d}.pdb")
+        expected.source = f"{i:03d}.pdb"
+        assert same(data, expected)
+    atoms, pairs = dataset.graph_sizes()
+    assert [graph_size(data) for data in dataset] == list(
+        zip(atoms.tolist(), pairs.tolist(), strict=True)
+    )
+
+
+def test_the_folder_raw_is_the_default(tmp_path):
+    write_folder(tmp_path / "raw", 2)
+    assert len(open_set(tmp_path)) == 2
+
+
+def test_subsets_and_batches(folder, tmp_path):
+    dataset = open_set(tmp_path, folder)
+    subset = dataset[[6, 2, 3]]
+    assert subset.names == ["006.pdb", "002.pdb", "003.pdb"]
+    assert subset.graph_sizes()[0].tolist() == [8, 12, 16]
+    sampler = TokenBudgetSampler(subset, max_atoms=20)
+    loader = AtomTokenLoader(subset, batch_sampler=sampler, num_workers=2)
+    batches = list(loader)
+    assert [batch.source for batch in batches] == [["006.pdb", "002.pdb"], ["003.pdb"]]
+    layout = batches[0].token_layout()
+    assert layout.sizes.tolist() == [4, 4, 4, 4, 4]
+    assert batches[0].token_name == [["GLY"] * 2, ["GLY"] * 3]
+
+
+def test_options_of_reading_tokenizing_and_transforming(folder, tmp_path):
+    dataset = open_set(
+        tmp_path,
+        StructureFiles(folder, "00[0-3].pdb"),
+        Atom(),
+        transform=lambda data: data.num_tokens,
+        pre_transform=add_ones,
+        pre_filter=lambda data: data.num_nodes > 4,
+    )
+    assert dataset.names == ["001.pdb", "002.pdb", "003.pdb"]
+    assert list(dataset) == [8, 12, 16]
+    dataset.transform = None
+    assert dataset[0].x.tolist() == [[1.0]] * 8
+    assert dataset[0].note[:2] == ["a", ("b", 2.5, None)]
+    assert dataset[0].note[2]["deep"][0].tolist() == [0, 1, 2]
+    rows = (dataset.folder / "manifest.tsv").read_text().splitlines()
+    assert rows[0] == "source\tstatus\tgraphs\tatoms\ttokens\tpairs\tstamp"
+    assert rows[1].startswith("000.pdb\tleft out by pre_filter\t0\t0\t0\t0\t")
+    assert rows[3].startswith("002.pdb\tread\t1\t12\t12\t12\t")
+    assert len(rows) == 5
+
+
+def test_nothing_is_read_twice(folder, tmp_path):
+    log = tmp_path / "log"
+    dataset = open_set(tmp_path, folder, Logging(log))
+    assert reads(log) == 7
+    assert len(open_set(tmp_path, folder, Logging(log))) == 7
+    assert reads(log) == 7
+    # A file more, one changed, one gone.
+    write_pdb(folder / "0005.pdb", 3)
+    write_pdb(folder / "003.pdb", 9)
+    (folder / "001.pdb").unlink()
+    again = open_set(tmp_path, folder, Logging(log))
+    assert reads(log) == 9
+    assert again.names == ["000.pdb", "0005.pdb"] + [f"00{i}.pdb" for i in range(2, 7)]
+    assert again[3].num_tokens == 9 and dataset.folder == again.folder
+    # Other options are read beside these, and do not disturb them.
+    other = open_set(tmp_path, folder, Logging(log), pre_filter=has_two_residues)
+    assert reads(log) == 16 and len(other) == 5 and other.folder != again.folder
+    kept = list(again)
+    anew = open_set(tmp_path, folder, Logging(log), force_reload=True)
+    assert reads(log) == 23
+    assert all(same(one, two) for one, two in zip(anew, kept, strict=True))
+    open_set(tmp_path, folder, Logging(log))
+    assert reads(log) == 23
+
+
+def test_bad_files_are_reported(folder, tmp_path):
+    (folder / "bad.cif").write_text("no structure")
+    (folder / "cut.pdb.gz").write_bytes(gzip.compress(b"ATOM" * 99)[:-9])
+    with pytest.warns(UserWarning, match=r"2 of 9 files or rows were skipped, .*bad.c"):
+        dataset = open_set(tmp_path, folder)
+    assert len(dataset) == 7
+    assert [skipped.source for skipped in dataset.report] == ["bad.cif", "cut.pdb.gz"]
+    assert "bad.cif: cannot be read as mmCIF" in dataset.report[0].reason
+    assert "is no complete gzip file" in dataset.report[1].reason
+    table = (dataset.folder / "skipped.tsv").read_text().splitlines()
+    assert table[0] == "source\treason"
+    assert table[1:] == ["\t".join(skipped) for skipped in dataset.report]
+    with pytest.raises(ValueError, match=r"bad.cif: cannot be read as mmCIF"):
+        open_set(tmp_path, folder, on_error="raise")
+    # Mended, they are read, and the report is empty.
+    write_pdb(folder / "bad.cif").rename(folder / "cut.pdb")
+    (folder / "cut.pdb.gz").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = open_set(tmp_path, folder, on_error="raise")
+    assert dataset.names[-1] == "cut.pdb" and dataset.report == []
+    assert (dataset.folder / "skipped.tsv").read_text() == "source\treason\n"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_may_end_the_run(num_workers, folder, tmp_path):
+    (folder / "003.pdb").write_text("no structure")
+    options = {"on_error": "raise", "num_workers": num_workers}
+    with pytest.raises(ValueError, match=r"/003.pdb: "):
+        open_set(tmp_path, folder, **options)
+    write_pdb(folder / "003.pdb")
+    assert len(open_set(tmp_path, folder, **options)) == 7
+
+
+def test_a_success_replaces_an_older_failure(folder, tmp_path):
+    flag = tmp_path / "flag"
+
+    def fails_without_flag(data):
+        assert flag.exists() or data.num_nodes < 20, "not yet"
+        return data
+
+    options = {"pre_transform": fails_without_flag}
+    with pytest.warns(UserWarning, match="AssertionError: not yet"):
+        dataset = open_set(tmp_path, folder, **options)
+    assert [name for name, _ in dataset.report] == ["004.pdb"]
+    flag.touch()
+    with pytest.warns(UserWarning, match="AssertionError: not yet"):
+        open_set(tmp_path, folder, **options)
+    for retry in (True, False):
+        dataset = open_set(tmp_path, folder, retry_skipped=retry, **options)
+        assert dataset.report == [] and len(dataset) == 7
+    assert dataset.names == sorted(dataset.names)
+
+
+def test_nothing_readable_is_an_error(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"KeyError: 'an own mistake' \(7 of 7 files"):
+        open_set(tmp_path, folder, pre_transform=failing)
+    with pytest.raises(
+        ValueError, match="'pre_transform' gave a dict: only AtomTokenD"
+    ):
+        open_set(tmp_path, folder, pre_transform=to_plain)
+    assert len(open_set(tmp_path, folder, pre_filter=lambda data: False)) == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_missing_package_is_no_fault_of_a_file(num_workers, folder, tmp_path):
+    with pytest.raises(ImportError, match="nobody_has_it"):
+        open_set(tmp_path, folder, Missing(), num_workers=num_workers)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"on_error": "ignore"}, "'on_error' is 'ignore': pass one of"),
+        ({"num_workers": -1}, "'num_workers' is -1"),
+        ({"source": 5}, "'source' is of type int: pass a folder"),
+        ({"source": "nowhere"}, "nowhere: is no folder"),
+        (
+            {"num_workers": 1, "multiprocessing_context": "thread"},
+            "'multiprocessing_co",
+        ),
+    ],
+)
+def test_bad_arguments(options, message, folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        open_set(tmp_path, **{"source": folder, **options})
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def test_no_pickle_of_a_stranger_is_read(folder, tmp_path):
+    dataset = open_set(tmp_path, folder)
+    marker = tmp_path / "marker"
+    bomb = pickle.dumps(Bomb(marker))
+    # PyG's own data sets would load the first two.
+    processed = tmp_path / "processed"
+    torch.save(Bomb(marker), processed / "pre_transform.pt")
+    torch.save(Bomb(marker), processed / "pre_filter.pt")
+    (processed / "x.pt").write_bytes(bomb)
+    (dataset.folder / "x.pkl").write_bytes(bomb)
+    assert len(open_set(tmp_path, folder)) == 7
+    (dataset.folder / "0.shard").write_bytes(bomb)
+    with pytest.raises(ValueError, match=r"0.shard: is damaged, or no shard"):
+        open_set(tmp_path, folder)
+    assert not marker.exists()
+    assert len(open_set(tmp_path, folder, force_reload=True)) == 7
+
+
+def test_a_damaged_shard_is_named(folder, tmp_path):
+    dataset = open_set(tmp_path, folder)
+    (path,) = dataset.folder.glob("*.shard")
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"^{path}: 000.pdb: is damaged, its checksum"
+    ):
+        dataset[0]
+    assert dataset[6].num_tokens == 2
+    path.write_bytes(content[:-20])
+    with pytest.raises(ValueError, match=rf"^{path}: is damaged, or no shard"):
+        open_set(tmp_path, folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"^{path}: cannot be read \(No such file"):
+        dataset[0]
+    assert len(open_set(tmp_path, folder)) == 7
+
+
+def test_a_folder_has_no_half_files(folder, tmp_path):
+    dataset = open_set(tmp_path, folder)
+    (dataset.folder / "dead.part").write_bytes(b"half of a shard")
+    open_set(tmp_path, folder)
+    names = sorted(path.suffix for path in dataset.folder.iterdir())
+    assert names == ["", ".shard", ".tsv", ".tsv", ".txt"]
+
+
+def test_a_progress_bar(folder, tmp_path, capfd):
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
+    StructureDataset(tmp_path, folder)
+    shown = capfd.readouterr()
+    assert "reading: 100%" in shown.err and "7/7" in shown.err and not shown.out
+    StructureDataset(tmp_path, folder)
+    StructureDataset(tmp_path / "other", folder, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_smiles(tmp_path):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    path = tmp_path / "table.csv"
+    path.write_text("smiles,y\nCCO,1\nc1ccccc,2\nCC,three\nc1ccccc1,4\n")
+    with pytest.warns(
+        UserWarning, match="2 of 4 files or rows were skipped, the first"
+    ):
+        dataset = open_set(tmp_path, SmilesTable.from_csv(path, label_columns=["y"]))
+    assert [name for name, _ in dataset.report] == ["row 2", "row 3"]
+    assert "RDKit refuses" in dataset.report[0].reason
+    expected = from_smiles("c1ccccc1")
+    expected.source, expected.y = "row 4", torch.tensor([[4.0]])
+    assert same(dataset[1], expected)
+    batch = next(iter(DataLoader(dataset, batch_size=2)))
+    assert batch.y.tolist() == [[1.0], [4.0]]
+    with pytest.warns(UserWarning, match="1 of 4"):
+        assert len(open_set(tmp_path / "short", str(path))) == 3
+
+
+def test_an_own_source(tmp_path):
+    from pyg_atomenc import AtomTokenData
+
+    class Chains:
+        names = ["two", "one"]
+        options = None
+
+        def stamp(self, index):
+            return ""
+
+        def read(self, index, tokenizer):
+            size = 2 - index
+            return [AtomTokenData(atom_to_token=torch.arange(size))] * size
+
+    dataset = open_set(tmp_path, Chains())
+    assert [data.num_nodes for data in dataset] == [2, 2, 1]
+    assert dataset.names == ["two", "two", "one"]
