@@ -1,6 +1,7 @@
 """Structure files → `AtomTokenData`."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -93,11 +94,13 @@ def from_structure(
     content = read_bytes(file, limits)
     document = _open(file, kind, content, limits)
     numbers = _models(file, document, model)
-    if assembly is not None and assembly not in document.assemblies:
-        raise FileFormatError(
-            f"{file}: has no assembly {assembly!r}, but {list(document.assemblies)}. "
-            f"Pass one of these as 'assembly', or None."
-        )
+    if assembly is not None:
+        known = _attempt(file, kind, lambda: document.assemblies)
+        if assembly not in known:
+            raise FileFormatError(
+                f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these "
+                f"as 'assembly', or None."
+            )
     graphs = []
     for number in numbers:
         atoms = _attempt(file, kind, document.read, number, assembly, _FIELDS)
@@ -140,9 +143,14 @@ def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> No
 
 
 def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
-    """Whatever the parsers raise on a damaged file, the user gets one kind of error."""
+    """Whatever the parsers raise on a damaged file, the user gets one kind of error.
+
+    They warn of what they fill up: missing columns that others stand in for.
+    """
     try:
-        return work(*arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return work(*arguments)
     except FileFormatError:
         raise
     except Exception as error:
@@ -154,13 +162,11 @@ def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
 
 def _open(file: Path, kind: str, content: bytes, limits: Limits) -> Any:
     document = PdbDocument if kind == "PDB" else CifDocument
-    opened = _attempt(file, kind, document, content, kind == "BinaryCIF", limits)
-    limits.check_atoms(file, opened.num_atoms)
-    return opened
+    return _attempt(file, kind, document, file, content, kind == "BinaryCIF", limits)
 
 
 def _models(file: Path, document: Any, model: Union[int, str]) -> Sequence[int]:
-    count = _attempt(file, "a structure", lambda: document.num_models)
+    count = document.num_models
     if model == "all":
         return range(1, count + 1)
     assert isinstance(model, int)

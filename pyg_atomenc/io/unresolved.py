@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.io.components import component_atoms
 from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONE = (".", "?", "")
@@ -52,19 +53,9 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
 
 def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Names, elements and charges of a component's atoms that stay in a bond."""
-    info = require_package("biotite.structure.info", "unresolved atoms")
-    names = info.get_from_ccd("chem_comp_atom", name, "atom_id")
-    if names is None:
-        return np.array([]), np.array([]), np.array([])
-    columns = [
-        info.get_from_ccd("chem_comp_atom", name, column)
-        for column in ("type_symbol", "charge", "pdbx_leaving_atom_flag")
-    ]
-    names = names.as_array(str)
-    element, charge, leaving = (column.as_array(str) for column in columns)
-    charge = np.where(np.isin(charge, _NONE), "0", charge).astype(int)
-    stays = (leaving != "Y") & ~np.isin(element, ("H", "D"))
-    return names[stays], np.char.upper(element[stays]), charge[stays]
+    names, elements, charges, leaving = component_atoms(name)
+    stays = ~leaving & ~np.isin(elements, ("H", "D"))
+    return names[stays], elements[stays], charges[stays]
 
 
 def _make(structure: Any, like: Any, missing: NDArray[np.bool_], name: str) -> Any:
