@@ -14,6 +14,7 @@ from pyg_atomenc.io.cif_binary import read_binary
 from pyg_atomenc.io.cif_text import read_text
 from pyg_atomenc.io.crowds import check_crowds
 from pyg_atomenc.io.limits import Limits
+from pyg_atomenc.io.residue_bonds import are_near, residue_bonds
 
 _LABELS = ("label_asym_id", "label_seq_id")
 _POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
@@ -22,6 +23,12 @@ _COLUMNS = {
     *_LABELS, *_POSITION, "group_PDB", "type_symbol", "label_atom_id", "label_alt_id",
     "label_comp_id", "auth_asym_id", "auth_seq_id", "auth_comp_id", "auth_atom_id",
     "pdbx_PDB_ins_code", "pdbx_PDB_model_num", "pdbx_formal_charge", "occupancy",
+}  # fmt: skip
+_BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
+# Orders and aromatic flags → biotite's BondType; 0 is any.
+_KINDS = {
+    ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
+    ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
 }  # fmt: skip
 _GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
 # What is read beside the atoms.
@@ -98,7 +105,28 @@ class CifDocument:
         if assembly is not None:
             self.limits.check_atoms(self.file, self._count(rows, assembly))
             read, options["assembly_id"] = self.pdbx.get_assembly, assembly
-        return read(block, include_bonds=True, **options)
+        atoms = read(block, include_bonds=True, **options)
+        bonds = residue_bonds(atoms, self._table(atoms))
+        # Of two lists that hold a bond, the second one's type wins.
+        atoms.bonds = bonds.merge(_connections(atoms, bonds))
+        return atoms
+
+    def _table(self, atoms: Any) -> dict[str, Any]:
+        """The bonds of the components, by the file where it tells them."""
+        info = require_package("biotite.structure.info", "from_structure")
+        table: dict[str, Any] = {}
+        bonds = self.block.get("chem_comp_bond")
+        if bonds is not None and set(_BOND) <= set(bonds):
+            rows = zip(
+                *(bonds[key].as_array(str).tolist() for key in _BOND), strict=True
+            )
+            for name, a, b, order, aromatic in rows:
+                kind = _KINDS.get((order.upper(), aromatic), 0)
+                table.setdefault(name, {})[a, b] = kind
+        for name in np.unique(atoms.res_name).tolist():
+            if name not in table:
+                table[name] = info.bonds_in_residue(name)
+        return table
 
     def _rows(self, rows: slice) -> Any:
         """A block with these rows alone, and of alternate locations the chosen ones."""
@@ -116,6 +144,8 @@ class CifDocument:
             site = type(self.site)(table)
         check_crowds(_places(site))
         others = {name: self.block[name] for name in _CATEGORIES if name in self.block}
+        # For biotite nothing but connections: our own bonds in residues take less time.
+        others["chem_comp_bond"] = type(self.site)({key: ["."] for key in _BOND})
         return type(self.block)({"atom_site": site, **others})
 
     def _count(self, rows: slice, assembly: str) -> int:
@@ -136,6 +166,23 @@ class CifDocument:
 def _span(part: str) -> int:
     first, dash, last = part.partition("-")
     return int(last) - int(first) + 1 if dash else 1
+
+
+def _connections(atoms: Any, ours: Any) -> Any:
+    """The bonds that biotite found, without those from one number to the next alone.
+
+    It takes an amino acid that is a ligand for the next residue of the chain before it.
+    """
+    pairs = atoms.bonds.as_array()
+    names = atoms.atom_name[pairs[:, :2]]
+    links = np.isin(names, ("C", "N")).all(axis=1) | np.isin(names, ("O3'", "P")).all(
+        axis=1
+    )
+    count = np.int64(len(atoms.atom_name))
+    known = ours.as_array()[:, :2].astype(np.int64) @ [count, 1]
+    found = np.sort(pairs[:, :2].astype(np.int64), axis=1) @ [count, 1]
+    keep = ~links | np.isin(found, known) | are_near(atoms, pairs[:, 0], pairs[:, 1])
+    return type(ours)(int(count), pairs[keep])
 
 
 def _check(site: Any) -> list[int]:

@@ -14,6 +14,7 @@ from pyg_atomenc.io.components import component_atoms
 from pyg_atomenc.io.crowds import check_crowds
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.pdb_lines import ATOM, check_lines, fill_blanks
+from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.io.text import decode
 
 
@@ -117,16 +118,9 @@ def _component_bonds(atoms: Any) -> Any:
     A hetero residue has them where the dictionary knows all of its atoms.
     """
     info = require_package("biotite.structure.info", "from_structure")
-    structure = require_package("biotite.structure", "from_structure")
     names = {*atoms.res_name[~atoms.hetero].tolist(), "HOH"}
     for name in set(atoms.res_name[atoms.hetero].tolist()) - names:
         atom_names = np.unique(atoms.atom_name[atoms.res_name == name])
         if np.isin(atom_names, component_atoms(name)[0]).all():
             names.add(name)
-    table = {name: info.bonds_in_residue(name) for name in names}
-    bonds = structure.connect_via_residue_names(atoms, custom_bond_dict=table)
-    if "sym_id" in atoms.get_annotation_categories():
-        pairs = bonds.as_array()
-        same = atoms.sym_id[pairs[:, 0]] == atoms.sym_id[pairs[:, 1]]
-        bonds = structure.BondList(atoms.array_length(), pairs[same])
-    return bonds
+    return residue_bonds(atoms, {name: info.bonds_in_residue(name) for name in names})

@@ -16,7 +16,6 @@ from pyg_atomenc.io.limits import Limits, read_bytes
 from pyg_atomenc.io.pdb import PdbDocument
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
-from pyg_atomenc.tokenizers.residue import find_residues
 
 _FORMATS = {
     ".cif": "mmCIF",
@@ -184,7 +183,6 @@ def _prepare(
     if atoms.array_length() == 0:
         return atoms
     check_positions(atoms, atoms.coord)
-    _bond_split_residues(atoms)
     if unresolved:
         if kind == "PDB":
             raise AtomEncodingError(
@@ -220,21 +218,6 @@ def _format(file: Path) -> str:
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     return f"no {text}" if isinstance(error, KeyError) else text
-
-
-def _bond_split_residues(atoms: Any) -> None:
-    """Add the bonds of residues whose atoms do not stand together in the file."""
-    token, _ = find_residues(atoms)
-    order = np.argsort(token, kind="stable")
-    if (np.diff(order) == 1).all():
-        return
-    structure = require_package("biotite.structure", "from_structure")
-    bonds = structure.connect_via_residue_names(atoms[order]).as_array()
-    bonds[:, :2] = order[bonds[:, :2]]
-    # The names of a ligand's atoms need not be those of the component dictionary.
-    bonds = bonds[~atoms.hetero[bonds[:, :2]].any(axis=1)]
-    more = structure.BondList(atoms.array_length(), bonds)
-    atoms.bonds = atoms.bonds.merge(more)
 
 
 def _select(

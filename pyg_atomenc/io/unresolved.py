@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.components import component_atoms
+from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONE = (".", "?", "")
@@ -42,8 +43,10 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
     parts += _missing_residues(structure, atoms, block["pdbx_poly_seq_scheme"])
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
-    more = structure.connect_via_residue_names(merged)
-    pairs = more.as_array()
+    info = require_package("biotite.structure.info", "unresolved atoms")
+    names = np.unique(merged.res_name).tolist()
+    table = {name: info.bonds_in_residue(name) for name in names}
+    pairs = residue_bonds(merged, table).as_array()
     # What was observed is bonded as the file says; the rest as the dictionary does.
     added = ~merged.is_resolved[pairs[:, :2]].all(axis=1)
     more = structure.BondList(merged.array_length(), pairs[added])
