@@ -16,6 +16,9 @@ from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.pdb_lines import ATOM, check_lines, fill_blanks
 from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.io.text import decode
+from pyg_atomenc.tokenizers.residue import find_residues
+
+_NONMETALS = "H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split()
 
 
 class PdbDocument:
@@ -83,7 +86,7 @@ class PdbDocument:
         return atoms
 
     def _conect(self, atoms: Any) -> NDArray[np.int64]:
-        """The bonds of ``CONECT`` ``[B, 2]``, in every copy of an assembly."""
+        """The bonds of ``CONECT`` ``[B, 3]``, in every copy of an assembly."""
         hybrid36 = require_package("biotite.structure.io.pdb.hybrid36", "CONECT")
         pairs = []
         for line in self.conect:
@@ -109,7 +112,21 @@ class PdbDocument:
                     f"CONECT names atom {serial[place[twice]][0]}, which is there twice"
                 )
             bonds.append(rows[place])
-        return np.concatenate(bonds)
+        ends = np.concatenate(bonds)
+        return np.column_stack([ends, _kinds(atoms, ends)])
+
+
+def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Biotite's types of the bonds of ``CONECT`` ``[B]``, which tells none.
+
+    As in mmCIF, between residues they are single, or coordinate a metal.
+    """
+    types = require_package("biotite.structure", "from_structure").BondType
+    residue, _ = find_residues(atoms)
+    metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
+    kind = np.where(metal, int(types.COORDINATION), int(types.SINGLE))
+    within = residue[ends[:, 0]] == residue[ends[:, 1]]
+    return np.where(within, int(types.ANY), kind)
 
 
 def _component_bonds(atoms: Any) -> Any:

@@ -11,6 +11,7 @@ from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONE = (".", "?", "")
+_PHOSPHATE = ("P", "OP1", "OP2")
 
 
 def add_unresolved(atoms: Any, block: Any) -> Any:
@@ -85,7 +86,11 @@ def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
     )
     for rows in present:
         name = str(atoms.res_name[rows[0]])
-        missing = ~np.isin(_component(name)[0], atoms.atom_name[rows])
+        names = _component(name)[0]
+        missing = ~np.isin(names, atoms.atom_name[rows])
+        if atoms.label_seq_id[rows[0]] == "1" and "P" not in atoms.atom_name[rows]:
+            # A nucleic acid starts with O5' where nobody saw a phosphate before it.
+            missing &= ~np.isin(names, _PHOSPHATE)
         if missing.any():
             parts.append(_make(structure, atoms[rows[:1]], missing, name))
     return parts
