@@ -106,6 +106,7 @@ class CifDocument:
             self.limits.check_atoms(self.file, self._count(rows, assembly))
             read, options["assembly_id"] = self.pdbx.get_assembly, assembly
         atoms = read(block, include_bonds=True, **options)
+        atoms.ins_code = np.char.strip(atoms.ins_code)
         bonds = residue_bonds(atoms, self._table(atoms))
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = bonds.merge(_connections(atoms, bonds))
@@ -199,6 +200,15 @@ def _check(site: Any) -> list[int]:
         # Python reads 1_0 as 10.
         if column.data.array.dtype.kind == "U" and "_" in "".join(column.data.array):
             raise AtomEncodingError(f"a value of {name} is no number")
+    if "label_seq_id" in site:
+        number = site["label_seq_id"].as_array(str)
+        if not (np.char.isdigit(number) | np.isin(number, (".", "?", "-1"))).all():
+            raise AtomEncodingError("a value of label_seq_id is no number")
+    for name in ("pdbx_PDB_ins_code", "label_alt_id"):
+        if name in site:
+            value = np.char.strip(site[name].as_array(str, "."))
+            if (np.char.str_len(value) > 1).any():
+                raise AtomEncodingError(f"a value of {name} has several characters")
     group = site["group_PDB"].as_array(str)
     other = ~np.isin(group, ("ATOM", "HETATM"))
     if other.any():
@@ -224,7 +234,8 @@ def _places(site: Any) -> Any:
         found = f"auth_{column}" if f"auth_{column}" in site else f"label_{column}"
         values = site[found].as_array(int if name == "res_id" else str)
         atoms.set_annotation(name, values)
-    atoms.set_annotation("ins_code", site["pdbx_PDB_ins_code"].as_array(str, ""))
+    ins_code = np.char.strip(site["pdbx_PDB_ins_code"].as_array(str, ""))
+    atoms.set_annotation("ins_code", ins_code)
     if "label_alt_id" in site:
         atoms.set_annotation("altloc_id", site["label_alt_id"].as_array(str))
     occupancy = site.get("occupancy")

@@ -68,6 +68,8 @@ def _category(
         mask = column["mask"]
         if mask is not None:
             mask = _decode(mask["data"], mask["encoding"], rows)
+            if not np.isin(mask, (0, 1, 2)).all():
+                raise AtomEncodingError(f"the mask of {name} is none")
         for array in (data, mask):
             if array is not None and array.shape != (rows,):
                 raise AtomEncodingError(

@@ -45,6 +45,7 @@ def read_text(content: bytes, columns: Collection[str], most: int) -> Any:
     end = _NEXT.search("\n" + rest)
     # The break before the next category is the last character of `rows`.
     rows, after = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    _check_next(after.lstrip("\n").partition("\n")[0])
     lines = [line for line in rows.split("\n") if line.strip() and line[0] != "#"]
     if len(lines) > most:
         return None
@@ -81,6 +82,14 @@ def _check_parts(text: str) -> None:
         raise AtomEncodingError("it has a text that starts with ';' and never ends")
     if _ARCHIVE.match(text) and text.rstrip().rpartition("\n")[2][:1] != "#":
         raise AtomEncodingError("its last category is not closed, so it was cut short")
+
+
+def _check_next(line: str) -> None:
+    """What ends the table must not be a damaged row of it."""
+    first, _, rest = line.partition(" ")
+    rest = rest.strip()
+    if (first == "loop_" and rest) or (" " in rest and rest[0] not in "'\""):
+        raise AtomEncodingError(f"it has {line[:40]!r} behind its atoms")
 
 
 def _check_last_value(lines: list[str]) -> None:

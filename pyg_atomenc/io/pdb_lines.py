@@ -22,26 +22,26 @@ def check_lines(lines: Sequence[str], closed: bool) -> None:
         lines (sequence): Its lines.
         closed (bool): Whether the last one ends with a line break.
     """
-    atoms, models, is_open, ended = [], 0, False, False
+    atoms: list[tuple[int, str]] = []
+    models, between, ended = 0, False, False
     for number, line in enumerate(lines, start=1):
         if line.startswith(ATOM):
             if ended:
                 raise _error(number, "is an atom behind the END of the file")
-            if models and not is_open:
+            if between:
                 raise _error(number, "is an atom between two models")
             atoms.append((number, line))
         elif line.startswith("MODEL"):
             if atoms and not models:
                 raise _error(number, "starts a model, but there are atoms before it")
-            models, is_open = models + 1, True
+            models, between = models + 1, False
         elif line.startswith("ENDMDL"):
-            # Without MODEL, all that follows would be one more copy of the atoms.
-            models, is_open = max(models, 1), False
+            between = True
         elif line.startswith("END"):
             ended = True
         else:
             _check_other(number, line)
-    if models and is_open and not ended:
+    if models and not between and not ended:
         raise AtomEncodingError("its last model has no ENDMDL, so it was cut short")
     if lines[0].startswith("HEADER") and not (ended or models):
         raise AtomEncodingError("it has no END record, so it was cut short")
@@ -83,8 +83,9 @@ def _check_widths(
     for number, line in atoms:
         if len(line) < widest and len(line) in _WITHIN or len(line) < 54:
             raise _error(number, "ends within an atom")
-        if "_" in line[30:54]:
-            raise _error(number, f"has the coordinates {line[30:54]!r}")
+        # Python reads 1_0 as 10.
+        if "_" in line[22:26] or "_" in line[30:54]:
+            raise _error(number, f"has the numbers {line[22:54]!r}")
         charge = line[78:80].strip()
         if charge.isdigit() and charge != "0":
             raise _error(number, f"has the charge {charge!r} without a sign")

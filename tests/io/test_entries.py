@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from gemmi_oracle import gemmi_residues
 
 from pyg_atomenc.io import from_structure
 from pyg_atomenc.tokenizers import (
@@ -57,48 +58,6 @@ def as_text(structures, tmp_path_factory):
         return path
 
     return convert
-
-
-class Seen:
-    """A residue as gemmi sees it, with its heaviest alternate location."""
-
-    def __init__(self, chain, residue):
-        self.chain, self.number = chain.name, residue.seqid.num
-        self.ins, self.name = residue.seqid.icode.strip(), residue.name
-        self.label = (residue.subchain, residue.label_seq)
-        self.polymer = residue.entity_type == gemmi.EntityType.Polymer
-        self.hetero = residue.het_flag == "H"
-        self.atoms = list(residue)
-
-    @property
-    def place(self):
-        return self.chain, self.number, self.ins
-
-    @property
-    def key(self):
-        return (*self.place, self.name)
-
-
-def gemmi_residues(path, model=0):
-    structure = gemmi.read_structure(str(path))
-    structure.setup_entities()
-    seen = [Seen(chain, res) for chain in structure[model] for res in chain]
-    weight = Counter()
-    for residue in seen:
-        for atom in residue.atoms:
-            if atom.altloc != "\0":
-                weight[residue.place, atom.altloc] += atom.occ
-    best = {}
-    for (place, altloc), total in weight.items():
-        if place not in best or total > weight[place, best[place]] + 1e-6:
-            best[place] = altloc
-    for residue in seen:
-        residue.atoms = [
-            atom
-            for atom in residue.atoms
-            if atom.altloc in ("\0", best.get(residue.place))
-        ]
-    return structure, [residue for residue in seen if residue.atoms]
 
 
 def odd_bonds(structure):
