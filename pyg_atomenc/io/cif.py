@@ -1,23 +1,45 @@
 """mmCIF and BinaryCIF files → biotite's `AtomArray`."""
 
-import io
+import re
 from collections.abc import Sequence
+from math import prod
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.altloc import NO_ALTLOC, choose_altloc
-from pyg_atomenc.io.limits import Limits, check_encoded_sizes
+from pyg_atomenc.io.cif_binary import read_binary
+from pyg_atomenc.io.cif_text import read_text
+from pyg_atomenc.io.crowds import check_crowds
+from pyg_atomenc.io.limits import Limits
+from pyg_atomenc.io.residue_bonds import are_near, residue_bonds
 
 _LABELS = ("label_asym_id", "label_seq_id")
-# What biotite reads beside the atoms; of a file with alternate locations all else goes.
+_POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
+# What biotite reads of the atoms, and to find the atoms of `struct_conn`.
+_COLUMNS = {
+    *_LABELS, *_POSITION, "group_PDB", "type_symbol", "label_atom_id", "label_alt_id",
+    "label_comp_id", "auth_asym_id", "auth_seq_id", "auth_comp_id", "auth_atom_id",
+    "pdbx_PDB_ins_code", "pdbx_PDB_model_num", "pdbx_formal_charge", "occupancy",
+}  # fmt: skip
+_BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
+# Orders and aromatic flags → biotite's BondType; 0 is any.
+_KINDS = {
+    ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
+    ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
+}  # fmt: skip
+_GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
+# What is read beside the atoms.
 _CATEGORIES = (
-    "struct_conn",
+    "cell",
     "chem_comp_bond",
+    "pdbx_poly_seq_scheme",
     "pdbx_struct_assembly",
     "pdbx_struct_assembly_gen",
     "pdbx_struct_oper_list",
+    "struct_conn",
 )
 
 
@@ -25,45 +47,43 @@ class CifDocument:
     """A parsed mmCIF or BinaryCIF file.
 
     Args:
+        file (pathlib.Path): Its name, for messages.
         content (bytes): The file.
         binary (bool): Whether it is BinaryCIF.
         limits (Limits): Of which the number of atoms is checked before they are made.
+
+    Raises:
+        ValueError: If the file is damaged, or over the limit.
     """
 
-    def __init__(self, content: bytes, binary: bool, limits: Limits) -> None:
+    def __init__(
+        self, file: Path, content: bytes, binary: bool, limits: Limits
+    ) -> None:
         self.pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
         if binary:
-            msgpack = require_package("msgpack", "BinaryCIF")
-            raw = msgpack.unpackb(content, use_list=True, raw=False)
-            # Other categories, such as anisotropic factors, have rows like atoms.
-            check_encoded_sizes(raw, 16 * limits.atoms)
-            self.block = self.pdbx.BinaryCIFFile.deserialize(raw).block
+            wanted = {"atom_site": _COLUMNS, **dict.fromkeys(_CATEGORIES)}
+            block = read_binary(content, wanted, limits.atoms)
         else:
-            text = content.decode("utf-8")
-            _check_complete(text)
-            self.block = self.pdbx.CIFFile.read(io.StringIO(text)).block
-        self.site = self.block["atom_site"]
-        for name in ("Cartn_x", "Cartn_y", "Cartn_z"):
-            _check_present(self.site, name)
-
-    @property
-    def num_atoms(self) -> int:
-        """The rows of ``atom_site``: the atoms of all models and locations."""
-        return len(self.site["Cartn_x"])
+            block = read_text(content, _COLUMNS, limits.atoms)
+        if block is None:
+            limits.refuse_atoms(file)
+        self.block, self.site = block, block["atom_site"]
+        self.file, self.limits = file, limits
+        self.num_atoms = len(self.site["Cartn_x"])
+        self._starts = _check(self.site)
 
     @property
     def num_models(self) -> int:
         """How many models there are."""
-        return self.pdbx.get_model_count(self.block)
+        return len(self._starts) - 1
 
     @property
-    def assemblies(self) -> dict[str, str]:
-        """The biological assemblies by their ids."""
-        if "pdbx_struct_assembly" not in self.block:
-            return {}
-        return {
-            str(k): str(v) for k, v in self.pdbx.list_assemblies(self.block).items()
-        }
+    def assemblies(self) -> list[str]:
+        """The ids of the biological assemblies."""
+        if "pdbx_struct_assembly_gen" not in self.block:
+            return []
+        ids = self.block["pdbx_struct_assembly_gen"]["assembly_id"].as_array(str)
+        return list(dict.fromkeys(ids.tolist()))
 
     def read(self, model: int, assembly: Optional[str], fields: Sequence[str]) -> Any:
         """One model, or an assembly of it, with one location per residue.
@@ -78,58 +98,155 @@ class CifDocument:
             ``label_seq_id`` where the file has them.
         """
         fields = [*fields, *(name for name in _LABELS if name in self.site)]
-        block = self._one_location(model)
+        rows = slice(*self._starts[model - 1 : model + 1])
+        block = self._rows(rows)
         read = self.pdbx.get_structure
-        options: dict[str, Any] = {"model": model if block is self.block else 1}
+        options: dict[str, Any] = {"model": 1, "extra_fields": fields}
         if assembly is not None:
+            self.limits.check_atoms(self.file, self._count(rows, assembly))
             read, options["assembly_id"] = self.pdbx.get_assembly, assembly
-        return read(block, extra_fields=fields, include_bonds=True, **options)
+        atoms = read(block, include_bonds=True, **options)
+        atoms.ins_code = np.char.strip(atoms.ins_code)
+        bonds = residue_bonds(atoms, self._table(atoms))
+        # Of two lists that hold a bond, the second one's type wins.
+        atoms.bonds = bonds.merge(_connections(atoms, bonds))
+        return atoms
 
-    def _one_location(self, model: int) -> Any:
-        """The block, or if it has alternate locations, one of the chosen rows alone."""
-        site = self.site
-        altlocs = site.get("label_alt_id")
-        ids = altlocs.as_array(str) if altlocs is not None else np.array(["."])
-        if np.isin(ids, NO_ALTLOC).all():
-            return self.block
-        # Bonds come with locations already chosen only: choose, then read again.
-        atoms = self.pdbx.get_structure(
-            self.block, model=model, altloc="all", extra_fields=["occupancy"]
-        )
-        numbers = site["pdbx_PDB_model_num"].as_array(int)
-        _, first = np.unique(numbers, return_index=True)
-        rows = np.flatnonzero(numbers == numbers[np.sort(first)[model - 1]])
-        chosen = rows[choose_altloc(atoms)]
-        names = set(site)
-        if not np.char.isalpha(ids[~np.isin(ids, NO_ALTLOC)]).all():
-            # biotite drops every location that is not named by a letter.
-            names.discard("label_alt_id")
+    def _table(self, atoms: Any) -> dict[str, Any]:
+        """The bonds of the components, by the file where it tells them."""
+        info = require_package("biotite.structure.info", "from_structure")
+        table: dict[str, Any] = {}
+        bonds = self.block.get("chem_comp_bond")
+        if bonds is not None and set(_BOND) <= set(bonds):
+            rows = zip(
+                *(bonds[key].as_array(str).tolist() for key in _BOND), strict=True
+            )
+            for name, a, b, order, aromatic in rows:
+                kind = _KINDS.get((order.upper(), aromatic), 0)
+                table.setdefault(name, {})[a, b] = kind
+        for name in np.unique(atoms.res_name).tolist():
+            if name not in table:
+                table[name] = info.bonds_in_residue(name)
+        return table
+
+    def _rows(self, rows: slice) -> Any:
+        """A block with these rows alone, and of alternate locations the chosen ones."""
+        table = {name: _take(column, rows) for name, column in self.site.items()}
+        site = type(self.site)(table)
+        altlocs = table.get("label_alt_id")
+        ids = np.array(["."]) if altlocs is None else altlocs.as_array(str)
+        some = ~np.isin(ids, NO_ALTLOC)
+        if some.any():
+            keep = choose_altloc(_places(site))
+            if not np.char.isalpha(ids[some]).all():
+                # biotite drops every location that is not named by a letter.
+                del table["label_alt_id"]
+            table = {name: _take(column, keep) for name, column in table.items()}
+            site = type(self.site)(table)
+        check_crowds(_places(site))
         others = {name: self.block[name] for name in _CATEGORIES if name in self.block}
-        return type(self.block)({"atom_site": _rows(site, names, chosen), **others})
+        # For biotite nothing but connections: our own bonds in residues take less time.
+        others["chem_comp_bond"] = type(self.site)({key: ["."] for key in _BOND})
+        return type(self.block)({"atom_site": site, **others})
+
+    def _count(self, rows: slice, assembly: str) -> int:
+        """How many atoms an assembly has at most, told without making them."""
+        table = self.block["pdbx_struct_assembly_gen"]
+        chain = self.site["label_asym_id"].as_array(str)[rows]
+        count = 0
+        for name, expression, chains in zip(
+            *(table[key].as_array(str).tolist() for key in _GENERATOR), strict=True
+        ):
+            if name == assembly:
+                steps = [step for step in re.split(r"[()]", expression) if step]
+                copies = prod(sum(map(_span, step.split(","))) for step in steps)
+                count += copies * int(np.isin(chain, chains.split(",")).sum())
+        return count
 
 
-def _check_present(site: Any, name: str) -> None:
-    """A '?' or '.' in place of a coordinate would be read as 0."""
-    mask = site[name].mask
-    if mask is not None and (mask.array != 0).any():
-        row = int((mask.array != 0).argmax())
-        raise AtomEncodingError(f"no value for {name} in row {row} of atom_site")
+def _span(part: str) -> int:
+    first, dash, last = part.partition("-")
+    return int(last) - int(first) + 1 if dash else 1
 
 
-def _check_complete(text: str) -> None:
-    """An entry of the archive closes its categories with '#', its atoms as well."""
-    start = text.find("\n_atom_site.")
-    before, rest = text[: max(start, 0)], text[max(start, 0) :]
-    if "\n_entry.id" in before and "\n#" in before and "\n#" not in rest:
-        raise AtomEncodingError("it ends within its atoms")
+def _connections(atoms: Any, ours: Any) -> Any:
+    """The bonds that biotite found, without those from one number to the next alone.
+
+    It takes an amino acid that is a ligand for the next residue of the chain before it.
+    """
+    pairs = atoms.bonds.as_array()
+    names = atoms.atom_name[pairs[:, :2]]
+    links = np.isin(names, ("C", "N")).all(axis=1) | np.isin(names, ("O3'", "P")).all(
+        axis=1
+    )
+    count = np.int64(len(atoms.atom_name))
+    known = ours.as_array()[:, :2].astype(np.int64) @ [count, 1]
+    found = np.sort(pairs[:, :2].astype(np.int64), axis=1) @ [count, 1]
+    keep = ~links | np.isin(found, known) | are_near(atoms, pairs[:, 0], pairs[:, 1])
+    return type(ours)(int(count), pairs[keep])
 
 
-def _rows(category: Any, names: set[str], rows: Any) -> Any:
-    column = type(category).subcomponent_class()
-    data = column.subcomponent_class()
-    kept = {}
-    for name in names:
-        values, mask = category[name].data, category[name].mask
-        masked = None if mask is None else data(mask.array[rows])
-        kept[name] = column(data(values.array[rows]), masked)
-    return type(category)(kept)
+def _check(site: Any) -> list[int]:
+    """Where each model starts, and the end; a ValueError if a value cannot be."""
+    for name in (
+        *_POSITION,
+        "auth_seq_id" if "auth_seq_id" in site else "label_seq_id",
+    ):
+        column = site[name]
+        # biotite reads a '?' or '.' in place of a number as 0 or −1.
+        if column.mask is not None and (column.mask.array != 0).any():
+            row = int((column.mask.array != 0).argmax())
+            raise AtomEncodingError(f"no value for {name} in row {row} of atom_site")
+        # Python reads 1_0 as 10.
+        if column.data.array.dtype.kind == "U" and "_" in "".join(column.data.array):
+            raise AtomEncodingError(f"a value of {name} is no number")
+    if "label_seq_id" in site:
+        number = site["label_seq_id"].as_array(str)
+        if not (np.char.isdigit(number) | np.isin(number, (".", "?", "-1"))).all():
+            raise AtomEncodingError("a value of label_seq_id is no number")
+    for name in ("pdbx_PDB_ins_code", "label_alt_id"):
+        if name in site:
+            value = np.char.strip(site[name].as_array(str, "."))
+            if (np.char.str_len(value) > 1).any():
+                raise AtomEncodingError(f"a value of {name} has several characters")
+    group = site["group_PDB"].as_array(str)
+    other = ~np.isin(group, ("ATOM", "HETATM"))
+    if other.any():
+        row = int(other.argmax())
+        raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
+    numbers = site["pdbx_PDB_model_num"].as_array(int)
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1)).tolist()
+    if len(starts) > len(np.unique(numbers)):
+        raise AtomEncodingError("the rows of a model do not stand together")
+    return [*starts, len(numbers)]
+
+
+def _places(site: Any) -> Any:
+    """Just the annotations that tell where and what an atom is."""
+    structure = require_package("biotite.structure", "from_structure")
+    atoms = structure.AtomArray(len(site["Cartn_x"]))
+    for name, column in (
+        ("chain_id", "asym_id"),
+        ("res_id", "seq_id"),
+        ("res_name", "comp_id"),
+        ("atom_name", "atom_id"),
+    ):
+        found = f"auth_{column}" if f"auth_{column}" in site else f"label_{column}"
+        values = site[found].as_array(int if name == "res_id" else str)
+        atoms.set_annotation(name, values)
+    ins_code = np.char.strip(site["pdbx_PDB_ins_code"].as_array(str, ""))
+    atoms.set_annotation("ins_code", ins_code)
+    if "label_alt_id" in site:
+        atoms.set_annotation("altloc_id", site["label_alt_id"].as_array(str))
+    occupancy = site.get("occupancy")
+    ones = np.ones(atoms.array_length())
+    values = ones if occupancy is None else occupancy.as_array(float)
+    atoms.set_annotation("occupancy", values)
+    return atoms
+
+
+def _take(column: Any, rows: Any) -> Any:
+    data, mask = column.data.array[rows], column.mask
+    if mask is not None:
+        mask = mask.array[rows]
+    return type(column)(type(column.data)(data), mask)

@@ -4,7 +4,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
 
@@ -16,6 +16,8 @@ class Limits:
     Args:
         file_bytes (int): Of the file. (default: 1 GiB)
         unpacked_bytes (int): Of what a gzip file unpacks to. (default: 4 GiB)
+        unpacked_ratio (int): How many times its size a gzip file unpacks to, above 64
+            MiB; structures have less than 20. (default: 200)
         atoms (int): Of all models together, and of an assembly. (default: 10 million)
 
     Raises:
@@ -24,6 +26,7 @@ class Limits:
 
     file_bytes: int = 2**30
     unpacked_bytes: int = 2**32
+    unpacked_ratio: int = 200
     atoms: int = 10_000_000
 
     def __post_init__(self) -> None:
@@ -36,10 +39,14 @@ class Limits:
     def check_atoms(self, file: Path, count: int) -> None:
         """Raise a ValueError if a file holds more than ``atoms``."""
         if count > self.atoms:
-            raise FileFormatError(
-                f"{file}: holds {count:,} atoms, and the limit is {self.atoms:,}. Pass "
-                f"limits=Limits(atoms=...) if you trust the file."
-            )
+            self.refuse_atoms(file)
+
+    def refuse_atoms(self, file: Path) -> NoReturn:
+        """Raise the ValueError of a file with more than ``atoms``."""
+        raise FileFormatError(
+            f"{file}: holds more than {self.atoms:,} atoms, which is the limit. Pass "
+            f"limits=Limits(atoms=...) if you trust the file."
+        )
 
 
 def read_bytes(file: Path, limits: Limits) -> bytes:
@@ -50,14 +57,17 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
     """
     try:
         size = file.stat().st_size
+        if not file.is_file() and not file.is_dir():
+            raise ValueError("it is no regular file")
         if size > limits.file_bytes:
             raise FileFormatError(
                 f"{file}: has {size:,} bytes, and the limit is {limits.file_bytes:,}. "
                 f"Pass limits=Limits(file_bytes=...) if you trust the file."
             )
         if file.suffix.lower() == ".gz":
+            most = min(limits.unpacked_bytes, max(2**26, limits.unpacked_ratio * size))
             with gzip.open(file) as stream:
-                content = stream.read(limits.unpacked_bytes + 1)
+                content = stream.read(most + 1)
         else:
             content = file.read_bytes()
     except FileNotFoundError:
@@ -74,28 +84,12 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
         raise FileFormatError(
             f"{file}: cannot be read ({reason}). Check the path and its permissions."
         ) from error
-    if len(content) > limits.unpacked_bytes:
+    if file.suffix.lower() == ".gz" and len(content) > most:
+        name = "bytes" if most == limits.unpacked_bytes else "ratio"
         raise FileFormatError(
-            f"{file}: unpacks to more than {limits.unpacked_bytes:,} bytes, which is "
-            f"the limit. Pass limits=Limits(unpacked_bytes=...) if you trust the file."
+            f"{file}: unpacks to more than {most:,} bytes, which is the limit. Pass "
+            f"limits=Limits(unpacked_{name}=...) if you trust the file."
         )
-    if not content.strip():
+    if not content or content.isspace():
         raise FileFormatError(f"{file}: is empty. Fetch it anew.")
     return content
-
-
-def check_encoded_sizes(content: Any, limit: int) -> None:
-    """Raise a ValueError if BinaryCIF announces arrays of more than ``limit`` rows."""
-    stack = [content]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            for key in ("srcSize", "rowCount"):
-                size = item.get(key, 0)
-                if not isinstance(size, int) or not 0 <= size <= limit:
-                    raise AtomEncodingError(f"{key} is {size!r}")
-            if item.get("kind") == "RunLength" and "srcSize" not in item:
-                raise AtomEncodingError("a run-length encoding without srcSize")
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)

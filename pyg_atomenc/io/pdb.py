@@ -2,105 +2,142 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.altloc import choose_altloc
+from pyg_atomenc.io.components import component_atoms
+from pyg_atomenc.io.crowds import check_crowds
 from pyg_atomenc.io.limits import Limits
+from pyg_atomenc.io.pdb_lines import ATOM, check_lines, fill_blanks
+from pyg_atomenc.io.residue_bonds import residue_bonds
+from pyg_atomenc.io.text import decode
+from pyg_atomenc.tokenizers.residue import find_residues
 
-_ATOM = ("ATOM  ", "HETATM")
+_NONMETALS = "H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split()
 
 
 class PdbDocument:
     """A parsed PDB file.
 
     Args:
+        file (pathlib.Path): Its name, for messages.
         content (bytes): The file.
         binary (bool): Not used.
-        limits (Limits): Not used: the text is as long as its atoms.
+        limits (Limits): Of which the number of atoms is checked before they are made.
+
+    Raises:
+        ValueError: If the file is damaged, or over the limit.
     """
 
-    def __init__(self, content: bytes, binary: bool, limits: Limits) -> None:
+    def __init__(
+        self, file: Path, content: bytes, binary: bool, limits: Limits
+    ) -> None:
         pdb = require_package("biotite.structure.io.pdb", "from_structure")
-        text = content.decode("utf-8")
-        self.lines = text.splitlines()
-        self.num_atoms = sum(line.startswith(_ATOM) for line in self.lines)
-        _check_complete(self.lines, text, self.num_atoms)
-        self.file = pdb.PDBFile.read(io.StringIO(text))
+        text = decode(content)
+        self.num_atoms = text.count("\nATOM") + text.count("\nHETATM")
+        limits.check_atoms(file, self.num_atoms)
+        lines = text.rstrip("\n").split("\n")
+        check_lines(lines, text.endswith("\n"))
+        lines = [fill_blanks(line) if line.startswith(ATOM) else line for line in lines]
+        self.file, self.limits, self.lines = file, limits, lines
+        self.conect = [line for line in lines if line.startswith("CONECT")]
+        self.pdb = pdb.PDBFile.read(io.StringIO("\n".join(lines)))
 
     @property
     def num_models(self) -> int:
         """How many models there are."""
-        return self.file.get_model_count()
+        return self.pdb.get_model_count()
 
     @property
-    def assemblies(self) -> dict[str, str]:
-        """The biological assemblies by their ids."""
-        if not any(line.startswith("REMARK 350") for line in self.lines):
-            return {}
-        return {str(name): "" for name in self.file.list_assemblies()}
+    def assemblies(self) -> list[str]:
+        """The ids of the biological assemblies."""
+        names = [
+            line[11:].partition(":")[2]
+            for line in self.lines
+            if line.startswith("REMARK 350 BIOMOLECULE:")
+        ]
+        return [name.strip() for name in names]
 
     def read(self, model: int, assembly: Optional[str], fields: Sequence[str]) -> Any:
         """As :meth:`pyg_atomenc.io.cif.CifDocument.read`."""
-        options = {"model": model, "altloc": "all", "extra_fields": list(fields)}
+        # Serial numbers need not make sense where no bond asks for them.
+        fields = [*fields, *(["atom_id"] if self.conect else [])]
+        options = {"model": model, "altloc": "all", "extra_fields": fields}
         if assembly is None:
-            atoms = self.file.get_structure(include_bonds=True, **options)
+            atoms = self.pdb.get_structure(**options)
         else:
-            atoms = self.file.get_assembly(assembly, include_bonds=True, **options)
+            copies = sum(line.startswith("REMARK 350   BIOMT1") for line in self.lines)
+            self.limits.check_atoms(self.file, copies * self.num_atoms)
+            atoms = self.pdb.get_assembly(assembly, **options)
         atoms = atoms[choose_altloc(atoms)]
-        _add_component_bonds(atoms)
+        check_crowds(atoms)
+        structure = require_package("biotite.structure", "from_structure")
+        bonds = structure.BondList(atoms.array_length())
+        if self.conect:
+            bonds = structure.BondList(atoms.array_length(), self._conect(atoms))
+            atoms.del_annotation("atom_id")
+        # Of two lists that hold a bond, the second one's type wins.
+        atoms.bonds = bonds.merge(_component_bonds(atoms))
         return atoms
 
-
-def _check_complete(lines: list[str], text: str, found: int) -> None:
-    """The archive's files tell how many atoms they have, and end with END."""
-    for line in lines:
-        if line.startswith("MASTER"):
-            # It counts one model, and one of alternate locations.
-            expected = line[50:55].strip()
-            if expected.isdigit() and int(expected) > found:
+    def _conect(self, atoms: Any) -> NDArray[np.int64]:
+        """The bonds of ``CONECT`` ``[B, 3]``, in every copy of an assembly."""
+        hybrid36 = require_package("biotite.structure.io.pdb.hybrid36", "CONECT")
+        pairs = []
+        for line in self.conect:
+            ids = [line[i : i + 5].strip() for i in range(6, 31, 5)]
+            first, *others = [hybrid36.decode_hybrid36(text) for text in ids if text]
+            pairs += [(first, other) for other in others]
+        wanted = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        copies = np.zeros(atoms.array_length(), dtype=int)
+        if "sym_id" in atoms.get_annotation_categories():
+            copies = atoms.sym_id
+        bonds = []
+        for copy in range(copies.max(initial=0) + 1):
+            rows = np.flatnonzero(copies == copy)
+            rows = rows[np.argsort(atoms.atom_id[rows], kind="stable")]
+            serial = atoms.atom_id[rows]
+            place = np.searchsorted(serial, wanted)
+            # A serial number that is not there is an atom that was left out.
+            there = np.isin(wanted, serial).all(axis=1)
+            place = place[there]
+            twice = np.append(serial[1:] == serial[:-1], False)[place]
+            if twice.any():
                 raise AtomEncodingError(
-                    f"it has {found} atoms, and its MASTER record counts {expected}"
+                    f"CONECT names atom {serial[place[twice]][0]}, which is there twice"
                 )
-    headed = any(line.startswith("HEADER") for line in lines[:1])
-    if headed and not any(line.startswith("END") for line in lines[-3:]):
-        raise AtomEncodingError("it has no END record, so it was cut short")
-    atoms = [line for line in lines if line.startswith(_ATOM)]
-    if atoms and lines[-1] is atoms[-1] and len(lines[-1]) < 54:
-        raise AtomEncodingError("it ends within an atom")
-    if text and not text.endswith("\n") and atoms and lines[-1] is atoms[-1]:
-        longest = max(len(line.rstrip()) for line in atoms[-100:])
-        if len(lines[-1].rstrip()) < longest and len(lines[-1]) < 78:
-            raise AtomEncodingError("it ends within an atom")
+            bonds.append(rows[place])
+        ends = np.concatenate(bonds)
+        return np.column_stack([ends, _kinds(atoms, ends)])
 
 
-def _add_component_bonds(atoms: Any) -> None:
-    """Bond hetero residues by the component dictionary where it knows their atoms.
+def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Biotite's types of the bonds of ``CONECT`` ``[B]``, which tells none.
 
-    biotite takes the bonds of hetero residues from ``CONECT`` alone, without orders.
+    As in mmCIF, between residues they are single, or coordinate a metal.
+    """
+    types = require_package("biotite.structure", "from_structure").BondType
+    residue, _ = find_residues(atoms)
+    metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
+    kind = np.where(metal, int(types.COORDINATION), int(types.SINGLE))
+    within = residue[ends[:, 0]] == residue[ends[:, 1]]
+    return np.where(within, int(types.ANY), kind)
+
+
+def _component_bonds(atoms: Any) -> Any:
+    """Bonds by the component dictionary, and those of the polymer.
+
+    A hetero residue has them where the dictionary knows all of its atoms.
     """
     info = require_package("biotite.structure.info", "from_structure")
-    structure = require_package("biotite.structure", "from_structure")
-    hetero = np.unique(atoms.res_name[atoms.hetero])
-    known = [name for name in hetero.tolist() if _fits(info, name, atoms)]
-    rows = np.flatnonzero(atoms.hetero & np.isin(atoms.res_name, known))
-    if len(rows) == 0:
-        return
-    bonds = structure.connect_via_residue_names(atoms[rows], inter_residue=False)
-    pairs = bonds.as_array()
-    pairs[:, :2] = rows[pairs[:, :2]]
-    # Of two lists that hold a bond, the second one's type wins.
-    more = structure.BondList(atoms.array_length(), pairs)
-    atoms.bonds = atoms.bonds.merge(more)
-
-
-def _fits(info: Any, name: str, atoms: Any) -> bool:
-    """Whether all atoms of a residue's name are those of its component."""
-    try:
-        component = info.residue(name)
-    except KeyError:
-        return False
-    names = np.unique(atoms.atom_name[atoms.res_name == name])
-    return bool(np.isin(names, component.atom_name).all())
+    names = {*atoms.res_name[~atoms.hetero].tolist(), "HOH"}
+    for name in set(atoms.res_name[atoms.hetero].tolist()) - names:
+        atom_names = np.unique(atoms.atom_name[atoms.res_name == name])
+        if np.isin(atom_names, component_atoms(name)[0]).all():
+            names.add(name)
+    return residue_bonds(atoms, {name: info.bonds_in_residue(name) for name in names})

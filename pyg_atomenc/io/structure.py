@@ -1,6 +1,7 @@
 """Structure files → `AtomTokenData`."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -15,7 +16,6 @@ from pyg_atomenc.io.limits import Limits, read_bytes
 from pyg_atomenc.io.pdb import PdbDocument
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
-from pyg_atomenc.tokenizers.residue import find_residues
 
 _FORMATS = {
     ".cif": "mmCIF",
@@ -95,11 +95,13 @@ def from_structure(
     content = read_bytes(file, limits)
     document = _open(file, kind, content, limits)
     numbers = _models(file, document, model)
-    if assembly is not None and assembly not in document.assemblies:
-        raise FileFormatError(
-            f"{file}: has no assembly {assembly!r}, but {list(document.assemblies)}. "
-            f"Pass one of these as 'assembly', or None."
-        )
+    if assembly is not None:
+        known = _attempt(file, kind, lambda: document.assemblies)
+        if assembly not in known:
+            raise FileFormatError(
+                f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these "
+                f"as 'assembly', or None."
+            )
     graphs = []
     for number in numbers:
         atoms = _attempt(file, kind, document.read, number, assembly, _FIELDS)
@@ -142,9 +144,14 @@ def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> No
 
 
 def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
-    """Whatever the parsers raise on a damaged file, the user gets one kind of error."""
+    """Whatever the parsers raise on a damaged file, the user gets one kind of error.
+
+    They warn of what they fill up: missing columns that others stand in for.
+    """
     try:
-        return work(*arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return work(*arguments)
     except FileFormatError:
         raise
     except Exception as error:
@@ -156,13 +163,11 @@ def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
 
 def _open(file: Path, kind: str, content: bytes, limits: Limits) -> Any:
     document = PdbDocument if kind == "PDB" else CifDocument
-    opened = _attempt(file, kind, document, content, kind == "BinaryCIF", limits)
-    limits.check_atoms(file, opened.num_atoms)
-    return opened
+    return _attempt(file, kind, document, file, content, kind == "BinaryCIF", limits)
 
 
 def _models(file: Path, document: Any, model: Union[int, str]) -> Sequence[int]:
-    count = _attempt(file, "a structure", lambda: document.num_models)
+    count = document.num_models
     if model == "all":
         return range(1, count + 1)
     assert isinstance(model, int)
@@ -180,7 +185,6 @@ def _prepare(
     if atoms.array_length() == 0:
         return atoms
     check_positions(atoms, atoms.coord)
-    _bond_split_residues(atoms)
     if unresolved:
         if kind == "PDB":
             raise AtomEncodingError(
@@ -216,21 +220,6 @@ def _format(file: Path) -> str:
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     return f"no {text}" if isinstance(error, KeyError) else text
-
-
-def _bond_split_residues(atoms: Any) -> None:
-    """Add the bonds of residues whose atoms do not stand together in the file."""
-    token, _ = find_residues(atoms)
-    order = np.argsort(token, kind="stable")
-    if (np.diff(order) == 1).all():
-        return
-    structure = require_package("biotite.structure", "from_structure")
-    bonds = structure.connect_via_residue_names(atoms[order]).as_array()
-    bonds[:, :2] = order[bonds[:, :2]]
-    # The names of a ligand's atoms need not be those of the component dictionary.
-    bonds = bonds[~atoms.hetero[bonds[:, :2]].any(axis=1)]
-    more = structure.BondList(atoms.array_length(), bonds)
-    atoms.bonds = atoms.bonds.merge(more)
 
 
 def _select(

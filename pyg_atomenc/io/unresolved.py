@@ -6,9 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.io.components import component_atoms
+from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONE = (".", "?", "")
+_PHOSPHATE = ("P", "OP1", "OP2")
 
 
 def add_unresolved(atoms: Any, block: Any) -> Any:
@@ -41,8 +44,10 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
     parts += _missing_residues(structure, atoms, block["pdbx_poly_seq_scheme"])
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
-    more = structure.connect_via_residue_names(merged)
-    pairs = more.as_array()
+    info = require_package("biotite.structure.info", "unresolved atoms")
+    names = np.unique(merged.res_name).tolist()
+    table = {name: info.bonds_in_residue(name) for name in names}
+    pairs = residue_bonds(merged, table).as_array()
     # What was observed is bonded as the file says; the rest as the dictionary does.
     added = ~merged.is_resolved[pairs[:, :2]].all(axis=1)
     more = structure.BondList(merged.array_length(), pairs[added])
@@ -52,19 +57,9 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
 
 def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Names, elements and charges of a component's atoms that stay in a bond."""
-    info = require_package("biotite.structure.info", "unresolved atoms")
-    names = info.get_from_ccd("chem_comp_atom", name, "atom_id")
-    if names is None:
-        return np.array([]), np.array([]), np.array([])
-    columns = [
-        info.get_from_ccd("chem_comp_atom", name, column)
-        for column in ("type_symbol", "charge", "pdbx_leaving_atom_flag")
-    ]
-    names = names.as_array(str)
-    element, charge, leaving = (column.as_array(str) for column in columns)
-    charge = np.where(np.isin(charge, _NONE), "0", charge).astype(int)
-    stays = (leaving != "Y") & ~np.isin(element, ("H", "D"))
-    return names[stays], np.char.upper(element[stays]), charge[stays]
+    names, elements, charges, leaving = component_atoms(name)
+    stays = ~leaving & ~np.isin(elements, ("H", "D"))
+    return names[stays], elements[stays], charges[stays]
 
 
 def _make(structure: Any, like: Any, missing: NDArray[np.bool_], name: str) -> Any:
@@ -91,7 +86,11 @@ def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
     )
     for rows in present:
         name = str(atoms.res_name[rows[0]])
-        missing = ~np.isin(_component(name)[0], atoms.atom_name[rows])
+        names = _component(name)[0]
+        missing = ~np.isin(names, atoms.atom_name[rows])
+        if atoms.label_seq_id[rows[0]] == "1" and "P" not in atoms.atom_name[rows]:
+            # A nucleic acid starts with O5' where nobody saw a phosphate before it.
+            missing &= ~np.isin(names, _PHOSPHATE)
         if missing.any():
             parts.append(_make(structure, atoms[rows[:1]], missing, name))
     return parts

@@ -10,8 +10,8 @@ from pyg_atomenc.tokenizers.codes import Integers
 from pyg_atomenc.tokenizers.features import (
     LIGAND,
     STANDARD,
-    component_kinds,
     in_polymer_bond,
+    in_sequence,
     residue_kinds,
 )
 from pyg_atomenc.tokenizers.residue import find_residues
@@ -42,15 +42,17 @@ class Boltz1:
         """Assign every atom to its token; see the class."""
         atoms = as_atom_array(source)
         residue, first = find_residues(atoms)
-        whole = self._whole(atoms, residue, atoms.res_name[first])
         kinds = residue_kinds(atoms, residue, first)
+        # An amino acid that is no part of a chain is a ligand.
+        whole = np.isin(atoms.res_name[first], [*STANDARD, "MSE"]) & (kinds != LIGAND)
+        whole |= self._modified(atoms, residue, first)
         return split_residues(atoms, residue, kinds, ~whole)
 
-    def _whole(
-        self, atoms: Any, residue: Integers, names: NDArray[Any]
+    def _modified(
+        self, atoms: Any, residue: Integers, first: Integers
     ) -> NDArray[np.bool_]:
-        """Which residues stay one token ``[R]``."""
-        return np.isin(names, [*STANDARD, "MSE"])
+        """Which other residues are one token, too ``[R]``."""
+        return np.zeros(len(first), dtype=bool)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -61,8 +63,8 @@ class Boltz2(Boltz1):
 
     As in `Boltz-2 <https://doi.org/10.1101/2025.06.14.659707>`_: other than in
     :class:`Boltz1`, a modified residue is one token. It is told from a ligand by its
-    bonds: its component is made for a polymer, and a peptide or phosphodiester bond
-    joins it to another residue.
+    number in the sequence where the file tells, else by a peptide or phosphodiester
+    bond to another residue.
 
     Shapes:
         - input: as of :class:`Boltz1`; an ``AtomArray`` needs bonds
@@ -72,9 +74,10 @@ class Boltz2(Boltz1):
         ValueError: If the input is neither or has no atoms.
     """
 
-    def _whole(
-        self, atoms: Any, residue: Integers, names: NDArray[Any]
+    def _modified(
+        self, atoms: Any, residue: Integers, first: Integers
     ) -> NDArray[np.bool_]:
-        linking = component_kinds(names) != LIGAND
-        modified = linking & in_polymer_bond(atoms, residue, len(names))
-        return super()._whole(atoms, residue, names) | modified
+        numbered = in_sequence(atoms, first)
+        if numbered is None:
+            return in_polymer_bond(atoms, residue, len(first))
+        return numbered

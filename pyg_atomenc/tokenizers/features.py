@@ -54,11 +54,17 @@ def residue_kinds(atoms: Any, residue: Integers, first: Integers) -> Integers:
         numpy.ndarray: Positions in :data:`ENTITY_KINDS` ``[R]``, int64.
     """
     kinds = component_kinds(atoms.res_name[first])
-    if "label_seq_id" in atoms.get_annotation_categories():
-        polymer = ~np.isin(atoms.label_seq_id[first].astype(str), _NO_SEQUENCE)
-    else:
+    polymer = in_sequence(atoms, first)
+    if polymer is None:
         polymer = ~atoms.hetero[first] | in_polymer_bond(atoms, residue, len(first))
     return np.where(polymer, kinds, LIGAND)
+
+
+def in_sequence(atoms: Any, first: Integers) -> Optional[NDArray[np.bool_]]:
+    """Whether a residue has a number in a sequence ``[R]``; None if none is told."""
+    if "label_seq_id" not in atoms.get_annotation_categories():
+        return None
+    return ~np.isin(atoms.label_seq_id[first].astype(str), _NO_SEQUENCE)
 
 
 def in_polymer_bond(atoms: Any, residue: Integers, count: int) -> NDArray[np.bool_]:

@@ -1,0 +1,28 @@
+"""Atoms that no name tells apart."""
+
+from typing import Any
+
+import numpy as np
+
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.tokenizers.codes import code_runs, join
+
+_MOST = 64
+_NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name")
+
+
+def check_crowds(atoms: Any) -> None:
+    """Raise a ValueError if very many atoms of one residue have the same name.
+
+    The bonds of such a residue go from each of them to each of their neighbours, which
+    would fill the memory: so it is where all waters have the same number.
+    """
+    codes = join(*(code_runs(getattr(atoms, name)) for name in _NAMES))
+    count = np.bincount(codes)
+    if len(count) and count.max() > _MOST:
+        atom = int((codes == count.argmax()).argmax())
+        raise AtomEncodingError(
+            f"it has {count.max()} atoms {atoms.atom_name[atom]!r} in residue "
+            f"{atoms.res_name[atom]} {atoms.res_id[atom]} of chain "
+            f"{atoms.chain_id[atom]!r}: give every molecule a number of its own"
+        )
