@@ -92,7 +92,8 @@ class Memory(threading.Thread):
             largest = max(max(point[1:], default=0) for point in seen)
             print(
                 f"  at {100 * part // parts:3d} % of the time: parent "
-                f"{seen[-1][0]:.0f} MB, workers {workers or '-'} MB (at most {largest:.0f} so far)"
+                f"{seen[-1][0]:.0f} MB, workers {workers or '-'} MB "
+                f"(at most {largest:.0f} so far)"
             )
 
 
