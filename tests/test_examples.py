@@ -110,3 +110,10 @@ def test_boltz_encoder(tmp_path):
 
 def read_tensors(path):
     return pytest.importorskip("safetensors.torch").load_file(path)
+
+
+def test_benchmark_dataset():
+    pytest.importorskip("biotite", reason="biotite is not installed")
+    done = run("benchmark_dataset.py", "--count", 12, "--workers", 1, check=True)
+    assert "12 files" in done.stdout and "1 process: " in done.stdout
+    assert "filled to" in done.stdout and done.stdout.rstrip().endswith("has 12")

@@ -81,6 +81,8 @@ class Pool:
         self._context = multiprocessing.get_context(method)
         if self._context.get_start_method() != "fork":
             _check_sendable(job)
+        elif hasattr(job.source, "warm_up"):
+            job.source.warm_up()
         self._arguments = (self._context, job, folder, save_every)
         self._num_workers = num_workers
         self._job, self._folder = job, folder

@@ -11,7 +11,8 @@ class Source(Protocol):
     """Files or rows, each of which gives one graph or several.
 
     A source of one's own has these members, and is sent to the processes that read. The
-    names are unique, and give the order of the data set.
+    names are unique, and give the order of the data set. It may also have a method
+    ``warm_up()``, called once before processes are forked, for what they can share.
     """
 
     @property

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.errors import AtomEncodingError, FileFormatError
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.io.atom_array import from_atom_array
 from pyg_atomenc.io.structure import SUFFIXES, from_structure
 from pyg_atomenc.tokenizers.base import Tokenizer
 
@@ -68,6 +69,11 @@ class StructureFiles:
     def options(self) -> Any:
         """The folder and the options of reading."""
         return {"folder": str(self._folder), **self._reading}
+
+    def warm_up(self) -> None:
+        """Load the component dictionary, which processes then share by fork."""
+        info = require_package("biotite.structure.info", "StructureFiles")
+        from_atom_array(info.residue("GLY"))
 
     def stamp(self, index: int) -> str:
         """The file's size in bytes, and when it was last changed in nanoseconds."""
