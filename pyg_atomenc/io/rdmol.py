@@ -172,8 +172,8 @@ def _parse(smiles: str) -> Any:
         try:
             mol = chem.MolFromSmiles(smiles)
             reason = _reason(smiles) if mol is None else ""
-        except RuntimeError as error:
-            # What RDKit takes for a fault of its own, such as in [CH99999].
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             mol, reason = None, str(error).strip().split("\n")[-1].strip()
     if mol is None:
         raise AtomEncodingError(
