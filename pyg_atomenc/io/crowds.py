@@ -22,7 +22,7 @@ def check_crowds(atoms: Any) -> None:
     if len(count) and count.max() > _MOST:
         atom = int((codes == count.argmax()).argmax())
         raise AtomEncodingError(
-            f"it has {count.max()} atoms {atoms.atom_name[atom]!r} in residue "
+            f"it has {count.max()} atoms {atoms.atom_name[atom]} in residue "
             f"{atoms.res_name[atom]} {atoms.res_id[atom]} of chain "
-            f"{atoms.chain_id[atom]!r}: give every molecule a number of its own"
+            f"{atoms.chain_id[atom]}: give every molecule a number of its own"
         )

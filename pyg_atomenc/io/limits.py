@@ -17,7 +17,7 @@ class Limits:
         file_bytes (int): Of the file. (default: 1 GiB)
         unpacked_bytes (int): Of what a gzip file unpacks to. (default: 4 GiB)
         unpacked_ratio (int): How many times its size a gzip file unpacks to, above 64
-            MiB; structures have less than 20. (default: 200)
+            MiB; structures have less than 20. (default: 50)
         atoms (int): Of all models together, and of an assembly. (default: 10 million)
 
     Raises:
@@ -26,7 +26,7 @@ class Limits:
 
     file_bytes: int = 2**30
     unpacked_bytes: int = 2**32
-    unpacked_ratio: int = 200
+    unpacked_ratio: int = 50
     atoms: int = 10_000_000
 
     def __post_init__(self) -> None:

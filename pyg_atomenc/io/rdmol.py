@@ -160,21 +160,29 @@ def _check_text(smiles: Any, max_length: int) -> str:
     _, *rest = text.split(maxsplit=1)
     if rest and not rest[0].startswith("|"):
         raise AtomEncodingError(
-            f"'smiles' is {smiles!r}, with {rest[0]!r} behind a blank: pass the SMILES "
-            f"alone, without a name."
+            f"'smiles' is {_short(smiles)}, with {_short(rest[0])} behind a blank: "
+            f"pass the SMILES alone, without a name."
         )
     return text
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) < 500 else f"{text[:500]} …")
 
 
 def _parse(smiles: str) -> Any:
     chem = require_package("rdkit.Chem", "from_smiles")
     base = require_package("rdkit.rdBase", "from_smiles")
     with base.BlockLogs():
-        mol = chem.MolFromSmiles(smiles)
-        reason = _reason(smiles) if mol is None else ""
+        try:
+            mol = chem.MolFromSmiles(smiles)
+            reason = _reason(smiles) if mol is None else ""
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
+            mol, reason = None, str(error).strip().split("\n")[-1].strip()
     if mol is None:
         raise AtomEncodingError(
-            f"'smiles' is {smiles!r}, which RDKit refuses: {reason}. "
+            f"'smiles' is {_short(smiles)}, which RDKit refuses: {reason[:500]}. "
             f"Correct the SMILES."
         )
     if mol.GetNumAtoms() == 0:

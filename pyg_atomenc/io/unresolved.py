@@ -57,7 +57,7 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
 
 def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Names, elements and charges of a component's atoms that stay in a bond."""
-    names, elements, charges, leaving = component_atoms(name)
+    names, elements, charges, leaving, _ = component_atoms(name)
     stays = ~leaving & ~np.isin(elements, ("H", "D"))
     return names[stays], elements[stays], charges[stays]
 

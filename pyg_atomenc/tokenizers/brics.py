@@ -7,7 +7,7 @@ import numpy as np
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.codes import Integers
-from pyg_atomenc.tokenizers.molecule import chemical_tokens
+from pyg_atomenc.tokenizers.molecule import chemical_tokens, smiles_of_parts
 from pyg_atomenc.tokenizers.source import as_mol
 
 _INDEX = "_pyg_atomenc_index"
@@ -71,13 +71,15 @@ def _cut(mol: Any) -> tuple[Integers, list[str]]:
         broken = heavy
 
     piece = [-1] * mol.GetNumAtoms()
-    names = []
-    for number, atoms in enumerate(chem.GetMolFrags(broken)):
-        names.append(chem.MolFragmentToSmiles(broken, atomsToUse=list(atoms)))
+    fragments = chem.GetMolFrags(broken)
+    part = np.empty(broken.GetNumAtoms(), dtype=np.int64)
+    for number, atoms in enumerate(fragments):
+        part[list(atoms)] = number
         for atom in atoms:
             # Atoms behind the molecule's own are the '*' that mark the cuts.
             if atom < num_heavy:
                 piece[index[atom]] = number
+    names = smiles_of_parts(broken, part, len(fragments))
     for atom in mol.GetAtoms():
         if piece[atom.GetIdx()] < 0:
             piece[atom.GetIdx()] = piece[atom.GetNeighbors()[0].GetIdx()]

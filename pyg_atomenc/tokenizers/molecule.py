@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers, by_first_atom
+from pyg_atomenc.tokenizers.codes import Integers, by_first_atom, connected
 from pyg_atomenc.tokenizers.features import LIGAND, residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.residue import find_residues
 from pyg_atomenc.tokenizers.source import is_mol, residue_columns
@@ -77,12 +77,43 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
 def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
     """The SMILES of every piece ``[P]``, without hydrogens if it has others."""
     chem = require_package("rdkit.Chem", "names of fragments")
-    order = np.argsort(piece, kind="stable")
-    ends = np.cumsum(np.bincount(piece, minlength=count))[:-1]
-    names = []
-    for atoms in np.split(order, ends):
-        rows = atoms.tolist()
-        heavy = [i for i in rows if mol.GetAtomWithIdx(i).GetAtomicNum() != 1]
-        rows = heavy or rows
-        names.append(chem.MolFragmentToSmiles(mol, rows) if rows else "")
-    return names
+    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    heavy = np.zeros(count, dtype=bool)
+    heavy[piece[number != 1]] = True
+    # A hydrogen of a piece with heavy atoms is cut off, and so not named.
+    named = (number != 1) | ~heavy[piece]
+    apart = np.where(named, piece, count + np.arange(len(piece)))
+    cut = chem.RWMol(mol)
+    cut.BeginBatchEdit()
+    ends = bond_ends(mol)
+    for a, b in ends[apart[ends[:, 0]] != apart[ends[:, 1]]].tolist():
+        cut.RemoveBond(a, b)
+    cut.CommitBatchEdit()
+    return smiles_of_parts(cut, apart, count)
+
+
+def smiles_of_parts(mol: Any, part: Integers, count: int) -> list[str]:
+    """The canonical SMILES of every part ``[P]`` of a molecule that falls into them.
+
+    One call for all of them, as one for each would go through the whole molecule.
+
+    Args:
+        mol (rdkit.Chem.Mol): No bond joins two parts.
+        part (numpy.ndarray): The part of every atom ``[N]``, int64; those from
+            ``count`` on are not asked for.
+        count (int): The number of parts ``P``.
+    """
+    chem = require_package("rdkit.Chem", "names of fragments")
+    texts = chem.MolToSmiles(mol).split(".")
+    order = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    of_atom = connected(mol.GetNumAtoms(), bond_ends(mol))
+    size = np.bincount(of_atom, minlength=len(of_atom))
+    names: list[list[str]] = [[] for _ in range(count)]
+    start = 0
+    for text in texts:
+        atom = order[start]
+        if part[atom] < count:
+            names[part[atom]].append(text)
+        start += int(size[of_atom[atom]])
+    assert start == len(order)
+    return [".".join(sorted(found)) for found in names]
