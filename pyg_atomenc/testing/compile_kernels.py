@@ -73,10 +73,10 @@ class Usage:
 
     def row(self) -> str:
         """A row of the table."""
-        cells = (self.kernel, self.dtype, self.width, "yes" if self.bias else "no")
-        cells += (f"sm_{self.arch}", *self.choice)
-        cells += (self.registers, self.spilled, self.shared)
-        return "| " + " | ".join(map(str, cells)) + " |"
+        found = [self.kernel, self.dtype, self.width, "yes" if self.bias else "no"]
+        found += [f"sm_{self.arch}", *self.choice]
+        found += [self.registers, self.spilled, self.shared]
+        return "| " + " | ".join(map(str, found)) + " |"
 
 
 HEADER = (

@@ -238,9 +238,9 @@ def define_operator(
 def _runs_plainly(tensors: Tensors, setting: Setting, small: int) -> bool:
     """Whether to let autograd follow the forward formula, rather than call an operator.
 
-    That is cheaper for up to ``small`` atoms, and the only way under torch.func's transforms, which
-    know no operator's gradient. Tracing always sees the operator, and vmap, so that it
-    can say what to do instead.
+    That is cheaper for up to ``small`` atoms, and the only way under torch.func's
+    transforms, which know no operator's gradient. Tracing always sees the operator, and
+    vmap, so that it can say what to do instead.
     """
     if torch.compiler.is_compiling() or type(setting.plan) is not Tensor:
         return False

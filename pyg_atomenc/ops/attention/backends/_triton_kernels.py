@@ -23,7 +23,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 @triton.jit
 def count(x):
-    """A number to loop up to; the interpreter's own are arrays, which NumPy 2.4 minds."""
+    """A number to loop up to; as NumPy 2.4 wants it, where the interpreter runs."""
     if INTERPRETED:
         return x.handle.data.item()
     else:
@@ -65,7 +65,13 @@ def swap(x):
 
 @triton.jit
 def row_offsets(
-    atom, head, row_stride, head_stride, inside, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    atom,
+    head,
+    row_stride,
+    head_stride,
+    inside,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Where rows of ``[N, H, WIDTH]`` are ``[.., S, BLOCK]``, and which exist."""
     column = tl.arange(0, BLOCK)
@@ -76,7 +82,14 @@ def row_offsets(
 
 @triton.jit
 def load_rows(
-    x, atom, head, row_stride, head_stride, inside, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    atom,
+    head,
+    row_stride,
+    head_stride,
+    inside,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Rows ``[.., S, BLOCK]``: zeros past the width, and where no atom is."""
     offsets, mask = row_offsets(
@@ -87,7 +100,15 @@ def load_rows(
 
 @triton.jit
 def store_rows(
-    x, rows, atom, head, row_stride, head_stride, inside, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    rows,
+    atom,
+    head,
+    row_stride,
+    head_stride,
+    inside,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Write rows, in the type of ``x``."""
     offsets, mask = row_offsets(

@@ -49,7 +49,9 @@ def _first_pair(pair_ptr, token, bias):
 
 
 @triton.jit
-def _load_token(x, token, head, HEADS: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr):
+def _load_token(
+    x, token, head, HEADS: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr
+):
     """One head of one token ``[BLOCK]`` of ``[T, H, V]`` in float32; maybe ``None``."""
     if x is None:
         return None
@@ -228,9 +230,7 @@ def _received(
     q = load_rows(query, far, head, query_row, query_head, there, D, D_BLOCK)
     logits = product(k, swap(q)) * (scale * LOG2E)
     if bias is not None:
-        at = pair_offsets(
-            first_pair, of_key(other), of_query(local), size, head, HEADS
-        )
+        at = pair_offsets(first_pair, of_key(other), of_query(local), size, head, HEADS)
         logits = add_bias(logits, bias, at, of_query(inside) & of_key(there))
     at = head * rows + first * TILE + other
     alpha = tl.exp2(logits - of_key(tl.load(lse + at, mask=there, other=float("inf"))))
@@ -333,9 +333,7 @@ def large_grad_query(
         logits = tl.where(of_key(there), logits, float("-inf"))
         alpha = tl.exp2(logits - of_query(denominator))
         if POOL:
-            da = of_key(
-                weight_gradient(v, grad, grad_weights, far, head, there, HEADS)
-            )
+            da = of_key(weight_gradient(v, grad, grad_weights, far, head, there, HEADS))
         else:
             da = product(grad, swap(v))
         dl = alpha * (da - of_query(average)) * share

@@ -1,6 +1,7 @@
 """Which kernels take which tokens; all of it is known without waiting for a device."""
 
-from typing import NamedTuple, Optional
+from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from pyg_atomenc.ops.attention.custom_ops import Setting
 SIZES = (16, 32, 64)
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True)
+class Span:
     """Tokens that are padded to one size.
 
     Attributes:
@@ -29,7 +31,8 @@ class Span(NamedTuple):
     least: int
 
 
-class Tiles(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tiles:
     """The larger tokens, cut into tiles.
 
     Attributes:

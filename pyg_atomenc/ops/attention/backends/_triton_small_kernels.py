@@ -28,7 +28,14 @@ from pyg_atomenc.ops.attention.backends._triton_kernels import (
 
 @triton.jit
 def _find_items(
-    ptr, token_order, first, count, least, HEADS: tl.constexpr, S: tl.constexpr, ITEMS: tl.constexpr
+    ptr,
+    token_order,
+    first,
+    count,
+    least,
+    HEADS: tl.constexpr,
+    S: tl.constexpr,
+    ITEMS: tl.constexpr,
 ):
     """Which tokens and heads a program works on, and of how many atoms."""
     item = tl.program_id(0).to(tl.int64) * ITEMS
@@ -45,7 +52,17 @@ def _find_items(
 
 @triton.jit
 def _attention_weights(
-    query, key, bias, pair_ptr, token, head, size, scale, HEADS: tl.constexpr, S: tl.constexpr, ITEMS: tl.constexpr
+    query,
+    key,
+    bias,
+    pair_ptr,
+    token,
+    head,
+    size,
+    scale,
+    HEADS: tl.constexpr,
+    S: tl.constexpr,
+    ITEMS: tl.constexpr,
 ):
     """Attention weights ``[.., S, S]``, zeros in rows without an atom; bias offsets."""
     row = tl.arange(0, S)
