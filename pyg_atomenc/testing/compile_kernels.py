@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.ops.attention import TokenLayout
-from pyg_atomenc.ops.attention.backends._triton_launch import Choice, Launch
+from pyg_atomenc.ops.attention.backends._triton_choices import Choice
+from pyg_atomenc.ops.attention.backends._triton_launch import Launch
 from pyg_atomenc.ops.attention.backends._triton_ops import (
     Call,
     attend_launches,

@@ -4,29 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from pyg_atomenc.ops.attention.backends._triton_choices import Choice
 
 _KERNELS = {
     "small": "pyg_atomenc.ops.attention.backends._triton_small_kernels",
     "large": "pyg_atomenc.ops.attention.backends._triton_large_kernels",
 }
-
-
-class Choice(NamedTuple):
-    """One way to cut a kernel.
-
-    Attributes:
-        block (int): Items of a program, or atoms of a step.
-        num_warps (int): Groups of 32 threads of a program.
-        num_stages (int): How many steps' loads are under way at once.
-    """
-
-    block: int
-    num_warps: int
-    num_stages: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.ops.attention.backends import _dense_ops
-from pyg_atomenc.ops.attention.backends._triton_launch import Choice, Launch, submit
+from pyg_atomenc.ops.attention.backends._triton_choices import (
+    Choice,
+    block_width,
+    find_cut,
+)
+from pyg_atomenc.ops.attention.backends._triton_launch import Launch, submit
 from pyg_atomenc.ops.attention.backends._triton_plan import (
     Tiles,
     make_spans,
@@ -46,7 +51,7 @@ class Call:
         self.heads, self.width = query.shape[1:]
         self.value_width = value.size(2)
         blocks = block_width(self.width), block_width(self.value_width)
-        self.widest = max(blocks)
+        self.cut = find_cut(query.dtype, max(blocks))
         shared = value.size(1) == 1 and self.heads > 1
         self.arguments: dict[str, Any] = {
             "query": self.query,
@@ -83,13 +88,13 @@ class Call:
 
     def small(self, kernel: str, **arguments: Any) -> Iterator[Launch]:
         """A kernel for the tokens that one program attends in whole."""
-        for span in make_spans(self.setting):
+        for span in make_spans(self.setting, self.cut.sizes):
             items = span.count * self.heads
             yield Launch(
                 kernel,
                 "ITEMS",
                 lambda block, items=items: -(-items // block),  # type: ignore[misc]
-                small_choices(span.size, self.widest, self.query.element_size()),
+                self.cut.small[span.size],
                 {
                     **self.arguments,
                     **arguments,
@@ -103,7 +108,7 @@ class Call:
 
     def tiles(self) -> Optional[Tiles]:
         """The tiles of the tokens that are too large for that."""
-        return make_tiles(self.setting, tile_size(self.widest))
+        return make_tiles(self.setting, self.cut.sizes, self.cut.tile)
 
     def large(self, kernel: str, tiles: Tiles, **arguments: Any) -> Launch:
         """A kernel for those."""
@@ -112,7 +117,7 @@ class Call:
             kernel,
             "STEP",
             lambda block: count,
-            large_choices(self.widest, self.query.element_size()),
+            self.cut.large,
             {
                 **self.arguments,
                 **arguments,
@@ -131,26 +136,6 @@ class Call:
         """Queue all launches."""
         for launch in launches:
             submit(launch, self.query.device)
-
-
-def block_width(width: int) -> int:
-    """The channels of a block that holds ``width``."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
-def tile_size(widest: int) -> int:
-    """Atoms of a tile."""
-    return 64 if widest <= 64 else 32
-
-
-def small_choices(size: int, widest: int, bytes_each: int) -> tuple[Choice, ...]:
-    """Ways to cut the kernels of small tokens."""
-    return (Choice(4, 4), Choice(2, 2), Choice(8, 4)) if size < 64 else (Choice(1, 4),)
-
-
-def large_choices(widest: int, bytes_each: int) -> tuple[Choice, ...]:
-    """Ways to cut the kernels of large tokens."""
-    return (Choice(32, 4, 2), Choice(32, 4, 1))
 
 
 def _with_plain_rows(x: Tensor) -> Tensor:

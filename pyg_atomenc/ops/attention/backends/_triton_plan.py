@@ -9,10 +9,6 @@ from torch.nn import functional as F
 
 from pyg_atomenc.ops.attention.custom_ops import Setting
 
-# Tokens of up to so many atoms are padded to the next of these sizes; matrix products
-# on a GPU start at 16.
-SIZES = (16, 32, 64)
-
 
 @dataclass(frozen=True)
 class Span:
@@ -56,20 +52,20 @@ class Tiles:
         return self.count * self.size
 
 
-def make_spans(setting: Setting) -> list[Span]:
-    """The tokens that one program attends in whole, empty ones among the first.
+def make_spans(setting: Setting, sizes: tuple[int, ...]) -> list[Span]:
+    """The tokens that are padded to one of ``sizes``, empty ones among the first.
 
     A layout that was built inside a compiled graph has no plan. Then every span has all
     tokens, and its kernel finds out which are its own.
     """
     if setting.plan.size(0) == 0:
-        leasts = (0, *[size + 1 for size in SIZES[:-1]])
+        leasts = (0, *[size + 1 for size in sizes[:-1]])
         return [
             Span(size, 0, setting.num_tokens, least)
-            for size, least in zip(SIZES, leasts, strict=True)
+            for size, least in zip(sizes, leasts, strict=True)
         ]
     spans, first = [], 0
-    for size, chunks in zip(SIZES, _chunks_up_to(setting.plan), strict=True):
+    for size, chunks in zip(sizes, _chunks_up_to(setting.plan, sizes), strict=True):
         end = _first_token(setting, chunks)
         if end > first:
             spans.append(Span(size, first, end - first, 0))
@@ -77,12 +73,12 @@ def make_spans(setting: Setting) -> list[Span]:
     return spans
 
 
-def make_tiles(setting: Setting, tile: int) -> Optional[Tiles]:
+def make_tiles(setting: Setting, sizes: tuple[int, ...], tile: int) -> Optional[Tiles]:
     """The tokens that are in no span, ``None`` where there are none."""
-    atoms, first, least = setting.num_atoms, 0, SIZES[-1] + 1
+    atoms, first, least = setting.num_atoms, 0, sizes[-1] + 1
     tokens = atoms // least
     if setting.plan.size(0) > 0:
-        chunks = _chunks_up_to(setting.plan)[-1]
+        chunks = _chunks_up_to(setting.plan, sizes)[-1]
         # A chunk may hold smaller tokens, too.
         first, least = _first_token(setting, chunks), 1
         tokens = setting.num_tokens - first
@@ -94,11 +90,11 @@ def make_tiles(setting: Setting, tile: int) -> Optional[Tiles]:
     return _cut(setting, first, least, tile, atoms // tile + tokens)
 
 
-def _chunks_up_to(plan: Tensor) -> list[int]:
-    """How many chunks of the plan have tokens of up to each of ``SIZES``."""
-    sizes = torch.tensor(SIZES)
+def _chunks_up_to(plan: Tensor, sizes: tuple[int, ...]) -> list[int]:
+    """How many chunks of the plan have tokens of up to each of ``sizes``."""
     # Chunks come by size.
-    return torch.searchsorted(plan[:, 4].contiguous(), sizes, right=True).tolist()
+    largest = plan[:, 4].contiguous()
+    return torch.searchsorted(largest, torch.tensor(sizes), right=True).tolist()
 
 
 def _first_token(setting: Setting, chunk: int) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.ops.attention.backends._triton_choices import max_channels
 from pyg_atomenc.ops.attention.backends._triton_ops import attend, pool, pool_packed
 from pyg_atomenc.ops.attention.backends.base import Backend
 from pyg_atomenc.ops.attention.custom_ops import Setting
@@ -22,8 +23,6 @@ from pyg_atomenc.ops.attention.window_layout import WindowLayout
 HAS_TRITON = find_spec("triton") is not None
 # What Triton's compiler and the kernels' products need.
 CAPABILITY = (8, 0)
-# Rows of more channels would not fit a program's registers.
-MAX_CHANNELS = 256
 
 
 class TritonBackend(Backend):
@@ -51,9 +50,11 @@ class TritonBackend(Backend):
             reasons.append("'layout' is of windows; take 'dense', which has them fused")
         if like.dtype not in self.tolerance:
             reasons.append(f"the type is {like.dtype}, but it adds up in float32")
-        if not 0 < min(channels) <= max(channels) <= MAX_CHANNELS:
+        most = max_channels(like.dtype)
+        if not 0 < min(channels) <= max(channels) <= most:
             reasons.append(
-                f"a head has {max(channels)} channels, but it takes 1 to {MAX_CHANNELS}"
+                f"a head has {max(channels)} channels, but it takes 1 to {most} of "
+                f"{like.dtype}"
             )
         if inputs.dropout > 0:
             reasons.append("'dropout' is not 0, and it has none")

@@ -78,7 +78,8 @@ class Case:
         self, sizes=SIZES, dtype=torch.float32, heads=2, d=8, width=None,
         value_heads=None, bias=True,
     ):  # fmt: skip
-        index = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        sizes = torch.tensor(sizes, dtype=torch.long)
+        index = torch.arange(len(sizes)).repeat_interleave(sizes)
         index = index[torch.randperm(len(index))].to(DEVICE)
         self.layout = TokenLayout.from_index(index, len(sizes))
         count = len(index)
@@ -126,7 +127,8 @@ CASES = {
     "bfloat16": {"dtype": torch.bfloat16, "d": 32},
     "float16": {"dtype": torch.float16, "value_heads": 1, "width": 3},
     "wide": {"sizes": FEW, "d": 64, "width": 17, "heads": 1},
-    "wider": {"sizes": FEW, "d": 130, "heads": 3, "bias": False},
+    "wider": {"sizes": FEW, "d": 3, "width": 100, "heads": 3, "bias": False},
+    "widest": {"sizes": FEW, "d": 130, "heads": 1, "dtype": torch.bfloat16},
     "one channel": {"sizes": FEW, "d": 1, "heads": 5},
 }
 
@@ -222,6 +224,8 @@ def test_runs_repeat_bit_by_bit(pool):
 
 def test_extreme_and_closed_logits():
     case = Case(FEW)
+    # Of logits about 1e4, float32 keeps three decimals.
+    case.tolerance = 1e-3
     query, _, _, bias = case.tensors
     with torch.no_grad():
         query *= 1e4
@@ -236,6 +240,7 @@ def test_extreme_and_closed_logits():
 
 def test_only_asked_gradients_are_computed(monkeypatch):
     case, seen = Case((3, 70)), []
+    written = ("query", "key", "value", "bias")
     original = _triton_ops.submit
 
     def submit(launch, device):
@@ -244,21 +249,27 @@ def test_only_asked_gradients_are_computed(monkeypatch):
 
     monkeypatch.setattr(_triton_ops, "submit", submit)
     for pool in (False, True):
-        outputs, exact = case.run(pool), case.expected(pool)
+        exact = case.expected(pool)
         for i in range(4):
-            seen.clear()
-            found = gradients(outputs, case.tensors[i], retain_graph=True)
-            wanted = gradients(exact, case.exact[i], retain_graph=True)
-            case.agrees(found, wanted)
+            for j, tensor in enumerate(case.tensors):
+                tensor.requires_grad_(i == j)
+            found = gradients(case.run(pool), case.tensors[i])
+            case.agrees(found, gradients(exact, case.exact[i], retain_graph=True))
             names = {launch.kernel for launch in seen}
             # Queries and biases need no pass over keys, nor the others over queries.
             assert ("large_grad_query" in names) == (i in (0, 3))
             assert ("large_grad_key" in names) == (i in (1, 2))
-            for launch in seen[:1]:
-                written = ("query", "key", "value", "bias")
-                assert [
-                    launch.arguments[f"grad_{name}"] is not None for name in written
-                ] == [i == j for j in range(4)]
+            grads = [
+                {
+                    j
+                    for j in range(4)
+                    if launch.arguments[f"grad_{written[j]}"] is not None
+                }
+                for launch in seen
+                if launch.kernel == "small_backward"
+            ]
+            assert grads == [{i}]
+            seen.clear()
 
 
 @pytest.mark.parametrize("used", [0, 1])
@@ -335,7 +346,11 @@ def test_compiles_whole_and_for_any_number_of_atoms():
         plain = case.run(True)
         assert all(map(torch.equal, found, plain))
         assert all(
-            map(torch.equal, gradients(found, case.tensors), gradients(plain, case.tensors))
+            map(
+                torch.equal,
+                gradients(found, case.tensors),
+                gradients(plain, case.tensors),
+            )
         )
 
 
@@ -424,7 +439,7 @@ def inputs(dtype=torch.float32, channels=4, device=None, layout=None, **options)
 
 REASONS = {
     "float64": ({"dtype": torch.float64}, "the type is torch.float64"),
-    "wide": ({"channels": 257}, "a head has 257 channels, but it takes 1 to 256"),
+    "wide": ({"channels": 129}, "a head has 129 channels, but it takes 1 to 128"),
     "nothing": ({"channels": 0}, "a head has 0 channels"),
     "dropout": ({"dropout": 0.1}, "'dropout' is not 0"),
     "windows": (
