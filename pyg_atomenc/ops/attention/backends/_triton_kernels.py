@@ -129,14 +129,16 @@ def product(a, b):
 @triton.jit
 def mix(a, b):
     """The product of computed numbers ``a`` in float32 with a block as loaded."""
-    if INTERPRETED or b.dtype == tl.float32:
-        return product(a, b.to(tl.float32))
+    if b.dtype == tl.float32:
+        return product(a, b)
     elif b.dtype == tl.float16:
-        # TF32 has the digits of float16 without its narrow range, out of which small
-        # gradients fall.
-        return tl.dot(a, b.to(tl.float32), input_precision="tf32")
+        # Small gradients would fall out of float16's range, so that each row is scaled
+        # to 1 first.
+        top = tl.maximum(tl.max(tl.abs(a), axis=-1), 1e-30)
+        scaled = (a * tl.expand_dims(1.0 / top, -1)).to(tl.float16)
+        return product(scaled, b) * tl.expand_dims(top, -1)
     else:
-        return tl.dot(a.to(b.dtype), b)
+        return product(a.to(b.dtype), b)
 
 
 @triton.jit
