@@ -168,9 +168,14 @@ def usage_of(cubin: bytes) -> tuple[int, int]:
 
 
 def measure(
-    dtype: str, width: int, bias: bool, arch: int, every_choice: bool = False
+    dtype: str,
+    width: int,
+    bias: bool,
+    arch: int,
+    every_choice: bool = False,
+    only: str = "",
 ) -> Iterator[Usage]:
-    """Compile all kernels for one type and width."""
+    """Compile all kernels whose title has ``only`` for one type and width."""
     seen = set()
     for name, launch in launches(DTYPES[dtype], width, bias):
         if launch.key() in seen:
@@ -178,6 +183,8 @@ def measure(
         seen.add(launch.key())
         size = launch.arguments.get("S")
         title = f"{launch.kernel} ({name}{f', {size}' if size else ''})"
+        if not re.search(only, title):
+            continue
         for choice in launch.choices if every_choice else launch.choices[:1]:
             compiled = compile_launch(launch, choice, arch)
             registers, spilled = usage_of(compiled.asm["cubin"])
@@ -195,6 +202,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
     parser.add_argument("--bias", nargs="+", default=["no", "yes"])
     parser.add_argument("--every-choice", action="store_true")
+    parser.add_argument("--only", default="", help="kernels that match this")
     args = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise AtomEncodingError(
@@ -206,7 +214,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
             for width in args.width:
                 for bias in args.bias:
                     for usage in measure(
-                        dtype, width, bias == "yes", arch, args.every_choice
+                        dtype, width, bias == "yes", arch, args.every_choice, args.only
                     ):
                         print(usage.row(), flush=True)
 

@@ -80,15 +80,14 @@ _SINGLE = {
         {
             16: (Choice(1, 4), Choice(4, 4), Choice(1, 2)),
             32: (Choice(1, 8), Choice(1, 4)),
-            64: (Choice(1, 8),),
         },
         64,
         (Choice(32, 8, 2), Choice(16, 4, 2)),
     ),
     64: Cut(
         {16: (Choice(1, 4), Choice(1, 2)), 32: (Choice(1, 8),)},
-        64,
-        (Choice(16, 8, 1), Choice(16, 8, 2)),
+        32,
+        (Choice(16, 8), Choice(16, 4, 2)),
     ),
     128: Cut({16: (Choice(1, 8), Choice(1, 4))}, 16, (Choice(16, 8), Choice(16, 4, 2))),
 }
