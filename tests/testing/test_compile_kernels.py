@@ -1,7 +1,6 @@
 """Every kernel compiles for GPUs that are not here, and fits them."""
 
 import os
-import re
 import subprocess
 import sys
 
@@ -17,8 +16,6 @@ SHARED_MEMORY = 99 * 1024
 # A few bytes of a thread; what counts is that no block of numbers is spilled.
 SPILLED = 16
 KERNELS = {
-    "small_forward": 6,
-    "small_backward": 6,
     "large_rows": 4,
     "large_pool": 1,
     "large_sum": 1,
@@ -43,12 +40,16 @@ def compile_all(*arguments):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_every_kernel_fits(dtype, arch):
     rows = compile_all("--dtype", dtype, "--arch", arch, "--bias", "yes")
     found = [row["kernel"].split()[0] for row in rows]
-    assert {name: found.count(name) for name in set(found)} == KERNELS
+    # The forms and sizes of those of small tokens; float32 takes fewer sizes.
+    small = 2 * (2 if dtype == "float32" else 3)
+    expected = {"small_forward": small, "small_backward": small, **KERNELS}
+    assert {name: found.count(name) for name in set(found)} == expected
     for row in rows:
         assert row["GPU"] == f"sm_{arch}"
         assert int(row["shared memory"]) <= SHARED_MEMORY, row
@@ -56,10 +57,8 @@ def test_every_kernel_fits(dtype, arch):
 
 
 def test_what_residues_run_keeps_many_programs_on_a_processor():
-    rows = compile_all("--dtype", "bfloat16", "--arch", 90, "--bias", "no")
-    rows = [
-        row for row in rows if re.fullmatch(r"small_\w+ \(pool.*, 16\)", row["kernel"])
-    ]
+    arguments = ("--dtype", "bfloat16", "--arch", 90, "--bias", "no")
+    rows = compile_all(*arguments, "--only", r"^small_\w+ \(pool.*, 16\)")
     assert len(rows) == 2
     for row in rows:
         # A multiprocessor of sm_90 has 65,536 registers and 227 KiB.
