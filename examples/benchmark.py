@@ -2,13 +2,18 @@
 
     python examples/benchmark.py --out docs/images
 
-Every contender gets the same atoms, tokens and weights (float32, 128 channels, 4 heads
-of 32). It runs in a fresh process, which measures the peak memory of the first run,
-compares the result with a loop over tokens in float64 on a smaller draw, refuses to
-time it if they differ, and else times it in turns with the floor: LayerNorm and one
-[C, 3 * H * d] matrix product on the same atoms. What depends on the batch alone
+Every contender gets the same atoms, tokens and weights (float32, on a GPU bfloat16; 128
+channels, 4 heads of 32). It runs in a fresh process, which measures the peak memory of
+the first run, compares the result with a loop over tokens in float64 on a smaller draw,
+refuses to time it if they differ, and else times it in turns with the floor: LayerNorm
+and one [C, 3 * H * d] matrix product on the same atoms. What depends on the batch alone
 (layouts, edge lists, masks) is made before. Writes `benchmark.md` and `benchmark.svg`.
 Needs matplotlib and tqdm.
+
+    python examples/benchmark.py --device cuda --out outputs
+
+also takes attention and pooling alone, at 1,000,000 atoms, and relates the bytes that
+they have to move to the GPU's measured copy bandwidth.
 """
 
 import argparse
@@ -21,245 +26,21 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
-from torch_geometric.nn import TransformerConv, global_mean_pool
-from torch_geometric.utils import scatter, softmax, to_dense_batch
+from benchmark_contenders import (
+    ATTENTIONS,
+    CONTENDERS,
+    PAIRS,
+    D,
+    H,
+    Problem,
+    Projected,
+    floor,
+    loop,
+)
 from tqdm import tqdm
 
-from pyg_atomenc import AtomAttentionEncoder, TokenLayout
-
-C, H, D = 128, 4, 32
-# Beyond this many numbers in memory a contender is not started.
-LIMIT = 3.5e9
-
-
-def draw(name, generator):
-    """Token sizes by the name of a mix, or of a point of a sweep."""
-
-    def between(low, high, count):
-        return torch.randint(low, high + 1, (count,), generator=generator)
-
-    kind, *numbers = name.split("-")
-    numbers = [int(number) for number in numbers]
-    if kind == "residues":
-        # `residues-1000`: tokens of 4 to 14 atoms, about 1000 atoms in all.
-        return between(4, 14, numbers[0] // 9 if numbers else 12_000)
-    if kind == "drug":
-        return between(20, 36, 3_000)
-    if kind == "mixed":
-        parts = [torch.ones(1_800).long(), between(2, 14, 4_194), between(300, 1500, 6)]
-        return torch.cat(parts)[torch.randperm(6_000, generator=generator)]
-    size, atoms = numbers
-    return torch.full((atoms // size,), size)
-
-
-class Problem:
-    """Atoms, tokens and weights, all from one seed."""
-
-    def __init__(
-        self, name, device, dtype=torch.float32, share=1.0, grad=False, pairs=False
-    ):
-        generator = torch.Generator().manual_seed(0)
-        sizes = draw(name, generator)
-        if share < 1.0:
-            sizes = sizes[: max(3, int(share * len(sizes)))]
-        self.num_tokens = len(sizes)
-        self.sizes = sizes
-        index = torch.arange(len(sizes)).repeat_interleave(sizes)
-        self.index = index.to(device)
-        x = torch.randn(len(index), C, generator=generator, dtype=torch.float64)
-        self.x = x.to(device, dtype).requires_grad_(grad)
-        weight = torch.randn(3, H * D, C, generator=generator, dtype=torch.float64)
-        weight = (weight / C**0.5).to(device, dtype)
-        self.query, self.key, self.value = (
-            w.clone().requires_grad_(grad) for w in weight
-        )
-        self.bias = None
-        if pairs:
-            bias = torch.randn(self.pairs, H, generator=generator)
-            self.bias = bias.to(device, dtype).requires_grad_(grad)
-        self.leaves = [self.x, self.query, self.key, self.value]
-
-    @property
-    def pairs(self):
-        """Atom pairs inside tokens."""
-        return int((self.sizes**2).sum())
-
-    def heads(self):
-        """LayerNorm and projections: q, k, v, each [N, H, D]."""
-        h = F.layer_norm(self.x, (C,))
-        return [F.linear(h, w).view(-1, H, D) for w in self.leaves[1:]]
-
-    def mean(self, out):
-        """Tokens [T, H * D] from atoms [N, H * D]."""
-        return global_mean_pool(out, self.index, self.num_tokens)
-
-
-def require(numbers, what):
-    """Stop where a contender would need more than LIMIT numbers."""
-    if numbers > LIMIT:
-        raise MemoryError(f"not started: {what} of {numbers:.1e} numbers")
-
-
-def floor(problem):
-    """LayerNorm and one matrix product."""
-    weight = torch.cat(problem.leaves[1:]).detach().requires_grad_()
-
-    def run():
-        return F.linear(F.layer_norm(problem.x, (C,)), weight)
-
-    return run, [problem.x, weight]
-
-
-def package(backend):
-    """This package's encoder, given a layout."""
-
-    def make(problem):
-        edge_dim = None if problem.bias is None else H
-        encoder = AtomAttentionEncoder(C, D, H, backend=backend, edge_dim=edge_dim)
-        encoder.lin_query.weight = torch.nn.Parameter(problem.query.detach())
-        encoder.lin_key.weight = torch.nn.Parameter(problem.key.detach())
-        encoder.lin_value.weight = torch.nn.Parameter(problem.value.detach())
-        layout = TokenLayout.from_index(problem.index, problem.num_tokens)
-        if backend == "edges":
-            require(4 * layout.num_pairs * H * D, "edges")
-        leaves = [problem.x, *encoder.parameters()]
-        if problem.bias is not None:
-            encoder.lin_edge.weight = torch.nn.Parameter(torch.eye(H))
-            leaves = [problem.x, *encoder.parameters(), problem.bias]
-        encoder = encoder.to(problem.x.device, problem.x.dtype)
-        return lambda: encoder(problem.x, layout, edge_attr=problem.bias), leaves
-
-    return make
-
-
-def pyg_edges(problem):
-    """Edge list, PyG's scatter softmax and scatter, as one writes them by hand."""
-    require(4 * problem.pairs * H * D, "edges")
-    source, target = TokenLayout.from_index(problem.index).to_edge_index()
-    extra = []
-    if problem.bias is not None:
-        heads = torch.eye(H, device=problem.x.device, dtype=problem.x.dtype)
-        extra = [problem.bias, heads.requires_grad_()]
-
-    def run():
-        q, k, v = problem.heads()
-        logits = (q[target] * k[source]).sum(-1) / D**0.5
-        if problem.bias is not None:
-            logits = logits + F.linear(problem.bias, heads)
-        alpha = softmax(logits, target, num_nodes=len(q))
-        out = scatter(alpha.unsqueeze(-1) * v[source], target, 0, len(q), "sum")
-        return problem.mean(out.flatten(1))
-
-    return run, [*problem.leaves, *extra]
-
-
-def transformer_conv(problem):
-    """PyG's TransformerConv on the edge list."""
-    require(5 * problem.pairs * H * D, "edges")
-    edge_index = TokenLayout.from_index(problem.index).to_edge_index()
-    conv = TransformerConv(C, D, H, root_weight=False, bias=False)
-    conv = conv.to(problem.x.device, problem.x.dtype)
-    for name, weight in zip(("query", "key", "value"), problem.leaves[1:], strict=True):
-        linear = getattr(conv, f"lin_{name}")
-        linear.weight = torch.nn.Parameter(weight.detach())
-        if linear.bias is not None:
-            torch.nn.init.zeros_(linear.bias)
-
-    def run():
-        return problem.mean(conv(F.layer_norm(problem.x, (C,)), edge_index))
-
-    return run, [problem.x, *conv.parameters()]
-
-
-def padded_sdpa(problem):
-    """to_dense_batch, then scaled_dot_product_attention with a mask."""
-    width = int(problem.sizes.max())
-    require(4 * problem.num_tokens * width * max(width, H * D), "padding")
-
-    def run():
-        q, k, v = (t.flatten(1) for t in problem.heads())
-        (q, mask), k, v = (
-            to_dense_batch(q, problem.index, batch_size=problem.num_tokens),
-            to_dense_batch(k, problem.index, batch_size=problem.num_tokens)[0],
-            to_dense_batch(v, problem.index, batch_size=problem.num_tokens)[0],
-        )
-        q, k, v = (t.unflatten(2, (H, D)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])
-        out = (out * mask[:, None, :, None]).sum(2) / mask.sum(1).view(-1, 1, 1)
-        return out.flatten(1)
-
-    return run, problem.leaves
-
-
-def nested_sdpa(problem):
-    """scaled_dot_product_attention on nested (jagged) tensors."""
-    offsets = torch.cat([torch.zeros(1).long(), problem.sizes.cumsum(0)])
-    offsets = offsets.to(problem.x.device)
-    width = int(problem.sizes.max())
-
-    def run():
-        q, k, v = (
-            torch.nested.nested_tensor_from_jagged(
-                t.contiguous(), offsets, min_seqlen=1, max_seqlen=width
-            ).transpose(1, 2)
-            for t in problem.heads()
-        )
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        return problem.mean(out.values().flatten(1))
-
-    return run, problem.leaves
-
-
-def flex(problem):
-    """flex_attention, compiled, with a mask that joins atoms of one token."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    count, index = len(problem.index), problem.index
-    mask = torch.compile(create_block_mask)(
-        lambda b, h, q, k: index[q] == index[k], None, None, count, count, index.device
-    )
-    compiled = torch.compile(flex_attention)
-
-    def run():
-        q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in problem.heads())
-        out = compiled(q, k, v, block_mask=mask)
-        return problem.mean(out.squeeze(0).transpose(0, 1).flatten(1))
-
-    return run, problem.leaves
-
-
-def varlen(problem):
-    """torch.nn.attention.varlen, which runs on CUDA in half types."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends = torch.cat([torch.zeros(1).long(), problem.sizes.cumsum(0)])
-    ends = ends.int().to(problem.x.device)
-    width = int(problem.sizes.max())
-
-    def run():
-        q, k, v = problem.heads()
-        out = varlen_attn(q, k, v, ends, ends, width, width)
-        return problem.mean(out.flatten(1))
-
-    return run, problem.leaves
-
-
-# Behind this in a contender's name, it gets a bias for every pair of atoms.
-PAIRS = ", pair bias"
-
-CONTENDERS = {
-    "pyg_atomenc auto": package("auto"),
-    "pyg_atomenc edges": package("edges"),
-    "PyG edges + softmax + scatter": pyg_edges,
-    "PyG TransformerConv": transformer_conv,
-    "to_dense_batch + SDPA": padded_sdpa,
-    "nested tensor SDPA": nested_sdpa,
-    "flex_attention": flex,
-    "varlen_attn": varlen,
-    "pyg_atomenc auto" + PAIRS: package("auto"),
-    "PyG edges + softmax + scatter" + PAIRS: pyg_edges,
-}
+# The largest difference from the loop with which a contender is timed.
+GAPS = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
 
 
 def train_step(made):
@@ -286,27 +67,18 @@ def infer(made):
     return step
 
 
-def loop(problem):
-    """Token by token, as the formulas say."""
-    q, k, v = problem.heads()
-    ends, pairs = problem.sizes.cumsum(0).tolist(), (problem.sizes**2).cumsum(0)
-    tokens = []
-    for size, end, last in zip(problem.sizes.tolist(), ends, pairs, strict=True):
-        rows = slice(end - size, end)
-        logits = torch.einsum("ahd,bhd->hab", q[rows], k[rows]) / D**0.5
-        if problem.bias is not None:
-            bias = problem.bias[last - size**2 : last].view(size, size, H)
-            logits = logits + bias.permute(2, 0, 1)
-        out = torch.einsum("hab,bhd->ahd", logits.softmax(-1), v[rows])
-        tokens.append(out.mean(0).flatten())
-    return torch.stack(tokens)
-
-
-def difference(name, contender, device):
+def difference(name, contender, device, dtype, alone):
     """From a loop over tokens in float64, relative to the largest value."""
     options = {"share": 0.05, "pairs": contender.endswith(PAIRS)}
-    expected = loop(Problem(name, "cpu", torch.float64, **options))
-    found = CONTENDERS[contender](Problem(name, device, **options))[0]()
+    if alone:
+        # From the numbers as the contender sees them.
+        problem = Projected(name, device, dtype, share=0.05)
+        exact = Projected(name, "cpu", torch.float64, share=0.05)
+        exact.leaves = [leaf.detach().cpu().double() for leaf in problem.leaves]
+        expected, found = loop(exact), ATTENTIONS[contender](problem)[0]()
+    else:
+        expected = loop(Problem(name, "cpu", torch.float64, **options))
+        found = CONTENDERS[contender](Problem(name, device, dtype, **options))[0]()
     gap = (found.double().cpu() - expected).abs().max() / expected.abs().max()
     return gap.item()
 
@@ -332,30 +104,93 @@ def memory_peak(device):
 
 def clock(function, device):
     """Seconds of one call."""
+    if device == "cuda":
+        # Calls are queued ahead, as in training.
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(10):
+            function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / 10
     start = time.perf_counter()
     function()
-    if device == "cuda":
-        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def measure(name, contender, mode, device, threads):
+def first_memory(made, grad, device):
+    """The peak memory of a first run, beyond what there was before."""
+
+    def run():
+        if not grad:
+            infer(made)()
+            return
+        for leaf in made[1]:
+            leaf.grad = None
+        out = made[0]()
+        out.backward(torch.ones_like(out))
+
+    if device == "cuda":
+        # A GPU's peak is that of any run, and kernels are compiled and tuned before.
+        run()
+    before = memory_reset(device)
+    run()
+    return memory_peak(device) - before
+
+
+def copy_bandwidth(device):
+    """Bytes a second, read and written, of copying half a gigabyte."""
+    source = torch.zeros(2**29 if device == "cuda" else 2**26, dtype=torch.uint8)
+    source = source.to(device)
+    target = torch.empty_like(source)
+    times = [clock(lambda: target.copy_(source), device) for _ in range(8)]
+    return 2 * source.numel() / statistics.median(times[2:])
+
+
+def measure_alone(name, contender, mode, device, dtype, check):
+    """Attention and pooling from queries, keys and values, as a share of a copy."""
+    grad = mode.endswith("train")
+    problem = Projected(name, device, dtype, grad=grad)
+    made = ATTENTIONS[contender](problem)
+    memory = first_memory(made, grad, device)
+    gap, step = check(), train_step(made) if grad else infer(made)
+    moved, kept = problem.bytes(grad)
+    seconds = statistics.median([clock(step, device) for _ in range(7)])
+    bandwidth = copy_bandwidth(device)
+    inputs = sum(leaf.nbytes for leaf in problem.leaves)
+    return {
+        "seconds": seconds,
+        "share": moved / seconds / bandwidth,
+        "bandwidth": bandwidth,
+        "memory_ratio": (inputs + memory) / kept,
+        "difference": gap,
+    }
+
+
+def measure(name, contender, mode, device, threads, dtype):
     """What a fresh process prints: one measurement as JSON."""
     torch.set_num_threads(threads)
+    alone, kind = mode.startswith("attend"), getattr(torch, dtype)
+
+    def check():
+        gap = difference(name, contender, device, kind, alone)
+        if not gap < GAPS[dtype]:
+            raise ArithmeticError(f"its result differs from the loop by {gap:.1e}")
+        return gap
+
+    way = measure_alone if alone else measure_encoder
+    return way(name, contender, mode, device, kind, check)
+
+
+def measure_encoder(name, contender, mode, device, dtype, check):
+    """From atoms to tokens, beside the floor."""
     pairs = contender.endswith(PAIRS)
-    problem = Problem(name, device, grad=mode == "train", pairs=pairs)
+    problem = Problem(name, device, dtype, grad=mode == "train", pairs=pairs)
     step_of = train_step if mode == "train" else infer
     made = CONTENDERS[contender](problem)
-    before = memory_reset(device)
-    if mode == "train":
-        out = torch.ones(problem.num_tokens, H * D, device=device)
-        made[0]().backward(out)
-    else:
-        infer(made)()
-    memory = memory_peak(device) - before
-    gap = difference(name, contender, device)
-    if not gap < 1e-4:
-        raise ArithmeticError(f"its result differs from the loop by {gap:.1e}")
+    memory = first_memory(made, mode == "train", device)
+    gap = check()
     step, base = step_of(made), step_of(floor(problem))
     clock(base, device)
     first = clock(step, device)
@@ -369,7 +204,8 @@ def measure(name, contender, mode, device, threads):
         "floor": base,
         "ratio": mine / base,
         "memory": memory,
-        "memory_ratio": memory / (len(problem.index) * 3 * H * D * 4),
+        "memory_ratio": memory
+        / (len(problem.index) * 3 * H * D * problem.x.element_size()),
         "difference": gap,
     }
 
@@ -378,6 +214,7 @@ def ask(name, contender, mode, args):
     """Measure in a fresh process; what goes wrong there is a result, too."""
     command = [sys.executable, __file__, "--one", name, contender, mode]
     command += ["--device", args.device, "--threads", str(args.threads)]
+    command += ["--dtype", args.dtype]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=args.timeout
@@ -392,7 +229,12 @@ def ask(name, contender, mode, args):
     return {"error": lines[-1][:160].split(". ")[0] if lines else "failed"}
 
 
-MIXES = ("residues", "drug", "mixed")
+MILLION = "residues-1000000"
+# On a GPU more atoms, so that it is busy.
+MIXES = {
+    "cpu": ("residues", "drug", "mixed"),
+    "cuda": (MILLION, "drug", "mixed"),
+}
 SIZES = tuple(f"size-{4**power}-65536" for power in range(7))
 COUNTS = tuple(f"residues-{10**power}" for power in range(3, 7))
 SWEPT = (
@@ -402,14 +244,14 @@ SWEPT = (
 )
 
 
-def table(results):
+def table(results, mixes):
     """The mixes as Markdown."""
     lines = []
     titles = {"infer": "Inference", "train": "Forward and backward"}
     for mode, title in titles.items():
         lines += [f"**{title}**: time × floor, peak memory × one [N, 3·H·d] tensor", ""]
         heads = []
-        for mix in MIXES:
+        for mix in mixes:
             found = [r for (n, _, m), r in results.items() if (n, m) == (mix, mode)]
             found = [r for r in found if "ratio" in r]
             base = statistics.median(r["floor"] for r in found) if found else 0
@@ -418,10 +260,10 @@ def table(results):
         lines += ["| contender | " + " | ".join(heads) + " |", "|---" * 4 + "|"]
         reasons = []
         for contender in CONTENDERS:
-            if not any((mix, contender, mode) in results for mix in MIXES):
+            if not any((mix, contender, mode) in results for mix in mixes):
                 continue
             cells = []
-            for mix in MIXES:
+            for mix in mixes:
                 found = results.get((mix, contender, mode), {"error": "not run"})
                 if "error" in found:
                     if found["error"] not in reasons:
@@ -432,6 +274,26 @@ def table(results):
             lines.append(f"| {contender} | " + " | ".join(cells) + " |")
         lines += ["", *[f"({i + 1}) {r}  " for i, r in enumerate(reasons)], ""]
     return lines
+
+
+def alone_table(results):
+    """Attention and pooling alone, as Markdown."""
+    rows = ["forward", "forward and backward"]
+    lines = [f"| contender | {rows[0]} | {rows[1]} |", "|---" * 3 + "|"]
+    for contender in ATTENTIONS:
+        cells = []
+        for mode in ("attend infer", "attend train"):
+            found = results.get((MILLION, contender, mode), {"error": "not run"})
+            cells.append(
+                f"– ({found['error']})"
+                if "error" in found
+                else f"{1e3 * found['seconds']:.2f} ms, {found['share']:.0%} of the "
+                f"copy, memory {found['memory_ratio']:.2f} × inputs and outputs"
+            )
+        lines.append(f"| {contender} | " + " | ".join(cells) + " |")
+    found = [r["bandwidth"] for r in results.values() if "bandwidth" in r]
+    copied = statistics.median(found) if found else 0
+    return [f"A copy moves {copied / 1e9:.0f} GB/s.", "", *lines, ""]
 
 
 def sweep_table(results, points, label):
@@ -453,7 +315,7 @@ def sweep_table(results, points, label):
     return [*lines, ""]
 
 
-def plot(results, path):
+def plot(results, path, mixes):
     """Ratios to the floor, and both sweeps."""
     import matplotlib
 
@@ -463,15 +325,15 @@ def plot(results, path):
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     bars = 0
     for contender in CONTENDERS:
-        found = [results.get((mix, contender, "train"), {}) for mix in MIXES]
+        found = [results.get((mix, contender, "train"), {}) for mix in mixes]
         heights = [r.get("ratio", 0) for r in found]
         if any(heights):
-            places = [j + 0.1 * bars for j in range(len(MIXES))]
+            places = [j + 0.1 * bars for j in range(len(mixes))]
             axes[0].bar(places, heights, 0.1, label=contender)
             bars += 1
     axes[0].axhline(1, color="black", linewidth=0.8)
     axes[0].set(yscale="log", ylabel="forward + backward, × floor")
-    axes[0].set_xticks([j + 0.3 for j in range(len(MIXES))], MIXES)
+    axes[0].set_xticks([j + 0.3 for j in range(len(mixes))], mixes)
     axes[0].legend(fontsize=7)
     panels = [
         (SIZES, "atoms in a token, of 65,536 atoms"),
@@ -501,6 +363,7 @@ def plot(results, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", choices=GAPS, help="default: bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--timeout", type=int, default=240, help="seconds a process")
     parser.add_argument("--out", type=Path, default=Path("outputs"))
@@ -508,11 +371,17 @@ def main():
     parser.add_argument("--only", default="", help="contenders whose name has this")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    gpu = args.device == "cuda"
+    args.dtype = args.dtype or ("bfloat16" if gpu else "float32")
     if args.one:
-        print(json.dumps(measure(*args.one, args.device, args.threads)))
+        print(json.dumps(measure(*args.one, args.device, args.threads, args.dtype)))
         return
 
-    jobs = [(n, c, m) for m in ("infer", "train") for n in MIXES for c in CONTENDERS]
+    mixes = MIXES[args.device]
+    jobs = [(n, c, m) for m in ("infer", "train") for n in mixes for c in CONTENDERS]
+    if gpu:
+        modes = ("attend infer", "attend train")
+        jobs += [(MILLION, c, m) for m in modes for c in ATTENTIONS]
     if not args.no_sweeps:
         jobs += [(n, c, "train") for n in (*SIZES, *COUNTS) for c in SWEPT]
     results = {}
@@ -520,9 +389,14 @@ def main():
     for job in tqdm(jobs, unit="process"):
         results[job] = ask(*job, args)
 
-    name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    lines = [f"{name}, {args.threads} threads, torch {torch.__version__}, float32", ""]
-    lines += table(results)
+    name = "CPU"
+    if gpu:
+        name = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    lines = [f"{name}, {args.threads} threads, torch {torch.__version__}, {args.dtype}"]
+    lines += ["", *table(results, mixes)]
+    if gpu:
+        lines += [f"**Attention and pooling alone**, {MILLION}", ""]
+        lines += alone_table(results)
     if not args.no_sweeps:
         lines += ["**65,536 atoms, by token size** (forward and backward)", ""]
         lines += sweep_table(results, SIZES, "atoms a token")
@@ -530,7 +404,7 @@ def main():
         lines += sweep_table(results, COUNTS, "atoms")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "benchmark.md").write_text("\n".join(lines), encoding="utf-8")
-    plot(results, args.out / "benchmark.svg")
+    plot(results, args.out / "benchmark.svg", mixes)
     print("\n".join(lines))
     print(f"written: {args.out / 'benchmark.md'}, {args.out / 'benchmark.svg'}")
 

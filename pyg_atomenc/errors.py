@@ -11,6 +11,7 @@ _EXTRA_OF = {
     "torch_scatter": "scatter",
     "safetensors": "io",
     "matplotlib": "plot",
+    "triton": "triton",
 }
 
 

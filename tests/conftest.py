@@ -10,6 +10,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+# Without a GPU, Triton's kernels are tested by its interpreter, which has to be asked
+# for before anything imports Triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 

@@ -117,3 +117,23 @@ def test_benchmark_dataset():
     done = run("benchmark_dataset.py", "--count", 12, "--workers", 1, check=True)
     assert "12 files" in done.stdout and "1 process: " in done.stdout
     assert "filled to" in done.stdout and done.stdout.rstrip().endswith("has 12")
+
+
+@pytest.mark.parametrize("mode", ["infer", "train", "attend infer", "attend train"])
+def test_a_measurement_of_the_benchmark(mode):
+    contender = "pyg_atomenc dense"
+    done = run("benchmark.py", "--one", "residues-300", contender, mode, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["seconds"] > 0 and found["difference"] < 1e-5
+    assert ("share" if "attend" in mode else "floor") in found
+
+
+def test_the_benchmark_counts_the_bytes_of_attention_alone(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    contenders = pytest.importorskip("benchmark_contenders")
+    problem = contenders.Projected("size-10-1000", "cpu", torch.bfloat16)
+    # q, k, v of 1,000 atoms, 128 channels of two bytes; a hundred tokens.
+    rows, tokens = 1000 * 128 * 2, 100 * 128 * 2
+    assert problem.bytes(False) == (3 * rows + tokens,) * 2
+    read = (3 * rows + tokens) + (3 * rows + tokens) + 3 * rows
+    assert problem.bytes(True) == (read, 6 * rows + 2 * tokens)

@@ -83,6 +83,7 @@ def test_imports_with_torch_and_pyg_alone():
     "name, mend",
     [
         ("rdkit.Chem", r"pip install 'pyg_atomenc\[chem\]'"),
+        ("triton", r"pip install 'pyg_atomenc\[triton\]'"),
         ("torch_scatter", r"pip install --no-build-isolation torch_scatter"),
         ("gemmi", r"pip install gemmi"),
     ],

@@ -51,7 +51,8 @@ class AtomAttentionEncoder(torch.nn.Module):
         dropout (float): Probability to drop an attention weight when training.
             (default: ``0.0``)
         backend (str): ``"auto"``, or the name of a backend:  ``"edges"`` is the
-            definition by message passing, ``"dense"`` uses batched matrix products.
+            definition by message passing, ``"dense"`` uses batched matrix products,
+            ``"triton"`` fused kernels on an NVIDIA GPU.
             (default: ``"auto"``)
 
     Shapes:

@@ -22,10 +22,10 @@ Tensors = Sequence[Optional[Tensor]]
 Thinning = Callable[[Tensor], Optional[Tensor]]
 
 _TAIL = (
-    "Tensor ptr, Tensor order, Tensor token_order, Tensor plan, "
+    "Tensor perm, Tensor ptr, Tensor order, Tensor token_order, Tensor plan, "
     "float dropout, Tensor? seed"
 )
-_TAIL_LENGTH = 6
+_TAIL_LENGTH = 7
 
 # Up to so many atoms, what an operator costs in Python is more than what it saves.
 SMALL = 256
@@ -35,6 +35,7 @@ SMALL = 256
 class Setting:
     """What an operator gets beside the tensors that it is differentiated by."""
 
+    perm: Tensor
     ptr: Tensor
     order: Tensor
     token_order: Tensor
@@ -51,12 +52,19 @@ class Setting:
         """
         seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
         return Setting(
-            layout.ptr, layout.order, layout.token_order, layout.plan, dropout, seed
+            layout.perm,
+            layout.ptr,
+            layout.order,
+            layout.token_order,
+            layout.plan,
+            dropout,
+            seed,
         )
 
     def flat(self) -> tuple[Any, ...]:
         """The values in the order of the operator's schema."""
         return (
+            self.perm,
             self.ptr,
             self.order,
             self.token_order,
@@ -105,15 +113,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Formulas:
-    """The three functions that make an operator.
+    """The functions that make an operator.
 
     Attributes:
-        forward: ``(tensors, setting)`` → tuple of outputs, in torch operators that are
-            differentiable any number of times when gradients are enabled.
+        forward: ``(tensors, setting)`` → tuple of outputs.
         backward: ``(tensors, setting, output gradients, needed)`` → one gradient per
             tensor, ``None`` where it is not needed. An output gradient is ``None``
             where nobody used the output.
         shapes: ``(tensors, setting)`` → tuple of empty outputs.
+        reference: ``forward`` in torch operators, which are differentiable any number
+            of times when gradients are enabled; ``None`` where ``forward`` is that
+            itself. (default: ``None``)
     """
 
     forward: Callable[[Tensors, Setting], tuple[Tensor, ...]]
@@ -121,6 +131,7 @@ class Formulas:
         [Tensors, Setting, Tensors, Sequence[bool]], list[Optional[Tensor]]
     ]
     shapes: Callable[[Tensors, Setting], tuple[Tensor, ...]]
+    reference: Optional[Callable[[Tensors, Setting], tuple[Tensor, ...]]] = None
 
 
 def define_operator(
@@ -139,6 +150,7 @@ def define_operator(
         Callable: ``operator(*tensors, setting)`` → tuple of outputs.
     """
     count = len(arguments)
+    reference = formulas.reference or formulas.forward
     inputs = ", ".join(arguments)
     grads = ", ".join(f"Tensor? grad_{i}" for i in range(num_outputs))
 
@@ -201,7 +213,7 @@ def define_operator(
         tensors, grad, setting, needed = _split(_restore(ctx), count, num_outputs)
         with _without_autocast(setting.order.device):
             found = _second_derivative(
-                formulas.forward, tensors, grad, setting, needed, outputs
+                reference, tensors, grad, setting, needed, outputs
             )
         return (*found, *[None] * (_TAIL_LENGTH + 1))
 
@@ -212,21 +224,23 @@ def define_operator(
 
     def call(*values: Any) -> tuple[Tensor, ...]:
         tensors, setting = values[:-1], values[-1]
-        if _runs_plainly(tensors, setting):
+        # A kernel is never replaced because its input is small.
+        small = SMALL if formulas.reference is None else 0
+        if _runs_plainly(tensors, setting, small):
             with _without_autocast(setting.order.device):
-                return formulas.forward(tensors, setting)
+                return reference(tensors, setting)
         outputs = forward_op(*tensors, *setting.flat())
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
 
 
-def _runs_plainly(tensors: Tensors, setting: Setting) -> bool:
+def _runs_plainly(tensors: Tensors, setting: Setting, small: int) -> bool:
     """Whether to let autograd follow the forward formula, rather than call an operator.
 
-    That is cheaper for few atoms, and the only way under torch.func's transforms, which
-    know no operator's gradient. Tracing always sees the operator, and vmap, so that it
-    can say what to do instead.
+    That is cheaper for up to ``small`` atoms, and the only way under torch.func's
+    transforms, which know no operator's gradient. Tracing always sees the operator, and
+    vmap, so that it can say what to do instead.
     """
     if torch.compiler.is_compiling() or type(setting.plan) is not Tensor:
         return False
@@ -234,7 +248,7 @@ def _runs_plainly(tensors: Tensors, setting: Setting) -> bool:
         batched = torch._C._functorch.is_batchedtensor
         return not any(t is not None and batched(t) for t in tensors)
     # Looked at last: a trace would take the size for a promise.
-    return 0 < setting.num_atoms <= SMALL
+    return 0 < setting.num_atoms <= small
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -3,12 +3,18 @@
 from typing import Union
 
 from pyg_atomenc.errors import AtomEncodingError, BackendError
-from pyg_atomenc.ops.attention.backends import Backend, DenseBackend, EdgesBackend
+from pyg_atomenc.ops.attention.backends import (
+    Backend,
+    DenseBackend,
+    EdgesBackend,
+    TritonBackend,
+)
 from pyg_atomenc.ops.attention.inputs import AttentionInputs, EncodeInputs
 
 # In the order in which "auto" asks them.
 _BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (DenseBackend(), EdgesBackend())
+    backend.name: backend
+    for backend in (TritonBackend(), DenseBackend(), EdgesBackend())
 }
 
 
@@ -36,6 +42,8 @@ def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> B
     refusals = []
     for candidate in asked:
         reasons = _BACKENDS[candidate].not_supported_reasons(inputs)
+        if name == "auto":
+            reasons = reasons + _BACKENDS[candidate].not_automatic_reasons(inputs)
         if not reasons:
             return _BACKENDS[candidate]
         refusals.append(f"'{candidate}': {'; '.join(reasons)}")

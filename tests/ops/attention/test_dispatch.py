@@ -24,7 +24,7 @@ def inputs():
 
 
 def test_auto_takes_the_first_that_can(inputs, monkeypatch):
-    assert list(backends()) == ["dense", "edges"]
+    assert list(backends()) == ["triton", "dense", "edges"]
     assert dispatch.choose_backend("auto", inputs).name == "dense"
     monkeypatch.setattr(dispatch, "_BACKENDS", {"picky": Picky()} | dispatch._BACKENDS)
     assert dispatch.choose_backend("auto", inputs).name == "dense"
@@ -39,13 +39,22 @@ def test_a_named_backend_that_cannot_run_lists_its_reasons(inputs, monkeypatch):
 
 
 def test_backends_state_a_tolerance_for_every_type():
-    for backend in backends().values():
-        assert set(backend.tolerance) == {
-            torch.float64,
-            torch.float32,
-            torch.float16,
-            torch.bfloat16,
-        }
+    every = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+    for name, backend in backends().items():
+        missing = {torch.float64} if name == "triton" else set()
+        assert set(backend.tolerance) == every - missing
+
+
+def test_auto_passes_by_what_would_rather_not(inputs, monkeypatch):
+    class Slow(DenseBackend):
+        name = "slow"
+
+        def not_automatic_reasons(self, inputs):
+            return ["it is slow"]
+
+    monkeypatch.setattr(dispatch, "_BACKENDS", {"slow": Slow()} | dispatch._BACKENDS)
+    assert dispatch.choose_backend("auto", inputs).name == "dense"
+    assert dispatch.choose_backend("slow", inputs).name == "slow"
 
 
 def test_what_backends_returns_is_a_copy():

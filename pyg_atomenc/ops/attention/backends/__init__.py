@@ -7,5 +7,13 @@ from pyg_atomenc.ops.attention.backends.edges import (
     EdgesBackend,
     attend_edges,
 )
+from pyg_atomenc.ops.attention.backends.triton import TritonBackend
 
-__all__ = ["Backend", "DenseBackend", "EdgeAttention", "EdgesBackend", "attend_edges"]
+__all__ = [
+    "Backend",
+    "DenseBackend",
+    "EdgeAttention",
+    "EdgesBackend",
+    "TritonBackend",
+    "attend_edges",
+]

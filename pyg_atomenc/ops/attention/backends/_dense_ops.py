@@ -214,11 +214,10 @@ def _pool_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
     return tokens, _accumulator(query).new_empty(query.size(0), query.size(1))
 
 
-_ARGUMENTS = ("Tensor query", "Tensor key", "Tensor value", "Tensor? bias")
+ARGUMENTS = ("Tensor query", "Tensor key", "Tensor value", "Tensor? bias")
 
-attend = define_operator(
-    "attend", _ARGUMENTS, 1, Formulas(_attend, _attend_backward, _attend_shapes)
-)
-pool = define_operator(
-    "attend_pool", _ARGUMENTS, 2, Formulas(_pool, _pool_backward, _pool_shapes)
-)
+ATTEND = Formulas(_attend, _attend_backward, _attend_shapes)
+POOL = Formulas(_pool, _pool_backward, _pool_shapes)
+
+attend = define_operator("attend", ARGUMENTS, 1, ATTEND)
+pool = define_operator("attend_pool", ARGUMENTS, 2, POOL)

@@ -14,8 +14,9 @@ class Backend(ABC):
 
     Attributes:
         name (str): What users pass as ``backend=``.
-        tolerance (dict): Per input type, the largest difference from the definition in
-            float64, relative to the output's largest value, that is no fault.
+        tolerance (dict): Per input type that it takes, the largest difference from the
+            definition in float64, relative to the output's largest value, that is no
+            fault.
     """
 
     name: ClassVar[str]
@@ -26,6 +27,12 @@ class Backend(ABC):
         self, inputs: Union[AttentionInputs, EncodeInputs]
     ) -> list[str]:
         """Why this backend cannot run ``inputs``; an empty list where it can."""
+
+    def not_automatic_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
+        """Why ``"auto"`` passes by this backend, which could run ``inputs``."""
+        return []
 
     @abstractmethod
     def attention(self, inputs: AttentionInputs) -> Tensor:

@@ -1,0 +1,1 @@
+"""What checks the package on a user's own layers and devices."""

@@ -1,0 +1,79 @@
+"""Which way of cutting a kernel is taken, without a GPU."""
+
+import pytest
+import torch
+
+from pyg_atomenc.ops.attention.backends import _triton_launch
+from pyg_atomenc.ops.attention.backends._triton_choices import Choice
+from pyg_atomenc.ops.attention.backends._triton_launch import Launch
+
+FIRST, SECOND, THIRD = Choice(4, 4), Choice(8, 8), Choice(2, 2)
+TIMES = {FIRST: 3.0, SECOND: 1.0, THIRD: float("inf")}
+GPU = torch.device("cuda", 0)
+
+
+def launch(choices=(FIRST, SECOND, THIRD), **arguments):
+    return Launch("small_forward", "ITEMS", lambda block: 10, choices, arguments)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The launches that were timed."""
+    found = []
+
+    def time(launch, choice):
+        found.append(choice)
+        return TIMES[choice]
+
+    monkeypatch.setattr(_triton_launch, "_CHOSEN", {})
+    monkeypatch.setattr(_triton_launch, "_time", time)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return found
+
+
+def test_the_fastest_is_kept_for_the_same_arguments(timed):
+    x = torch.zeros(3)
+    for _ in range(2):
+        assert _triton_launch._choose(launch(x=x, n=3, D=8), GPU) == SECOND
+    # A number does not matter, nor do values; types, constants and devices do.
+    _triton_launch._choose(launch(x=x + 1, n=4, D=8), GPU)
+    assert len(timed) == 3
+    others = [{"x": x.half(), "D": 8}, {"x": x, "D": 9}, {"x": None, "D": 8}]
+    for count, arguments in enumerate(others, 2):
+        _triton_launch._choose(launch(n=3, **arguments), GPU)
+        assert len(timed) == 3 * count
+    _triton_launch._choose(launch(x=x, n=3, D=8), torch.device("cuda", 1))
+    assert len(timed) == 15
+
+
+def test_the_first_is_taken_where_nothing_may_be_timed(timed, monkeypatch):
+    assert _triton_launch._choose(launch((THIRD,)), GPU) == THIRD
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert _triton_launch._choose(launch(), GPU) == FIRST
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _triton_launch._choose(launch(), GPU) == FIRST
+    assert not timed
+    # Which is not remembered.
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert _triton_launch._choose(launch(), GPU) == SECOND
+
+
+def test_a_kernel_gets_its_own_arguments_alone(monkeypatch):
+    class Kernel:
+        arg_names = ("x", "ITEMS")
+
+        def __getitem__(self, grid):
+            return lambda **arguments: calls.append((grid, arguments))
+
+    calls = []
+    monkeypatch.setattr(Launch, "function", lambda self: Kernel())
+    cpu = torch.device("cpu")
+    _triton_launch.submit(launch(x=1, y=2), cpu)
+    expected = {"x": 1, "ITEMS": 4, "num_warps": 4, "num_stages": 1}
+    assert calls == [((10,), expected)]
+    empty = Launch("small_forward", "ITEMS", lambda block: 0, (FIRST,), {"x": 1})
+    _triton_launch.submit(empty, cpu)
+    assert len(calls) == 1
