@@ -122,7 +122,9 @@ def test_what_cannot_be_sent_is_named(folder, tmp_path):
 
 
 SCRIPT = """
-import sys
+import signal, sys
+# A job in the background ignores Ctrl-C, and so would this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from dataset_helpers import Logging
 from pyg_atomenc.datasets import StructureDataset
