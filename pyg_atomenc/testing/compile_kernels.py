@@ -2,9 +2,9 @@
 
     python -m pyg_atomenc.testing.compile_kernels
 
-prints what every kernel takes of a streaming multiprocessor: registers of a thread,
-bytes that did not fit into them and were spilled to memory, and shared memory of a
-program. `TRITON_INTERPRET` must not be set.
+with Triton 3.3 or newer prints what every kernel takes of a streaming multiprocessor:
+registers of a thread, bytes that did not fit into them and were spilled to memory, and
+shared memory of a program. `TRITON_INTERPRET` must not be set.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def compile_launch(launch: Launch, choice: Choice, arch: int) -> Any:
         value = {**launch.arguments, launch.block: choice.block}[name]
         signature[name] = _type_of(name, value)
         if signature[name] == "constexpr":
-            constants[(place,)] = value
+            constants[name] = value
         elif isinstance(value, Tensor) or value % 16 == 0:
             # torch's allocations are aligned, and a launch would see it.
             aligned[(place,)] = [["tt.divisibility", 16]]

@@ -9,7 +9,7 @@ import pytest
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.testing import compile_kernels
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton", "3.3", reason="Triton 3.3 is not installed")
 
 # What a program may have on every GPU from sm_80 on: those of laptops have the least.
 SHARED_MEMORY = 99 * 1024

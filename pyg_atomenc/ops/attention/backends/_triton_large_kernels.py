@@ -57,7 +57,7 @@ def _load_token(
         return None
     else:
         column = tl.arange(0, BLOCK)
-        mask = (column < V) & (token >= 0)
+        mask = column < tl.where(token >= 0, V, 0)
         at = (token * HEADS + head) * V + column
         return tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
 
@@ -262,7 +262,9 @@ def large_sum(
         mask = of_query(other < tiles) & (column < V)
         total += tl.sum(tl.load(partial + at, mask=mask, other=0.0), axis=0)
     at = (token * HEADS + head) * V + column
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=(column < V) & mine)
+    tl.store(
+        out + at, total.to(out.dtype.element_ty), mask=column < tl.where(mine, V, 0)
+    )
 
 
 @triton.jit

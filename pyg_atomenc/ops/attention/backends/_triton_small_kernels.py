@@ -139,7 +139,7 @@ def small_forward(
         tl.store(weights + atom * HEADS + h, weight, mask=inside)
         pooled = tl.sum(of_query(weight) * v.to(tl.float32), axis=-2)
         column = tl.arange(0, V_BLOCK)
-        mask = by_row(exists, ITEMS) & (column < V)
+        mask = column < by_row(tl.where(exists, V, 0), ITEMS)
         at = by_row((token * HEADS + head) * V, ITEMS) + column
         tl.store(out + at, pooled.to(out.dtype.element_ty), mask=mask)
     else:
@@ -204,7 +204,7 @@ def small_backward(
         grad_token = None
         if grad_out is not None:
             column = tl.arange(0, V_BLOCK)
-            mask = by_row(exists, ITEMS) & (column < V)
+            mask = column < by_row(tl.where(exists, V, 0), ITEMS)
             at = by_row((token * HEADS + head) * V, ITEMS) + column
             grad_token = tl.load(grad_out + at, mask=mask, other=0.0).to(tl.float32)
         if grad_value is not None:
