@@ -7,8 +7,8 @@
 biotite reads what this package does: one model, charges, occupancies, labels, one
 alternate location by occupancy, and bonds. All contenders take turns in one process;
 a figure is the median of its rounds, in the time of the processor on one thread, which
-other programs disturb least. "cold" is the first time of all, in a fresh process, with
-empty caches of the component dictionary, imports not counted.
+other programs disturb least. With --cold, two more columns tell of the first time of
+all, in a fresh process with empty caches of the component dictionary, imports apart.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def cold(path, who):
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 
-def compare(paths, rounds):
+def compare(paths, rounds, with_cold):
     features = AtomFeatures()
     names = ["from_structure", *(repr(t) for t in TOKENIZERS[1:]), "+ AtomFeatures"]
     print(
@@ -123,11 +123,12 @@ def compare(paths, rounds):
         contenders[names[-1]] = lambda path=path: features(from_structure(path))
         time_of = medians(contenders, rounds)
         theirs = time_of.pop("biotite")
-        first = [cold(path, who) for who in ("biotite_reads", "from_structure")]
         atoms = from_structure(path).num_nodes
-        row = [path.name, f"{atoms:,}", f"{theirs:.0f} ms", f"{first[0]:.0f} ms"]
-        row += [f"{first[1] / first[0]:.2f} ×"]
+        row = [path.name, f"{atoms:,}", f"{theirs:.0f} ms"]
         row += [f"{time_of[name] / theirs:.2f} ×" for name in names]
+        if with_cold:
+            first = [cold(path, who) for who in ("biotite_reads", "from_structure")]
+            row += [f"{first[0]:.0f} ms", f"{first[1] / first[0]:.2f} ×"]
         print("| " + " | ".join(row) + " |", flush=True)
 
 
@@ -154,6 +155,7 @@ def main():
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--atoms", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cold", action="store_true")
     parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -161,11 +163,11 @@ def main():
     if arguments.growth:
         growth([arguments.atoms * times for times in (1, 10, 100)], arguments.rounds)
     elif arguments.files:
-        compare(arguments.files, arguments.rounds)
+        compare(arguments.files, arguments.rounds, arguments.cold)
     else:
         with tempfile.TemporaryDirectory() as folder:
             files = list(write(protein(arguments.atoms), Path(folder)))
-            compare(files, arguments.rounds)
+            compare(files, arguments.rounds, arguments.cold)
 
 
 if __name__ == "__main__":
