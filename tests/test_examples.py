@@ -85,6 +85,13 @@ def test_encode_structure_says_what_is_wrong(tmp_path):
     assert done.stderr.endswith("nothing.cif: does not exist. Check the path.\n")
 
 
+def test_benchmark_reading():
+    pytest.importorskip("biotite", reason="biotite is not installed")
+    done = run("benchmark_reading.py", "--atoms", 200, "--rounds", 1, check=True)
+    rows = [line for line in done.stdout.splitlines() if "| protein." in line]
+    assert len(rows) == 3 and all(" ms |" in row and " × |" in row for row in rows)
+
+
 def test_boltz_encoder(tmp_path):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     from pyg_atomenc.checkpoints import to_boltz_state_dict

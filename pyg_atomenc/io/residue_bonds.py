@@ -124,8 +124,8 @@ def _follows(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether a residue may be bonded to the next one, and surely is ``[R - 1]``.
 
-    Numbers in the sequence leave no doubt; those of authors may jump, and stay the same
-    where insertion codes count.
+    Numbers may jump, above all those of authors, and stay the same where insertion
+    codes count.
     """
     known = atoms.get_annotation_categories()
     same = np.ones(len(first) - 1, dtype=bool)
@@ -133,11 +133,11 @@ def _follows(
         if name in known:
             value = getattr(atoms, name)[first]
             same &= value[1:] == value[:-1]
+    number = atoms.res_id[first]
     if "label_seq_id" in known:
-        number = atoms.label_seq_id[first].astype(str)
-        digits = np.char.isdigit(number)
-        step = np.diff(np.where(digits, number, "0").astype(int))
-        same &= digits[1:] & digits[:-1] & (step == 1)
-        return same, same
-    step = np.diff(atoms.res_id[first])
+        label = atoms.label_seq_id[first].astype(str)
+        digits = np.char.isdigit(label)
+        same &= digits[1:] & digits[:-1]
+        number = np.where(digits, label, "0").astype(int)
+    step = np.diff(number)
     return same, (step == 0) | (step == 1)
