@@ -112,10 +112,10 @@ def cold(path, who):
 def compare(paths, rounds, with_cold):
     features = AtomFeatures()
     names = ["from_structure", *(repr(t) for t in TOKENIZERS[1:]), "+ AtomFeatures"]
-    print(
-        "| file | atoms | biotite | biotite cold | cold | " + " | ".join(names) + " |"
-    )
-    print("|" + "---|" * (len(names) + 5))
+    head = ["file", "atoms", "biotite", *names]
+    head += ["biotite cold", "from_structure cold"] if with_cold else []
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
     for path in paths:
         contenders = {"biotite": lambda path=path: biotite_reads(path)}
         for name, tokenizer in zip(names, TOKENIZERS, strict=False):

@@ -191,7 +191,15 @@ def _prepare(
                 "'unresolved' is True, but a PDB file does not number its sequence: "
                 "pass the entry's mmCIF file, or unresolved=False."
             )
-        atoms = add_unresolved(atoms, document.block)
+        try:
+            atoms = add_unresolved(atoms, document.block)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, AtomEncodingError):
+                raise
+            raise AtomEncodingError(
+                f"'unresolved' is True, but pdbx_poly_seq_scheme cannot be read "
+                f"({_reason(error)}): pass unresolved=False."
+            ) from error
     if numbering == "label":
         if "label_seq_id" not in atoms.get_annotation_categories():
             raise AtomEncodingError(

@@ -300,3 +300,15 @@ def test_peptide_bonds_where_the_authors_numbers_jump(structures):
     }  # fmt: skip
     # In chain B, 169 is followed by 171.
     assert (169, 171) in pairs
+
+
+def test_a_damaged_sequence(structures, tmp_path):
+    text = (structures / "3o5r.cif").read_text()
+    for wrong in (".pdb_seq_num", ".seq_id"):
+        path = tmp_path / "a.cif"
+        path.write_text(
+            text.replace(f"pdbx_poly_seq_scheme{wrong}", "pdbx_poly_seq_scheme.x")
+        )
+        assert from_structure(path).num_tokens == 416
+        with pytest.raises(ValueError, match="a.cif: 'unresolved' is True, but pdbx"):
+            from_structure(path, unresolved=True)
