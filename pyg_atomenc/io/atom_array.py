@@ -16,7 +16,7 @@ from pyg_atomenc.io.hydrogens import count_hydrogens
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
 from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.residue import Residue, find_residues
-from pyg_atomenc.tokenizers.source import check_atom_array
+from pyg_atomenc.tokenizers.source import check_atom_array, integers
 
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
@@ -27,8 +27,9 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
 
     Args:
         atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
-            and its annotation ``charge`` are read where it has them. Where it has the
-            annotation ``is_resolved``, atoms without it may have NaN as positions.
+            and its annotations ``charge`` and ``num_hydrogens`` are read where it has
+            them. Where it has the annotation ``is_resolved``, atoms that are not may
+            have NaN as positions.
         tokenizer (callable, optional): Takes ``atoms``, gives their
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
@@ -40,7 +41,8 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``pos`` ``[N, 3]``, float32: in ångström
         - ``formal_charge`` ``[N]``, int64: in elementary charges, 0 where not known
         - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom by its valence,
-          those that are atoms themselves included
+          those that are atoms themselves included; bonds of an unknown order count as
+          single, and without ``bonds`` all are 0
         - ``chirality`` ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S by the
           Chemical Component Dictionary, -1 for a component that it does not know
         - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
@@ -66,18 +68,23 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     known = atoms.get_annotation_categories()
     z = atomic_numbers(atoms.element)
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
-    resolved = atoms.is_resolved if "is_resolved" in known else None
+    resolved = atoms.is_resolved.astype(bool) if "is_resolved" in known else None
     check_positions(atoms, coord, resolved)
     pos = torch.from_numpy(coord).clone()
     tokens = tokenize(tokenizer or Residue(), atoms, atoms.array_length())
-    charge = (atoms.charge if "charge" in known else np.zeros_like(z)).astype(np.int64)
+    charge = integers(atoms.charge, "charge") if "charge" in known else 0 * z
     bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
+    if "num_hydrogens" in known:
+        hydrogens = integers(atoms.num_hydrogens, "num_hydrogens")
+    else:
+        # What has no bonds at all was not looked at.
+        hydrogens = 0 * z if atoms.bonds is None else count_hydrogens(z, charge, bonds)
     edge_index, edge_attr = _bonds(bonds)
     data = AtomTokenData(
         z=torch.from_numpy(z),
         pos=pos,
         formal_charge=torch.from_numpy(charge),
-        num_hydrogens=torch.from_numpy(count_hydrogens(z, charge, bonds)),
+        num_hydrogens=torch.from_numpy(hydrogens),
         chirality=torch.from_numpy(dictionary_chirality(atoms)),
         edge_index=edge_index,
         edge_attr=edge_attr,
@@ -112,15 +119,16 @@ def to_atom_array(
             of a batch, ``batch[i]``. A molecule becomes one residue ``UNL``.
         token_values (Tensor, optional): One number per token ``[T]``.
             (default: ``None``)
-        annotation (str): The name of the annotation that holds them.
-            (default: ``"b_factor"``)
+        annotation (str): The name of the annotation that holds them, none that names
+            atoms. (default: ``"b_factor"``)
 
     Returns:
-        biotite.structure.AtomArray: ``N`` atoms with bonds and charges.
+        biotite.structure.AtomArray: ``N`` atoms with bonds and all that
+        :func:`from_atom_array` reads, so that it makes the same graph again.
 
     Raises:
-        ValueError: If ``data`` is a batch, has no ``z`` or ``pos``, or
-            ``token_values`` has not one number per token.
+        ValueError: If ``data`` is a batch, has no ``z`` or ``pos`` or values that
+            cannot be, or if ``token_values`` has not one real number per token.
         ImportError: If biotite is not installed.
 
     Example:
@@ -133,6 +141,7 @@ def to_atom_array(
     atoms = structure.AtomArray(count)
     atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
     atoms.element = np.array(SYMBOLS)[data.z.cpu().numpy()]
+    _set_annotations(atoms, data)
     atoms.atom_name = np.array(data.get("atom_name", [""] * count))
     # A molecule of RDKit has no residues.
     atoms.res_name = np.array(data.get("res_name", ["UNL"] * count))
@@ -141,20 +150,55 @@ def to_atom_array(
     number = data.get("res_id", torch.ones(count, dtype=torch.long))
     atoms.res_id = number.cpu().numpy().astype(int)
     atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
-    if "formal_charge" in data:
-        atoms.set_annotation("charge", data.formal_charge.cpu().numpy().astype(int))
     if data.edge_index is not None:
         atoms.bonds = structure.BondList(count, _bond_array(structure, data))
     if token_values is not None:
-        values = token_values.detach().cpu().double()
-        if values.shape != (data.total_num_tokens,):
+        if annotation not in ("b_factor", "occupancy") and (
+            not isinstance(annotation, str)
+            or annotation in ("", "coord", "bonds", *atoms.get_annotation_categories())
+        ):
             raise AtomEncodingError(
-                f"'token_values' has shape {list(values.shape)}: pass one number for "
-                f"each of the {data.total_num_tokens} tokens."
+                f"'annotation' is {annotation!r}: pass a name that the atoms do not "
+                f"have yet, such as 'b_factor'."
             )
-        of_atom = values[data.atom_to_token.cpu()]
-        atoms.set_annotation(annotation, of_atom.numpy())
+        values = _token_values(data, token_values)
+        atoms.set_annotation(annotation, values[data.atom_to_token.cpu()].numpy())
     return atoms
+
+
+def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
+    """What names atoms, and what cannot be told from them alone."""
+    index = data.atom_to_token.cpu() if "atom_to_token" in data else None
+    for name, key in (("charge", "formal_charge"), ("num_hydrogens", "num_hydrogens")):
+        if key in data:
+            atoms.set_annotation(name, data[key].cpu().numpy().astype(int))
+    if "is_resolved" in data:
+        atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
+    if index is None or "token_sym_id" not in data:
+        return
+    if data.token_sym_id.any():
+        atoms.set_annotation("sym_id", data.token_sym_id.cpu()[index].numpy())
+    if any(data.token_label_chain):
+        chain = np.array(data.token_label_chain)[index.numpy()]
+        atoms.set_annotation("label_asym_id", chain)
+        number = data.token_label_res_id.cpu()[index].numpy()
+        number = np.where(number > 0, number.astype(str), ".")
+        atoms.set_annotation("label_seq_id", number)
+
+
+def _token_values(data: AtomTokenData, token_values: Any) -> Tensor:
+    try:
+        values = torch.as_tensor(token_values).detach().cpu()
+        fits = values.shape == (data.total_num_tokens,) and not values.is_complex()
+        found = f"has shape {list(values.shape)} of {values.dtype}"
+    except (TypeError, ValueError, RuntimeError):
+        fits, found = False, f"is of type {type(token_values).__name__}"
+    if not fits:
+        raise AtomEncodingError(
+            f"'token_values' {found}: pass one real number for each of the "
+            f"{data.total_num_tokens} tokens."
+        )
+    return values.double()
 
 
 def check_positions(
@@ -193,7 +237,7 @@ def _identity(atoms: Any, atom: int) -> tuple[Any, ...]:
 def _tell(atoms: Any, atom: int) -> str:
     return (
         f"atom {atom} ({atoms.atom_name[atom]} of {atoms.res_name[atom]} "
-        f"{atoms.res_id[atom]} in chain {atoms.chain_id[atom]!r})"
+        f"{atoms.res_id[atom]} in chain {str(atoms.chain_id[atom])!r})"
     )
 
 
@@ -229,7 +273,19 @@ def _check_graph(data: Any) -> None:
         )
     for name in ("z", "pos"):
         if name not in data:
-            raise AtomEncodingError(f"'{name}' is missing from the data.")
+            raise AtomEncodingError(
+                f"'{name}' is missing from the data: an AtomArray needs it."
+            )
+    z, pos = data.z, data.pos
+    if z.is_floating_point() or not bool(((z >= 0) & (z < len(SYMBOLS))).all()):
+        raise AtomEncodingError(
+            f"'z' is of {z.dtype} with values outside of 0 to {len(SYMBOLS) - 1}: pass "
+            f"atomic numbers as integers."
+        )
+    if pos.shape != (z.numel(), 3):
+        raise AtomEncodingError(
+            f"'pos' has shape {list(pos.shape)} for {z.numel()} atoms: pass [N, 3]."
+        )
 
 
 def _bonds(bonds: NDArray[Any]) -> tuple[Tensor, Tensor]:
@@ -248,13 +304,13 @@ def _bond_name(name: str) -> str:
 
 
 def _bond_array(structure: Any, data: AtomTokenData) -> NDArray[Any]:
-    once = data.edge_index[0] <= data.edge_index[1]
-    pairs = data.edge_index[:, once].t().cpu().numpy()
+    # Each bond once, whichever way it is listed; BondList drops what is there twice.
+    pairs = data.edge_index.t().cpu().numpy()
     kinds = structure.BondType
     names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
     table = np.array([int(kind) for kind in names])
     if data.edge_attr is None:
         kind = np.full(len(pairs), int(kinds.ANY))
     else:
-        kind = table[data.edge_attr[once].argmax(dim=1).cpu().numpy()]
+        kind = table[data.edge_attr.argmax(dim=1).cpu().numpy()]
     return np.concatenate([pairs, kind[:, None]], axis=1)

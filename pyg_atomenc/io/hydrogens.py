@@ -12,8 +12,9 @@ _VALENCES = {
     17: (1,), 33: (3, 5), 34: (2, 4, 6), 35: (1,), 53: (1,),
 }  # fmt: skip
 _GAINS = (7, 8, 9, 15, 16, 17, 33, 34, 35, 53)
-# Single, double, triple, quadruple of biotite's BondType; aromatic bonds as well.
-_ORDER = {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
+# Single, double, triple, quadruple of biotite's BondType; aromatic bonds as well. Of a
+# bond whose order nobody knows (0) there is one at least.
+_ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
 
 
 def count_hydrogens(
@@ -28,7 +29,8 @@ def count_hydrogens(
 
     Returns:
         numpy.ndarray: ``[N]``, int64: the hydrogens bonded to an atom, and as many as
-        its valence leaves room for; none more for metals and unknown atoms.
+        its valence leaves room for; none more for metals and unknown atoms. Bonds of an
+        unknown order count as single.
     """
     ends, kind = bonds[:, :2].astype(np.int64), bonds[:, 2].astype(np.int64)
     order = np.zeros(max(_ORDER) + 3)

@@ -146,7 +146,16 @@ def _check_text(smiles: Any, max_length: int) -> str:
             f"'smiles' is of type {type(smiles).__name__}: pass one SMILES as a str; "
             f"for an rdkit.Chem.Mol, use pyg_atomenc.io.from_rdmol."
         )
+    if isinstance(max_length, bool) or not isinstance(max_length, int):
+        raise AtomEncodingError(
+            f"'max_length' is {max_length!r}: pass a number of characters."
+        )
     text = smiles.strip()
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in text[: max_length + 1]):
+        raise AtomEncodingError(
+            f"'smiles' is {text[:50]!r}, which holds half a character: read the text "
+            f"it comes from in its true encoding."
+        )
     if len(text) > max_length:
         raise AtomEncodingError(
             f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "

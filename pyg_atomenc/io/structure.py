@@ -193,7 +193,7 @@ def _prepare(
             )
         try:
             atoms = add_unresolved(atoms, document.block)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             if isinstance(error, AtomEncodingError):
                 raise
             raise AtomEncodingError(

@@ -38,10 +38,22 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
             "'unresolved' is True, but the file has no pdbx_poly_seq_scheme to tell "
             "its full sequence: pass unresolved=False"
         )
+    scheme = block["pdbx_poly_seq_scheme"]
+    if "sym_id" not in atoms.get_annotation_categories():
+        return _complete(structure, atoms, scheme)
+    # Every copy of an assembly has its own gaps.
+    _, first = np.unique(atoms.sym_id, return_index=True)
+    copies = atoms.sym_id[np.sort(first)]
+    return structure.concatenate(
+        [_complete(structure, atoms[atoms.sym_id == copy], scheme) for copy in copies]
+    )
+
+
+def _complete(structure: Any, atoms: Any, scheme: Any) -> Any:
     atoms = atoms.copy()
     atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
     parts = [atoms, *_missing_atoms(structure, atoms)]
-    parts += _missing_residues(structure, atoms, block["pdbx_poly_seq_scheme"])
+    parts += _missing_residues(structure, atoms, scheme)
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
     info = require_package("biotite.structure.info", "unresolved atoms")

@@ -52,6 +52,11 @@ class Tokens:
                 f"'atom_to_token' is {found}: pass an int64 tensor with one token id "
                 f"per atom."
             )
+        count = self.num_tokens
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise AtomEncodingError(
+                f"'num_tokens' is {count!r}: pass the number of tokens as an integer."
+            )
         if index.numel():
             low, high = index.min().item(), index.max().item()
             if low < 0 or high >= self.num_tokens:
@@ -66,9 +71,10 @@ class Tokens:
                     f"'attributes' names {name!r}: token attributes are named "
                     f"{TOKEN_PREFIX}*, so that they batch by token."
                 )
-            if len(values) != self.num_tokens:
+            rows = len(values) if _has_rows(values) else "no"
+            if rows != self.num_tokens:
                 raise AtomEncodingError(
-                    f"'attributes' has {len(values)} entries in {name!r} for "
+                    f"'attributes' has {rows} entries in {name!r} for "
                     f"{self.num_tokens} tokens: give one per token."
                 )
         if self.representative is None:
@@ -79,16 +85,28 @@ class Tokens:
             self._check_representative(self.representative)
 
     def _check_representative(self, atom: Tensor) -> None:
-        found = atom >= 0
-        if (
-            atom.shape != (self.num_tokens,)
-            or (atom >= self.atom_to_token.numel()).any()
-            or (self.atom_to_token[atom[found]] != found.nonzero().flatten()).any()
+        fits = isinstance(atom, Tensor) and atom.dtype == torch.long
+        fits = fits and atom.shape == (self.num_tokens,)
+        if fits:
+            first = _first_atoms(self.atom_to_token, self.num_tokens)
+            found = atom >= 0
+            fits = bool((atom < self.atom_to_token.numel()).all())
+            # A token has a representative if it has atoms.
+            fits = fits and bool((found == (first >= 0)).all())
+        if not fits or (
+            (self.atom_to_token[atom[found]] != found.nonzero().flatten()).any()
         ):
             raise AtomEncodingError(
-                f"'representative' is {atom.tolist()[:8]} …: give one atom of each of "
-                f"the {self.num_tokens} tokens, or -1 for a token without atoms."
+                f"'representative' is {atom!r}: give one atom of each of the "
+                f"{self.num_tokens} tokens as an int64 tensor, -1 for a token without "
+                f"atoms."
             )
+
+
+def _has_rows(values: Any) -> bool:
+    if isinstance(values, Tensor):
+        return values.dim() > 0
+    return hasattr(values, "__len__") and not isinstance(values, str)
 
 
 def _first_atoms(index: Tensor, num_tokens: int) -> Tensor:
@@ -114,6 +132,11 @@ def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
     Raises:
         ValueError: If that is something else, or of another length.
     """
+    if isinstance(tokenizer, type) or not callable(tokenizer):
+        raise AtomEncodingError(
+            f"'tokenizer' is {tokenizer!r}: pass a tokenizer such as Residue() from "
+            f"pyg_atomenc.tokenizers, or a function."
+        )
     tokens = tokenizer(source)
     if not isinstance(tokens, Tokens):
         raise AtomEncodingError(

@@ -133,14 +133,22 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
     ends: NDArray[Any] = atoms.bonds.as_array()[:, :2]
     ends = ends[residue[ends[:, 0]] == residue[ends[:, 1]]].astype(np.int64)
     ends = np.concatenate([ends, ends[:, ::-1]])
-    while True:
-        reached = ends[(bead[ends[:, 0]] < 0) & (bead[ends[:, 1]] >= 0)]
-        if len(reached) == 0:
-            return bead
-        bead = bead.copy()
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    degree = np.bincount(ends[:, 0], minlength=len(bead))
+    start = np.cumsum(degree) - degree
+    bead = bead.copy()
+    front = np.flatnonzero(bead >= 0)
+    while len(front):
+        # The bonds of the atoms that were reached last.
+        count = degree[front]
+        skip = np.repeat(start[front] - np.cumsum(count) + count, count)
+        reached = ends[skip + np.arange(len(skip))]
+        reached = reached[bead[reached[:, 1]] < 0]
         # Of several neighbours the one that stands first in the file decides.
-        reached = reached[np.argsort(-reached[:, 1], kind="stable")]
-        bead[reached[:, 0]] = bead[reached[:, 1]]
+        reached = reached[np.argsort(-reached[:, 0], kind="stable")]
+        bead[reached[:, 1]] = bead[reached[:, 0]]
+        front = np.unique(reached[:, 1])
+    return bead
 
 
 def _check(mapping: Any) -> None:
@@ -156,7 +164,10 @@ def _check(mapping: Any) -> None:
             )
         seen: set[str] = set()
         for bead, members in beads.items():
-            if isinstance(members, str) or not isinstance(members, Sequence):
+            if isinstance(members, str) or not (
+                isinstance(members, Sequence)
+                and all(isinstance(member, str) for member in members)
+            ):
                 raise AtomEncodingError(
                     f"'mapping' has {members!r} for bead {bead!r} of residue "
                     f"{residue!r}: {mend}."

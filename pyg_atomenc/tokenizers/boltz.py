@@ -15,7 +15,7 @@ from pyg_atomenc.tokenizers.features import (
     residue_kinds,
 )
 from pyg_atomenc.tokenizers.residue import find_residues
-from pyg_atomenc.tokenizers.source import as_atom_array
+from pyg_atomenc.tokenizers.source import as_atom_array, check_bonds
 from pyg_atomenc.tokenizers.split import split_residues
 
 
@@ -29,19 +29,23 @@ class Boltz1:
     residue, as those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
-          atoms, left unchanged
+        - input: a ``biotite.structure.AtomArray``, with bonds unless it has the
+          annotation ``label_seq_id``, or an ``rdkit.Chem.Mol``, of ``N > 0`` atoms,
+          left unchanged
         - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
           ``[N]``, int64, numbered by their first atoms
 
     Raises:
-        ValueError: If the input is neither or has no atoms.
+        ValueError: If the input is neither, has no atoms, or no bonds where it needs
+            them to tell a chain from a ligand.
     """
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its token; see the class."""
         atoms = as_atom_array(source)
         residue, first = find_residues(atoms)
+        if in_sequence(atoms, first) is None:
+            check_bonds(atoms)
         kinds = residue_kinds(atoms, residue, first)
         # An amino acid that is no part of a chain is a ligand.
         whole = np.isin(atoms.res_name[first], [*STANDARD, "MSE"]) & (kinds != LIGAND)
@@ -67,11 +71,11 @@ class Boltz2(Boltz1):
     bond to another residue.
 
     Shapes:
-        - input: as of :class:`Boltz1`; an ``AtomArray`` needs bonds
+        - input: as of :class:`Boltz1`
         - output: as of :class:`Boltz1`
 
     Raises:
-        ValueError: If the input is neither or has no atoms.
+        ValueError: As :class:`Boltz1`.
     """
 
     def _modified(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.codes import Integers, code_runs, join
+from pyg_atomenc.tokenizers.source import integers
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
 """What ``token_entity_kind`` counts through; waters and ions are ligands."""
@@ -141,9 +142,10 @@ def structure_tokens(
     attributes["token_label_chain"] = np.where(empty, "", label).tolist()
     number = _annotation(atoms, "label_seq_id", "0")[first].astype(str)
     number = np.where(np.isin(number, _NO_SEQUENCE) | empty, "0", number)
-    attributes["token_label_res_id"] = _integers(number)
-    copy = _annotation(atoms, "sym_id", 0)[first]
-    attributes["token_sym_id"] = _integers(np.where(empty, 0, copy))
+    number = integers(number, "label_seq_id")
+    attributes["token_label_res_id"] = torch.from_numpy(number)
+    copy = integers(_annotation(atoms, "sym_id", 0)[first], "sym_id")
+    attributes["token_sym_id"] = torch.from_numpy(np.where(empty, 0, copy))
     centre = _representatives(atoms, token, first, kinds[residue])
     return Tokens(torch.from_numpy(token), count, attributes, torch.from_numpy(centre))
 

@@ -12,6 +12,7 @@ from pyg_atomenc.tokenizers.molecule import bond_ends, chemical_tokens, with_hyd
 from pyg_atomenc.tokenizers.source import as_mol
 
 _REST = ("atom", "component")
+_MOST_MATCHES = 1_000_000
 
 
 class Smarts:
@@ -48,7 +49,8 @@ class Smarts:
     def __init__(
         self, patterns: Union[Mapping[str, str], Sequence[str]], rest: str = "atom"
     ) -> None:
-        if isinstance(patterns, str) or not patterns:
+        known = isinstance(patterns, (Mapping, Sequence)) and len(patterns) > 0
+        if isinstance(patterns, str) or not known:
             raise AtomEncodingError(
                 f"'patterns' is {patterns!r}: pass a list of SMARTS, or a dict of them "
                 f"by name, with at least one."
@@ -76,17 +78,24 @@ class Smarts:
                     f"'patterns' has {pattern!r} for {name!r}, which RDKit refuses: "
                     f"correct the SMARTS."
                 )
+            if not isinstance(name, str):
+                raise AtomEncodingError(
+                    f"'patterns' names {name!r}, which is of type "
+                    f"{type(name).__name__}: names are text."
+                )
             queries.append((name, query))
         return queries
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its match; see the class."""
-        mol = as_mol(source)
+        chem = require_package("rdkit.Chem", "Smarts")
+        mol = chem.Mol(as_mol(source))
+        chem.FastFindRings(mol)
         count = mol.GetNumAtoms()
         piece = np.full(count, -1)
         names: list[str] = []
         for name, query in self._compile():
-            for match in mol.GetSubstructMatches(query, maxMatches=max(1000, count)):
+            for match in self._matches(mol, name, query):
                 atoms = list(match)
                 if (piece[atoms] < 0).all():
                     piece[atoms] = len(names)
@@ -102,6 +111,16 @@ class Smarts:
         full = np.where(taken, piece, len(names) - count + own)
         full = np.where(taken, full, with_hydrogens(mol, full))
         return chemical_tokens(source, full, names)
+
+    def _matches(self, mol: Any, name: str, query: Any) -> Any:
+        # RDKit stops at so many without a word.
+        found = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
+        if len(found) == _MOST_MATCHES:
+            raise AtomEncodingError(
+                f"'patterns' has {self.patterns[name]!r}, which matches "
+                f"{_MOST_MATCHES:,} times or more: use a more specific pattern."
+            )
+        return found
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.patterns)}, rest={self.rest!r})"

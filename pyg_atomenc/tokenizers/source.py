@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -74,6 +75,22 @@ def check_bonds(atoms: Any) -> None:
             "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, for "
             "example to biotite.structure.connect_via_residue_names(atoms)."
         )
+
+
+def integers(values: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """An annotation ``[N]`` as int64, or a ValueError if a value is no whole number."""
+    try:
+        with np.errstate(invalid="ignore"):
+            found = values.astype(np.int64)
+        same = values.dtype.kind not in "fc" or bool((found == values).all())
+    except (ArithmeticError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise AtomEncodingError(
+            f"'{name}' holds {values[:3].tolist()} …, of which some are no whole "
+            f"numbers: give every atom an integer."
+        )
+    return found
 
 
 def as_atom_array(source: Any) -> Any:

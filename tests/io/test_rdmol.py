@@ -169,3 +169,11 @@ def test_residues_of_atoms():
     plain = from_smiles("CO")
     assert plain.res_name == ["UNL"] * 2 and plain.res_id.tolist() == [0, 0]
     assert plain.chain_id == ["", ""] and plain.hetero.all()
+
+
+def test_half_characters_and_limits_that_are_none():
+    with pytest.raises(ValueError, match="'smiles' is .*half a character"):
+        from_smiles("C\ud800")
+    for limit in ("5", None, True):
+        with pytest.raises(ValueError, match="'max_length' is"):
+            from_smiles("C", max_length=limit)

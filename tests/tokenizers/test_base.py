@@ -39,3 +39,28 @@ def test_a_tokenizer_must_give_every_atom_a_token():
     with pytest.raises(ValueError, match="for 1 atoms of 2"):
         tokenize(lambda source: one, None, 2)
     assert tokenize(lambda source: one, None, 1) is one
+
+
+@pytest.mark.parametrize("tokenizer", ["residue", Tokens, None])
+def test_what_is_no_tokenizer(tokenizer):
+    with pytest.raises(ValueError, match="'tokenizer' is .*such as Residue"):
+        tokenize(tokenizer, None, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(num_tokens=1.5), "'num_tokens' is 1.5"),
+        (dict(num_tokens=-1), "'num_tokens' is -1"),
+        (dict(attributes={"token_a": 3}), "no entries in 'token_a'"),
+        (dict(attributes={"token_a": "ab"}), "no entries in 'token_a'"),
+        (dict(representative=[0, 2]), "'representative' is"),
+        (dict(representative=torch.tensor([0, -1])), "'representative' is"),
+        (dict(representative=torch.tensor([0.0, 2.0])), "'representative' is"),
+    ],
+)
+def test_other_bad_tokens(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Tokens(
+            **{"atom_to_token": torch.tensor([0, 0, 1]), "num_tokens": 2, **arguments}
+        )

@@ -60,3 +60,19 @@ def test_a_real_protein(structures):
 def test_bad_mappings(mapping, message):
     with pytest.raises(ValueError, match=message):
         Beads(mapping)
+
+
+def test_a_long_tail_takes_the_bead_of_its_nearest_named_atom():
+    count = 3000
+    tail = [f"X{i}" for i in range(count)]
+    names = ["CA", *tail, "CB"]
+    bonds = [(i, i + 1) for i in range(count + 1)]
+    atoms = chain(("ALA", *names), bonds=bonds)
+    tokens = Beads()(atoms)
+    half = count // 2 + 1
+    # The middle is as far from one as from the other: the first in the file decides.
+    expected = [0] * half + [1] * half
+    assert tokens.atom_to_token.tolist() == expected
+    for mapping in ({"ALA": {"B": [1]}}, {"ALA": {"B": [["CA"]]}}):
+        with pytest.raises(ValueError, match="'mapping' has"):
+            Beads(mapping)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from residues import chain
 
@@ -25,8 +26,6 @@ def test_a_peptide_with_a_modified_residue_and_two_ligands():
     assert one.num_tokens == 9 and two.num_tokens == 6
     assert one.attributes["token_name"][1:5] == ["SEP"] * 4
     assert one.attributes["token_res_id"].tolist() == [0, 1, 1, 1, 1, 2, 3, 3, 4]
-    atoms.bonds = None
-    assert Boltz2()(atoms).atom_to_token.tolist() == expected
     assert repr(Boltz2()) == "Boltz2()"
 
 
@@ -61,3 +60,13 @@ def tokenizer_names(data):
         for token, name in zip(index, data.atom_name, strict=True)
         if name == "CA"
     }
+
+
+@pytest.mark.parametrize("tokenizer", [Boltz1(), Boltz2()])
+def test_without_bonds_a_chain_cannot_be_told(tokenizer):
+    atoms = chain(("ALA", "N", "CA"), ("MSE", "N", "CA"))
+    atoms.bonds = None
+    with pytest.raises(ValueError, match="'atoms' has no bonds"):
+        tokenizer(atoms)
+    atoms.set_annotation("label_seq_id", np.array(["1", "1", "2", "2"]))
+    assert tokenizer(atoms).num_tokens == 2

@@ -48,3 +48,26 @@ def test_can_travel():
 def test_bad_arguments(patterns, rest, message):
     with pytest.raises(ValueError, match=message):
         Smarts(patterns, rest)
+
+
+def test_every_match_counts_and_too_many_are_refused(monkeypatch):
+    mol = Chem.MolFromSmiles(".".join(["CC(C)(C)C(C)(C)C(C)(C)C"] * 120 + ["CCCC"]))
+    query = Chem.MolFromSmarts("*~*~*~*")
+    taken, count = set(), 0
+    for match in mol.GetSubstructMatches(query, maxMatches=10**7):
+        if not taken & set(match):
+            taken |= set(match)
+            count += 1
+    names = Smarts({"four": "*~*~*~*"})(mol).attributes["token_name"]
+    assert names.count("four") == count > 120
+    monkeypatch.setattr("pyg_atomenc.tokenizers.smarts._MOST_MATCHES", 1000)
+    with pytest.raises(ValueError, match="'patterns' has .*matches 1,000 times"):
+        Smarts(["*~*~*~*"])(mol)
+
+
+def test_a_molecule_that_is_not_sanitized():
+    mol = Chem.MolFromSmiles("C1CC1CCC", sanitize=False)
+    assert Smarts(["[R]~[R]~[R]"])(mol).num_tokens == 4
+    for patterns, message in ((3, "'patterns' is 3"), ({1: "C"}, "'patterns' names 1")):
+        with pytest.raises(ValueError, match=message):
+            Smarts(patterns)
