@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.tokenizers.codes import code_runs, join
+from pyg_atomenc.tokenizers.codes import code, code_runs, join
+from pyg_atomenc.tokenizers.residue import find_residues
 
 _MOST = 64
 _NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name")
@@ -19,6 +20,10 @@ def check_crowds(atoms: Any) -> None:
     """
     codes = join(*(code_runs(getattr(atoms, name)) for name in _NAMES))
     count = np.bincount(codes)
+    if len(count) and count.max() > _MOST:
+        # Numbers that start anew, as after 9,999 waters, name other molecules.
+        codes = join(find_residues(atoms)[0], code(atoms.atom_name))
+        count = np.bincount(codes)
     if len(count) and count.max() > _MOST:
         atom = int((codes == count.argmax()).argmax())
         raise AtomEncodingError(

@@ -42,21 +42,27 @@ def to_mol(data: AtomTokenData) -> Any:
 
 def hybridization(mol: Any) -> Tensor:
     """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
-    code = {name: i for i, name in enumerate(HYBRIDIZATIONS)}
-    # Atoms by index: RDKit's own iterator takes three times as long.
+    names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
+    code = torch.zeros(max(map(int, names.values())) + 1, dtype=torch.long)
+    for i, name in enumerate(HYBRIDIZATIONS):
+        if name in names:
+            code[int(names[name])] = i
+    # Atoms by index: RDKit's own iterator takes twice as long.
     atom = mol.GetAtomWithIdx
-    names = [atom(i).GetHybridization().name for i in range(mol.GetNumAtoms())]
-    return torch.tensor([code.get(name, 0) for name in names], dtype=torch.long)
+    found = [atom(i).GetHybridization() for i in range(mol.GetNumAtoms())]
+    return code[torch.tensor(found, dtype=torch.long)]
 
 
 def ring_size(mol: Any, largest: int) -> Tensor:
     """The size of every atom's smallest ring ``[N]``, 0 for none or a larger one."""
-    size = torch.full((mol.GetNumAtoms(),), largest + 1)
-    for ring in mol.GetRingInfo().AtomRings():
-        if len(ring) <= largest:
-            members = torch.tensor(ring)
-            size[members] = size[members].clamp(max=len(ring))
-    return size.masked_fill(size > largest, 0)
+    size = torch.zeros(mol.GetNumAtoms(), dtype=torch.long)
+    rings = mol.GetRingInfo().AtomRings()
+    # The smallest rings come last, and stay.
+    for count in sorted({len(ring) for ring in rings}, reverse=True):
+        if count <= largest:
+            members = [atom for ring in rings if len(ring) == count for atom in ring]
+            size[torch.tensor(members)] = count
+    return size
 
 
 def chirality(mol: Any, pos: Tensor) -> Tensor:
