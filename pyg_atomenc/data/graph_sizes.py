@@ -57,6 +57,11 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
         return atoms, pairs
     if hasattr(dataset, "graph_sizes"):
         return dataset.graph_sizes()
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise AtomEncodingError(
+            f"'dataset' is of type {type(dataset).__name__}: pass a dataset or list of "
+            f"AtomTokenData, or the sizes of its graphs."
+        )
     sizes = [graph_size(dataset[i]) for i in range(len(dataset))]
     table = torch.tensor(sizes, dtype=torch.long).view(-1, 2)
     return table[:, 0], table[:, 1]

@@ -10,6 +10,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from pyg_atomenc.data.checks import check_integer
 from pyg_atomenc.data.graph_sizes import dataset_sizes
 from pyg_atomenc.data.packing import pack_evenly, pack_in_order
 from pyg_atomenc.errors import AtomEncodingError
@@ -89,8 +90,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
             raise AtomEncodingError(
                 f"'oversized' is {oversized!r}: pass one of {_OVERSIZED}."
             )
-        self.max_pairs, self.max_atoms = max_pairs, max_atoms
-        self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
+        # Whole numbers of NumPy as well, which are no `int`.
+        self.max_pairs = None if max_pairs is None else int(max_pairs)
+        self.max_atoms = None if max_atoms is None else int(max_atoms)
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.seed = check_integer("seed", seed, 0)
         self.oversized = oversized
         self.num_replicas, self.rank = _find_rank(num_replicas, rank)
         self.epoch = 0
@@ -100,9 +104,15 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._scale(*sizes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of another epoch, from their first."""
-        self.epoch = epoch
-        self._start = self._given = 0
+        """Draw the batches of another epoch, from their first.
+
+        The present epoch goes on where it is, so that a loop may set it after
+        :meth:`load_state_dict`.
+        """
+        epoch = check_integer("epoch", epoch, 0)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._start = self._given = 0
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
@@ -112,7 +122,10 @@ class TokenBudgetSampler(Sampler[list[int]]):
             yield batches[number]
 
     def __len__(self) -> int:
-        """The number of this rank's batches in this epoch, the same on all ranks."""
+        """The number of this rank's batches in this epoch, the same on all ranks.
+
+        It is that of the whole epoch, also where one goes on in its midst.
+        """
         return len(self._batches())
 
     def state_dict(self, consumed: Optional[int] = None) -> dict[str, Any]:
@@ -126,7 +139,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Returns:
             dict: Numbers and text, for :meth:`load_state_dict`.
         """
-        given = self._given if consumed is None else consumed
+        given = self._given
+        if consumed is not None:
+            given = check_integer("consumed", consumed, 0)
         state = {name: getattr(self, name) for name in _SETTINGS}
         return {**state, "samples": self._samples, "epoch": self.epoch, "given": given}
 
@@ -137,6 +152,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
             ValueError: If the sampler of the state made other batches.
         """
         own = self.state_dict()
+        missing = set(own) - set(state) if isinstance(state, dict) else set(own)
+        if missing:
+            raise AtomEncodingError(
+                f"'state' has no {min(missing)!r}: pass what state_dict() of such a "
+                f"sampler gave."
+            )
         for name in [*_SETTINGS, "samples"]:
             if state[name] != own[name]:
                 raise AtomEncodingError(
@@ -238,9 +259,8 @@ def _check_budgets(max_pairs: Any, max_atoms: Any) -> None:
             "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
         )
     for name, value in (("max_pairs", max_pairs), ("max_atoms", max_atoms)):
-        wrong = isinstance(value, bool) or not isinstance(value, int) or value < 1
-        if value is not None and wrong:
-            raise AtomEncodingError(f"'{name}' is {value!r}: pass a positive integer.")
+        if value is not None:
+            check_integer(name, value, 1)
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
@@ -249,7 +269,8 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
         num_replicas = torch.distributed.get_world_size() if together else 1
     if rank is None:
         rank = torch.distributed.get_rank() if together else 0
-    if num_replicas < 1 or not 0 <= rank < num_replicas:
+    num_replicas = check_integer("num_replicas", num_replicas, 1)
+    if check_integer("rank", rank, 0) >= num_replicas:
         raise AtomEncodingError(
             f"'rank' is {rank} and 'num_replicas' {num_replicas}: pass a rank from 0 "
             f"to num_replicas - 1."
@@ -287,7 +308,12 @@ def _find_sizes(
 
 
 def _check_sizes(name: str, sizes: Any) -> Tensor:
-    found = torch.as_tensor(sizes).cpu()
+    try:
+        found = torch.as_tensor(sizes).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise AtomEncodingError(
+            f"'{name}' is {sizes!r}: pass a vector of integers, one for each graph."
+        ) from None
     if found.dim() != 1 or (found.numel() and found.is_floating_point()):
         raise AtomEncodingError(
             f"'{name}' is {found.dtype} of shape {list(found.shape)}: pass a vector of "

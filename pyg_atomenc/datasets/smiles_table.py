@@ -49,7 +49,8 @@ class SmilesTable:
         hydrogens: bool = False,
         max_length: int = 5_000,
     ) -> None:
-        if isinstance(smiles, str) or len(smiles) == 0:
+        listed = isinstance(smiles, Sequence) and not isinstance(smiles, (str, bytes))
+        if not listed or len(smiles) == 0:
             raise AtomEncodingError(
                 f"'smiles' is {smiles!r}: pass a list with at least one SMILES, or for "
                 f"a file SmilesTable.from_csv(path)."
@@ -134,7 +135,13 @@ class SmilesTable:
 
 
 def _label_rows(labels: Any, count: int) -> Tensor:
-    found = torch.as_tensor(labels)
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AtomEncodingError(
+            f"'labels' cannot be a tensor ({error}): pass one number, or one row of "
+            f"numbers, for each SMILES."
+        ) from error
     if found.dim() not in (1, 2) or len(found) != count:
         raise AtomEncodingError(
             f"'labels' has shape {list(found.shape)} for {count} SMILES: pass one "
@@ -157,12 +164,19 @@ def _number(text: Any) -> float:
 def _read_rows(
     path: Path, columns: Sequence[str], delimiter: str, limits: Limits
 ) -> list[list[Any]]:
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise AtomEncodingError(f"'delimiter' is {delimiter!r}: pass one character.")
     content = read_bytes(path, limits)
     try:
-        reader = csv.DictReader(
-            io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter
-        )
+        text = io.StringIO(content.decode("utf-8-sig"), newline="")
+        # Strict: a quote that nobody closes would take the rows behind it.
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         there = reader.fieldnames or []
+        twice = [name for name in columns if list(there).count(name) > 1]
+        if twice:
+            raise FileFormatError(
+                f"{path}: has several columns {twice[0]!r}. Rename all but one."
+            )
         missing = [name for name in columns if name not in there]
         if missing:
             raise FileFormatError(

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Dataset
 
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.checks import check_callable, check_integer, check_positive
 from pyg_atomenc.datasets.file_lock import file_lock
 from pyg_atomenc.datasets.fingerprint import describe, fingerprint
 from pyg_atomenc.datasets.graph_table import GraphTable
@@ -113,14 +115,25 @@ class StructureDataset(Dataset):
         force_reload: bool = False,
         retry_skipped: bool = False,
     ) -> None:
+        for name, value in (
+            ("tokenizer", tokenizer),
+            ("transform", transform),
+            ("pre_transform", pre_transform),
+            ("pre_filter", pre_filter),
+        ):
+            check_callable(name, value)
         super().__init__(os.fspath(root), transform, pre_transform, pre_filter)
         if on_error not in _ON_ERROR:
             raise AtomEncodingError(
                 f"'on_error' is {on_error!r}: pass one of {_ON_ERROR}."
             )
-        if isinstance(num_workers, bool) or num_workers < 0:
+        num_workers = check_integer("num_workers", num_workers, 0)
+        check_positive("save_every", save_every, "of seconds")
+        known = get_all_start_methods()
+        if multiprocessing_context not in (None, *known):
             raise AtomEncodingError(
-                f"'num_workers' is {num_workers!r}: pass how many processes read, or 0."
+                f"'multiprocessing_context' is {multiprocessing_context!r}: pass one "
+                f"of {known}."
             )
         job = Job(
             _as_source(self.raw_dir if source is None else source),

@@ -53,6 +53,12 @@ class StructureFiles:
                     "'pattern' and 'recursive' are for a folder, and 'files' is a list "
                     "of files: pass the folder, or leave them out."
                 )
+            files = list(files) if isinstance(files, Iterable) else [files]
+            for file in files:
+                if not isinstance(file, (str, os.PathLike)) or isinstance(files, bytes):
+                    raise AtomEncodingError(
+                        f"'files' holds {file!r}: pass a folder, or a list of paths."
+                    )
             self._folder = Path("/")
             self.names = sorted(Path(file).absolute().as_posix() for file in files)
             twice = [

@@ -7,10 +7,12 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.checks import check_graph
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.transforms.perceive import (
     HYBRIDIZATIONS,
     aromatic_atoms,
+    bonded_atoms,
     bonded_hydrogens,
     chirality,
     hybridization,
@@ -60,16 +62,24 @@ class AtomFeatures(BaseTransform):
     sizes = (119, 11, 11, len(HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 3, 9)
 
     def __init__(self, attr: str = "x") -> None:
+        if not isinstance(attr, str) or not attr.isidentifier():
+            raise AtomEncodingError(f"'attr' is {attr!r}: pass an attribute's name.")
         self.attr = attr
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
+        check_graph(data)
         for name in ("z", "formal_charge", "num_hydrogens"):
             if name not in data:
                 raise AtomEncodingError(
                     f"'{name}' is missing from the data: read it with from_structure, "
                     f"from_atom_array, from_smiles or from_rdmol."
                 )
+        if data.z.numel() and not 0 <= data.z.min() <= data.z.max() <= 118:
+            raise AtomEncodingError(
+                f"'z' has values from {data.z.min()} to {data.z.max()}: atomic numbers "
+                f"go from 0 to 118."
+            )
         mol = to_mol(data)
         features = dict(
             element=data.z.cpu(),
@@ -88,10 +98,8 @@ class AtomFeatures(BaseTransform):
 
 
 def _degree(data: AtomTokenData) -> Tensor:
-    bonded = torch.zeros(data.z.numel(), dtype=torch.long)
-    if data.edge_index is not None:
-        bonded = data.edge_index[1].cpu().bincount(minlength=data.z.numel())
-    return bonded - bonded_hydrogens(data) + data.num_hydrogens.cpu()
+    heavy = bonded_atoms(data) - bonded_hydrogens(data)
+    return heavy + data.num_hydrogens.cpu()
 
 
 def _handedness(data: AtomTokenData, mol: Any) -> Tensor:

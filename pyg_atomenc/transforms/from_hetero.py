@@ -43,6 +43,11 @@ class FromHetero(BaseTransform):
             if edge_type in data.edge_types:
                 _copy_edges(out, data, edge_type, names)
         for name, value in data.to_dict()["_global_store"].items():
+            if name in out:
+                raise AtomEncodingError(
+                    f"'data' has {name!r} for the whole graph, and for nodes or edges, "
+                    f"too: rename one of them."
+                )
             out[name] = value
         out.validate()
         return out

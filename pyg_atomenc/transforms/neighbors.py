@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.data.checks import check_integer, check_positive
+from pyg_atomenc.errors import require_package
 
 
 def neighbors(
@@ -52,14 +53,6 @@ def _nearest(place: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
 
 def check_neighbors(cutoff: float, max_neighbors: Optional[int]) -> None:
     """Raise a ValueError unless both are in range."""
-    if isinstance(cutoff, bool) or not 0 < cutoff < float("inf"):
-        raise AtomEncodingError(
-            f"'cutoff' is {cutoff!r}: pass a positive distance in ångström."
-        )
-    if max_neighbors is not None and (
-        not isinstance(max_neighbors, int) or max_neighbors < 1
-    ):
-        raise AtomEncodingError(
-            f"'max_neighbors' is {max_neighbors!r}: pass a positive integer, or None "
-            f"for all neighbours."
-        )
+    check_positive("cutoff", cutoff, "in ångström")
+    if max_neighbors is not None:
+        check_integer("max_neighbors", max_neighbors, 1)

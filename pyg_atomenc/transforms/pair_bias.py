@@ -5,8 +5,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import is_undirected, to_undirected
 
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.checks import (
+    check_graph,
+    check_integer,
+    check_pos,
+    check_positive,
+)
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.transforms.graph_distance import bonds_apart
 from pyg_atomenc.transforms.perceive import BOND_COLUMNS, check_bond_types
@@ -49,14 +56,11 @@ class PairBias(BaseTransform):
     """
 
     def __init__(self, num_rbf: int = 16, cutoff: float = 10.0) -> None:
-        if not isinstance(num_rbf, int) or num_rbf < 0 or num_rbf == 1:
+        if check_integer("num_rbf", num_rbf, 0) == 1:
             raise AtomEncodingError(
-                f"'num_rbf' is {num_rbf!r}: pass 2 or more Gaussians, or 0 for none."
+                "'num_rbf' is 1: pass 2 or more Gaussians, or 0 for none."
             )
-        if not 0 < cutoff < float("inf"):
-            raise AtomEncodingError(
-                f"'cutoff' is {cutoff!r}: pass a positive distance in ångström."
-            )
+        check_positive("cutoff", cutoff, "in ångström")
         self.num_rbf = num_rbf
         self.cutoff = cutoff
 
@@ -67,20 +71,15 @@ class PairBias(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
+        check_graph(data)
         pairs = data.token_layout().to_edge_index()
-        bonds = data.edge_index
-        if bonds is None:
-            bonds = pairs[:, :0]
-        elif bonds.numel():
-            check_bond_types(data)
-        apart = bonds_apart(bonds, data.atom_to_token.numel(), pairs, _FARTHEST)
-        parts = [_bond_types(data, bonds, pairs), F.one_hot(apart, _FARTHEST + 2)]
+        count = data.atom_to_token.numel()
+        bonds, kind = _bonds_both_ways(data, count)
+        apart = bonds_apart(bonds, count, pairs, _FARTHEST)
+        known = _bond_types(bonds, kind, pairs, count)
+        parts = [known, F.one_hot(apart, _FARTHEST + 2)]
         if self.num_rbf:
-            if data.pos is None:
-                raise AtomEncodingError(
-                    "'pos' is missing from the data, which has no distances then: "
-                    "pass num_rbf=0, or give every atom a position."
-                )
+            check_pos(data, "pass num_rbf=0, or give every atom a position.")
             parts.append(_gaussians(data.pos, pairs, self.num_rbf, self.cutoff))
         like = parts[-1] if self.num_rbf else torch.empty(0, device=pairs.device)
         data.pair_attr = torch.cat([part.to(like.dtype) for part in parts], dim=1)
@@ -90,15 +89,26 @@ class PairBias(BaseTransform):
         return f"{type(self).__name__}(num_rbf={self.num_rbf}, cutoff={self.cutoff})"
 
 
-def _bond_types(data: AtomTokenData, bonds: Tensor, pairs: Tensor) -> Tensor:
+def _bonds_both_ways(data: AtomTokenData, count: int) -> tuple[Tensor, Tensor]:
+    bonds = data.edge_index
+    if bonds is None or bonds.numel() == 0:
+        index = data.atom_to_token
+        none = index.new_empty((0, BOND_COLUMNS), dtype=torch.float32)
+        return index.new_empty((2, 0)), none
+    check_bond_types(data)
+    if is_undirected(bonds, num_nodes=count):
+        return bonds, data.edge_attr
+    both = to_undirected(bonds, data.edge_attr, num_nodes=count, reduce="max")
+    return both[0], both[1]
+
+
+def _bond_types(bonds: Tensor, kind: Tensor, pairs: Tensor, count: int) -> Tensor:
     if bonds.numel() == 0:
-        return torch.zeros((pairs.size(1), BOND_COLUMNS), device=pairs.device)
-    count = data.atom_to_token.numel()
+        return kind.new_zeros((pairs.size(1), BOND_COLUMNS))
     known, order = (bonds[0] * count + bonds[1]).sort(stable=True)
     pair = pairs[0] * count + pairs[1]
     slot = torch.searchsorted(known, pair).clamp(max=known.numel() - 1)
-    kind = data.edge_attr[order[slot]]
-    return kind * (known[slot] == pair).unsqueeze(1)
+    return kind[order[slot]] * (known[slot] == pair).unsqueeze(1)
 
 
 def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:

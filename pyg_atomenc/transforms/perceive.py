@@ -28,9 +28,7 @@ def to_mol(data: AtomTokenData) -> Any:
         mol.AddAtom(atom)
     kinds = [getattr(chem.BondType, name) for name in _BONDS]
     bonds, kind = _bonds(data)
-    # RDKit refuses a second bond between two atoms.
-    bonds, first = _unique_bonds(bonds)
-    for a, b, k in zip(*bonds.tolist(), kind[first].tolist(), strict=True):
+    for a, b, k in zip(*bonds.tolist(), kind.tolist(), strict=True):
         mol.AddBond(a, b, kinds[k])
     with base.BlockLogs():
         mol.UpdatePropertyCache(strict=False)
@@ -99,10 +97,16 @@ def aromatic_atoms(data: AtomTokenData) -> Tensor:
 def bonded_hydrogens(data: AtomTokenData) -> Tensor:
     """How many atoms bonded to an atom are hydrogens ``[N]``, int64."""
     count = torch.zeros(data.z.numel(), dtype=torch.long)
-    if data.edge_index is None:
-        return count
-    source, target = data.edge_index.cpu()
-    return count.index_add(0, target, (data.z.cpu()[source] == 1).long())
+    bonds, _ = _bonds(data)
+    hydrogen = (data.z.cpu() == 1).long()
+    for source, target in (bonds, bonds.flip(0)):
+        count.index_add_(0, target, hydrogen[source])
+    return count
+
+
+def bonded_atoms(data: AtomTokenData) -> Tensor:
+    """How many atoms are bonded to an atom ``[N]``, int64."""
+    return _bonds(data)[0].flatten().bincount(minlength=data.z.numel())
 
 
 def check_bond_types(data: AtomTokenData) -> None:
@@ -125,8 +129,11 @@ def _bonds(data: AtomTokenData) -> tuple[Tensor, Tensor]:
     if data.edge_index is None:
         return torch.empty((2, 0), dtype=torch.long), torch.empty(0, dtype=torch.long)
     check_bond_types(data)
-    once = data.edge_index[0] < data.edge_index[1]
-    return data.edge_index[:, once].cpu(), data.edge_attr[once].argmax(dim=1).cpu()
+    # A bond may be listed one way or both; which of them stands first does not matter.
+    apart = data.edge_index[0] != data.edge_index[1]
+    ends = data.edge_index[:, apart].cpu().sort(dim=0).values
+    ends, first = _unique_bonds(ends)
+    return ends, data.edge_attr[apart].cpu()[first].argmax(dim=1)
 
 
 def _unique_bonds(bonds: Tensor) -> tuple[Tensor, Tensor]:

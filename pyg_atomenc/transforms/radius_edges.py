@@ -5,7 +5,7 @@ from typing import Optional
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.data.checks import check_atoms, check_pos
 from pyg_atomenc.transforms.neighbors import check_neighbors, neighbors
 
 
@@ -44,11 +44,8 @@ class RadiusEdges(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
-        if data.pos is None:
-            raise AtomEncodingError(
-                "'pos' is missing from the data: edges by distance need the position "
-                "of every atom [N, 3]."
-            )
+        check_atoms(data)
+        check_pos(data, "edges by distance need the position of every atom [N, 3].")
         edges = neighbors(data.pos, data.batch, self.cutoff, self.max_neighbors)
         data.radius_edge_index = edges
         data.radius_distance = (data.pos[edges[0]] - data.pos[edges[1]]).norm(dim=1)

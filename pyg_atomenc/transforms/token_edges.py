@@ -9,6 +9,7 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, remove_self_loops
 
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.checks import check_graph
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.transforms.neighbors import check_neighbors, neighbors
 
@@ -55,7 +56,9 @@ class TokenEdges(BaseTransform):
         cutoff: float = 10.0,
         max_neighbors: Optional[int] = None,
     ) -> None:
-        kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        if isinstance(kinds, str):
+            kinds = (kinds,)
+        kinds = tuple(kinds) if isinstance(kinds, Sequence) else (kinds,)
         if not kinds or set(kinds) - set(_KINDS) or len(set(kinds)) < len(kinds):
             raise AtomEncodingError(
                 f"'kinds' is {kinds!r}: pass one or more of {_KINDS}, each once."
@@ -67,6 +70,7 @@ class TokenEdges(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
+        check_graph(data)
         edges, kind = [], []
         for column, name in enumerate(self.kinds):
             found, _ = remove_self_loops(self._edges(data, name))

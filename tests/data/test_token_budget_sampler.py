@@ -179,7 +179,7 @@ def test_it_goes_on_where_it_stopped():
 
 BAD = [
     ({}, "'max_pairs' and 'max_atoms' are both None"),
-    ({"max_pairs": 0, "pairs": [1]}, "'max_pairs' is 0: pass a positive integer"),
+    ({"max_pairs": 0, "pairs": [1]}, "'max_pairs' is 0: pass an integer of at least 1"),
     ({"max_atoms": True, "atoms": [1]}, "'max_atoms' is True"),
     ({"max_atoms": 2.5, "atoms": [1]}, "'max_atoms' is 2.5"),
     ({"max_pairs": 5}, "'pairs' is missing for 'max_pairs': pass the dataset"),
@@ -218,3 +218,49 @@ def test_a_million_graphs_take_seconds():
     # A fifth of a million; quadratic work would take hours.
     assert time.perf_counter() - begin < 20
     assert count < 1.02 * int(sizes.sum()) / 50_000 + 1
+
+
+def test_setting_the_present_epoch_keeps_the_place():
+    arguments = dict(pairs=list(range(1, 30)), max_pairs=40, shuffle=True)
+    sampler = TokenBudgetSampler(**arguments)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    given = [batch for batch, _ in zip(sampler, range(3), strict=False)]
+    assert given == whole[:3]
+    other = TokenBudgetSampler(**arguments)
+    state = sampler.state_dict(consumed=3)
+    other.load_state_dict(state)
+    other.set_epoch(state["epoch"])
+    assert list(other) == whole[3:] and len(other) == len(whole)
+    other.set_epoch(3)
+    assert len(list(other)) == len(other)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"epoch": 1}])
+def test_what_is_no_state(state):
+    sampler = TokenBudgetSampler(pairs=[1, 2], max_pairs=4)
+    with pytest.raises(ValueError, match="'state' has no"):
+        sampler.load_state_dict(state)
+    with pytest.raises(ValueError, match="'consumed' is -3"):
+        sampler.state_dict(-3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(pairs=["a"]), "'pairs' is"),
+        (dict(pairs=[None]), "'pairs' is"),
+        (dict(num_replicas="2"), "'num_replicas' is '2'"),
+        (dict(num_replicas=2, rank=0.5), "'rank' is 0.5"),
+        (dict(seed="a"), "'seed' is 'a'"),
+        (dict(pairs=None, dataset=3), "'dataset' is of type int"),
+    ],
+)
+def test_arguments_of_other_types(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TokenBudgetSampler(**{"pairs": [1, 2], "max_pairs": 4, **arguments})
+
+
+def test_a_budget_of_numpy():
+    numpy = pytest.importorskip("numpy")
+    assert len(TokenBudgetSampler(pairs=[1, 2], max_pairs=numpy.int64(4))) == 1

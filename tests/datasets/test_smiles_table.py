@@ -104,3 +104,26 @@ def test_bad_tables(path, tmp_path):
     with pytest.raises(ValueError, match=r"'labels' has shape \[3\] for 2 SMILES"):
         SmilesTable(["C", "CC"], [1, 2, 3])
     assert repr(SmilesTable(["C"])) == "SmilesTable(1 rows)"
+
+
+def test_a_quote_that_nobody_closes_loses_no_row(tmp_path):
+    path = tmp_path / "open.csv"
+    path.write_text('smiles,y\n"C,1\nCC,2\nCCC,3\n')
+    with pytest.raises(ValueError, match="open.csv: cannot be read as a table"):
+        SmilesTable.from_csv(path)
+    path.write_text("smiles,smiles\nC,CC\n")
+    with pytest.raises(ValueError, match="open.csv: has several columns 'smiles'"):
+        SmilesTable.from_csv(path)
+    with pytest.raises(ValueError, match="'delimiter' is ',,'"):
+        SmilesTable.from_csv(path, delimiter=",,")
+
+
+@pytest.mark.parametrize("labels", [[[1.0], [1.0, 2.0]], ["a", "b"]])
+def test_labels_that_are_no_tensor(labels):
+    with pytest.raises(ValueError, match="'labels' cannot be a tensor"):
+        SmilesTable(["C", "CC"], labels)
+
+
+def test_what_is_no_list_of_smiles():
+    with pytest.raises(ValueError, match="'smiles' is 3"):
+        SmilesTable(3)

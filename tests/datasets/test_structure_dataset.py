@@ -308,3 +308,24 @@ def test_an_own_source(tmp_path):
     dataset = open_set(tmp_path, Chains())
     assert [data.num_nodes for data in dataset] == [2, 2, 1]
     assert dataset.names == ["two", "two", "one"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(tokenizer="x"), "'tokenizer' is 'x'"),
+        (dict(pre_filter=3), "'pre_filter' is 3"),
+        (dict(transform=3), "'transform' is 3"),
+        (dict(num_workers="2"), "'num_workers' is '2'"),
+        (dict(num_workers=1.5), "'num_workers' is 1.5"),
+        (dict(save_every=-1), "'save_every' is -1"),
+        (dict(save_every=float("nan")), "'save_every' is nan"),
+        (dict(multiprocessing_context="zz"), "'multiprocessing_context' is 'zz'"),
+        (dict(source=[3]), "'files' holds 3"),
+        (dict(source=[None]), "'files' holds None"),
+    ],
+)
+def test_options_that_cannot_be(options, message, tmp_path):
+    source = SmilesTable(["C"])
+    with pytest.raises(ValueError, match=message):
+        StructureDataset(**{"root": tmp_path, "source": source, **options})

@@ -1,0 +1,72 @@
+"""Checks of arguments that several parts of the package share."""
+
+from numbers import Integral, Real
+from typing import Any, Optional
+
+from pyg_atomenc.data.atom_token_data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError
+
+
+def check_integer(name: str, value: Any, least: int) -> int:
+    """The value as an ``int``; a ValueError unless it is one of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise AtomEncodingError(
+            f"'{name}' is {value!r}: pass an integer of at least {least}."
+        )
+    return int(value)
+
+
+def check_positive(name: str, value: Any, unit: str) -> float:
+    """The value as a ``float``, or a ValueError unless it is positive and finite."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not 0 < value < float("inf"):
+        raise AtomEncodingError(
+            f"'{name}' is {value!r}: pass a positive number {unit}."
+        )
+    return float(value)
+
+
+def check_callable(name: str, value: Optional[Any]) -> None:
+    """Raise a ValueError unless the value can be called, or is ``None``."""
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        raise AtomEncodingError(
+            f"'{name}' is {value!r}: pass a function, or an object that can be called."
+        )
+
+
+def check_graph(data: Any) -> None:
+    """Raise a ValueError unless this is a graph of atoms with tokens and true bonds."""
+    check_atoms(data)
+    if "atom_to_token" not in data:
+        raise AtomEncodingError(
+            "'atom_to_token' is missing from the data: set it to the token of every "
+            "atom, for example torch.arange(num_atoms)."
+        )
+    edges, count = data.edge_index, data.atom_to_token.numel()
+    if edges is not None and edges.numel():
+        low, high = int(edges.min()), int(edges.max())
+        if low < 0 or high >= count:
+            raise AtomEncodingError(
+                f"'edge_index' has values from {low} to {high} for {count} atoms: they "
+                f"must lie in [0, num_atoms)."
+            )
+
+
+def check_atoms(data: Any) -> None:
+    """Raise a ValueError unless this is an ``AtomTokenData``, or a batch of them."""
+    if not isinstance(data, AtomTokenData):
+        raise AtomEncodingError(
+            f"'data' is of type {type(data).__name__}: pass an AtomTokenData, such as "
+            f"the readers give."
+        )
+
+
+def check_pos(data: Any, why: str) -> None:
+    """Raise a ValueError unless the data has positions ``[N, 3]``."""
+    if data.pos is None:
+        raise AtomEncodingError(f"'pos' is missing from the data: {why}")
+    if data.pos.dim() != 2 or data.pos.size(1) != 3 or not data.pos.is_floating_point():
+        raise AtomEncodingError(
+            f"'pos' is {data.pos.dtype} of shape {list(data.pos.shape)}: pass floating "
+            f"numbers [N, 3] in ångström."
+        )
