@@ -170,6 +170,7 @@ class AtomTokenData(Data):
         stored = self._store.get(LAYOUT_KEY)
         if stored is not None:
             return stored
+        self._check_has_tokens()
         return TokenLayout.from_index(
             self.atom_to_token, self.total_num_tokens, batch=self._store.get("batch")
         )
@@ -205,6 +206,7 @@ class AtomTokenData(Data):
         Returns:
             AtomTokenData: With the same tokens, of which some may be empty.
         """
+        self._check_has_tokens()
         out = super().subgraph(subset)
         if subset.dtype == torch.bool:
             subset = subset.nonzero().flatten()
@@ -226,12 +228,15 @@ class AtomTokenData(Data):
             out.pair_attr = self.pair_attr[rows[order][rank]]
         return out
 
-    def _validate_tokens(self) -> None:
+    def _check_has_tokens(self) -> None:
         if "atom_to_token" not in self:
             raise AtomEncodingError(
                 "'atom_to_token' is missing from this AtomTokenData: set it to the "
                 "token of every atom, for example torch.arange(num_atoms)."
             )
+
+    def _validate_tokens(self) -> None:
+        self._check_has_tokens()
         total = self.total_num_tokens
         check_token_index(self.atom_to_token, total, batch=self._store.get("batch"))
         if self.atom_to_token.size(0) != self.num_nodes:

@@ -43,12 +43,30 @@ def check_graph(data: Any) -> None:
             "atom, for example torch.arange(num_atoms)."
         )
     edges, count = data.edge_index, data.atom_to_token.numel()
+    if edges is not None and (edges.dim() != 2 or edges.size(0) != 2):
+        raise AtomEncodingError(
+            f"'edge_index' has shape {list(edges.shape)}: pass bonds as [2, E]."
+        )
+    if edges is not None and edges.is_floating_point():
+        raise AtomEncodingError(
+            f"'edge_index' is of {edges.dtype}: pass the numbers of atoms as integers."
+        )
     if edges is not None and edges.numel():
         low, high = int(edges.min()), int(edges.max())
         if low < 0 or high >= count:
             raise AtomEncodingError(
                 f"'edge_index' has values from {low} to {high} for {count} atoms: they "
                 f"must lie in [0, num_atoms)."
+            )
+    rows = {"edge_attr": 0 if edges is None else edges.size(1)}
+    rows |= dict.fromkeys(("z", "pos", "formal_charge", "num_hydrogens"), count)
+    rows["token_pos"] = data.total_num_tokens
+    for name, expected in rows.items():
+        value = data.get(name)
+        if value is not None and len(value) != expected:
+            raise AtomEncodingError(
+                f"'{name}' has {len(value)} rows, and {expected} are needed: one for "
+                f"each atom, bond or token that it belongs to."
             )
 
 

@@ -298,6 +298,11 @@ def _find_sizes(
         of_dataset = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: of_dataset[name] for name in missing}
     lengths = {name: len(sizes) for name, sizes in found.items() if sizes is not None}
+    if dataset is not None and not hasattr(dataset, "__len__"):
+        raise AtomEncodingError(
+            f"'dataset' is of type {type(dataset).__name__}, which has no length: pass "
+            f"a dataset or list of graphs, or None."
+        )
     if dataset is not None:
         lengths["dataset"] = len(dataset)
     if len(set(lengths.values())) > 1:

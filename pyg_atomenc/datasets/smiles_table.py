@@ -49,8 +49,9 @@ class SmilesTable:
         hydrogens: bool = False,
         max_length: int = 5_000,
     ) -> None:
-        listed = isinstance(smiles, Sequence) and not isinstance(smiles, (str, bytes))
-        if not listed or len(smiles) == 0:
+        # Arrays and series are lists as well.
+        listed = hasattr(smiles, "__len__") and hasattr(smiles, "__iter__")
+        if not listed or isinstance(smiles, (str, bytes)) or len(smiles) == 0:
             raise AtomEncodingError(
                 f"'smiles' is {smiles!r}: pass a list with at least one SMILES, or for "
                 f"a file SmilesTable.from_csv(path)."

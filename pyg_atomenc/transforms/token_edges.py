@@ -87,7 +87,10 @@ class TokenEdges(BaseTransform):
         index = data.atom_to_token
         if kind == "bond":
             bonds = data.edge_index
-            return index.new_empty((2, 0)) if bonds is None else index[bonds]
+            if bonds is None:
+                return index.new_empty((2, 0))
+            # A bond may be listed one way or both.
+            return torch.cat([index[bonds], index[bonds.flip(0)]], dim=1)
         name = "token_pos" if kind == "representative" else "pos"
         if data.get(name) is None:
             raise AtomEncodingError(

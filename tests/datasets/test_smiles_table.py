@@ -127,3 +127,9 @@ def test_labels_that_are_no_tensor(labels):
 def test_what_is_no_list_of_smiles():
     with pytest.raises(ValueError, match="'smiles' is 3"):
         SmilesTable(3)
+
+
+def test_arrays_of_smiles():
+    numpy = pytest.importorskip("numpy")
+    table = SmilesTable(numpy.array(["C", "CC"]))
+    assert table.read(1, None)[0].num_nodes == 2

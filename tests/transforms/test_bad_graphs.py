@@ -36,10 +36,28 @@ def test_bonds_of_atoms_that_are_not_there(transform):
         transform(data)
 
 
-@pytest.mark.parametrize("transform", BY_BONDS[:2])
+@pytest.mark.parametrize("transform", BY_BONDS)
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("edge_index", lambda x: x.float(), "'edge_index' is of torch.float32"),
+        ("edge_index", lambda x: torch.cat([x, x[:1]]), r"'edge_index' has shape \[3,"),
+        ("edge_attr", lambda x: x[1:], "'edge_attr' has 3 rows, and 4 are needed"),
+        ("z", lambda x: x[1:], "'z' has 2 rows, and 3 are needed"),
+    ],
+)
+def test_rows_that_do_not_fit(transform, name, change, message):
+    data = from_smiles("CCO")
+    data[name] = change(data[name])
+    with pytest.raises(ValueError, match=message):
+        transform(data)
+
+
+@pytest.mark.parametrize("transform", BY_BONDS)
 def test_bonds_that_are_listed_one_way(transform):
     both = from_smiles("C[C@H](N)C(=O)Oc1ccccc1", hydrogens=True)
-    name = "x" if isinstance(transform, AtomFeatures) else "pair_attr"
+    names = {AtomFeatures: "x", PairBias: "pair_attr", TokenEdges: "token_edge_index"}
+    name = names[type(transform)]
     expected = transform(both)[name]
     for down in (True, False):
         one = both.clone()
