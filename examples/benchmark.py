@@ -372,6 +372,8 @@ def main():
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     gpu = args.device == "cuda"
+    if gpu and not torch.cuda.is_available():
+        parser.error("'--device' is 'cuda', but torch finds no CUDA device here")
     args.dtype = args.dtype or ("bfloat16" if gpu else "float32")
     if args.one:
         print(json.dumps(measure(*args.one, args.device, args.threads, args.dtype)))

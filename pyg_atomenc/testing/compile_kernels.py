@@ -8,7 +8,6 @@ shared memory of a program. `TRITON_INTERPRET` must not be set.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import tempfile
@@ -23,7 +22,10 @@ from torch import Tensor
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.ops.attention import TokenLayout
 from pyg_atomenc.ops.attention.backends._triton_choices import Choice
-from pyg_atomenc.ops.attention.backends._triton_launch import Launch
+from pyg_atomenc.ops.attention.backends._triton_launch import (
+    Launch,
+    is_interpreted,
+)
 from pyg_atomenc.ops.attention.backends._triton_ops import (
     Call,
     attend_launches,
@@ -204,9 +206,10 @@ def main(arguments: Optional[list[str]] = None) -> None:
     parser.add_argument("--every-choice", action="store_true")
     parser.add_argument("--only", default="", help="kernels that match this")
     args = parser.parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if is_interpreted():
         raise AtomEncodingError(
-            "TRITON_INTERPRET is 1, with which Triton compiles nothing: unset it."
+            "Triton's interpreter is on, with which it compiles nothing: unset "
+            "'TRITON_INTERPRET'."
         )
     print(HEADER)
     for arch in args.arch:

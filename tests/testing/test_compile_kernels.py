@@ -69,6 +69,8 @@ def test_what_residues_run_keeps_many_programs_on_a_processor():
 
 
 def test_the_interpreter_compiles_nothing(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(AtomEncodingError, match="TRITON_INTERPRET is 1.*unset it"):
+    monkeypatch.setenv("TRITON_INTERPRET", "true")
+    with pytest.raises(
+        AtomEncodingError, match="interpreter is on.*unset 'TRITON_INTERPRET'"
+    ):
         compile_kernels.main([])

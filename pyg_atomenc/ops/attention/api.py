@@ -4,6 +4,7 @@ from typing import Literal, Optional, Union, overload
 
 from torch import Tensor
 
+from pyg_atomenc.ops.attention.custom_ops import without_autocast
 from pyg_atomenc.ops.attention.dispatch import choose_backend
 from pyg_atomenc.ops.attention.inputs import AttentionInputs, Bias, EncodeInputs, Layout
 from pyg_atomenc.ops.attention.layout import TokenLayout
@@ -152,8 +153,8 @@ def attention_encode(
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
 
     Returns:
-        tuple: The tokens ``[T, H, d]`` in the type of ``weights``, and the atom weights
-        ``[N, H]``, as from :func:`attention_pool`.
+        tuple: The tokens ``[T, H, d]`` in the type of ``weights``, under autocast, too,
+        and the atom weights ``[N, H]``, as from :func:`attention_pool`.
 
     Raises:
         ValueError: If shapes, types or devices do not fit, or if the named backend
@@ -161,4 +162,5 @@ def attention_encode(
     """
     inputs = EncodeInputs(x, weights, layout, biases, bias, dropout)
     inputs.validate()
-    return choose_backend(backend, inputs).encode(inputs)
+    with without_autocast(x.device):
+        return choose_backend(backend, inputs).encode(inputs)

@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.chunks import Chunk, iterate_chunks
@@ -51,12 +52,16 @@ class Setting:
         activation checkpointing govern it; forward and backward draw from it alike.
         """
         seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
+        plan = layout.plan
+        if plan.device.type != "cpu":
+            # Whoever moved all tensors of a layout moved this one, too.
+            plan = plan.cpu()
         return Setting(
             layout.perm,
             layout.ptr,
             layout.order,
             layout.token_order,
-            layout.plan,
+            plan,
             dropout,
             seed,
         )
@@ -163,12 +168,12 @@ def define_operator(
 
     def run(*values: Any) -> Any:
         setting = Setting(*values[count:])
-        with _without_autocast(setting.order.device):
+        with without_autocast(setting.order.device):
             return one_or_all(formulas.forward(values[:count], setting))
 
     def run_backward(*values: Any) -> tuple[Tensor, ...]:
         tensors, outputs, setting, needed = _split(values, count, num_outputs)
-        with _without_autocast(setting.order.device):
+        with without_autocast(setting.order.device):
             found = formulas.backward(tensors, setting, outputs, needed)
         # An operator returns no None: a missing gradient is an empty tensor.
         return tuple(_none_to_empty(g, setting.order) for g in found)
@@ -211,7 +216,7 @@ def define_operator(
 
     def second_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
         tensors, grad, setting, needed = _split(_restore(ctx), count, num_outputs)
-        with _without_autocast(setting.order.device):
+        with without_autocast(setting.order.device):
             found = _second_derivative(
                 reference, tensors, grad, setting, needed, outputs
             )
@@ -227,7 +232,7 @@ def define_operator(
         # A kernel is never replaced because its input is small.
         small = SMALL if formulas.reference is None else 0
         if _runs_plainly(tensors, setting, small):
-            with _without_autocast(setting.order.device):
+            with without_autocast(setting.order.device):
                 return reference(tensors, setting)
         outputs = forward_op(*tensors, *setting.flat())
         return (outputs,) if num_outputs == 1 else outputs
@@ -240,19 +245,29 @@ def _runs_plainly(tensors: Tensors, setting: Setting, small: int) -> bool:
 
     That is cheaper for up to ``small`` atoms, and the only way under torch.func's
     transforms, which know no operator's gradient. Tracing always sees the operator, and
-    vmap, so that it can say what to do instead.
+    vmap, so that it can say what to do instead. Nor do operators carry tangents along.
     """
     if torch.compiler.is_compiling() or type(setting.plan) is not Tensor:
         return False
     if torch._C._are_functorch_transforms_active():
         batched = torch._C._functorch.is_batchedtensor
         return not any(t is not None and batched(t) for t in tensors)
+    if any(t is not None and _has_tangent(t) for t in tensors):
+        return True
     # Looked at last: a trace would take the size for a promise.
     return 0 < setting.num_atoms <= small
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """The formulas choose their types themselves."""
+def _has_tangent(tensor: Tensor) -> bool:
+    """Whether a tensor carries a gradient of forward-mode differentiation."""
+    # Outside of a level, which is nearly always, unpacking would cost more than this.
+    if forward_ad._current_level < 0:
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """What runs inside chooses its types itself."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -143,26 +143,10 @@ class EncodeInputs:
         check_tokens(self.layout)
         check_dropout(self.dropout)
         _check_float("x", self.x)
-        parts = {"weights": (self.weights, 3), "biases": (self.biases or (), 2)}
-        for name, (tensors, dims) in parts.items():
-            for tensor in tensors:
-                _check_float(name, tensor)
-            if {t.shape for t in tensors} - {self.weights[0].shape[:dims]}:
-                shapes = [list(t.shape) for t in tensors]
-                wanted = (
-                    "[heads, channels, in_channels]"
-                    if dims == 3
-                    else ("[heads, channels]")
-                )
-                raise AtomEncodingError(
-                    f"'{name}' needs three tensors of one shape {wanted}, found: "
-                    f"{shapes}."
-                )
-        if (
-            self.weights[0].dim() != 3
-            or self.x.dim() != 2
-            or (self.x.size(1) != self.weights[0].size(2))
-        ):
+        self._check_projections("weights", self.weights, 3)
+        if self.biases is not None:
+            self._check_projections("biases", self.biases, 2)
+        if self.x.dim() != 2 or self.x.size(1) != self.weights[0].size(2):
             raise AtomEncodingError(
                 f"'x' needs the shape [num_atoms, in_channels] and 'weights' [heads, "
                 f"channels, in_channels], found: x {list(self.x.shape)}, weights "
@@ -175,6 +159,36 @@ class EncodeInputs:
             )
         check_device("x", self.x, self.layout)
         check_bias(self.bias, self.layout, self.weights[0].size(0))
+        if self.bias is not None:
+            check_device("bias", self.bias, self.layout)
+
+    def _check_projections(
+        self, name: str, tensors: tuple[Tensor, Tensor, Tensor], dims: int
+    ) -> None:
+        """Raise a ValueError unless ``tensors`` are three that go with the weights."""
+        for tensor in tensors:
+            _check_float(name, tensor)
+        like = self.weights[0] if len(self.weights) else None
+        shapes = [list(t.shape) for t in tensors]
+        wanted = ["heads", "channels", "in_channels"][:dims]
+        if (
+            like is None
+            or len(tensors) != 3
+            or like.dim() != 3
+            or any(t.shape != like.shape[:dims] for t in tensors)
+            or 0 in like.shape[:2]
+        ):
+            raise AtomEncodingError(
+                f"'{name}' needs three tensors of one shape [{', '.join(wanted)}], "
+                f"with at least one head and one channel, found: {shapes}."
+            )
+        for tensor in tensors:
+            if tensor.dtype != like.dtype:
+                raise AtomEncodingError(
+                    f"'{name}' has {tensor.dtype}, but the first of 'weights' "
+                    f"{like.dtype}: convert them to one type."
+                )
+            check_device(name, tensor, self.layout)
 
     def project(self) -> AttentionInputs:
         """LayerNorm and the projections, written out: queries, keys and values."""

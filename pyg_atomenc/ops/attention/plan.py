@@ -47,7 +47,7 @@ def make_plan(sizes: Tensor) -> Tensor:
             rows.append((atom, num_atoms, token, num_tokens, taken[-1][0]))
             atom += num_atoms
             token += num_tokens
-    return torch.tensor(rows, dtype=torch.long).reshape(-1, 5)
+    return torch.tensor(rows, dtype=torch.long, device="cpu").reshape(-1, 5)
 
 
 _Runs = list[tuple[int, int]]

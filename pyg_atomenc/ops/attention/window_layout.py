@@ -105,10 +105,11 @@ class WindowLayout:
             ptr = ptr.new_zeros(1)
         sizes = ptr.diff().cpu()
         counts = (sizes + queries - 1) // queries
-        graph = torch.arange(len(sizes)).repeat_interleave(counts)
+        graph = torch.arange(len(sizes), device="cpu").repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         size = sizes[graph]
-        query_start = (torch.arange(len(graph)) - first[graph]) * queries
+        window = torch.arange(len(graph), device="cpu")
+        query_start = (window - first[graph]) * queries
         query_stop = (query_start + queries).minimum(size)
         key_start = query_start - (keys - queries) // 2
         if shifted:

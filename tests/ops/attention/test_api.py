@@ -54,6 +54,23 @@ def test_equals_the_loop(backend, name, bias, value_heads, scatter):
     torch.testing.assert_close(counted, torch.from_numpy(weights), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_lowest_number_as_a_bias_is_no_infinity(backend, dtype, scatter):
+    layout = TokenLayout.from_index(torch.tensor([0, 0, 0]))
+    query, key, value = (torch.randn(3, 1, 2, dtype=dtype) for _ in range(3))
+    bias = torch.zeros(9, 1, dtype=dtype)
+    # The first atom attends to all alike, the others to themselves.
+    bias[[0, 1, 2, 3, 5, 6, 7]] = torch.finfo(dtype).min
+    bias.requires_grad_()
+    out = attention(query, key, value, layout, bias, backend=backend)
+    expected = torch.stack([value.mean(0), value[1], value[2]])
+    torch.testing.assert_close(out, expected)
+    (grad,) = torch.autograd.grad(out[0].sum(), bias)
+    sums = value.sum((1, 2))
+    torch.testing.assert_close(grad[:3, 0], (sums - sums.mean()) / 3)
+
+
 SMALL = ["shuffled", "gappy", "one atom", "nothing"]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
 from pyg_atomenc.ops.attention import TokenLayout, custom_ops
@@ -104,3 +105,28 @@ def test_transforms_of_torch_func():
     torch.testing.assert_close(slope, (expected * direction).sum())
     with pytest.raises(ValueError, match="put the copies into one batch"):
         torch.vmap(loss)(torch.stack([x, x]))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", ["attend", "attend_pool", "encode"])
+def test_tangents_of_forward_mode(name, grad):
+    operator = {
+        "attend": _dense_ops.attend,
+        "attend_pool": _dense_ops.pool,
+        "encode": _dense_encode.encode,
+    }[name]
+    values = tensors(name, True)
+    directions = [torch.randn_like(v) for v in values]
+    layout = Setting.from_layout(TokenLayout.from_index(INDEX, 7), 0.0)
+
+    def run(step):
+        moved = [v + step * d for v, d in zip(values, directions, strict=True)]
+        return operator(*moved, layout)
+
+    with torch.set_grad_enabled(grad), forward_ad.dual_level():
+        duals = map(forward_ad.make_dual, values, directions)
+        found = [forward_ad.unpack_dual(out) for out in operator(*duals, layout)]
+    # Central differences.
+    for out, after, before in zip(found, run(1e-5), run(-1e-5), strict=True):
+        expected = (after - before) / 2e-5
+        torch.testing.assert_close(out.tangent, expected, rtol=1e-6, atol=1e-8)

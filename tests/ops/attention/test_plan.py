@@ -1,7 +1,12 @@
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyg_atomenc.ops.attention import TokenLayout, WindowLayout
+from pyg_atomenc.ops.attention.backends._triton_plan import make_spans
+from pyg_atomenc.ops.attention.custom_ops import Setting
 from pyg_atomenc.ops.attention.plan import (
     CHUNK_COST,
     MAX_ATOMS,
@@ -22,6 +27,32 @@ def test_chunks_cover_every_token_once_in_order(sizes):
         assert max(taken) == largest
         atom, token = atom + num_atoms, token + num_tokens
     assert (atom, token) == (sum(sizes), len(sizes))
+
+
+def test_a_plan_stays_on_the_cpu():
+    index = torch.tensor([0, 0, 1, 3, 3, 3])
+    # Any other device than the CPU will do.
+    with torch.device("meta"):
+        layout = TokenLayout.from_index(index, 4)
+        setting = Setting.from_layout(layout, 0.0)
+        spans = make_spans(setting, (2, 16))
+        windows = WindowLayout.from_ptr(torch.tensor([0, 50], device="cpu"))
+    assert layout.plan.device.type == "cpu"
+    assert [(span.size, span.count) for span in spans] == [(16, 4)]
+    assert torch.equal(windows.query_start, torch.tensor([0, 32]))
+
+
+def test_a_plan_that_was_moved_comes_back():
+    class Moved(torch.Tensor):
+        device = torch.device("cuda")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    layout = TokenLayout.from_index(torch.tensor([0, 0, 1]))
+    moved = replace(layout, plan=layout.plan.as_subclass(Moved))
+    plan = Setting.from_layout(moved, 0.0).plan
+    assert type(plan) is torch.Tensor and torch.equal(plan, layout.plan)
 
 
 def test_padding_and_chunk_size_are_bounded():

@@ -9,16 +9,17 @@ This file imports Triton, so nothing imports it before a kernel is launched. Tri
 reads ``TRITON_INTERPRET`` when it does.
 """
 
-import os
-
 from pyg_atomenc.errors import require_package
+from pyg_atomenc.ops.attention.backends._triton_launch import is_interpreted
 
 triton = require_package("triton", "the triton backend")
 tl = require_package("triton.language", "the triton backend")
 
 LOG2E = tl.constexpr(1.4426950408889634)
+# Of float32, with room for a logit beside it.
+LOWEST = tl.constexpr(-3.4e38)
 # The interpreter keeps bfloat16 as integers, which it does not multiply as numbers.
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(is_interpreted())
 
 
 @triton.jit
@@ -150,8 +151,10 @@ def pair_offsets(first_pair, query, key, size, head, HEADS: tl.constexpr):
 @triton.jit
 def add_bias(logits, bias, offsets, inside):
     """Logits with their bias, both in base 2."""
-    found = tl.load(bias + offsets, mask=inside, other=0.0)
-    return logits + found.to(tl.float32) * LOG2E
+    found = tl.load(bias + offsets, mask=inside, other=0.0).to(tl.float32)
+    # The most negative number may mean "almost closed", and must not become -inf.
+    scaled = tl.where(found > float("-inf"), tl.maximum(found * LOG2E, LOWEST), found)
+    return logits + scaled
 
 
 @triton.jit

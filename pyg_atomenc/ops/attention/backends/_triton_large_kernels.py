@@ -97,9 +97,10 @@ def large_rows(
 ):
     """What queries sum over keys.
 
-    ``lse [H, rows]``: the logarithm of the softmax' denominator; ``mean [H, rows]``:
-    the attention weights' mean gradient; ``out``: the outputs of atoms. Each may be
-    ``None``.
+    ``lse [2, H, rows]``: the largest logit, and the logarithm of the softmax'
+    denominator after it was subtracted (their sum would lose the latter beside large
+    logits); ``mean [H, rows]``: the attention weights' mean gradient; ``out``: the
+    outputs of atoms. Each may be ``None``.
     """
     tile, head, token, first, start, size = _find_tile(
         ptr, tile_token, tile_first, HEADS
@@ -154,9 +155,10 @@ def large_rows(
         store_rows(out, mixed, atom, head, HEADS * V, V, inside, V, V_BLOCK)
     at = head * rows + tile * TILE + tl.arange(0, TILE)
     if lse is not None:
+        tl.store(lse + at, tl.where(inside, maximum, 0.0))
         # Attention weights computed from +inf are 0, so that later passes need no mask.
-        found = tl.where(inside, maximum + tl.log2(total), float("inf"))
-        tl.store(lse + at, found)
+        found = tl.where(inside, tl.log2(total), float("inf"))
+        tl.store(lse + HEADS * rows + at, found)
     if mean is not None:
         tl.store(mean + at, tl.where(inside, sums / total, 0.0))
 
@@ -232,8 +234,12 @@ def _received(
     if bias is not None:
         at = pair_offsets(first_pair, of_key(other), of_query(local), size, head, HEADS)
         logits = add_bias(logits, bias, at, of_query(inside) & of_key(there))
+    # Queries past the last are 0, but not their products with an infinite key.
+    logits = tl.where(of_key(there), logits, float("-inf"))
     at = head * rows + first * TILE + other
-    alpha = tl.exp2(logits - of_key(tl.load(lse + at, mask=there, other=float("inf"))))
+    maximum = tl.load(lse + at, mask=there, other=0.0)
+    log_total = tl.load(lse + HEADS * rows + at, mask=there, other=0.0)
+    alpha = tl.exp2(logits - of_key(maximum) - of_key(log_total))
     return alpha, q, far, there, at
 
 
@@ -312,7 +318,8 @@ def large_grad_query(
     atom = tl.load(perm + start + local, mask=inside, other=0)
     q = load_rows(query, atom, head, query_row, query_head, inside, D, D_BLOCK)
     at = head * rows + tile * TILE + tl.arange(0, TILE)
-    denominator, average = tl.load(lse + at), tl.load(mean + at)
+    maximum, log_total = tl.load(lse + at), tl.load(lse + HEADS * rows + at)
+    average = tl.load(mean + at)
     if POOL:
         grad = _load_token(grad_out, token, head, HEADS, V, V_BLOCK)
     else:
@@ -333,7 +340,7 @@ def large_grad_query(
             )
             logits = add_bias(logits, bias, pair, pairs)
         logits = tl.where(of_key(there), logits, float("-inf"))
-        alpha = tl.exp2(logits - of_query(denominator))
+        alpha = tl.exp2(logits - of_query(maximum) - of_query(log_total))
         if POOL:
             da = of_key(weight_gradient(v, grad, grad_weights, far, head, there, HEADS))
         else:

@@ -1,5 +1,7 @@
 """Launching a kernel, in the fastest of a few ways to cut it."""
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,12 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.ops.attention.backends._triton_choices import Choice
 
 _KERNELS = {
     "small": "pyg_atomenc.ops.attention.backends._triton_small_kernels",
     "large": "pyg_atomenc.ops.attention.backends._triton_large_kernels",
 }
+
+
+# Of the first dimension of a grid.
+MAX_PROGRAMS = 2**31 - 1
+# A launch of fewer programs for each multiprocessor says nothing about larger ones.
+FEW_PROGRAMS = 8
+
+
+# A trace takes the answer as it is, and does not look into how it is found.
+@torch.compiler.assume_constant_result
+def is_interpreted() -> bool:
+    """Whether Triton interprets kernels rather than compile them, as it says itself."""
+    if "TRITON_INTERPRET" not in os.environ and "triton" not in sys.modules:
+        # Which need not be imported to know that.
+        return False
+    try:
+        return bool(import_module("triton.knobs").runtime.interpret)
+    except ModuleNotFoundError:
+        # Triton before 3.4 knows this word alone.
+        return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +65,21 @@ class Launch:
         return getattr(module, self.kernel)
 
     def run(self, choice: Choice) -> None:
-        """Run it, cut as told."""
+        """Run it, cut as told.
+
+        Raises:
+            ValueError: If it needs more programs than a GPU takes.
+        """
+        programs = self.programs(choice.block)
+        if programs > MAX_PROGRAMS:
+            raise AtomEncodingError(
+                f"'layout' has so many tokens that {self.kernel} would need "
+                f"{programs:,} programs, and a GPU takes {MAX_PROGRAMS:,} at once: "
+                f"split the batch."
+            )
         function = self.function()
         arguments = {**self.arguments, self.block: choice.block}
-        function[(self.programs(choice.block),)](
+        function[(programs,)](
             **{name: arguments[name] for name in function.arg_names},
             num_warps=choice.num_warps,
             num_stages=choice.num_stages,
@@ -82,14 +116,18 @@ def _choose(launch: Launch, device: torch.device) -> Choice:
 
     Sums over the same numbers may differ in their last bits between choices, so that
     none is timed where torch was told to be deterministic; nor while a CUDA graph is
-    captured, which nothing may wait for.
+    captured, which nothing may wait for. A launch that does not fill the device always
+    takes the first, whatever larger ones found.
     """
+    first = launch.choices[0]
     if len(launch.choices) == 1 or torch.are_deterministic_algorithms_enabled():
-        return launch.choices[0]
+        return first
+    if launch.programs(first.block) < FEW_PROGRAMS * _processors(device):
+        return first
     key = (device.index, *launch.key())
     if key not in _CHOSEN:
         if torch.cuda.is_current_stream_capturing():
-            return launch.choices[0]
+            return first
         # A kernel writes the same whenever it runs, so its own outputs will do.
         _CHOSEN[key] = min(launch.choices, key=lambda choice: _time(launch, choice))
     return _CHOSEN[key]
@@ -108,6 +146,11 @@ def _time(launch: Launch, choice: Choice, rounds: int = 5) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / rounds
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @cache

@@ -128,9 +128,10 @@ class Call:
             },
         )
 
-    def per_row(self, tiles: Tiles) -> Tensor:
-        """Room for a number for every head and row of a tile."""
-        return self.query.new_empty(self.heads, tiles.rows, dtype=torch.float32)
+    def per_row(self, tiles: Tiles, numbers: int) -> Tensor:
+        """Room for some numbers for every head and row of a tile."""
+        shape = (numbers, self.heads, tiles.rows)
+        return self.query.new_empty(shape, dtype=torch.float32)
 
     def run(self, launches: Iterator[Launch]) -> None:
         """Queue all launches."""
@@ -162,7 +163,7 @@ def pool_launches(call: Call, out: Tensor, weights: Tensor) -> Iterator[Launch]:
     tiles = call.tiles()
     if tiles is None:
         return
-    lse = call.per_row(tiles)
+    lse = call.per_row(tiles, 2)
     yield call.large("large_rows", tiles, **_NO_GRADIENTS, out=None, lse=lse, mean=None)
     shape = (tiles.count, call.heads, call.value_width)
     partial = lse.new_empty(shape)
@@ -213,8 +214,8 @@ def backward_launches(
     tiles = call.tiles()
     if tiles is None:
         return
-    arguments["lse"] = call.per_row(tiles)
-    arguments["mean"] = call.per_row(tiles) if logits else None
+    arguments["lse"] = call.per_row(tiles, 2)
+    arguments["mean"] = call.per_row(tiles, 1) if logits else None
     yield call.large("large_rows", tiles, **arguments, out=None)
     if query is not None or bias is not None:
         yield call.large("large_grad_query", tiles, **arguments)

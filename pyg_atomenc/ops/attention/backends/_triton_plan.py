@@ -94,7 +94,8 @@ def _chunks_up_to(plan: Tensor, sizes: tuple[int, ...]) -> list[int]:
     """How many chunks of the plan have tokens of up to each of ``sizes``."""
     # Chunks come by size.
     largest = plan[:, 4].contiguous()
-    return torch.searchsorted(largest, torch.tensor(sizes), right=True).tolist()
+    limits = torch.tensor(sizes, device="cpu")
+    return torch.searchsorted(largest, limits, right=True).tolist()
 
 
 def _first_token(setting: Setting, chunk: int) -> int:

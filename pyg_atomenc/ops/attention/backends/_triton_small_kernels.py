@@ -41,7 +41,8 @@ def _find_items(
     item = tl.program_id(0).to(tl.int64) * ITEMS
     if ITEMS > 1:
         item += tl.arange(0, ITEMS)
-    exists = item < count * HEADS
+    # Not `item < count * HEADS`: `count` has 32 bits, the product may need more.
+    exists = item // HEADS < count
     token = tl.load(token_order + first + item // HEADS, mask=exists, other=0)
     start = tl.load(ptr + token, mask=exists, other=0)
     size = tl.load(ptr + token + 1, mask=exists, other=0) - start
@@ -64,7 +65,7 @@ def _attention_weights(
     S: tl.constexpr,
     ITEMS: tl.constexpr,
 ):
-    """Attention weights ``[.., S, S]``, zeros in rows without an atom; bias offsets."""
+    """Attention weights ``[.., S, S]``, zeros where no pair is; bias offsets."""
     row = tl.arange(0, S)
     logits = product(query, swap(key)) * (scale * LOG2E)
     inside = row < by_row(size, ITEMS)
@@ -81,12 +82,12 @@ def _attention_weights(
             HEADS,
         )
         logits = add_bias(logits, bias, offsets, pairs)
-    logits = tl.where(of_key(inside), logits, float("-inf"))
+    # Queries past the last are 0, but not their products with an infinite key.
+    logits = tl.where(pairs, logits, float("-inf"))
     maximum = finite(tl.max(logits, axis=-1))
     power = tl.exp2(logits - of_query(maximum))
     total = tl.where(inside, tl.sum(power, axis=-1), 1.0)
-    share = tl.where(inside, 1.0, 0.0) / total
-    return power * of_query(share), offsets, pairs
+    return power * of_query(1.0 / total), offsets, pairs
 
 
 @triton.jit

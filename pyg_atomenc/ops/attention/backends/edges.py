@@ -91,6 +91,11 @@ class EdgeAttention(MessagePassing):
             logits = logits + bias.to(dtype)
         if _use_torch_scatter():
             torch_scatter = require_package("torch_scatter", "the edges backend")
+            if bias is not None:
+                # Its maximum misses the lowest number, which biases have for "closed".
+                number = torch.finfo(dtype)
+                lowest = (logits == number.min).to(dtype)
+                logits = logits + lowest * (number.max * number.eps)
             return torch_scatter.scatter_softmax(logits, index, 0, dim_size=size_i)
         return softmax(logits, index, num_nodes=size_i)
 

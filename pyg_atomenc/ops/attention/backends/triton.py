@@ -5,7 +5,6 @@ from queries, keys and values to its result; larger tokens go tile by tile. Noth
 padded in memory, no edge list is made, and no launch waits for the device.
 """
 
-import os
 from importlib.util import find_spec
 from typing import Optional, Union
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.ops.attention.backends._triton_choices import max_channels
+from pyg_atomenc.ops.attention.backends._triton_launch import is_interpreted
 from pyg_atomenc.ops.attention.backends._triton_ops import attend, pool, pool_packed
 from pyg_atomenc.ops.attention.backends.base import Backend
 from pyg_atomenc.ops.attention.custom_ops import Setting
@@ -51,10 +51,9 @@ class TritonBackend(Backend):
         if like.dtype not in self.tolerance:
             reasons.append(f"the type is {like.dtype}, but it adds up in float32")
         most = max_channels(like.dtype)
-        if not 0 < min(channels) <= max(channels) <= most:
+        for width in sorted({w for w in channels if not 0 < w <= most}):
             reasons.append(
-                f"a head has {max(channels)} channels, but it takes 1 to {most} of "
-                f"{like.dtype}"
+                f"a head has {width} channels, but it takes 1 to {most} of {like.dtype}"
             )
         if inputs.dropout > 0:
             reasons.append("'dropout' is not 0, and it has none")
@@ -64,7 +63,7 @@ class TritonBackend(Backend):
         self, inputs: Union[AttentionInputs, EncodeInputs]
     ) -> list[str]:
         """The interpreter is thousands of times slower than anything else."""
-        return ["Triton's interpreter is on"] if _is_interpreted() else []
+        return ["Triton's interpreter is on"] if is_interpreted() else []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
@@ -96,17 +95,13 @@ class TritonBackend(Backend):
         return tokens, weights
 
 
-def _is_interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 # A trace takes the answer as it is, and does not look into how it is found.
 @torch.compiler.assume_constant_result
 def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
     """Why kernels cannot run on a device."""
     if not HAS_TRITON:
         return ("Triton is not installed: pip install 'pyg_atomenc[triton]'",)
-    if _is_interpreted():
+    if is_interpreted():
         return ()
     if device != "cuda":
         return (

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
 from pyg_atomenc import AtomAttentionEncoder
@@ -239,6 +240,66 @@ def test_extreme_and_closed_logits():
         case.agrees(case.run(pool), case.expected(pool))
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_lowest_number_as_a_bias_is_no_infinity(pool):
+    case = Case(FEW)
+    lowest = torch.finfo(torch.float32).min
+    source, target = case.layout.to_edge_index()
+    with torch.no_grad():
+        # One atom of every token attends to some; the next to all alike.
+        case.tensors[3][(target % 5 == 1) & (source != target)] = lowest
+        case.tensors[3][target % 5 == 2] = lowest
+    # In float32, whose lowest number swallows what is added to it.
+    tensors = [t.detach().requires_grad_() for t in case.tensors]
+    found, expected = case.run(pool), case.run(pool, "edges", tensors)
+    assert all(out.isfinite().all() for out in expected)
+    case.agrees(found, expected)
+    case.agrees(gradients(found, case.tensors), gradients(expected, tensors))
+
+
+def test_an_infinite_key_gets_no_attention():
+    case = Case((3, 17, 5, 66))
+    positive, key, *others = (t.detach() for t in case.tensors)
+    positive = positive.abs() + 0.1
+    first = case.layout.perm[case.layout.ptr[:-1]]
+    key[first] = -torch.inf
+    tensors = [positive, key, *others]
+    case.exact = [t.double() for t in tensors]
+    found, expected = case.run(True, tensors=tensors), case.expected(True)
+    assert (expected[1][first] == 0).all()
+    case.agrees(found, expected)
+
+
+def test_a_launch_of_more_items_than_32_bits_count():
+    case = Case((3,), heads=4, bias=False)
+    query, key, value = (t.detach() for t in case.tensors)
+    call = _triton_ops.Call(
+        (query, key, value, None), Setting.from_layout(case.layout, 0.0), pool=False
+    )
+    out = torch.empty_like(value)
+    (launch,) = _triton_ops.attend_launches(call, out)
+    # The first programs alone, of as many as there would be with 2**30 tokens.
+    launch = replace(launch, arguments={**launch.arguments, "count": 2**30})
+    _triton_ops.submit(replace(launch, choices=launch.choices[:1]), query.device)
+    case.agrees((out,), case.expected(False))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_tangents_of_forward_mode(pool):
+    case = Case((3, 0, 5))
+    values = [t.detach() for t in case.tensors]
+    direction = torch.randn_like(values[0])
+    with forward_ad.dual_level():
+        query = forward_ad.make_dual(values[0], direction)
+        out = case.run(pool, tensors=[query, *values[1:]])[0]
+        tangent = forward_ad.unpack_dual(out).tangent
+    (grad,) = gradients(case.run(pool)[:1], case.tensors[:1])
+    expected = loss([tangent.double()])
+    torch.testing.assert_close(
+        (grad.double() * direction).sum(), expected, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_only_asked_gradients_are_computed(monkeypatch):
     case, seen = Case((3, 65), heads=1), []
     written = ("query", "key", "value", "bias")
@@ -277,12 +338,17 @@ def test_only_asked_gradients_are_computed(monkeypatch):
 def test_one_output_alone(used):
     case = Case(FEW, bias=False)
     found, expected = case.run(True), case.expected(True)
-    case.agrees(
-        gradients(found[used : used + 1], case.tensors, allow_unused=True)[: 2 + ~used],
-        gradients(expected[used : used + 1], case.exact, allow_unused=True)[
-            : 2 + ~used
-        ],
+    case.agrees(found, expected)
+    one, other = (
+        gradients(outputs[used : used + 1], tensors[: 3 - used])
+        for outputs, tensors in ((found, case.tensors), (expected, case.exact))
     )
+    # Atom weights do not depend on the values.
+    assert len(one) == 3 - used
+    case.agrees(one, other)
+    if used:
+        found = gradients(case.run(True)[1:], case.tensors[2], allow_unused=True)[0]
+        assert found is None or (found == 0).all()
 
 
 @pytest.mark.parametrize("sizes", [(), (0, 0)])
@@ -415,16 +481,23 @@ def test_the_encoder_projects_once(bias, monkeypatch):
     assert sorted(seen) == [2, 3 * 2 * 8]
 
 
-def test_encode_under_autocast():
+@pytest.mark.parametrize("name", ["triton", "dense", "edges"])
+def test_encode_gives_the_type_of_the_weights_under_autocast(name):
     case = Case(FEW, bias=False)
     x = torch.randn(case.layout.num_atoms, 6, device=DEVICE)
     weights = tuple(torch.randn(2, 8, 6, device=DEVICE) for _ in range(3))
-    exact = [w.double() for w in weights]
-    expected, _ = attention_encode(x.double(), exact, case.layout, backend="edges")
+    expected = attention_encode(x, weights, case.layout, backend=name)
     with torch.autocast(DEVICE, torch.bfloat16):
-        found, _ = attention_encode(x, weights, case.layout, backend="triton")
-    assert found.dtype == torch.bfloat16
-    assert (found - expected).abs().max() < 3e-2 * expected.abs().max()
+        found = attention_encode(x, weights, case.layout, backend=name)
+        half = attention_encode(
+            x, [w.bfloat16() for w in weights], case.layout, backend=name
+        )
+    assert [out.dtype for out in (*found, *half)] == [
+        torch.float32, torch.float32, torch.bfloat16, torch.float32,
+    ]  # fmt: skip
+    assert all(map(torch.equal, found, expected))
+    gap = (half[0].float() - expected[0]).abs().max()
+    assert gap < 3e-2 * expected[0].abs().max()
 
 
 # Who may use it
@@ -450,6 +523,13 @@ REASONS = {
 }
 
 
+def test_says_which_width_it_cannot_take():
+    x = torch.zeros(3, 2, 0, device=DEVICE)
+    value = torch.zeros(3, 2, 5, device=DEVICE)
+    with pytest.raises(BackendError, match="a head has 0 channels, but it takes 1 to"):
+        choose_backend("triton", replace(inputs(), query=x, key=x, value=value))
+
+
 @pytest.mark.parametrize("name", REASONS)
 def test_says_what_it_cannot_do(name):
     changes, message = REASONS[name]
@@ -459,7 +539,7 @@ def test_says_what_it_cannot_do(name):
 
 
 def test_says_what_the_machine_lacks(monkeypatch):
-    monkeypatch.setattr(backend, "_is_interpreted", lambda: False)
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
     with pytest.raises(BackendError, match="'triton': the tensors are on 'cpu'"):
         choose_backend("triton", inputs(device="cpu"))
     assert choose_backend("auto", inputs(device="cpu")).name == "dense"
@@ -474,9 +554,9 @@ def test_says_what_the_machine_lacks(monkeypatch):
 
 def test_auto_takes_it_where_it_can_but_never_the_interpreter(monkeypatch):
     monkeypatch.setattr(backend, "_hindrances", lambda device, index: ())
-    monkeypatch.setattr(backend, "_is_interpreted", lambda: False)
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
     assert choose_backend("auto", inputs()).name == "triton"
-    monkeypatch.setattr(backend, "_is_interpreted", lambda: True)
+    monkeypatch.setattr(backend, "is_interpreted", lambda: True)
     assert choose_backend("auto", inputs()).name == "dense"
     assert choose_backend("triton", inputs()).name == "triton"
 

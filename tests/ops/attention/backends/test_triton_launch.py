@@ -1,5 +1,7 @@
 """Which way of cutting a kernel is taken, without a GPU."""
 
+import sys
+
 import pytest
 import torch
 
@@ -27,6 +29,7 @@ def timed(monkeypatch):
 
     monkeypatch.setattr(_triton_launch, "_CHOSEN", {})
     monkeypatch.setattr(_triton_launch, "_time", time)
+    monkeypatch.setattr(_triton_launch, "_processors", lambda device: 1)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return found
 
@@ -59,6 +62,50 @@ def test_the_first_is_taken_where_nothing_may_be_timed(timed, monkeypatch):
     # Which is not remembered.
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert _triton_launch._choose(launch(), GPU) == SECOND
+
+
+def test_a_small_launch_settles_nothing_for_large_ones(timed, monkeypatch):
+    monkeypatch.setattr(_triton_launch, "_processors", lambda device: 2)
+    few, many = (
+        Launch("small_forward", "ITEMS", lambda block, n=n: n, (FIRST, SECOND), {})
+        for n in (15, 16)
+    )
+    assert _triton_launch._choose(few, GPU) == FIRST
+    assert not timed
+    assert _triton_launch._choose(many, GPU) == SECOND
+    # Nor the other way round: a call gives the same bits whatever ran before.
+    assert _triton_launch._choose(few, GPU) == FIRST
+
+
+def test_more_programs_than_a_grid_holds(monkeypatch):
+    monkeypatch.setattr(Launch, "function", lambda self: pytest.fail("was launched"))
+    huge = Launch("small_forward", "ITEMS", lambda block: 2**31, (FIRST,), {})
+    with pytest.raises(ValueError, match="'layout' has so .* 2,147,483,648 .*split"):
+        _triton_launch.submit(huge, torch.device("cpu"))
+
+
+def test_the_interpreter_is_on_where_triton_says_so(monkeypatch):
+    jit = pytest.importorskip("triton").jit
+
+    def kernel():
+        pass
+
+    for word in ("1", "true", "True", "on", "YES", "0", "false", "off", "", None):
+        if word is None:
+            monkeypatch.delenv("TRITON_INTERPRET")
+        else:
+            monkeypatch.setenv("TRITON_INTERPRET", word)
+        interpreted = "Interpreted" in type(jit(kernel)).__name__
+        assert _triton_launch.is_interpreted() == interpreted, word
+
+
+def test_without_triton_nothing_is_interpreted(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setattr(
+        _triton_launch, "import_module", lambda name: pytest.fail("was imported")
+    )
+    assert not _triton_launch.is_interpreted()
 
 
 def test_a_kernel_gets_its_own_arguments_alone(monkeypatch):
