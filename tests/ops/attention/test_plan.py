@@ -38,7 +38,7 @@ def test_a_plan_stays_on_the_cpu():
         spans = make_spans(setting, (2, 16))
         windows = WindowLayout.from_ptr(torch.tensor([0, 50], device="cpu"))
     assert layout.plan.device.type == "cpu"
-    assert [(span.size, span.count) for span in spans] == [(16, 4)]
+    assert [(span.size, span.count) for span in spans] == [(2, 1), (16, 3)]
     assert torch.equal(windows.query_start, torch.tensor([0, 32]))
 
 

@@ -1,9 +1,9 @@
 """How kernels are cut, by the type and the width of a head.
 
-Of every entry the first choice is one that neither spills registers (more than a few
-bytes) nor needs more than 99 KiB of shared memory, for sm_80 and sm_90: see
-`pyg_atomenc.testing.compile_kernels`. Float32 products are made of three in TF32, and
-take twice the registers of half types.
+First choices are meant neither to spill registers (more than a few bytes) nor to need
+more than 99 KiB of shared memory, for sm_80 and sm_90. The tests see to it for heads of
+32 channels with a bias; `pyg_atomenc.testing.compile_kernels` shows it for others.
+Float32 products are made of three in TF32, and take twice the registers of half types.
 """
 
 from dataclasses import dataclass

@@ -231,11 +231,12 @@ def _received(
     far = tl.load(perm + start + other, mask=there, other=0)
     q = load_rows(query, far, head, query_row, query_head, there, D, D_BLOCK)
     logits = product(k, swap(q)) * (scale * LOG2E)
+    pairs = of_query(inside) & of_key(there)
     if bias is not None:
         at = pair_offsets(first_pair, of_key(other), of_query(local), size, head, HEADS)
-        logits = add_bias(logits, bias, at, of_query(inside) & of_key(there))
+        logits = add_bias(logits, bias, at, pairs)
     # Queries past the last are 0, but not their products with an infinite key.
-    logits = tl.where(of_key(there), logits, float("-inf"))
+    logits = tl.where(pairs, logits, float("-inf"))
     at = head * rows + first * TILE + other
     maximum = tl.load(lse + at, mask=there, other=0.0)
     log_total = tl.load(lse + HEADS * rows + at, mask=there, other=0.0)

@@ -274,7 +274,7 @@ def test_bad_input():
         ({"layout": torch.zeros(3)}, "'layout' is of type Tensor"),
         ({"bias": torch.zeros(4, 2)}, r"'bias' needs the shape \[5, 2\]"),
         ({"dropout": 1.0}, "'dropout' is 1.0"),
-        ({"backend": "fast"}, "'backend' is 'fast': choose one of 'auto', 'dense'"),
+        ({"backend": "fast"}, "'backend' is 'fast': choose one of 'auto', 'triton'"),
     ]:
         given_ = {"x": inputs["x"], "weights": weights, "layout": layout} | changes
         with pytest.raises(ValueError, match=message):
