@@ -137,7 +137,8 @@ def draw(model, data, path, device):
     # Times the fragment's size, so that small and large fragments share one scale.
     relative = weights.mean(dim=1) * layout.sizes[batch.atom_to_token]
     picture = draw_atom_weights(
-        Chem.MolFromSmiles(data.smiles),
+        # Whose atoms stand in the order of the graph's; `data.smiles` is canonical.
+        Chem.MolFromSmiles(data.given_smiles),
         relative,
         legend=f"{data.name}: weight in its fragment (1 = the average)",
         size=(600, 450),

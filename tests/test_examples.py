@@ -1,6 +1,8 @@
 """The example scripts, run as a user runs them, on little work."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,31 @@ def test_quickstart(tmp_path):
     picture = (tmp_path / "quickstart.svg").read_text()
     assert picture.count("<ellipse") > 10
     assert "training" in done.stderr and "100%" in done.stderr
+
+
+def test_quickstart_draws_weights_on_the_atoms_that_they_are_of(tmp_path, monkeypatch):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    quickstart = importlib.import_module("quickstart")
+
+    def weights_of_nitrogen(x, layout, return_attention_weights):
+        return None, x.unsqueeze(1)
+
+    class Model(torch.nn.Module):
+        encoder = staticmethod(weights_of_nitrogen)
+        atoms = staticmethod(lambda batch: (batch.z == 7).float())
+
+    # The canonical SMILES starts with a carbon, and ends with the nitrogen.
+    data = quickstart.from_smiles("N1(C)CCC1")
+    data.name = "a molecule"
+    assert data.smiles != data.given_smiles
+    quickstart.draw(Model(), data, tmp_path / "picture.svg", "cpu")
+    picture = (tmp_path / "picture.svg").read_text()
+    atoms = re.findall(r"<ellipse .*class='(atom-\d+)'.*fill:(#\w+);", picture)
+    coloured = [atom for atom, colour in atoms if colour != "#FFFFFF"]
+    # Letters are drawn for what is no carbon.
+    letters = set(re.findall(r"<path class='(atom-\d+)'", picture))
+    assert len(atoms) == 5 and coloured == ["atom-0"] and letters == {"atom-0"}
 
 
 def read(path):
