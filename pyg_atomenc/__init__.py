@@ -1,8 +1,8 @@
 """Attention from atoms to tokens, as PyTorch Geometric layers."""
 
+from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.nn import AtomAttentionEncoder, TokenAttentionConv, token_graph
-from pyg_atomenc.ops.attention import TokenLayout
 
 __version__ = "0.1.0"
 

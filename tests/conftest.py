@@ -27,7 +27,7 @@ def _seed():
 @pytest.fixture(params=["torch_scatter", "pyg"])
 def scatter(request, monkeypatch):
     """Runs a test with torch_scatter's operators, and with PyG's own."""
-    from pyg_atomenc.ops.attention.backends import edges
+    from pyg_atomenc.attention import edges
 
     if request.param == "torch_scatter" and not edges.HAS_TORCH_SCATTER:
         pytest.skip("torch_scatter is not installed; PyG's own scatters are tested")

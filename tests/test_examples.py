@@ -114,7 +114,7 @@ def test_encode_structure_says_what_is_wrong(tmp_path):
 
 def test_benchmark_reading():
     pytest.importorskip("biotite", reason="biotite is not installed")
-    done = run("benchmark_reading.py", "--atoms", 200, "--rounds", 1, check=True)
+    done = run("benchmarks/reading.py", "--atoms", 200, "--rounds", 1, check=True)
     rows = [line for line in done.stdout.splitlines() if "| protein." in line]
     head = done.stdout.splitlines()[0]
     assert len(rows) == 3 and all(row.count("|") == head.count("|") for row in rows)
@@ -150,7 +150,7 @@ def read_tensors(path):
 
 def test_benchmark_dataset():
     pytest.importorskip("biotite", reason="biotite is not installed")
-    done = run("benchmark_dataset.py", "--count", 12, "--workers", 1, check=True)
+    done = run("benchmarks/dataset.py", "--count", 12, "--workers", 1, check=True)
     assert "12 files" in done.stdout and "1 process: " in done.stdout
     assert "filled to" in done.stdout and done.stdout.rstrip().endswith("has 12")
 
@@ -158,15 +158,17 @@ def test_benchmark_dataset():
 @pytest.mark.parametrize("mode", ["infer", "train", "attend infer", "attend train"])
 def test_a_measurement_of_the_benchmark(mode):
     contender = "pyg_atomenc dense"
-    done = run("benchmark.py", "--one", "residues-300", contender, mode, check=True)
+    done = run(
+        "benchmarks/attention.py", "--one", "residues-300", contender, mode, check=True
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["seconds"] > 0 and found["difference"] < 1e-5
     assert ("share" if "attend" in mode else "floor") in found
 
 
 def test_the_benchmark_counts_the_bytes_of_attention_alone(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    contenders = pytest.importorskip("benchmark_contenders")
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    contenders = pytest.importorskip("contenders")
     problem = contenders.Projected("size-10-1000", "cpu", torch.bfloat16)
     # q, k, v of 1,000 atoms, 128 channels of two bytes; a hundred tokens.
     rows, tokens = 1000 * 128 * 2, 100 * 128 * 2

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.storage import GlobalStorage
 
+from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.attention.layouts.token_index import check_token_index
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.ops.attention.layout import TokenLayout
-from pyg_atomenc.ops.attention.token_index import check_token_index
 
 # Where a batch carries the layout that its loader built.
 LAYOUT_KEY = "built_layout"

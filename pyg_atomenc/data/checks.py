@@ -1,37 +1,9 @@
-"""Checks of arguments that several parts of the package share."""
+"""Checks of graphs that several parts of the package share."""
 
-from numbers import Integral, Real
-from typing import Any, Optional
+from typing import Any
 
 from pyg_atomenc.data.atom_token_data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
-
-
-def check_integer(name: str, value: Any, least: int) -> int:
-    """The value as an ``int``; a ValueError unless it is one of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise AtomEncodingError(
-            f"'{name}' is {value!r}: pass an integer of at least {least}."
-        )
-    return int(value)
-
-
-def check_positive(name: str, value: Any, unit: str) -> float:
-    """The value as a ``float``, or a ValueError unless it is positive and finite."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not 0 < value < float("inf"):
-        raise AtomEncodingError(
-            f"'{name}' is {value!r}: pass a positive number {unit}."
-        )
-    return float(value)
-
-
-def check_callable(name: str, value: Optional[Any]) -> None:
-    """Raise a ValueError unless the value can be called, or is ``None``."""
-    if value is not None and (isinstance(value, type) or not callable(value)):
-        raise AtomEncodingError(
-            f"'{name}' is {value!r}: pass a function, or an object that can be called."
-        )
 
 
 def check_graph(data: Any) -> None:

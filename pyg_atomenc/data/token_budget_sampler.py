@@ -10,7 +10,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pyg_atomenc.data.checks import check_integer
+from pyg_atomenc.checks import check_integer
 from pyg_atomenc.data.graph_sizes import dataset_sizes
 from pyg_atomenc.data.packing import pack_evenly, pack_in_order
 from pyg_atomenc.errors import AtomEncodingError

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Dataset
 
+from pyg_atomenc.checks import check_callable, check_integer, check_positive
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.checks import check_callable, check_integer, check_positive
 from pyg_atomenc.datasets.file_lock import file_lock
 from pyg_atomenc.datasets.fingerprint import describe, fingerprint
 from pyg_atomenc.datasets.graph_table import GraphTable

@@ -1,7 +1,7 @@
 """Readers: SMILES, RDKit molecules and structure files → `AtomTokenData`."""
 
+from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.io.atom_array import from_atom_array, to_atom_array
-from pyg_atomenc.io.bonds import BOND_TYPES
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.rdmol import from_rdmol, from_smiles
 from pyg_atomenc.io.structure import from_structure

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.tokenizers.codes import code, join
+from pyg_atomenc.chem.codes import code, join
 
 NO_ALTLOC = (".", "?", " ", "")
 

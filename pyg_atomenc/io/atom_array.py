@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyg_atomenc.chem.bonds import BOND_TYPES, bond_tensors
+from pyg_atomenc.chem.chirality import dictionary_chirality
+from pyg_atomenc.chem.elements import SYMBOLS, atomic_numbers
+from pyg_atomenc.chem.hydrogens import count_hydrogens
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.bonds import BOND_TYPES, bond_tensors
-from pyg_atomenc.io.chirality import dictionary_chirality
-from pyg_atomenc.io.elements import SYMBOLS, atomic_numbers
-from pyg_atomenc.io.hydrogens import count_hydrogens
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
 from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.residue import Residue, find_residues

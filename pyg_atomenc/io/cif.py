@@ -8,13 +8,13 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.chem.residue_bonds import are_near, residue_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.altloc import NO_ALTLOC, choose_altloc
 from pyg_atomenc.io.cif_binary import read_binary
 from pyg_atomenc.io.cif_text import read_text
 from pyg_atomenc.io.crowds import check_crowds
 from pyg_atomenc.io.limits import Limits
-from pyg_atomenc.io.residue_bonds import are_near, residue_bonds
 
 _LABELS = ("label_asym_id", "label_seq_id")
 _POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from pyg_atomenc.chem.codes import code, code_runs, join
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.tokenizers.codes import code, code_runs, join
 from pyg_atomenc.tokenizers.residue import find_residues
 
 _MOST = 64

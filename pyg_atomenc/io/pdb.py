@@ -8,13 +8,13 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.components import component_atoms
+from pyg_atomenc.chem.residue_bonds import residue_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.altloc import choose_altloc
-from pyg_atomenc.io.components import component_atoms
 from pyg_atomenc.io.crowds import check_crowds
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.pdb_lines import ATOM, check_lines, fill_blanks
-from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.io.text import decode
 from pyg_atomenc.tokenizers.residue import find_residues
 

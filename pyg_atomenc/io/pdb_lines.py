@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.io.components import component_atoms
 
 ATOM = ("ATOM", "HETATM")
 # Three coordinates; only atoms and the uncertainties of their positions have these.

@@ -6,10 +6,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from pyg_atomenc.chem.bonds import BOND_TYPES, bond_tensors
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_representatives
-from pyg_atomenc.io.bonds import BOND_TYPES, bond_tensors
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
 from pyg_atomenc.tokenizers.brics import BRICS
 from pyg_atomenc.tokenizers.source import check_mol, residue_columns
@@ -48,7 +48,7 @@ def from_rdmol(
           2 for S
         - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
         - ``edge_attr`` ``[E, 5]``, float32: one-hot over
-          :data:`~pyg_atomenc.io.bonds.BOND_TYPES`
+          :data:`~pyg_atomenc.chem.bonds.BOND_TYPES`
         - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
         - ``is_representative`` ``[N]``, bool: the first atom of each token, and
           ``token_pos`` ``[T, 3]``, float32: its position in ångström, if there are any

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.components import component_atoms
+from pyg_atomenc.chem.residue_bonds import residue_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.components import component_atoms
-from pyg_atomenc.io.residue_bonds import residue_bonds
 from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONE = (".", "?", "")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.nn.projections import check_sizes
+from pyg_atomenc.checks import check_sizes
 
 
 class AdaptiveLayerNorm(torch.nn.Module):

@@ -8,21 +8,21 @@ from torch.nn import functional as F
 from torch.nn.parameter import UninitializedParameter
 from torch_geometric.nn.dense import Linear
 
+from pyg_atomenc.attention import (
+    TokenLayout,
+    attention_encode,
+    attention_pool,
+)
+from pyg_atomenc.attention.inputs import check_device
+from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.projections import (
     check_atoms,
     check_in_channels,
     check_options,
-    check_sizes,
     edge_bias,
     make_linear,
 )
-from pyg_atomenc.ops.attention import (
-    TokenLayout,
-    attention_encode,
-    attention_pool,
-)
-from pyg_atomenc.ops.attention.inputs import check_device
 
 
 class AtomAttentionEncoder(torch.nn.Module):
@@ -57,7 +57,7 @@ class AtomAttentionEncoder(torch.nn.Module):
 
     Shapes:
         - input: atoms ``[N, C]``; tokens ``[N]`` integer or a
-          :class:`~pyg_atomenc.ops.attention.TokenLayout`; pair features
+          :class:`~pyg_atomenc.attention.TokenLayout`; pair features
           ``[E, edge_dim]`` in the order of ``layout.to_edge_index()``
         - output: tokens ``[T, H * d]``; with ``return_attention_weights`` also how much
           every atom counts in its token ``[N, H]``

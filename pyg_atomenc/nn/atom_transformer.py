@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as run_again
 
+from pyg_atomenc.attention.inputs import Bias, Layout, check_layout
+from pyg_atomenc.checks import check_sizes, check_tensor
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.adaptive_layer_norm import (
     AdaptiveLayerNorm,
@@ -17,8 +19,6 @@ from pyg_atomenc.nn.adaptive_layer_norm import (
 from pyg_atomenc.nn.conditioned_transition import ConditionedTransition
 from pyg_atomenc.nn.pair_bias import PairBias, WindowPairs
 from pyg_atomenc.nn.pair_bias_attention import PairBiasAttention
-from pyg_atomenc.nn.projections import check_sizes, check_tensor
-from pyg_atomenc.ops.attention.inputs import Bias, Layout, check_layout
 
 
 class Modulation(NamedTuple):
@@ -158,7 +158,7 @@ class AtomTransformer(torch.nn.Module):
         ValueError: If a size is not positive, an option unknown, or inputs do not fit.
 
     Example:
-        >>> from pyg_atomenc.ops.attention import WindowLayout
+        >>> from pyg_atomenc.attention import WindowLayout
         >>> layout = WindowLayout.from_batch(torch.tensor([0] * 40 + [1] * 7))
         >>> transformer = AtomTransformer(64, pair_channels=16)
         >>> cond, pair = torch.randn(47, 64), torch.randn(layout.num_pairs, 16)

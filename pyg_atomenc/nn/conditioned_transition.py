@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.nn.adaptive_layer_norm import (
     AdaptiveLayerNorm,
     gate_linear,
     modulate,
     reset_gate,
 )
-from pyg_atomenc.nn.projections import check_sizes
 
 # Atoms that are transformed together where no gradients are asked for.
 MAX_ROWS = 1024

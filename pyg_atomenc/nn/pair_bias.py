@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from pyg_atomenc.attention import WindowBias, WindowLayout
+from pyg_atomenc.attention.inputs import Bias
+from pyg_atomenc.checks import check_sizes, check_tensor
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.projections import check_sizes, check_tensor
-from pyg_atomenc.ops.attention import WindowBias, WindowLayout
-from pyg_atomenc.ops.attention.inputs import Bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class PairBias(torch.nn.Module):
     Shapes:
         - input: ``[E, C]``, one row an edge; or the pairs of windows
         - output: a list of ``L`` biases, each ``[E, H]``; or one
-          :class:`~pyg_atomenc.ops.attention.WindowBias` a layer
+          :class:`~pyg_atomenc.attention.WindowBias` a layer
 
     Raises:
         ValueError: If a size is not positive, or the input does not fit.

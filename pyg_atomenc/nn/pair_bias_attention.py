@@ -5,12 +5,12 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_atomenc.attention import WindowBias, attention
+from pyg_atomenc.attention.dispatch import check_backend
+from pyg_atomenc.attention.edges import attend_edges
+from pyg_atomenc.attention.inputs import Bias, Layout
+from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.projections import check_sizes
-from pyg_atomenc.ops.attention import WindowBias, attention
-from pyg_atomenc.ops.attention.backends import attend_edges
-from pyg_atomenc.ops.attention.dispatch import check_backend
-from pyg_atomenc.ops.attention.inputs import Bias, Layout
 
 
 class PairBiasAttention(torch.nn.Module):
@@ -32,7 +32,7 @@ class PairBiasAttention(torch.nn.Module):
     Shapes:
         - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share layout
           and bias; the bias ``[E, H]`` or a
-          :class:`~pyg_atomenc.ops.attention.WindowBias`
+          :class:`~pyg_atomenc.attention.WindowBias`
         - output: as the atoms
 
     Raises:

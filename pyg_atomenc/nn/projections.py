@@ -6,25 +6,10 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense import Linear
 
+from pyg_atomenc.attention.dispatch import check_backend
+from pyg_atomenc.attention.inputs import check_dropout
+from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.ops.attention.dispatch import check_backend
-from pyg_atomenc.ops.attention.inputs import check_dropout
-
-
-def check_sizes(**sizes: Any) -> None:
-    """Raise a ValueError unless all sizes are positive ints."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise AtomEncodingError(f"'{name}' is {size!r}: pass a positive int.")
-
-
-def check_tensor(name: str, value: Any) -> Tensor:
-    """The value, or a ValueError unless it is a tensor."""
-    if not isinstance(value, Tensor):
-        raise AtomEncodingError(
-            f"'{name}' is of type {type(value).__name__}: pass a tensor."
-        )
-    return value
 
 
 def check_in_channels(in_channels: Any) -> None:

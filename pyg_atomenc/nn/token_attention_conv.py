@@ -5,18 +5,18 @@ from typing import Any, Optional, Union
 from torch import Tensor
 from torch_geometric.typing import Adj, PairTensor, Size
 
+from pyg_atomenc.attention import TokenLayout, WindowLayout, attention
+from pyg_atomenc.attention.edges import EdgeAttention
+from pyg_atomenc.attention.inputs import Layout, check_device
+from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError, BackendError
 from pyg_atomenc.nn.projections import (
     check_atoms,
     check_in_channels,
     check_options,
-    check_sizes,
     edge_bias,
     make_linear,
 )
-from pyg_atomenc.ops.attention import TokenLayout, WindowLayout, attention
-from pyg_atomenc.ops.attention.backends import EdgeAttention
-from pyg_atomenc.ops.attention.inputs import Layout, check_device
 
 # Hooks of MessagePassing that only see anything when messages are passed.
 _HOOKS = (
@@ -42,8 +42,8 @@ class TokenAttentionConv(EdgeAttention):
     This is the scaled dot-product attention of `"Attention Is All You Need"
     <https://arxiv.org/abs/1706.03762>`_ over a graph, with the edge features as an
     additive bias on the logits, as the pair bias of AlphaFold 3 (Algorithm 24 of its
-    supplement). Given a :class:`~pyg_atomenc.ops.attention.TokenLayout` or a
-    :class:`~pyg_atomenc.ops.attention.WindowLayout` instead of an edge list, it
+    supplement). Given a :class:`~pyg_atomenc.attention.TokenLayout` or a
+    :class:`~pyg_atomenc.attention.WindowLayout` instead of an edge list, it
     computes the same over ``layout.to_edge_index()`` without making that list.
 
     Args:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import coalesce, remove_self_loops, scatter
 
+from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.ops.attention.inputs import accumulate_dtype
 
 
 def token_graph(

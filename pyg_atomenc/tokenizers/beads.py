@@ -6,9 +6,9 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.codes import Integers, by_first_atom
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers, by_first_atom
 from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.residue import find_residues
 from pyg_atomenc.tokenizers.source import as_atom_array

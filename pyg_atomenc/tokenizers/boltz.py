@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers
 from pyg_atomenc.tokenizers.features import (
     LIGAND,
     STANDARD,

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers
 from pyg_atomenc.tokenizers.molecule import chemical_tokens, smiles_of_parts
 from pyg_atomenc.tokenizers.source import as_mol
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from pyg_atomenc.chem.codes import by_first_atom, connected
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import by_first_atom, connected
 from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.molecule import bond_ends, chemical_tokens, fragment_names
 from pyg_atomenc.tokenizers.residue import find_residues

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.codes import Integers, code_runs, join
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers, code_runs, join
 from pyg_atomenc.tokenizers.source import integers
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")

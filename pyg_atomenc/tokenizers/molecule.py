@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.codes import Integers, by_first_atom, connected
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers, by_first_atom, connected
 from pyg_atomenc.tokenizers.features import LIGAND, residue_kinds, structure_tokens
 from pyg_atomenc.tokenizers.residue import find_residues
 from pyg_atomenc.tokenizers.source import is_mol, residue_columns

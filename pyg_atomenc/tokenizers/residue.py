@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from pyg_atomenc.chem.codes import Integers, by_first_atom, code, join
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import Integers, by_first_atom, code, join
 from pyg_atomenc.tokenizers.features import (
     residue_codes,
     residue_kinds,

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from pyg_atomenc.chem.codes import by_first_atom, connected
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import by_first_atom, connected
 from pyg_atomenc.tokenizers.molecule import (
     bond_ends,
     chemical_tokens,

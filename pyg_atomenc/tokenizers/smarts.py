@@ -5,9 +5,9 @@ from typing import Any, Union
 
 import numpy as np
 
+from pyg_atomenc.chem.codes import connected
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.codes import connected
 from pyg_atomenc.tokenizers.molecule import bond_ends, chemical_tokens, with_hydrogens
 from pyg_atomenc.tokenizers.source import as_mol
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.data.checks import check_integer, check_positive
+from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.errors import require_package
 
 

@@ -179,7 +179,7 @@ def test_it_goes_on_where_it_stopped():
 
 BAD = [
     ({}, "'max_pairs' and 'max_atoms' are both None"),
-    ({"max_pairs": 0, "pairs": [1]}, "'max_pairs' is 0: pass an integer of at least 1"),
+    ({"max_pairs": 0, "pairs": [1]}, "'max_pairs' is 0: pass a positive int"),
     ({"max_atoms": True, "atoms": [1]}, "'max_atoms' is True"),
     ({"max_atoms": 2.5, "atoms": [1]}, "'max_atoms' is 2.5"),
     ({"max_pairs": 5}, "'pairs' is missing for 'max_pairs': pass the dataset"),

@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import cuts, flips, mutations
 
+from pyg_atomenc.chem.elements import SYMBOLS
 from pyg_atomenc.errors import FileFormatError
 from pyg_atomenc.io import from_structure
-from pyg_atomenc.io.elements import SYMBOLS
 
 pytest.importorskip("biotite.structure", reason="biotite is not installed")
 pytest.importorskip("gemmi", reason="gemmi is not installed")

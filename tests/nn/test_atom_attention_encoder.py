@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import Sequential
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
-from pyg_atomenc.ops.attention import backends
+from pyg_atomenc.attention import backends
 
 PARTITIONS = partitions()
 # In float64, which Triton's kernels do not take; they have tests of their own.

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from pyg_atomenc.attention import TokenLayout, WindowLayout
 from pyg_atomenc.nn import AtomTransformer
-from pyg_atomenc.ops.attention import TokenLayout, WindowLayout
 
 
 def fill(module):

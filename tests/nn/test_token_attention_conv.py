@@ -9,7 +9,7 @@ from torch_geometric.nn import GCNConv, MessagePassing, Sequential, global_add_p
 from torch_geometric.testing import assert_module
 
 from pyg_atomenc import AtomAttentionEncoder, TokenAttentionConv, TokenLayout
-from pyg_atomenc.ops.attention import WindowLayout
+from pyg_atomenc.attention import WindowLayout
 
 PARTITIONS = partitions()
 

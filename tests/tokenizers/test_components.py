@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from residues import chain
 
+from pyg_atomenc.chem.codes import connected
 from pyg_atomenc.tokenizers import Components
-from pyg_atomenc.tokenizers.codes import connected
 
 
 def test_chains_ligands_and_ions():

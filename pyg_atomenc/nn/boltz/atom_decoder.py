@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from pyg_atomenc.checks import check_tensor
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import AtomTransformer
 from pyg_atomenc.nn.boltz.atom_encoder import check_config
@@ -14,7 +15,6 @@ from pyg_atomenc.nn.boltz.conditioning import (
     check_conditioning,
 )
 from pyg_atomenc.nn.boltz.config import BoltzConfig
-from pyg_atomenc.nn.projections import check_tensor
 
 
 class BoltzAtomDecoder(torch.nn.Module):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.attention import TokenLayout, WindowLayout
+from pyg_atomenc.checks import check_tensor
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import AtomTransformer
 from pyg_atomenc.nn.boltz.atom_features import AtomFeatureEmbedding
@@ -17,8 +19,6 @@ from pyg_atomenc.nn.boltz.conditioning import (
 )
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.token_pairs import TokenPairs
-from pyg_atomenc.nn.projections import check_tensor
-from pyg_atomenc.ops.attention import TokenLayout, WindowLayout
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
@@ -34,7 +34,7 @@ class BoltzAtomEncoder(torch.nn.Module):
 
     Atoms are embedded from their reference conformers, attend in sequence-local windows
     of 32 queries and 128 keys
-    (:class:`~pyg_atomenc.ops.attention.WindowLayout`) with a bias for every pair,
+    (:class:`~pyg_atomenc.attention.WindowLayout`) with a bias for every pair,
     conditioned on trunk features and moved by noisy coordinates, and are averaged to
     tokens: Algorithm 5 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w) in the form of `Boltz-1

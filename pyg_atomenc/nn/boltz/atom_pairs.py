@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.attention import WindowLayout
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.token_pairs import TokenPairs
 from pyg_atomenc.nn.pair_bias import WindowPairs
-from pyg_atomenc.ops.attention import WindowLayout
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32

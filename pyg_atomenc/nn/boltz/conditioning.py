@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import AtomTransformer, TransformerConditioning
 from pyg_atomenc.nn.pair_bias import WindowPairs
-from pyg_atomenc.ops.attention import TokenLayout
 
 
 class EncodedAtoms(NamedTuple):

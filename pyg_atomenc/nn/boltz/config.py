@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pyg_atomenc.attention.layouts.window import check_window_sizes
+from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.projections import check_sizes
-from pyg_atomenc.ops.attention.window_layout import check_window_sizes
 
 Part = Literal["trunk", "diffusion"]
 

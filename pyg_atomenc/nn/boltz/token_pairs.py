@@ -6,8 +6,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.ops.attention import TokenLayout
 
 
 @dataclass(frozen=True, eq=False)

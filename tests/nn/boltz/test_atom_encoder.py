@@ -6,6 +6,7 @@ from boltz_oracle import SIZES, Boltz1, Boltz2, Flat, fill, require_boltz
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
+from pyg_atomenc.attention.dense import windows as dense_windows
 from pyg_atomenc.checkpoints import load_boltz, to_boltz_state_dict
 from pyg_atomenc.nn import (
     BoltzAtomDecoder,
@@ -14,7 +15,6 @@ from pyg_atomenc.nn import (
     conditioned_transition,
 )
 from pyg_atomenc.nn.boltz import atom_encoder, atom_pairs
-from pyg_atomenc.ops.attention.backends import _dense_windows
 
 RAGGED = [1, 31, 33, 500, 2000]
 
@@ -204,7 +204,7 @@ def test_groups_of_windows_and_rows_change_nothing(grad, monkeypatch):
     for windows, rows in ((1, 7), (10**6, 10**6)):
         monkeypatch.setattr(atom_pairs, "CPU_WINDOWS", windows)
         monkeypatch.setattr(atom_pairs, "MAX_ROWS", rows)
-        monkeypatch.setattr(_dense_windows, "CPU_WINDOWS", windows)
+        monkeypatch.setattr(dense_windows, "CPU_WINDOWS", windows)
         monkeypatch.setattr(conditioned_transition, "MAX_ROWS", rows)
         monkeypatch.setattr(atom_encoder, "MAX_ROWS", rows)
         with torch.set_grad_enabled(grad):

@@ -1,0 +1,226 @@
+"""Compile the triton backend's kernels for GPUs that need not be there.
+
+    python examples/benchmarks/compile_kernels.py
+
+with Triton 3.3 or newer prints what every kernel takes of a streaming multiprocessor:
+registers of a thread, bytes that did not fit into them and were spilled to memory, and
+shared memory of a program. `TRITON_INTERPRET` must not be set.
+"""
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.triton.configurations import Choice
+from pyg_atomenc.attention.triton.launch import (
+    Launch,
+    is_interpreted,
+)
+from pyg_atomenc.attention.triton.operators import (
+    Call,
+    attend_launches,
+    backward_launches,
+    pool_launches,
+)
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+SIZES = (9, 100)
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a compiled kernel takes.
+
+    Attributes:
+        kernel (str): Its name, form and size class.
+        dtype (str): The inputs' type.
+        width (int): Channels of a head.
+        bias (bool): Whether logits have a bias.
+        arch (int): The GPU's compute capability, times ten.
+        choice (Choice): How it was cut.
+        registers (int): Of a thread.
+        spilled (int): Bytes of a thread in local memory.
+        shared (int): Bytes of a program in shared memory.
+    """
+
+    kernel: str
+    dtype: str
+    width: int
+    bias: bool
+    arch: int
+    choice: Choice
+    registers: int
+    spilled: int
+    shared: int
+
+    def row(self) -> str:
+        """A row of the table."""
+        found = [self.kernel, self.dtype, self.width, "yes" if self.bias else "no"]
+        found += [f"sm_{self.arch}", *self.choice]
+        found += [self.registers, self.spilled, self.shared]
+        return "| " + " | ".join(map(str, found)) + " |"
+
+
+HEADER = (
+    "| kernel | type | channels | bias | GPU | items or step | warps | stages "
+    "| registers | spilled | shared memory |\n" + "|---" * 11 + "|"
+)
+
+
+def launches(
+    dtype: torch.dtype, width: int, bias: bool, heads: int = 4
+) -> Iterator[tuple[str, Launch]]:
+    """Every kernel as the backend would launch it, with the operator's name."""
+    sizes = torch.tensor(SIZES)
+    index = torch.arange(len(sizes)).repeat_interleave(sizes)
+    layout = TokenLayout.from_index(index, len(sizes))
+    # Without a plan every size class is launched.
+    setting = replace(Setting.from_layout(layout, 0.0), plan=layout.plan[:0])
+    query = torch.zeros(layout.num_atoms, heads, width, dtype=dtype)
+    pairs = query.new_zeros(layout.num_pairs or 0, heads) if bias else None
+    tensors = (query, query, query, pairs)
+    found = [None if t is None else torch.empty_like(t) for t in tensors]
+    weights = torch.zeros(layout.num_atoms, heads)
+    tokens = query.new_zeros(layout.num_tokens, heads, width)
+    call = Call(tensors, setting, pool=False)
+    lists = [
+        ("attend", attend_launches(call, query)),
+        ("attend backward", backward_launches(call, query, None, found)),
+    ]
+    call = Call(tensors, setting, pool=True)
+    lists += [
+        ("pool", pool_launches(call, tokens, weights)),
+        ("pool backward", backward_launches(call, tokens, weights, found)),
+    ]
+    for name, some in lists:
+        for launch in some:
+            yield name, launch
+
+
+def compile_launch(launch: Launch, choice: Choice, arch: int) -> Any:
+    """The kernel of a launch, compiled for an architecture such as 90."""
+    triton = require_package("triton", "compiling kernels")
+    compiler = require_package("triton.compiler", "compiling kernels")
+    backends = require_package("triton.backends.compiler", "compiling kernels")
+    function = launch.function()
+    signature, constants, aligned = {}, {}, {}
+    for place, name in enumerate(function.arg_names):
+        value = {**launch.arguments, launch.block: choice.block}[name]
+        signature[name] = _type_of(name, value)
+        if signature[name] == "constexpr":
+            constants[name] = value
+        elif isinstance(value, Tensor) or value % 16 == 0:
+            # torch's allocations are aligned, and a launch would see it.
+            aligned[(place,)] = [["tt.divisibility", 16]]
+    return triton.compile(
+        compiler.ASTSource(function, signature, constants, aligned),
+        target=backends.GPUTarget("cuda", arch, 32),
+        options={"num_warps": choice.num_warps, "num_stages": choice.num_stages},
+    )
+
+
+def _type_of(name: str, value: Any) -> str:
+    if value is None or name.isupper():
+        return "constexpr"
+    if isinstance(value, Tensor):
+        return _TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def usage_of(cubin: bytes) -> tuple[int, int]:
+    """Registers and spilled bytes of a thread."""
+    nvidia = require_package("triton.backends.nvidia", "compiling kernels")
+    program = Path(next(iter(nvidia.__path__))) / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run(
+            [program, "-res-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", done.stdout)
+    assert found is not None, done.stdout
+    registers, stack, local = map(int, found.groups())
+    return registers, stack + local
+
+
+def measure(
+    dtype: str,
+    width: int,
+    bias: bool,
+    arch: int,
+    every_choice: bool = False,
+    only: str = "",
+) -> Iterator[Usage]:
+    """Compile all kernels whose title has ``only`` for one type and width."""
+    seen = set()
+    for name, launch in launches(DTYPES[dtype], width, bias):
+        if launch.key() in seen:
+            continue
+        seen.add(launch.key())
+        size = launch.arguments.get("S")
+        title = f"{launch.kernel} ({name}{f', {size}' if size else ''})"
+        if not re.search(only, title):
+            continue
+        for choice in launch.choices if every_choice else launch.choices[:1]:
+            compiled = compile_launch(launch, choice, arch)
+            registers, spilled = usage_of(compiled.asm["cubin"])
+            shared = compiled.metadata.shared
+            yield Usage(
+                title, dtype, width, bias, arch, choice, registers, spilled, shared
+            )
+
+
+def main(arguments: Optional[list[str]] = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--width", nargs="+", type=int, default=[32])
+    parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
+    parser.add_argument("--bias", nargs="+", default=["no", "yes"])
+    parser.add_argument("--every-choice", action="store_true")
+    parser.add_argument("--only", default="", help="kernels that match this")
+    args = parser.parse_args(arguments)
+    if is_interpreted():
+        raise AtomEncodingError(
+            "Triton's interpreter is on, with which it compiles nothing: unset "
+            "'TRITON_INTERPRET'."
+        )
+    print(HEADER)
+    for arch in args.arch:
+        for dtype in args.dtype:
+            for width in args.width:
+                for bias in args.bias:
+                    for usage in measure(
+                        dtype, width, bias == "yes", arch, args.every_choice, args.only
+                    ):
+                        print(usage.row(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

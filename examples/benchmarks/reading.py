@@ -1,0 +1,174 @@
+"""Time of reading, tokenizing and featurising, beside biotite's own reading.
+
+    python examples/benchmarks/reading.py              # a made-up protein, 3 formats
+    python examples/benchmarks/reading.py 1abc.cif 2xyz.pdb
+    python examples/benchmarks/reading.py --growth     # tokenizers, to 500,000 atoms
+
+biotite reads what this package does: one model, charges, occupancies, labels, one
+alternate location by occupancy, and bonds. All contenders take turns in one process;
+a figure is the median of its rounds, in the time of the processor on one thread, which
+other programs disturb least. With --cold, two more columns tell of the first time of
+all, in a fresh process with empty caches of the component dictionary, imports apart.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyg_atomenc.io import from_structure
+from pyg_atomenc.tokenizers import AF3, Atom, Beads, Boltz1, Boltz2, Components, Residue
+from pyg_atomenc.transforms.atom_features import AtomFeatures
+
+FIELDS = ["charge", "occupancy"]
+TOKENIZERS = (Residue(), Atom(), AF3(), Boltz1(), Boltz2(), Beads(), Components())
+RESIDUES = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR".split()
+
+
+def biotite_reads(path):
+    from biotite.structure.io import pdb, pdbx
+
+    options = {"model": 1, "altloc": "occupancy", "include_bonds": True}
+    if path.suffix in (".pdb", ".ent"):
+        return pdb.PDBFile.read(path).get_structure(extra_fields=[*FIELDS], **options)
+    kind = pdbx.BinaryCIFFile if path.suffix == ".bcif" else pdbx.CIFFile
+    fields = [*FIELDS, "label_asym_id", "label_seq_id"]
+    return pdbx.get_structure(kind.read(path), extra_fields=fields, **options)
+
+
+def protein(atoms_wanted):
+    """Chains of at most 500 residues, as they stand in the component dictionary."""
+    import biotite.structure as struc
+    from biotite.structure import info
+
+    made = {}
+    for name in RESIDUES:
+        residue = info.residue(name)
+        residue = residue[(residue.element != "H") & (residue.atom_name != "OXT")]
+        residue.hetero[:] = False
+        residue.bonds = None
+        made[name] = residue
+    generator = np.random.default_rng(0)
+    parts, count = [], 0
+    while count < atoms_wanted:
+        part = made[RESIDUES[generator.integers(len(RESIDUES))]].copy()
+        part.res_id[:] = len(parts) % 500 + 1
+        part.chain_id[:] = chr(ord("A") + len(parts) // 500 % 26)
+        part.coord += generator.uniform(-99, 99, 3)
+        parts.append(part)
+        count += len(part)
+    atoms = struc.concatenate(parts)
+    if count < 100_000:
+        atoms.bonds = struc.connect_via_residue_names(atoms)
+    return atoms
+
+
+def write(atoms, folder):
+    from biotite.structure.io import pdb, pdbx
+
+    for kind, suffix in ((pdbx.CIFFile, "cif"), (pdbx.BinaryCIFFile, "bcif")):
+        file = kind()
+        pdbx.set_structure(file, atoms)
+        file.write(folder / f"protein.{suffix}")
+        yield folder / f"protein.{suffix}"
+    file = pdb.PDBFile()
+    file.set_structure(atoms)
+    file.write(folder / "protein.pdb")
+    yield folder / "protein.pdb"
+
+
+def medians(contenders, rounds):
+    """Milliseconds of each contender by name, in turns."""
+    times = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, run in contenders.items():
+            start = time.process_time()
+            run()
+            if turn:
+                times[name].append(time.process_time() - start)
+    return {name: 1e3 * statistics.median(found) for name, found in times.items()}
+
+
+def cold(path, who):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import time, biotite.structure.io.pdb, biotite.structure.io.pdbx\n"
+        "from pathlib import Path\n"
+        "from benchmark_reading import biotite_reads, from_structure\n"
+        f"start = time.process_time(); {who}(Path({str(path)!r}))\n"
+        "print(1e3 * (time.process_time() - start))"
+    )
+    run = [sys.executable, "-W", "ignore", "-c", code]
+    return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+
+
+def compare(paths, rounds, with_cold):
+    features = AtomFeatures()
+    names = ["from_structure", *(repr(t) for t in TOKENIZERS[1:]), "+ AtomFeatures"]
+    head = ["file", "atoms", "biotite", *names]
+    head += ["biotite cold", "from_structure cold"] if with_cold else []
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for path in paths:
+        contenders = {"biotite": lambda path=path: biotite_reads(path)}
+        for name, tokenizer in zip(names, TOKENIZERS, strict=False):
+            contenders[name] = lambda path=path, t=tokenizer: from_structure(path, t)
+        contenders[names[-1]] = lambda path=path: features(from_structure(path))
+        time_of = medians(contenders, rounds)
+        theirs = time_of.pop("biotite")
+        atoms = from_structure(path).num_nodes
+        row = [path.name, f"{atoms:,}", f"{theirs:.0f} ms"]
+        row += [f"{time_of[name] / theirs:.2f} ×" for name in names]
+        if with_cold:
+            first = [cold(path, who) for who in ("biotite_reads", "from_structure")]
+            row += [f"{first[0]:.0f} ms", f"{first[1] / first[0]:.2f} ×"]
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def growth(sizes, rounds):
+    """Time of each tokenizer on atoms in memory, which should grow as they do."""
+    import biotite.structure as struc
+
+    print("| atoms | " + " | ".join(repr(t) for t in TOKENIZERS) + " |")
+    print("|" + "---|" * (len(TOKENIZERS) + 1))
+    for size in sizes:
+        atoms = protein(size)
+        if atoms.bonds is None:
+            count = np.arange(len(atoms) - 1)
+            pairs = np.stack([count, count + 1, np.ones_like(count)], axis=1)
+            atoms.bonds = struc.BondList(len(atoms), pairs)
+        contenders = {repr(t): lambda t=t, a=atoms: t(a) for t in TOKENIZERS}
+        time_of = medians(contenders, rounds)
+        row = " | ".join(f"{found:.0f} ms" for found in time_of.values())
+        print(f"| {len(atoms):,} | {row} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--atoms", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--growth", action="store_true")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if arguments.growth:
+        growth([arguments.atoms * times for times in (1, 10, 100)], arguments.rounds)
+    elif arguments.files:
+        compare(arguments.files, arguments.rounds, arguments.cold)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            files = list(write(protein(arguments.atoms), Path(folder)))
+            compare(files, arguments.rounds, arguments.cold)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What an attention backend is."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+
+
+class Backend(ABC):
+    """One way to compute token attention; all ways give the same result.
+
+    Attributes:
+        name (str): What users pass as ``backend=``.
+        tolerance (dict): Per input type that it takes, the largest difference from the
+            definition in float64, relative to the output's largest value, that is no
+            fault.
+    """
+
+    name: ClassVar[str]
+    tolerance: ClassVar[dict[torch.dtype, float]]
+
+    @abstractmethod
+    def not_supported_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
+        """Why this backend cannot run ``inputs``; an empty list where it can."""
+
+    def not_automatic_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
+        """Why ``"auto"`` passes by this backend, which could run ``inputs``."""
+        return []
+
+    @abstractmethod
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        """The attention output of every atom ``[N, H, D]``."""
+
+    @abstractmethod
+    def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """The mean output of every token ``[T, H, D]``, and atom weights ``[N, H]``.
+
+        The weights are those before dropout, in the accumulation type.
+        """
+
+    def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
+        """LayerNorm, projections and :meth:`attention_pool` in one."""
+        return self.attention_pool(inputs.project())

@@ -1,0 +1,1 @@
+"""The dense backend: batched matrix products over tokens of equal size."""

@@ -1,0 +1,62 @@
+"""Batched matrix products over tokens of equal size; no edge list.
+
+Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps no
+logits: the backward pass computes those of a chunk again.
+"""
+
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.dense.encode import encode
+from pyg_atomenc.attention.dense.operators import attend, pool
+from pyg_atomenc.attention.dense.windows import attend_windows
+from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.attention.layouts.window import WindowLayout
+
+
+class DenseBackend(Backend):
+    """Batched matrix products over tokens of equal size."""
+
+    name = "dense"
+    tolerance = {
+        torch.float64: 1e-12,
+        torch.float32: 1e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 1.6e-2,
+    }
+
+    def not_supported_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
+        """It runs everywhere."""
+        return []
+
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        """See :meth:`Backend.attention`."""
+        if isinstance(inputs.layout, WindowLayout):
+            return attend_windows(inputs, inputs.layout).to(inputs.value.dtype)
+        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        bias = inputs.edge_bias()
+        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, setting)
+        return out
+
+    def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """See :meth:`Backend.attention_pool`."""
+        setting = Setting.from_layout(inputs.tokens(), inputs.dropout)
+        tokens, weights = pool(
+            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), setting
+        )
+        return tokens, weights
+
+    def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
+        """See :meth:`Backend.encode`."""
+        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        biases = (None, None, None) if inputs.biases is None else inputs.biases
+        tokens, weights = encode(
+            inputs.x, *inputs.weights, *biases, inputs.bias, setting
+        )
+        return tokens, weights

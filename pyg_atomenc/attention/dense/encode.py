@@ -1,0 +1,309 @@
+"""The dense backend's `encode`: atoms → tokens, with the projections inside.
+
+A chunk of atoms goes through LayerNorm, projection and attention while it is in cache;
+queries, keys and values of all atoms are never in memory together. The mean over a
+token's atoms commutes with the values, ``Σ_b w_b (W_v h_b) = W_v (Σ_b w_b h_b)``, so
+values are projected once a token instead of once an atom. The backward pass computes a
+chunk again; nothing but the inputs is kept for it.
+
+Shapes inside a chunk are told in `attend.py`; ``C`` are the channels of an atom.
+"""
+
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyg_atomenc.attention.autograd import (
+    Formulas,
+    Setting,
+    Tensors,
+    Thinning,
+    define_operator,
+)
+from pyg_atomenc.attention.dense.attend import (
+    ChunkHeads,
+    PairBias,
+    atom_weights,
+    atom_weights_gradient,
+    read_output_gradients,
+    token_sizes,
+    writer,
+)
+from pyg_atomenc.attention.dense.chunks import Chunk, RowWriter, take
+from pyg_atomenc.attention.inputs import accumulate_dtype
+
+EPS = 1e-5
+
+
+class _Weights:
+    """The projections, as the chunks use them.
+
+    ``query_key`` ``[2 H d, C]`` holds the queries' weights times ``d ** -0.5`` above
+    the keys'; ``value`` is ``[H, d, C]``.
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        x, query, key, value, query_bias, key_bias, value_bias, _ = tensors
+        assert x is not None and query is not None
+        assert key is not None and value is not None
+        # Projections are computed in the weights' type, all else in this one.
+        self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
+        self.projection_dtype = query.dtype
+        self.heads, self.head_channels, self.channels = value.shape
+        self.scale = self.head_channels**-0.5
+        # On the CPU torch's LayerNorm takes twice as long without an affine.
+        self.ones = x.new_ones(self.channels, dtype=self.dtype)
+        self.zeros = torch.zeros_like(self.ones)
+        self.query_key = self._stack(query, key).flatten(0, 1)
+        self.value = value.to(self.dtype)
+        self.query_key_bias: Optional[Tensor] = None
+        self.value_bias: Optional[Tensor] = None
+        if query_bias is not None and key_bias is not None and value_bias is not None:
+            self.query_key_bias = self._stack(query_bias, key_bias).flatten()
+            self.value_bias = value_bias.to(self.dtype)
+        # Half types are scaled after the product, in the better type.
+        self.scaled = self.dtype == self.projection_dtype
+        self.raw = None if self.scaled else torch.cat([query, key]).flatten(0, 1)
+        self.raw_bias: Optional[Tensor] = None
+        if query_bias is not None and key_bias is not None and not self.scaled:
+            self.raw_bias = torch.cat([query_bias, key_bias]).flatten()
+
+    def _stack(self, query: Tensor, key: Tensor) -> Tensor:
+        return torch.cat([query.to(self.dtype) * self.scale, key.to(self.dtype)])
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled queries and keys ``[G, H, n, d]`` of a chunk ``[G, n, C]``."""
+        shape = (*h.shape[:2], 2, self.heads, self.head_channels)
+        if self.raw is None:
+            both = F.linear(h, self.query_key, self.query_key_bias)
+        else:
+            both = F.linear(h, self.raw, self.raw_bias).to(self.dtype)
+        # Contiguous, because every product would make it so once more.
+        query, key = both.view(shape).permute(2, 0, 3, 1, 4).contiguous()
+        return (query, key) if self.scaled else (query * self.scale, key)
+
+    def project_tokens(self, pooled: Tensor, kept: Tensor) -> Tensor:
+        """Tokens ``[G, H, d]`` from atoms pooled by ``kept`` ``[G, H, C]``."""
+        tokens = (pooled.transpose(0, 1) @ self.value.mT).transpose(0, 1)
+        if self.value_bias is not None:
+            # Weights sum to 1, unless dropout took some.
+            tokens = tokens + kept.sum(2, keepdim=True) * self.value_bias
+        return tokens
+
+
+class _Atoms:
+    """The atoms of a chunk, normalised, and what they attend to."""
+
+    def __init__(
+        self, x: Tensor, weights: _Weights, bias: PairBias, chunk: Chunk
+    ) -> None:
+        self.chunk = chunk
+        self.weights = weights
+        self.x = take(x, chunk.read).to(weights.dtype)
+        self.h, self.mean, self.rstd = torch.native_layer_norm(
+            self.x, (weights.channels,), weights.ones, weights.zeros, EPS
+        )
+        # Projections see what a LayerNorm of their type would have given.
+        self.rounded = self.h.to(weights.projection_dtype)
+        self.h = self.rounded.to(weights.dtype)
+        self.bias = bias
+
+    @property
+    def single(self) -> bool:
+        """Whether every token is one atom, which attends to itself alone."""
+        return self.chunk.size == 1
+
+    def project(self) -> ChunkHeads:
+        """Queries and keys."""
+        query, key = self.weights.project(self.rounded)
+        return ChunkHeads(query, key, self.bias, self.chunk)
+
+    def attend(self, thinning: Thinning) -> tuple[Tensor, Tensor]:
+        """How much atoms count in their tokens ``[G, H, n]``, whole and thinned."""
+        if self.single:
+            ones = self.h.new_ones(self.h.size(0), self.weights.heads, 1, 1)
+            factor = thinning(ones)
+            kept = ones if factor is None else factor
+            return ones.squeeze(3), kept.squeeze(3)
+        return atom_weights(self.project(), thinning)
+
+
+def _encode(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
+    x, pair_bias = tensors[0], tensors[-1]
+    assert x is not None
+    weights = _Weights(tensors)
+    pairs = PairBias(pair_bias, setting)
+    shape = (weights.heads, weights.head_channels)
+    like = x.new_empty(0, dtype=weights.projection_dtype)
+    tokens = RowWriter(setting.num_tokens, shape, like)
+    counted = RowWriter(setting.num_atoms, shape[:1], weights.value, all_written=True)
+    thinning = setting.thinning()
+    for chunk in setting.chunks():
+        atoms = _Atoms(x, weights, pairs, chunk)
+        weight, kept = atoms.attend(thinning)
+        pooled = kept @ atoms.h
+        tokens.write(chunk.tokens, weights.project_tokens(pooled, kept))
+        counted.write(chunk.write, weight.transpose(1, 2))
+    return tokens.result(), counted.result()
+
+
+class _Gradients:
+    """Collects the gradients of the atoms, of the weights and of the pair bias."""
+
+    def __init__(
+        self, tensors: Tensors, setting: Setting, needed: Sequence[bool]
+    ) -> None:
+        x = tensors[0]
+        assert x is not None
+        self.needed = needed
+        self.weights = weights = _Weights(tensors)
+        self.x = writer(needed[0], x)
+        self.pairs = PairBias(tensors[-1], setting, needed[-1])
+        self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
+        self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
+        self.query_key = torch.zeros_like(weights.query_key)
+        self.query_key_bias = self.query_key.new_zeros(len(weights.query_key))
+        self.value = torch.zeros_like(weights.value)
+        self.value_bias = self.value.new_zeros(self.value.shape[:2])
+
+    def add(
+        self, atoms: _Atoms, grad_token: Tensor, grad_weight: Tensor, thinning: Thinning
+    ) -> None:
+        """Take a chunk: gradients of its tokens ``[G, H, d]`` and weights."""
+        grad_pooled = (grad_token.transpose(0, 1) @ self.weights.value).transpose(0, 1)
+        if atoms.single or not self.wants_logits:
+            _, kept = atoms.attend(thinning)
+            grad_h = kept.mT @ grad_pooled
+        else:
+            kept, grad_h = self._add_logits(
+                atoms, grad_pooled, grad_token, grad_weight, thinning
+            )
+        self._add_value(atoms, grad_token, kept)
+        if self.x is not None:
+            self.x.write(atoms.chunk.write, _layer_norm_gradient(atoms, grad_h))
+
+    def _add_logits(
+        self,
+        atoms: _Atoms,
+        grad_pooled: Tensor,
+        grad_token: Tensor,
+        grad_weight: Tensor,
+        thinning: Thinning,
+    ) -> tuple[Tensor, Tensor]:
+        heads = atoms.project()
+        sizes = token_sizes(atoms.chunk, atoms.h)
+        grad_kept = grad_pooled @ atoms.h.mT
+        if self.weights.value_bias is not None:
+            grad_kept += (grad_token * self.weights.value_bias).sum(2, keepdim=True)
+        kept = torch.zeros_like(grad_kept)
+        blocks = atom_weights_gradient(
+            heads, thinning, grad_kept / sizes, grad_weight / sizes, kept
+        )
+        grad_query, grad_key = heads.gradients(blocks)
+        kept /= sizes
+        grad_h = kept.mT @ grad_pooled
+        if self.needed[0] or self.wants_query_key:
+            flat = self._flatten(grad_query, grad_key)
+            if self.wants_query_key:
+                self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
+                if self.needed[4] or self.needed[5]:
+                    self.query_key_bias += flat.sum(0)
+            if self.needed[0]:
+                grad_h.flatten(0, 1).addmm_(flat, self.weights.query_key)
+        return kept, grad_h
+
+    def _flatten(self, query: Tensor, key: Tensor) -> Tensor:
+        """Two ``[G, H, n, d]`` → ``[G n, 2 H d]``, as the projections' columns are."""
+        tokens, heads, atoms, channels = query.shape
+        flat = query.new_empty(tokens, atoms, 2, heads, channels)
+        flat[:, :, 0] = query.transpose(1, 2)
+        flat[:, :, 1] = key.transpose(1, 2)
+        return flat.view(tokens * atoms, -1)
+
+    def _add_value(self, atoms: _Atoms, grad_token: Tensor, kept: Tensor) -> None:
+        if self.needed[3]:
+            pooled = (kept @ atoms.h).transpose(0, 1)
+            self.value.baddbmm_(grad_token.permute(1, 2, 0), pooled)
+        if self.needed[6]:
+            self.value_bias += (grad_token * kept.sum(2, keepdim=True)).sum(0)
+
+    def results(self, tensors: Tensors) -> list[Optional[Tensor]]:
+        """One gradient per tensor, in the tensors' types."""
+        query, key = self.query_key.view(2, *self.value.shape)
+        query_bias, key_bias = self.query_key_bias.view(2, *self.value.shape[:2])
+        # So far they are those of the scaled queries.
+        query, query_bias = query * self.weights.scale, query_bias * self.weights.scale
+        found = [query, key, self.value, query_bias, key_bias, self.value_bias]
+        return [
+            None if self.x is None else self.x.result(),
+            *[
+                None if like is None or not need else grad.to(like.dtype, copy=True)
+                for grad, like, need in zip(
+                    found, tensors[1:7], self.needed[1:7], strict=True
+                )
+            ],
+            self.pairs.result(),
+        ]
+
+
+def _layer_norm_gradient(atoms: _Atoms, grad: Tensor) -> Tensor:
+    return torch.ops.aten.native_layer_norm_backward(
+        grad,
+        atoms.x,
+        (atoms.weights.channels,),
+        atoms.mean,
+        atoms.rstd,
+        None,
+        None,
+        [True, False, False],
+    )[0]
+
+
+def _encode_backward(
+    tensors: Tensors,
+    setting: Setting,
+    outputs: Tensors,
+    needed: Sequence[bool],
+) -> list[Optional[Tensor]]:
+    x = tensors[0]
+    assert x is not None
+    gradients = _Gradients(tensors, setting, needed)
+    thinning = setting.thinning()
+    for chunk in setting.chunks():
+        atoms = _Atoms(x, gradients.weights, gradients.pairs, chunk)
+        grad_token, grad_weight = read_output_gradients(
+            outputs, chunk, atoms.h, gradients.weights.value.shape[:2]
+        )
+        gradients.add(atoms, grad_token, grad_weight, thinning)
+    return gradients.results(tensors)
+
+
+def _encode_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
+    x, value = tensors[0], tensors[3]
+    assert x is not None and value is not None
+    heads, head_channels, _ = value.shape
+    dtype = accumulate_dtype(torch.promote_types(x.dtype, value.dtype))
+    return (
+        value.new_empty(setting.num_tokens, heads, head_channels),
+        x.new_empty(x.size(0), heads, dtype=dtype),
+    )
+
+
+encode = define_operator(
+    "encode",
+    (
+        "Tensor x",
+        "Tensor query_weight",
+        "Tensor key_weight",
+        "Tensor value_weight",
+        "Tensor? query_bias",
+        "Tensor? key_bias",
+        "Tensor? value_bias",
+        "Tensor? pair_bias",
+    ),
+    2,
+    Formulas(_encode, _encode_backward, _encode_shapes),
+)

@@ -1,0 +1,166 @@
+"""The attention functions that layers and users call."""
+
+from typing import Literal, Optional, Union, overload
+
+from torch import Tensor
+
+from pyg_atomenc.attention.autograd import without_autocast
+from pyg_atomenc.attention.dispatch import choose_backend
+from pyg_atomenc.attention.inputs import AttentionInputs, Bias, EncodeInputs, Layout
+from pyg_atomenc.attention.layouts.token import TokenLayout
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    bias: Optional[Bias] = None,
+    *,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Attention among the atoms of every token or window.
+
+    .. math::
+        o_a = \sum_b \mathrm{softmax}_b(q_a \cdot k_b / \sqrt{d} + \beta_{ab}) \, v_b
+
+    Args:
+        query (Tensor): ``[N, H, d]``, any floating type.
+        key (Tensor): ``[N, H, d]``, of the same type.
+        value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
+        layout (TokenLayout or WindowLayout): Which atoms attend to which.
+        bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
+            an edge of ``layout.to_edge_index()``; any floating type. Of windows it may
+            be sorted once for many calls, see
+            :class:`~pyg_atomenc.attention.WindowBias`. (default: ``None``)
+        dropout (float): Probability to drop an attention weight; pass 0 when not
+            training. (default: ``0.0``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+
+    Returns:
+        Tensor: ``[N, H, D]`` in the type of ``value``; softmax and sums are computed
+        in float32, in float64 for float64 inputs. Differentiable any number of times.
+
+    Raises:
+        ValueError: If shapes, types or devices do not fit, or if the named backend
+            cannot run the inputs.
+    """
+    inputs = AttentionInputs(query, key, value, layout, bias, dropout)
+    inputs.validate()
+    return choose_backend(backend, inputs).attention(inputs)
+
+
+@overload
+def attention_pool(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: TokenLayout,
+    bias: Optional[Tensor] = None,
+    *,
+    dropout: float = 0.0,
+    backend: str = "auto",
+    return_weights: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def attention_pool(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: TokenLayout,
+    bias: Optional[Tensor] = None,
+    *,
+    dropout: float = 0.0,
+    backend: str = "auto",
+    return_weights: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def attention_pool(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: TokenLayout,
+    bias: Optional[Tensor] = None,
+    *,
+    dropout: float = 0.0,
+    backend: str = "auto",
+    return_weights: bool = False,
+) -> Union[Tensor, tuple[Tensor, Tensor]]:
+    r"""The mean of :func:`attention` over the atoms of every token.
+
+    With :math:`w_b = \frac1n \sum_a \alpha_{ab}`, how much atom :math:`b` counts in
+    its token of :math:`n` atoms, the mean is :math:`\sum_b w_b v_b`.
+
+    Args:
+        query (Tensor): ``[N, H, d]``, any floating type.
+        key (Tensor): ``[N, H, d]``, of the same type.
+        value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
+        layout (TokenLayout): Which atoms form a token.
+        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
+            ``layout.to_edge_index()``. (default: ``None``)
+        dropout (float): Probability to drop an attention weight; pass 0 when not
+            training. (default: ``0.0``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+        return_weights (bool): Give the atom weights, too. (default: ``False``)
+
+    Returns:
+        Tensor: The tokens ``[T, H, D]`` in the type of ``value``, zeros for an empty
+        token. With ``return_weights`` a tuple of them and the atom weights ``[N, H]``
+        before dropout, in float32 or float64, which sum to 1 in every token that is
+        not empty.
+
+    Raises:
+        ValueError: As for :func:`attention`.
+    """
+    inputs = AttentionInputs(query, key, value, layout, bias, dropout)
+    inputs.validate()
+    inputs.tokens()
+    tokens, weights = choose_backend(backend, inputs).attention_pool(inputs)
+    return (tokens, weights) if return_weights else tokens
+
+
+def attention_encode(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    layout: TokenLayout,
+    bias: Optional[Tensor] = None,
+    *,
+    biases: Optional[tuple[Tensor, Tensor, Tensor]] = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Atoms to tokens: LayerNorm, projections and :func:`attention_pool` in one.
+
+    With :math:`h = \mathrm{LayerNorm}(x)` (no affine, eps 1e-5), queries are
+    :math:`W_q h + b_q`, and so on. A backend may fuse the steps: what ``"dense"``
+    computes never holds the queries, keys and values of all atoms.
+
+    Args:
+        x (Tensor): Atoms ``[N, C]``, any floating type.
+        weights (tuple): :math:`W_q, W_k, W_v`, each ``[H, d, C]``, of one floating
+            type.
+        layout (TokenLayout): Which atoms form a token.
+        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
+            ``layout.to_edge_index()``. (default: ``None``)
+        biases (tuple, optional): :math:`b_q, b_k, b_v`, each ``[H, d]``.
+            (default: ``None``)
+        dropout (float): Probability to drop an attention weight; pass 0 when not
+            training. (default: ``0.0``)
+        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+
+    Returns:
+        tuple: The tokens ``[T, H, d]`` in the type of ``weights``, under autocast, too,
+        and the atom weights ``[N, H]``, as from :func:`attention_pool`.
+
+    Raises:
+        ValueError: If shapes, types or devices do not fit, or if the named backend
+            cannot run the inputs.
+    """
+    inputs = EncodeInputs(x, weights, layout, biases, bias, dropout)
+    inputs.validate()
+    with without_autocast(x.device):
+        return choose_backend(backend, inputs).encode(inputs)

@@ -1,0 +1,1 @@
+"""Which atoms attend to which."""

@@ -1,0 +1,119 @@
+"""Fused Triton kernels, for NVIDIA GPUs.
+
+One kernel takes the tokens of up to 16 atoms, others those of up to 32 and 64, each
+from queries, keys and values to its result; larger tokens go tile by tile. Nothing is
+padded in memory, no edge list is made, and no launch waits for the device.
+"""
+
+from importlib.util import find_spec
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.attention.layouts.window import WindowLayout
+from pyg_atomenc.attention.triton.configurations import max_channels
+from pyg_atomenc.attention.triton.launch import is_interpreted
+from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
+
+HAS_TRITON = find_spec("triton") is not None
+# What Triton's compiler and the kernels' products need.
+CAPABILITY = (8, 0)
+
+
+class TritonBackend(Backend):
+    """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter."""
+
+    name = "triton"
+    tolerance = {
+        torch.float32: 1e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 1.6e-2,
+    }
+
+    def not_supported_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
+        """It needs Triton, a GPU, a type that it adds up in float32, and no dropout."""
+        if isinstance(inputs, AttentionInputs):
+            like, device = inputs.query, inputs.query.device
+            channels = (inputs.query.size(2), inputs.value.size(2))
+        else:
+            like, device = inputs.weights[0], inputs.x.device
+            channels = (like.size(1), like.size(1))
+        reasons = list(_hindrances(device.type, device.index))
+        if isinstance(inputs.layout, WindowLayout):
+            reasons.append("'layout' is of windows; take 'dense', which has them fused")
+        if like.dtype not in self.tolerance:
+            reasons.append(f"the type is {like.dtype}, but it adds up in float32")
+        most = max_channels(like.dtype)
+        for width in sorted({w for w in channels if not 0 < w <= most}):
+            reasons.append(
+                f"a head has {width} channels, but it takes 1 to {most} of {like.dtype}"
+            )
+        if inputs.dropout > 0:
+            reasons.append("'dropout' is not 0, and it has none")
+        return reasons
+
+    def not_automatic_reasons(
+        self, inputs: Union[AttentionInputs, EncodeInputs]
+    ) -> list[str]:
+        """The interpreter is thousands of times slower than anything else."""
+        return ["Triton's interpreter is on"] if is_interpreted() else []
+
+    def attention(self, inputs: AttentionInputs) -> Tensor:
+        """See :meth:`Backend.attention`."""
+        assert not isinstance(inputs.layout, WindowLayout)  # as the reasons say
+        setting = Setting.from_layout(inputs.layout, 0.0)
+        bias = inputs.edge_bias()
+        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, setting)
+        return out
+
+    def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """See :meth:`Backend.attention_pool`."""
+        setting = Setting.from_layout(inputs.tokens(), 0.0)
+        tokens, weights = pool(
+            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), setting
+        )
+        return tokens, weights
+
+    def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
+        """See :meth:`Backend.encode`; the projections are one matrix product."""
+        h = F.layer_norm(inputs.x, inputs.x.shape[-1:]).to(inputs.weights[0].dtype)
+        weight = torch.cat([w.flatten(0, 1) for w in inputs.weights])
+        bias = None
+        if inputs.biases is not None:
+            bias = torch.cat([b.flatten() for b in inputs.biases])
+        packed = F.linear(h, weight, bias)
+        packed = packed.view(-1, 3, *inputs.weights[0].shape[:2])
+        setting = Setting.from_layout(inputs.layout, 0.0)
+        tokens, weights = pool_packed(packed, inputs.bias, setting)
+        return tokens, weights
+
+
+# A trace takes the answer as it is, and does not look into how it is found.
+@torch.compiler.assume_constant_result
+def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
+    """Why kernels cannot run on a device."""
+    if not HAS_TRITON:
+        return ("Triton is not installed: pip install 'pyg_atomenc[triton]'",)
+    if is_interpreted():
+        return ()
+    if device != "cuda":
+        return (
+            f"the tensors are on '{device}', and it runs on NVIDIA GPUs (elsewhere in "
+            f"Triton's interpreter alone, which TRITON_INTERPRET=1 turns on)",
+        )
+    if torch.version.hip is not None:
+        return ("the GPU is an AMD one, on which its kernels were never compiled",)
+    found = torch.cuda.get_device_capability(index)
+    if found < CAPABILITY:
+        return (
+            f"the GPU has compute capability {found[0]}.{found[1]}, and Triton needs "
+            f"{CAPABILITY[0]}.{CAPABILITY[1]}",
+        )
+    return ()

@@ -1,0 +1,170 @@
+"""The one home of argument checks: each names the argument, what was found, the mend.
+
+Everything here raises :class:`~pyg_atomenc.errors.AtomEncodingError`, a ``ValueError``,
+and gives back the value where a caller goes on with it.
+"""
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any, Optional, TypeVar, Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.errors import AtomEncodingError
+
+T = TypeVar("T")
+
+INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def listed(values: Iterable[Any], most: int = 5) -> str:
+    """Some of the values for a message, and how many more there are."""
+    known = [repr(value) for value in values]
+    shown = ", ".join(known[:most])
+    return shown if len(known) <= most else f"{shown} and {len(known) - most} more"
+
+
+def found(value: Any) -> str:
+    """What was found, for a message: a tensor's type and shape, or a type's name."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    return f"of type {type(value).__name__}"
+
+
+def check_type(name: str, value: Any, kind: type[T], mend: str) -> T:
+    """The value, if it is an instance of ``kind``."""
+    if not isinstance(value, kind):
+        raise AtomEncodingError(f"'{name}' is of type {type(value).__name__}: {mend}")
+    return value
+
+
+def check_choice(name: str, value: T, choices: Sequence[T]) -> T:
+    """The value, if it is one of ``choices``."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise AtomEncodingError(f"'{name}' is {value!r}: choose one of {known}.")
+    return value
+
+
+def check_integer(name: str, value: Any, least: int = 1) -> int:
+    """The value as an ``int``, if it is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        kind = "a positive int" if least == 1 else f"an integer of at least {least}"
+        raise AtomEncodingError(f"'{name}' is {value!r}: pass {kind}.")
+    return int(value)
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Check that all sizes, by name, are positive integers."""
+    for name, size in sizes.items():
+        check_integer(name, size)
+
+
+def check_channels(**channels: Any) -> None:
+    """Check that all numbers of channels are positive integers, or -1 for lazy."""
+    for name, size in channels.items():
+        if isinstance(size, bool) or size != -1:
+            check_integer(name, size)
+
+
+def check_positive(name: str, value: Any, unit: str = "") -> float:
+    """The value as a ``float``, if it is positive and finite."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not 0 < value < float("inf"):
+        wanted = f"a positive number {unit}".strip()
+        raise AtomEncodingError(f"'{name}' is {value!r}: pass {wanted}.")
+    return float(value)
+
+
+def check_dropout(dropout: Any) -> float:
+    """The probability, if it is at least 0 and below 1."""
+    real = isinstance(dropout, Real) and not isinstance(dropout, bool)
+    if not real or not 0.0 <= dropout < 1.0:
+        raise AtomEncodingError(
+            f"'dropout' is {dropout!r}: pass a probability, at least 0 and below 1."
+        )
+    return float(dropout)
+
+
+def check_callable(name: str, value: Optional[Any]) -> None:
+    """Check that the value can be called, or is ``None``."""
+    if value is not None and (isinstance(value, type) or not callable(value)):
+        raise AtomEncodingError(
+            f"'{name}' is {value!r}: pass a function, or an object that can be called."
+        )
+
+
+def check_tensor(name: str, value: Any, mend: str = "pass a tensor.") -> Tensor:
+    """The value, if it is a tensor."""
+    return check_type(name, value, Tensor, mend)
+
+
+def check_floating(name: str, value: Any) -> Tensor:
+    """The value, if it is a tensor of floating numbers."""
+    tensor = check_tensor(name, value, "pass a floating tensor.")
+    if not tensor.dtype.is_floating_point:
+        raise AtomEncodingError(
+            f"'{name}' is of type {tensor.dtype}: pass floating numbers; convert with "
+            f".float(), or embed integers first, as with torch.nn.Embedding."
+        )
+    return tensor
+
+
+def check_shape(
+    name: str, value: Any, *shape: Union[int, str], hint: str = ""
+) -> Tensor:
+    """The value, if it is a tensor of ``shape``; a text stands for any size.
+
+    Args:
+        name (str): The argument's name.
+        value (Any): What was passed.
+        *shape (int or str): The sizes; of a dimension that may have any, its name.
+        hint (str): What to add to the message. (default: ``""``)
+    """
+    fits = isinstance(value, Tensor) and value.dim() == len(shape)
+    if not fits or any(
+        wanted != size
+        for wanted, size in zip(shape, value.shape, strict=True)
+        if not isinstance(wanted, str)
+    ):
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        wanted = ", ".join(str(size) for size in shape)
+        raise AtomEncodingError(
+            f"'{name}' needs the shape [{wanted}], found: {got}{hint and '; ' + hint}."
+        )
+    return value
+
+
+def check_index(name: str, value: Any, mend: str) -> Tensor:
+    """The value, if it is a vector of integers."""
+    tensor = check_tensor(name, value, mend)
+    if tensor.dim() != 1:
+        raise AtomEncodingError(f"'{name}' has shape {list(tensor.shape)}: {mend}")
+    if tensor.dtype not in INTEGER_TYPES:
+        raise AtomEncodingError(
+            f"'{name}' is of type {tensor.dtype}: {mend} Convert with {name}.long()."
+        )
+    return tensor
+
+
+def check_range(name: str, value: Tensor, count: int, what: str) -> None:
+    """Check that all integers of a tensor lie in ``[0, count)``; waits for a device."""
+    if value.numel() == 0:
+        return
+    # One transfer for both ends: on a GPU each `int()` would wait on its own.
+    low, high = torch.stack(value.aminmax()).tolist()
+    if low < 0 or high >= count:
+        raise AtomEncodingError(
+            f"'{name}' has values from {low} to {high} for {count} {what}: they must "
+            f"lie in [0, {count})."
+        )
+
+
+def check_device(name: str, tensor: Tensor, other: str, device: torch.device) -> None:
+    """Check that a tensor lies on the device of another argument."""
+    if tensor.device != device:
+        raise AtomEncodingError(
+            f"'{name}' is on {tensor.device}, but '{other}' on {device}: move them to "
+            f"one device."
+        )

@@ -1,0 +1,1 @@
+"""What residues, bonds and components are: the one truth that all readers share."""

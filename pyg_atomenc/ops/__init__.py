@@ -1,1 +1,0 @@
-"""Pure functions, which know nothing of parameters or data objects."""

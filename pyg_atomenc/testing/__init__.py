@@ -1,1 +1,0 @@
-"""What checks the package on a user's own layers and devices."""

@@ -1,0 +1,569 @@
+"""The Triton kernels equal the edges in float64.
+
+On a GPU they are compiled; elsewhere Triton's interpreter runs them, slowly.
+"""
+
+import inspect
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.library import opcheck
+
+from pyg_atomenc import AtomAttentionEncoder
+from pyg_atomenc.attention import (
+    TokenLayout,
+    WindowLayout,
+    attention,
+    attention_encode,
+    attention_pool,
+    backends,
+)
+from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.dispatch import choose_backend
+from pyg_atomenc.attention.inputs import AttentionInputs
+from pyg_atomenc.attention.triton import backend, operators
+from pyg_atomenc.errors import BackendError
+
+tl = pytest.importorskip("triton.language", reason="Triton is not installed")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# A token at, below and above every size at which something changes, and empty ones.
+SIZES = (1, 2, 15, 16, 0, 17, 33, 64, 65, 0, 300)
+SOME = (1, 16, 0, 33, 130)
+FEW = (3, 0, 17, 1, 66)
+
+
+@pytest.fixture(autouse=True)
+def _poison():
+    """Memory that no kernel wrote is NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _patched_once(monkeypatch):
+    """The interpreter patches Triton's language at every call of a helper: half its
+    time. Here it leaves out what a caller did already."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    if not hasattr(interpreter, "_patch_lang"):
+        return
+    patch, patched, scopes = interpreter._patch_lang, set(), []
+
+    def once(function):
+        found = {
+            value.__name__
+            for value in function.__globals__.values()
+            if inspect.ismodule(value) and value in (tl, tl.core)
+        }
+        if not found <= patched:
+            patched.update(found)
+            scopes.append(patch(function))
+        return SimpleNamespace(restore=restore)
+
+    def restore():
+        patched.clear()
+        while scopes:
+            scopes.pop().restore()
+
+    monkeypatch.setattr(interpreter, "_patch_lang", once)
+
+
+class Case:
+    """Inputs, and the same in float64."""
+
+    def __init__(
+        self, sizes=SIZES, dtype=torch.float32, heads=2, d=8, width=None,
+        value_heads=None, bias=True,
+    ):  # fmt: skip
+        sizes = torch.tensor(sizes, dtype=torch.long)
+        index = torch.arange(len(sizes)).repeat_interleave(sizes)
+        index = index[torch.randperm(len(index))].to(DEVICE)
+        self.layout = TokenLayout.from_index(index, len(sizes))
+        count = len(index)
+        shapes = [(count, heads, d)] * 2 + [(count, value_heads or heads, width or d)]
+        if bias:
+            shapes.append((self.layout.num_pairs, heads))
+        self.tensors = [torch.randn(shape, device=DEVICE) for shape in shapes]
+        self.tensors = [t.to(dtype).requires_grad_() for t in self.tensors]
+        self.exact = [t.detach().double().requires_grad_() for t in self.tensors]
+        self.tolerance = backends()["triton"].tolerance[dtype]
+
+    def run(self, pool, name="triton", tensors=None):
+        tensors = tensors or self.tensors
+        if pool:
+            return attention_pool(
+                *tensors[:3], self.layout, *tensors[3:], backend=name,
+                return_weights=True,
+            )  # fmt: skip
+        return (attention(*tensors[:3], self.layout, *tensors[3:], backend=name),)
+
+    def expected(self, pool):
+        return self.run(pool, "edges", self.exact)
+
+    def agrees(self, found, expected):
+        for one, other in zip(found, expected, strict=True):
+            gap = (one.double() - other).abs().max() / other.abs().max().clamp(1e-30)
+            assert gap <= self.tolerance
+
+
+def loss(outputs):
+    """A number that depends on every output differently."""
+    return sum(
+        (out * torch.linspace(-1, 1, out.numel(), device=DEVICE).view(out.shape)).sum()
+        for out in outputs
+    )
+
+
+def gradients(outputs, tensors, **options):
+    return torch.autograd.grad(loss([o.double() for o in outputs]), tensors, **options)
+
+
+CASES = {
+    "float32": {},
+    "no bias": {"sizes": SOME, "bias": False, "d": 24, "width": 5},
+    "bfloat16": {"dtype": torch.bfloat16, "d": 32},
+    "float16": {"sizes": SOME, "dtype": torch.float16, "value_heads": 1, "width": 3},
+    "wide": {"sizes": FEW, "d": 64, "width": 17, "heads": 1},
+    "wider": {"sizes": FEW, "d": 3, "width": 100, "heads": 3, "bias": False},
+    "widest": {"sizes": FEW, "d": 130, "heads": 1, "dtype": torch.bfloat16},
+    "one channel": {"sizes": FEW, "d": 1, "heads": 5},
+}
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_edges_in_float64(name, pool):
+    case = Case(**CASES[name])
+    found, expected = case.run(pool), case.expected(pool)
+    dtypes = [case.tensors[0].dtype, torch.float32]
+    assert [out.dtype for out in found] == dtypes[: 1 + pool]
+    case.agrees(found, expected)
+    case.agrees(gradients(found, case.tensors), gradients(expected, case.exact))
+    if pool:
+        assert (found[0][case.layout.sizes == 0] == 0).all()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_second_gradients_are_those_of_the_dense_path(pool):
+    case = Case((3, 0, 17, 1, 66))
+    found, expected = case.run(pool), case.expected(pool)
+    seconds = []
+    for outputs, tensors in ((found, case.tensors), (expected, case.exact)):
+        first = gradients([o.pow(2) for o in outputs], tensors, create_graph=True)
+        seconds.append(gradients([g.pow(2) for g in first], tensors))
+    case.agrees(*seconds)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_layout_without_a_plan(pool):
+    # As one is that was built inside a compiled graph.
+    case = Case((3, 0, 17, 40, 66), heads=1, bias=False)
+    case.layout = replace(case.layout, plan=case.layout.plan[:0])
+    found, expected = case.run(pool), case.expected(pool)
+    case.agrees(found, expected)
+    case.agrees(gradients(found, case.tensors), gradients(expected, case.exact))
+
+
+def surrounded(tensor):
+    """The same numbers, in the middle of a memory full of NaN."""
+    rows, heads, channels = tensor.shape
+    shape = (rows + 9, heads + 2, channels + 8)
+    memory = torch.full(shape, torch.nan, device=DEVICE, dtype=tensor.dtype)
+    inner = memory[4:-5, 1:-1, :-8]
+    inner.copy_(tensor.detach())
+    return inner.requires_grad_()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_nan_around_the_inputs_reaches_nothing(pool):
+    case = Case(FEW, d=5, width=3)
+    plain = case.run(pool)
+    expected = [*plain, *gradients(plain, case.tensors)]
+    tensors = [surrounded(t) for t in case.tensors[:3]]
+    pairs = torch.full((case.layout.num_pairs + 4, 2), torch.nan, device=DEVICE)
+    pairs[2:-2] = case.tensors[3].detach()
+    tensors.append(pairs[2:-2].requires_grad_())
+    outputs = case.run(pool, tensors=tensors)
+    found = [*outputs, *gradients(outputs, tensors)]
+    for one, other in zip(found, expected, strict=True):
+        assert one.isfinite().all()
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_nan_of_a_token_stays_in_it(pool):
+    case = Case((3, 17, 5, 66, 100), bias=False)
+    index = case.layout.atom_to_token
+    for token in (1, 3):
+        tensors = [t.detach().clone() for t in case.tensors]
+        for tensor in tensors:
+            tensor[index == token] = torch.nan
+            tensor.requires_grad_()
+        outputs = case.run(pool, tensors=tensors)
+        grads = gradients(outputs, tensors)
+        for rows in (*outputs[pool:], *grads):
+            assert rows[index != token].isfinite().all()
+            assert rows[index == token].isnan().all()
+        if pool:
+            assert outputs[0].flatten(1).isnan().all(1).tolist() == [
+                t == token for t in range(5)
+            ]
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_runs_repeat_bit_by_bit(pool):
+    case = Case(FEW)
+    first, second = (case.run(pool) for _ in range(2))
+    first = [*first, *gradients(first, case.tensors)]
+    second = [*second, *gradients(second, case.tensors)]
+    assert all(map(torch.equal, first, second))
+
+
+def test_extreme_and_closed_logits():
+    case = Case(FEW)
+    # Of logits about 1e4, float32 keeps three decimals.
+    case.tolerance = 1e-3
+    query, _, _, bias = case.tensors
+    with torch.no_grad():
+        query *= 1e4
+        bias[::7] = -torch.inf
+        # No atom is without any other to attend to.
+        source, target = case.layout.to_edge_index()
+        bias[source == target] = 0
+    case.exact = [t.detach().double().requires_grad_() for t in case.tensors]
+    for pool in (False, True):
+        case.agrees(case.run(pool), case.expected(pool))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_lowest_number_as_a_bias_is_no_infinity(pool):
+    case = Case(FEW)
+    lowest = torch.finfo(torch.float32).min
+    source, target = case.layout.to_edge_index()
+    with torch.no_grad():
+        # One atom of every token attends to some; the next to all alike.
+        case.tensors[3][(target % 5 == 1) & (source != target)] = lowest
+        case.tensors[3][target % 5 == 2] = lowest
+    # In float32, whose lowest number swallows what is added to it.
+    tensors = [t.detach().requires_grad_() for t in case.tensors]
+    found, expected = case.run(pool), case.run(pool, "edges", tensors)
+    assert all(out.isfinite().all() for out in expected)
+    case.agrees(found, expected)
+    case.agrees(gradients(found, case.tensors), gradients(expected, tensors))
+
+
+def test_an_infinite_key_gets_no_attention():
+    case = Case((3, 17, 5, 66))
+    positive, key, *others = (t.detach() for t in case.tensors)
+    positive = positive.abs() + 0.1
+    first = case.layout.perm[case.layout.ptr[:-1]]
+    key[first] = -torch.inf
+    tensors = [positive, key, *others]
+    case.exact = [t.double() for t in tensors]
+    found, expected = case.run(True, tensors=tensors), case.expected(True)
+    assert (expected[1][first] == 0).all()
+    case.agrees(found, expected)
+
+
+def test_a_launch_of_more_items_than_32_bits_count():
+    case = Case((3,), heads=4, bias=False)
+    query, key, value = (t.detach() for t in case.tensors)
+    call = operators.Call(
+        (query, key, value, None), Setting.from_layout(case.layout, 0.0), pool=False
+    )
+    out = torch.empty_like(value)
+    (launch,) = operators.attend_launches(call, out)
+    # The first programs alone, of as many as there would be with 2**30 tokens.
+    launch = replace(launch, arguments={**launch.arguments, "count": 2**30})
+    operators.submit(replace(launch, choices=launch.choices[:1]), query.device)
+    case.agrees((out,), case.expected(False))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_tangents_of_forward_mode(pool):
+    case = Case((3, 0, 5))
+    values = [t.detach() for t in case.tensors]
+    direction = torch.randn_like(values[0])
+    with forward_ad.dual_level():
+        query = forward_ad.make_dual(values[0], direction)
+        out = case.run(pool, tensors=[query, *values[1:]])[0]
+        tangent = forward_ad.unpack_dual(out).tangent
+    (grad,) = gradients(case.run(pool)[:1], case.tensors[:1])
+    expected = loss([tangent.double()])
+    torch.testing.assert_close(
+        (grad.double() * direction).sum(), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_only_asked_gradients_are_computed(monkeypatch):
+    case, seen = Case((3, 65), heads=1), []
+    written = ("query", "key", "value", "bias")
+    original = operators.submit
+
+    def submit(launch, device):
+        seen.append(launch)
+        original(launch, device)
+
+    monkeypatch.setattr(operators, "submit", submit)
+    for pool in (False, True):
+        exact = case.expected(pool)
+        for i in range(4):
+            for j, tensor in enumerate(case.tensors):
+                tensor.requires_grad_(i == j)
+            found = gradients(case.run(pool), case.tensors[i])
+            case.agrees(found, gradients(exact, case.exact[i], retain_graph=True))
+            names = {launch.kernel for launch in seen}
+            # Queries and biases need no pass over keys, nor the others over queries.
+            assert ("large_grad_query" in names) == (i in (0, 3))
+            assert ("large_grad_key" in names) == (i in (1, 2))
+            grads = [
+                {
+                    j
+                    for j in range(4)
+                    if launch.arguments[f"grad_{written[j]}"] is not None
+                }
+                for launch in seen
+                if launch.kernel == "small_backward"
+            ]
+            assert grads == [{i}]
+            seen.clear()
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_one_output_alone(used):
+    case = Case(FEW, bias=False)
+    found, expected = case.run(True), case.expected(True)
+    case.agrees(found, expected)
+    one, other = (
+        gradients(outputs[used : used + 1], tensors[: 3 - used])
+        for outputs, tensors in ((found, case.tensors), (expected, case.exact))
+    )
+    # Atom weights do not depend on the values.
+    assert len(one) == 3 - used
+    case.agrees(one, other)
+    if used:
+        found = gradients(case.run(True)[1:], case.tensors[2], allow_unused=True)[0]
+        assert found is None or (found == 0).all()
+
+
+@pytest.mark.parametrize("sizes", [(), (0, 0)])
+def test_no_atoms(sizes):
+    case = Case(sizes)
+    tokens, weights = case.run(True)
+    assert tokens.shape == (len(sizes), 2, 8) and (tokens == 0).all()
+    assert weights.shape == (0, 2)
+    (out,) = case.run(False)
+    assert out.shape == (0, 2, 8)
+    assert all(g.numel() == 0 for g in gradients([tokens, out], case.tensors))
+
+
+def test_inputs_whose_channels_are_not_neighbours():
+    case = Case(FEW)
+    tensors = [
+        t.detach().movedim(0, 2).contiguous().movedim(2, 0) for t in case.tensors[:3]
+    ]
+    assert tensors[0].stride(2) != 1
+    found = case.run(True, tensors=[*tensors, case.tensors[3]])
+    assert all(map(torch.equal, found, case.run(True)))
+
+
+def test_operators_keep_their_promises():
+    case = Case((3, 0, 2, 66), d=3)
+    flat = Setting.from_layout(case.layout, 0.0).flat()
+    ops = torch.ops.pyg_atomenc
+    values = [t.detach() for t in case.tensors]
+    out, tokens = (torch.randn(n, 2, 3, device=DEVICE) for n in (71, 4))
+    weights = torch.randn(71, 2, device=DEVICE)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    opcheck(ops.attend_triton.default, (*case.tensors, *flat), test_utils=checks)
+    opcheck(ops.attend_pool_triton.default, (*case.tensors, *flat), test_utils=checks)
+    opcheck(
+        ops.attend_triton_backward.default,
+        (*values, out, *flat, [True] * 4),
+        test_utils=checks,
+    )
+    opcheck(
+        ops.attend_pool_triton_backward.default,
+        (*values, tokens, weights, *flat, [True] * 4),
+        test_utils=checks,
+    )
+    packed = torch.stack(values[:3], 1)
+    opcheck(
+        ops.attend_pool_packed_triton.default,
+        (packed.requires_grad_(), case.tensors[3], *flat),
+        test_utils=checks,
+    )
+
+
+def test_compiles_whole_and_for_any_number_of_atoms():
+    compiled = torch.compile(
+        lambda case, *tensors: case.run(True, tensors=tensors),
+        fullgraph=True,
+        dynamic=True,
+        backend="inductor" if DEVICE == "cuda" else "aot_eager",
+    )
+    for sizes in ((3, 17, 1), (2, 2, 66, 5)):
+        case = Case(sizes)
+        found = compiled(case, *case.tensors)
+        plain = case.run(True)
+        assert all(map(torch.equal, found, plain))
+        assert all(
+            map(
+                torch.equal,
+                gradients(found, case.tensors),
+                gradients(plain, case.tensors),
+            )
+        )
+
+
+def test_compiles_with_the_layout_inside():
+    def run(index, query, key, value):
+        layout = TokenLayout.from_index(index, 4)
+        return attention_pool(query, key, value, layout, backend="triton")
+
+    case = Case((3, 17, 0, 70), bias=False)
+    arguments = (case.layout.atom_to_token, *case.tensors)
+    found = torch.compile(run, fullgraph=True, backend="aot_eager")(*arguments)
+    assert torch.equal(found, run(*arguments))
+
+
+def test_autocast_changes_nothing():
+    case = Case(FEW)
+    expected = case.run(True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = case.run(True)
+        assert all(map(torch.equal, found, expected))
+        assert found[0].dtype == torch.float32
+
+
+def test_transforms_of_torch_func_take_the_dense_path():
+    case = Case((3, 0, 5))
+    _, *others = (t.detach() for t in case.tensors)
+    expected = gradients(case.run(False), case.tensors[:1])[0]
+
+    def scalar(query):
+        return loss(case.run(False, tensors=[query, *others]))
+
+    query = case.tensors[0].detach()
+    torch.testing.assert_close(torch.func.grad(scalar)(query), expected)
+    with pytest.raises(ValueError, match="put the copies into one batch"):
+        torch.vmap(scalar)(torch.stack([query, query]))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_encoder_projects_once(bias, monkeypatch):
+    case, seen = Case((5, 0, 17, 70), bias=False), []
+    linear = torch.nn.functional.linear
+    encoder = AtomAttentionEncoder(6, 8, 2, bias=bias, edge_dim=3, backend="triton")
+    encoder = encoder.to(DEVICE)
+    x = torch.randn(case.layout.num_atoms, 6, device=DEVICE, requires_grad=True)
+    pairs = torch.randn(case.layout.num_pairs, 3, device=DEVICE)
+    leaves = [x, *encoder.parameters()]
+
+    def run(name):
+        encoder.backend = name
+        found = encoder(x, case.layout, edge_attr=pairs, return_attention_weights=True)
+        return [*found, *torch.autograd.grad(loss(found), leaves)]
+
+    def count(x, weight, *others):
+        seen.append(weight.size(0))
+        return linear(x, weight, *others)
+
+    expected = run("dense")
+    monkeypatch.setattr(torch.nn.functional, "linear", count)
+    for one, other in zip(run("triton"), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert sorted(seen) == [2, 3 * 2 * 8]
+
+
+@pytest.mark.parametrize("name", ["triton", "dense", "edges"])
+def test_encode_gives_the_type_of_the_weights_under_autocast(name):
+    case = Case(FEW, bias=False)
+    x = torch.randn(case.layout.num_atoms, 6, device=DEVICE)
+    weights = tuple(torch.randn(2, 8, 6, device=DEVICE) for _ in range(3))
+    expected = attention_encode(x, weights, case.layout, backend=name)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = attention_encode(x, weights, case.layout, backend=name)
+        half = attention_encode(
+            x, [w.bfloat16() for w in weights], case.layout, backend=name
+        )
+    assert [out.dtype for out in (*found, *half)] == [
+        torch.float32, torch.float32, torch.bfloat16, torch.float32,
+    ]  # fmt: skip
+    assert all(map(torch.equal, found, expected))
+    gap = (half[0].float() - expected[0]).abs().max()
+    assert gap < 3e-2 * expected[0].abs().max()
+
+
+# Who may use it
+
+
+def inputs(dtype=torch.float32, channels=4, device=None, layout=None, **options):
+    device = device or DEVICE
+    index = torch.tensor([0, 0, 1], device=device)
+    tensor = torch.zeros(3, 2, channels, dtype=dtype, device=device)
+    layout = layout or TokenLayout.from_index(index, 2)
+    return AttentionInputs(tensor, tensor, tensor, layout, **options)
+
+
+REASONS = {
+    "float64": ({"dtype": torch.float64}, "the type is torch.float64"),
+    "wide": ({"channels": 129}, "a head has 129 channels, but it takes 1 to 128"),
+    "nothing": ({"channels": 0}, "a head has 0 channels"),
+    "dropout": ({"dropout": 0.1}, "'dropout' is not 0"),
+    "windows": (
+        {"layout": WindowLayout.from_batch(torch.tensor([0, 3]).to(DEVICE))},
+        "'layout' is of windows; take 'dense'",
+    ),
+}
+
+
+def test_says_which_width_it_cannot_take():
+    x = torch.zeros(3, 2, 0, device=DEVICE)
+    value = torch.zeros(3, 2, 5, device=DEVICE)
+    with pytest.raises(BackendError, match="a head has 0 channels, but it takes 1 to"):
+        choose_backend("triton", replace(inputs(), query=x, key=x, value=value))
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_says_what_it_cannot_do(name):
+    changes, message = REASONS[name]
+    with pytest.raises(BackendError, match=f"'triton': {message}"):
+        choose_backend("triton", inputs(**changes))
+    assert choose_backend("auto", inputs(**changes)).name == "dense"
+
+
+def test_says_what_the_machine_lacks(monkeypatch):
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+    with pytest.raises(BackendError, match="'triton': the tensors are on 'cpu'"):
+        choose_backend("triton", inputs(device="cpu"))
+    assert choose_backend("auto", inputs(device="cpu")).name == "dense"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert "compute capability 7.5" in backend._hindrances("cuda", 0)[0]
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "AMD" in backend._hindrances("cuda", 0)[0]
+    monkeypatch.setattr(backend, "HAS_TRITON", False)
+    assert r"pip install 'pyg_atomenc[triton]'" in backend._hindrances("cuda", 0)[0]
+
+
+def test_auto_takes_it_where_it_can_but_never_the_interpreter(monkeypatch):
+    monkeypatch.setattr(backend, "_hindrances", lambda device, index: ())
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+    assert choose_backend("auto", inputs()).name == "triton"
+    monkeypatch.setattr(backend, "is_interpreted", lambda: True)
+    assert choose_backend("auto", inputs()).name == "dense"
+    assert choose_backend("triton", inputs()).name == "triton"
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="waits for the device on a GPU")
+def test_a_bias_of_the_wrong_length_under_a_trace():
+    case = Case((3, 2))
+    case.layout = replace(case.layout, num_pairs=None)
+    case.tensors[3] = torch.zeros(12, 2)
+    with pytest.raises(RuntimeError, match="'bias' needs one row for every edge"):
+        case.run(True)

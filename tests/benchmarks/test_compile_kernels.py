@@ -1,0 +1,80 @@
+"""Every kernel compiles for GPUs that are not here, and fits them."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyg_atomenc.errors import AtomEncodingError
+
+pytest.importorskip("triton", "3.3", reason="Triton 3.3 is not installed")
+
+TOOL = Path(__file__).parents[2] / "examples" / "benchmarks" / "compile_kernels.py"
+# What a program may have on every GPU from sm_80 on: those of laptops have the least.
+SHARED_MEMORY = 99 * 1024
+# A few bytes of a thread; what counts is that no block of numbers is spilled.
+SPILLED = 16
+KERNELS = {
+    "large_rows": 4,
+    "large_pool": 1,
+    "large_sum": 1,
+    "large_grad_query": 2,
+    "large_grad_key": 2,
+}
+
+
+def compile_all(*arguments):
+    """The tool's table, from a process in which Triton does compile."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, TOOL]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()]
+    print(done.stdout)
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_every_kernel_fits(dtype, arch):
+    rows = compile_all("--dtype", dtype, "--arch", arch, "--bias", "yes")
+    found = [row["kernel"].split()[0] for row in rows]
+    # The forms and sizes of those of small tokens; float32 takes fewer sizes.
+    small = 2 * (2 if dtype == "float32" else 3)
+    expected = {"small_forward": small, "small_backward": small, **KERNELS}
+    assert {name: found.count(name) for name in set(found)} == expected
+    for row in rows:
+        assert row["GPU"] == f"sm_{arch}"
+        assert int(row["shared memory"]) <= SHARED_MEMORY, row
+        assert int(row["registers"]) <= 255 and int(row["spilled"]) <= SPILLED, row
+
+
+def test_what_residues_run_keeps_many_programs_on_a_processor():
+    arguments = ("--dtype", "bfloat16", "--arch", 90, "--bias", "no")
+    rows = compile_all(*arguments, "--only", r"^small_\w+ \(pool.*, 16\)")
+    assert len(rows) == 2
+    for row in rows:
+        # A multiprocessor of sm_90 has 65,536 registers and 227 KiB.
+        threads = 32 * int(row["warps"])
+        registers = 65536 // (int(row["registers"]) * threads)
+        memory = 227 * 1024 // int(row["shared memory"])
+        assert threads * min(registers, memory) >= 1024
+
+
+def test_the_interpreter_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "true")
+    monkeypatch.syspath_prepend(TOOL.parent)
+    compile_kernels = importlib.import_module("compile_kernels")
+    with pytest.raises(
+        AtomEncodingError, match="interpreter is on.*unset 'TRITON_INTERPRET'"
+    ):
+        compile_kernels.main([])
