@@ -10,35 +10,32 @@ def softmax(logits):
 
 
 def token_loop(query, key, value, atom_to_token, num_tokens, bias=None):
-    """Loops over tokens, heads and atoms; gives atoms, tokens, weights and alphas.
+    """Loops over tokens and heads; gives atoms, tokens, weights and all alphas.
 
-    ``bias`` is ``{(target atom, source atom): [H]}``.
+    ``bias`` is ``{(target atom, source atom): [H]}``; the alphas are ``[N, N, H]``,
+    from every target to every source, zeros where these share no token.
     """
     query, key, value = (t.detach().double().numpy() for t in (query, key, value))
     index = atom_to_token.numpy()
     num_atoms, heads, channels = query.shape
     value = np.broadcast_to(value, (num_atoms, heads, value.shape[2]))
-    atoms = np.zeros((num_atoms, heads, value.shape[2]))
     tokens = np.zeros((num_tokens, heads, value.shape[2]))
+    atoms = np.zeros((num_atoms, heads, value.shape[2]))
     weights = np.zeros((num_atoms, heads))
-    alphas = {}
+    alphas = np.zeros((num_atoms, num_atoms, heads))
     for token in range(num_tokens):
         members = [atom for atom in range(num_atoms) if index[atom] == token]
         for head in range(heads):
-            for target in members:
-                logits = np.array(
-                    [
-                        query[target, head] @ key[source, head] / np.sqrt(channels)
-                        + (0 if bias is None else bias[target, source][head])
-                        for source in members
-                    ]
-                )
-                alpha = softmax(logits)
-                for source, a in zip(members, alpha, strict=True):
-                    atoms[target, head] += a * value[source, head]
-                    weights[source, head] += a / len(members)
-                    alphas[target, source, head] = a
-                tokens[token, head] += atoms[target, head] / len(members)
+            if not members:
+                continue
+            logits = query[members, head] @ key[members, head].T / np.sqrt(channels)
+            if bias is not None:
+                logits += [[bias[a, b][head] for b in members] for a in members]
+            alpha = softmax(logits)
+            atoms[members, head] = alpha @ value[members, head]
+            weights[members, head] = alpha.mean(0)
+            tokens[token, head] = atoms[members, head].mean(0)
+            alphas[np.ix_(members, members, [head])] = alpha[:, :, None]
     return atoms, tokens, weights, alphas
 
 
@@ -53,14 +50,14 @@ def encode_loop(encoder, x, atom_to_token, num_tokens, bias=None):
         if linear.bias is not None:
             out = out + linear.bias.detach().double().numpy()
         return torch.from_numpy(
-            out.reshape(len(h), encoder.heads, encoder.head_channels)
+            out.reshape(len(h), encoder.heads, encoder.out_channels)
         )
 
     linears = (encoder.lin_query, encoder.lin_key, encoder.lin_value)
     _, tokens, weights, _ = token_loop(
         *map(project, linears), atom_to_token, num_tokens, bias
     )
-    return tokens.reshape(num_tokens, encoder.out_channels), weights
+    return tokens.reshape(num_tokens, encoder.heads * encoder.out_channels), weights
 
 
 def _sizes(*sizes):

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention import TokenLayout
-from pyg_atomenc.attention.autograd import Setting
-from pyg_atomenc.attention.triton.configurations import Choice
+from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.triton.configurations import KernelConfig
 from pyg_atomenc.attention.triton.launch import (
     Launch,
     is_interpreted,
@@ -34,7 +34,8 @@ from pyg_atomenc.attention.triton.operators import (
 )
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
-SIZES = (9, 100)
+# A token of every size class, and one that is cut into tiles.
+SIZES = (9, 20, 50, 100)
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -58,7 +59,7 @@ class Usage:
         width (int): Channels of a head.
         bias (bool): Whether logits have a bias.
         arch (int): The GPU's compute capability, times ten.
-        choice (Choice): How it was cut.
+        config (KernelConfig): How it was cut.
         registers (int): Of a thread.
         spilled (int): Bytes of a thread in local memory.
         shared (int): Bytes of a program in shared memory.
@@ -69,7 +70,7 @@ class Usage:
     width: int
     bias: bool
     arch: int
-    choice: Choice
+    config: KernelConfig
     registers: int
     spilled: int
     shared: int
@@ -77,7 +78,7 @@ class Usage:
     def row(self) -> str:
         """A row of the table."""
         found = [self.kernel, self.dtype, self.width, "yes" if self.bias else "no"]
-        found += [f"sm_{self.arch}", *self.choice]
+        found += [f"sm_{self.arch}", *self.config]
         found += [self.registers, self.spilled, self.shared]
         return "| " + " | ".join(map(str, found)) + " |"
 
@@ -95,20 +96,19 @@ def launches(
     sizes = torch.tensor(SIZES)
     index = torch.arange(len(sizes)).repeat_interleave(sizes)
     layout = TokenLayout.from_index(index, len(sizes))
-    # Without a plan every size class is launched.
-    setting = replace(Setting.from_layout(layout, 0.0), plan=layout.plan[:0])
+    context = OperatorContext.from_layout(layout, 0.0)
     query = torch.zeros(layout.num_atoms, heads, width, dtype=dtype)
     pairs = query.new_zeros(layout.num_pairs or 0, heads) if bias else None
     tensors = (query, query, query, pairs)
     found = [None if t is None else torch.empty_like(t) for t in tensors]
     weights = torch.zeros(layout.num_atoms, heads)
     tokens = query.new_zeros(layout.num_tokens, heads, width)
-    call = Call(tensors, setting, pool=False)
+    call = Call(tensors, context, pool=False)
     lists = [
         ("attend", attend_launches(call, query)),
         ("attend backward", backward_launches(call, query, None, found)),
     ]
-    call = Call(tensors, setting, pool=True)
+    call = Call(tensors, context, pool=True)
     lists += [
         ("pool", pool_launches(call, tokens, weights)),
         ("pool backward", backward_launches(call, tokens, weights, found)),
@@ -118,7 +118,7 @@ def launches(
             yield name, launch
 
 
-def compile_launch(launch: Launch, choice: Choice, arch: int) -> Any:
+def compile_launch(launch: Launch, config: KernelConfig, arch: int) -> Any:
     """The kernel of a launch, compiled for an architecture such as 90."""
     triton = require_package("triton", "compiling kernels")
     compiler = require_package("triton.compiler", "compiling kernels")
@@ -126,7 +126,7 @@ def compile_launch(launch: Launch, choice: Choice, arch: int) -> Any:
     function = launch.function()
     signature, constants, aligned = {}, {}, {}
     for place, name in enumerate(function.arg_names):
-        value = {**launch.arguments, launch.block: choice.block}[name]
+        value = {**launch.arguments, launch.block: config.block}[name]
         signature[name] = _type_of(name, value)
         if signature[name] == "constexpr":
             constants[name] = value
@@ -136,7 +136,7 @@ def compile_launch(launch: Launch, choice: Choice, arch: int) -> Any:
     return triton.compile(
         compiler.ASTSource(function, signature, constants, aligned),
         target=backends.GPUTarget("cuda", arch, 32),
-        options={"num_warps": choice.num_warps, "num_stages": choice.num_stages},
+        options={"num_warps": config.num_warps, "num_stages": config.num_stages},
     )
 
 
@@ -174,7 +174,7 @@ def measure(
     width: int,
     bias: bool,
     arch: int,
-    every_choice: bool = False,
+    every_config: bool = False,
     only: str = "",
 ) -> Iterator[Usage]:
     """Compile all kernels whose title has ``only`` for one type and width."""
@@ -187,12 +187,12 @@ def measure(
         title = f"{launch.kernel} ({name}{f', {size}' if size else ''})"
         if not re.search(only, title):
             continue
-        for choice in launch.choices if every_choice else launch.choices[:1]:
-            compiled = compile_launch(launch, choice, arch)
+        for config in launch.configs if every_config else launch.configs[:1]:
+            compiled = compile_launch(launch, config, arch)
             registers, spilled = usage_of(compiled.asm["cubin"])
             shared = compiled.metadata.shared
             yield Usage(
-                title, dtype, width, bias, arch, choice, registers, spilled, shared
+                title, dtype, width, bias, arch, config, registers, spilled, shared
             )
 
 
@@ -203,7 +203,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
     parser.add_argument("--width", nargs="+", type=int, default=[32])
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
     parser.add_argument("--bias", nargs="+", default=["no", "yes"])
-    parser.add_argument("--every-choice", action="store_true")
+    parser.add_argument("--every-config", action="store_true")
     parser.add_argument("--only", default="", help="kernels that match this")
     args = parser.parse_args(arguments)
     if is_interpreted():
@@ -217,7 +217,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
             for width in args.width:
                 for bias in args.bias:
                     for usage in measure(
-                        dtype, width, bias == "yes", arch, args.every_choice, args.only
+                        dtype, width, bias == "yes", arch, args.every_config, args.only
                     ):
                         print(usage.row(), flush=True)
 

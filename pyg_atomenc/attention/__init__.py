@@ -1,17 +1,46 @@
-"""Attention between the atoms of a token, as pure functions."""
+"""Attention over a layout, as pure functions: layout → backend → result."""
 
-from pyg_atomenc.attention.dispatch import backends
-from pyg_atomenc.attention.functional import attention, attention_encode, attention_pool
-from pyg_atomenc.attention.layouts.token import TokenLayout
-from pyg_atomenc.attention.layouts.window import WindowLayout
-from pyg_atomenc.attention.layouts.window_bias import WindowBias
+from pyg_atomenc.attention.autograd import without_autocast
+from pyg_atomenc.attention.dispatch import backends, check_backend
+from pyg_atomenc.attention.edges import EdgeAttention
+from pyg_atomenc.attention.functional import (
+    attention,
+    attention_encode,
+    attention_pool,
+)
+from pyg_atomenc.attention.inputs import Bias, accumulate_dtype, check_layout_device
+from pyg_atomenc.attention.layouts import (
+    EdgeLayout,
+    Layout,
+    TokenLayout,
+    WindowBias,
+    WindowLayout,
+    as_layout,
+    as_token_layout,
+    check_layout,
+    check_token_index,
+    check_window_sizes,
+)
 
 __all__ = [
+    "Bias",
+    "EdgeAttention",
+    "EdgeLayout",
+    "Layout",
     "TokenLayout",
     "WindowBias",
     "WindowLayout",
+    "accumulate_dtype",
+    "as_layout",
+    "as_token_layout",
     "attention",
     "attention_encode",
     "attention_pool",
     "backends",
+    "check_backend",
+    "check_layout",
+    "check_layout_device",
+    "check_token_index",
+    "check_window_sizes",
+    "without_autocast",
 ]

@@ -2,145 +2,139 @@
 
 Loops over chunks depend on the token sizes, which a compiled graph does not know;
 inside a `torch.library.custom_op` they may. Such an operator needs a backward formula
-of its own. The second derivative is left to autograd, over the plain forward function.
+of its own. Where that is not enough (second derivatives, vmap, torch.func, tangents),
+autograd follows the forward formula, written in torch operations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pyg_atomenc.attention.dense.chunks import Chunk, iterate_chunks
-from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.attention.layouts import TokenLayout
+from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.errors import AtomEncodingError
 
 Tensors = Sequence[Optional[Tensor]]
-# Attention weights → the factors that dropout multiplies them by, or None.
-Thinning = Callable[[Tensor], Optional[Tensor]]
+# Attention weights → what dropout multiplies them by (0 or 1 / (1 - p)), or None.
+DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
-_TAIL = (
-    "Tensor perm, Tensor ptr, Tensor order, Tensor token_order, Tensor plan, "
-    "float dropout, Tensor? seed"
-)
-_TAIL_LENGTH = 7
-
-# Up to so many atoms, what an operator costs in Python is more than what it saves.
-SMALL = 256
+_CONTEXT = "Tensor perm, Tensor ptr, Tensor ptr_cpu, float dropout, Tensor? seed"
+_CONTEXT_LENGTH = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
-    """What an operator gets beside the tensors that it is differentiated by."""
+class OperatorContext:
+    """What an operator gets beside the tensors that it is differentiated by.
+
+    Attributes:
+        perm (Tensor): The atoms sorted by token ``[N]``.
+        ptr (Tensor): Where each token's atoms start in ``perm`` ``[T + 1]``.
+        ptr_cpu (Tensor): The same, on the CPU.
+        dropout (float): Probability to drop an attention weight.
+        seed (Tensor, optional): Of the dropout ``[1]``, on the CPU.
+    """
 
     perm: Tensor
     ptr: Tensor
-    order: Tensor
-    token_order: Tensor
-    plan: Tensor
+    ptr_cpu: Tensor
     dropout: float
     seed: Optional[Tensor]
 
     @staticmethod
-    def from_layout(layout: TokenLayout, dropout: float) -> "Setting":
-        """The setting of a layout; draws the seed of this call's dropout.
+    def from_layout(layout: TokenLayout, dropout: float) -> "OperatorContext":
+        """The context of a layout; draws the seed of this call's dropout.
 
         The seed comes from torch's CPU generator, so that `torch.manual_seed` and
         activation checkpointing govern it; forward and backward draw from it alike.
         """
         seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
-        plan = layout.plan
-        if plan.device.type != "cpu":
-            # Whoever moved all tensors of a layout moved this one, too.
-            plan = plan.cpu()
-        return Setting(
-            layout.perm,
-            layout.ptr,
-            layout.order,
-            layout.token_order,
-            plan,
-            dropout,
-            seed,
-        )
+        # Whoever moved all tensors of a layout moved this one, too.
+        host = layout.ptr_cpu
+        host = host if host.device.type == "cpu" else host.cpu()
+        return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
 
     def flat(self) -> tuple[Any, ...]:
         """The values in the order of the operator's schema."""
-        return (
-            self.perm,
-            self.ptr,
-            self.order,
-            self.token_order,
-            self.plan,
-            self.dropout,
-            self.seed,
-        )
+        return self.perm, self.ptr, self.ptr_cpu, self.dropout, self.seed
 
     @property
     def num_tokens(self) -> int:
         """The number of tokens, empty ones included."""
-        return self.token_order.size(0)
+        return self.ptr.size(0) - 1
 
     @property
     def num_atoms(self) -> int:
         """The number of atoms."""
-        return self.order.size(0)
+        return self.perm.size(0)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The chunks of the layout's plan."""
-        return iterate_chunks(self.ptr, self.order, self.token_order, self.plan)
-
+    @cached_property
     def pair_ptr(self) -> Tensor:
         """The first edge of every token in ``to_edge_index()`` ``[T + 1]``."""
-        pairs = self.ptr.diff() ** 2
-        return torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
+        return pointers(self.ptr.diff() ** 2)
 
-    def thinning(self) -> Thinning:
+    def dropout_mask(self) -> DropoutMask:
         """Makes the factors of dropout, the same in every pass that starts anew."""
         if self.seed is None:
             return lambda alpha: None
-        generator = torch.Generator(self.order.device).manual_seed(int(self.seed))
+        generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
         keep = 1.0 - self.dropout
 
-        def factors(alpha: Tensor) -> Tensor:
-            draw = torch.rand(
+        def draw(alpha: Tensor) -> Tensor:
+            drawn = torch.rand(
                 alpha.shape,
                 generator=generator,
                 device=alpha.device,
                 dtype=torch.float32,
             )
-            return (draw < keep).to(alpha.dtype) / keep
+            return (drawn < keep).to(alpha.dtype) / keep
 
-        return factors
+        return draw
+
+
+def check_pairs(bias: Tensor, context: OperatorContext) -> None:
+    """Raise a ValueError unless a bias has one row for every pair of atoms."""
+    pairs = int(context.ptr_cpu.diff().square().sum())
+    if bias.size(0) != pairs:
+        raise AtomEncodingError(
+            f"'bias' has {bias.size(0)} rows for {pairs} pairs of atoms: give it one "
+            f"row for every edge of layout.to_edge_index()."
+        )
 
 
 @dataclass(frozen=True)
-class Formulas:
+class OperatorDefinition:
     """The functions that make an operator.
 
     Attributes:
-        forward: ``(tensors, setting)`` → tuple of outputs.
-        backward: ``(tensors, setting, output gradients, needed)`` → one gradient per
+        forward: ``(tensors, context)`` → tuple of outputs.
+        backward: ``(tensors, context, output gradients, needed)`` → one gradient per
             tensor, ``None`` where it is not needed. An output gradient is ``None``
             where nobody used the output.
-        shapes: ``(tensors, setting)`` → tuple of empty outputs.
+        shapes: ``(tensors, context)`` → tuple of empty outputs.
         reference: ``forward`` in torch operators, which are differentiable any number
             of times when gradients are enabled; ``None`` where ``forward`` is that
             itself. (default: ``None``)
     """
 
-    forward: Callable[[Tensors, Setting], tuple[Tensor, ...]]
+    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
     backward: Callable[
-        [Tensors, Setting, Tensors, Sequence[bool]], list[Optional[Tensor]]
+        [Tensors, OperatorContext, Tensors, Sequence[bool]], list[Optional[Tensor]]
     ]
-    shapes: Callable[[Tensors, Setting], tuple[Tensor, ...]]
-    reference: Optional[Callable[[Tensors, Setting], tuple[Tensor, ...]]] = None
+    shapes: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
+    reference: Optional[Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]] = None
 
 
 def define_operator(
-    name: str, arguments: Sequence[str], num_outputs: int, formulas: Formulas
+    name: str,
+    arguments: Sequence[str],
+    num_outputs: int,
+    definition: OperatorDefinition,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Register an operator and its backward pass, and return how to call it.
 
@@ -149,13 +143,13 @@ def define_operator(
         arguments (list[str]): The tensors it is differentiated by, as schema entries:
             ``"Tensor query"``, ``"Tensor? bias"``.
         num_outputs (int): The number of its outputs, all tensors.
-        formulas (Formulas): What it computes.
+        definition (OperatorDefinition): What it computes.
 
     Returns:
-        Callable: ``operator(*tensors, setting)`` → tuple of outputs.
+        Callable: ``operator(*tensors, context)`` → tuple of outputs.
     """
     count = len(arguments)
-    reference = formulas.reference or formulas.forward
+    reference = definition.reference or definition.forward
     inputs = ", ".join(arguments)
     grads = ", ".join(f"Tensor? grad_{i}" for i in range(num_outputs))
 
@@ -167,26 +161,28 @@ def define_operator(
         return outputs[0] if num_outputs == 1 else outputs
 
     def run(*values: Any) -> Any:
-        setting = Setting(*values[count:])
-        with without_autocast(setting.order.device):
-            return one_or_all(formulas.forward(values[:count], setting))
+        context = OperatorContext(*values[count:])
+        with without_autocast(context.perm.device):
+            return one_or_all(definition.forward(values[:count], context))
 
     def run_backward(*values: Any) -> tuple[Tensor, ...]:
-        tensors, outputs, setting, needed = _split(values, count, num_outputs)
-        with without_autocast(setting.order.device):
-            found = formulas.backward(tensors, setting, outputs, needed)
+        tensors, outputs, context, needed = _split(values, count, num_outputs)
+        with without_autocast(context.perm.device):
+            found = definition.backward(tensors, context, outputs, needed)
         # An operator returns no None: a missing gradient is an empty tensor.
-        return tuple(_none_to_empty(g, setting.order) for g in found)
+        return tuple(_none_to_empty(g, context.perm) for g in found)
 
     def fake(*values: Any) -> Any:
-        return one_or_all(formulas.shapes(values[:count], Setting(*values[count:])))
+        return one_or_all(
+            definition.shapes(values[:count], OperatorContext(*values[count:]))
+        )
 
     def fake_backward(*values: Any) -> tuple[Tensor, ...]:
-        tensors, _, setting, needed = _split(values, count, num_outputs)
+        tensors, _, context, needed = _split(values, count, num_outputs)
         return tuple(
             torch.empty_like(t, memory_format=torch.contiguous_format)
             if t is not None and need
-            else _none_to_empty(None, setting.order)
+            else _none_to_empty(None, context.perm)
             for t, need in zip(tensors, needed, strict=True)
         )
 
@@ -194,68 +190,81 @@ def define_operator(
         f"pyg_atomenc::{name}",
         run,
         mutates_args=(),
-        schema=f"({inputs}, {_TAIL}) -> {returns(num_outputs)}",
+        schema=f"({inputs}, {_CONTEXT}) -> {returns(num_outputs)}",
     )
     backward_op = torch.library.custom_op(
         f"pyg_atomenc::{name}_backward",
         run_backward,
         mutates_args=(),
-        schema=f"({inputs}, {grads}, {_TAIL}, bool[] needed) -> {returns(count)}",
+        schema=f"({inputs}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}",
     )
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)
 
     def first_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
         if all(grad is None for grad in outputs):
-            return (None,) * (count + _TAIL_LENGTH)
+            return (None,) * (count + _CONTEXT_LENGTH)
         values = _restore(ctx)
         needed = [bool(need) for need in ctx.needs_input_grad[:count]]
         found = backward_op(*values[:count], *outputs, *values[count:], needed)
         found = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return (*found, *[None] * _TAIL_LENGTH)
+        return (*found, *[None] * _CONTEXT_LENGTH)
 
     def second_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
-        tensors, grad, setting, needed = _split(_restore(ctx), count, num_outputs)
-        with without_autocast(setting.order.device):
+        tensors, grad, context, needed = _split(_restore(ctx), count, num_outputs)
+        with without_autocast(context.perm.device):
             found = _second_derivative(
-                reference, tensors, grad, setting, needed, outputs
+                reference, tensors, grad, context, needed, outputs
             )
-        return (*found, *[None] * (_TAIL_LENGTH + 1))
+        return (*found, *[None] * (_CONTEXT_LENGTH + 1))
 
     forward_op.register_autograd(first_derivative, setup_context=_remember)
     backward_op.register_autograd(second_derivative, setup_context=_remember)
-    for op in (forward_op, backward_op):
-        op.register_vmap(_refuse_vmap)
+
+    def vectorize(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
+        context = OperatorContext(*values[count:])
+
+        def one(*tensors: Any) -> Any:
+            return one_or_all(reference(tensors, context))
+
+        return _vmap(one, info, in_dims[:count], values[:count], num_outputs)
+
+    def vectorize_backward(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
+        _, _, context, needed = _split(values, count, num_outputs)
+        end = count + num_outputs
+
+        def one(*given: Any) -> Any:
+            found = _pull_back(reference, given[:count], given[count:], context, needed)
+            filled = [_none_to_empty(g, context.perm) for g in found]
+            return filled[0] if count == 1 else tuple(filled)
+
+        return _vmap(one, info, in_dims[:end], values[:end], count)
+
+    forward_op.register_vmap(vectorize)
+    backward_op.register_vmap(vectorize_backward)
 
     def call(*values: Any) -> tuple[Tensor, ...]:
-        tensors, setting = values[:-1], values[-1]
-        # A kernel is never replaced because its input is small.
-        small = SMALL if formulas.reference is None else 0
-        if _runs_plainly(tensors, setting, small):
-            with without_autocast(setting.order.device):
-                return reference(tensors, setting)
-        outputs = forward_op(*tensors, *setting.flat())
+        tensors, context = values[:-1], values[-1]
+        if _needs_reference(tensors):
+            with without_autocast(context.perm.device):
+                return reference(tensors, context)
+        outputs = forward_op(*tensors, *context.flat())
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
 
 
-def _runs_plainly(tensors: Tensors, setting: Setting, small: int) -> bool:
-    """Whether to let autograd follow the forward formula, rather than call an operator.
+def _needs_reference(tensors: Tensors) -> bool:
+    """Whether autograd has to follow the forward formula, rather than an operator's.
 
-    That is cheaper for up to ``small`` atoms, and the only way under torch.func's
-    transforms, which know no operator's gradient. Tracing always sees the operator, and
-    vmap, so that it can say what to do instead. Nor do operators carry tangents along.
+    So it is under torch.func's transforms, which know no operator's gradient, and where
+    tangents are carried along; never while tracing, and never because of a size.
     """
-    if torch.compiler.is_compiling() or type(setting.plan) is not Tensor:
+    if torch.compiler.is_compiling():
         return False
     if torch._C._are_functorch_transforms_active():
-        batched = torch._C._functorch.is_batchedtensor
-        return not any(t is not None and batched(t) for t in tensors)
-    if any(t is not None and _has_tangent(t) for t in tensors):
         return True
-    # Looked at last: a trace would take the size for a promise.
-    return 0 < setting.num_atoms <= small
+    return any(t is not None and _has_tangent(t) for t in tensors)
 
 
 def _has_tangent(tensor: Tensor) -> bool:
@@ -275,9 +284,14 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def _split(
     values: Sequence[Any], count: int, num_outputs: int
-) -> tuple[Tensors, Tensors, Setting, Sequence[bool]]:
+) -> tuple[Tensors, Tensors, OperatorContext, Sequence[bool]]:
     end = count + num_outputs
-    return values[:count], values[count:end], Setting(*values[end:-1]), values[-1]
+    return (
+        values[:count],
+        values[count:end],
+        OperatorContext(*values[end:-1]),
+        values[-1],
+    )
 
 
 def _none_to_empty(value: Optional[Tensor], like: Tensor) -> Tensor:
@@ -297,10 +311,10 @@ def _restore(ctx: Any) -> list[Any]:
 
 
 def _second_derivative(
-    forward: Callable[[Tensors, Setting], tuple[Tensor, ...]],
+    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]],
     tensors: Tensors,
     grad: Tensors,
-    setting: Setting,
+    context: OperatorContext,
     needed: Sequence[bool],
     outputs: Tensors,
 ) -> list[Optional[Tensor]]:
@@ -314,7 +328,7 @@ def _second_derivative(
         # With no atoms, or the frozen weights of an output, there is nothing to follow.
         first = [
             (out, g)
-            for out, g in zip(forward(inputs, setting), grad, strict=True)
+            for out, g in zip(forward(inputs, context), grad, strict=True)
             if g is not None and out.requires_grad
         ]
         used = [i for i, t in enumerate(inputs) if needed[i] and t is not None]
@@ -348,8 +362,37 @@ def _with_grad(tensor: Tensor) -> Tensor:
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.requires_grad_()
 
 
-def _refuse_vmap(*_: Any) -> Any:
-    raise AtomEncodingError(
-        "torch.vmap over token attention is not supported: put the copies into one "
-        "batch instead, as further atoms with token ids of their own."
-    )
+def _pull_back(
+    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]],
+    tensors: Tensors,
+    grads: Tensors,
+    context: OperatorContext,
+    needed: Sequence[bool],
+) -> list[Optional[Tensor]]:
+    """Gradients of ``forward`` by torch.func, which can be nested and vectorised."""
+    used = [i for i, t in enumerate(tensors) if needed[i] and t is not None]
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        values = list(tensors)
+        for i, value in zip(used, inputs, strict=True):
+            values[i] = value
+        outputs = forward(values, context)
+        kept = zip(outputs, grads, strict=True)
+        return tuple(out for out, grad in kept if grad is not None)
+
+    with without_autocast(context.perm.device):
+        _, pull, *_ = torch.func.vjp(run, *[tensors[i] for i in used])
+        found = iter(pull(tuple(grad for grad in grads if grad is not None)))
+    return [next(found) if i in used else None for i in range(len(tensors))]
+
+
+def _vmap(
+    function: Callable[..., Any],
+    info: Any,
+    in_dims: Sequence[Any],
+    values: Sequence[Any],
+    num_outputs: int,
+) -> tuple[Any, Any]:
+    """Outputs and where their batch dimension is, as ``register_vmap`` wants them."""
+    run = torch.vmap(function, tuple(in_dims), randomness=info.randomness)
+    return run(*values), 0 if num_outputs == 1 else (0,) * num_outputs

@@ -7,26 +7,32 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.attention.layouts import Layout
 
 
 class Backend(ABC):
-    """One way to compute token attention; all ways give the same result.
+    """One way to compute attention; all ways give the same result.
 
     Attributes:
         name (str): What users pass as ``backend=``.
+        layouts (tuple): The layouts that it attends over.
         tolerance (dict): Per input type that it takes, the largest difference from the
             definition in float64, relative to the output's largest value, that is no
             fault.
     """
 
     name: ClassVar[str]
+    layouts: ClassVar[tuple[type[Layout], ...]]
     tolerance: ClassVar[dict[torch.dtype, float]]
 
-    @abstractmethod
     def not_supported_reasons(
         self, inputs: Union[AttentionInputs, EncodeInputs]
     ) -> list[str]:
-        """Why this backend cannot run ``inputs``; an empty list where it can."""
+        """Why this backend cannot run ``inputs``; an empty list where it can.
+
+        That the layout is one of :attr:`layouts` was seen to before.
+        """
+        return []
 
     def not_automatic_reasons(
         self, inputs: Union[AttentionInputs, EncodeInputs]
@@ -36,13 +42,14 @@ class Backend(ABC):
 
     @abstractmethod
     def attention(self, inputs: AttentionInputs) -> Tensor:
-        """The attention output of every atom ``[N, H, D]``."""
+        """The attention output of every target ``[N, H, D]``."""
 
     @abstractmethod
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """The mean output of every token ``[T, H, D]``, and atom weights ``[N, H]``.
 
-        The weights are those before dropout, in the accumulation type.
+        The layout is one of tokens. The weights are those before dropout, in the
+        accumulation type.
         """
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.edges import EdgesBackend
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
 from pyg_atomenc.attention.triton.backend import TritonBackend
-from pyg_atomenc.errors import AtomEncodingError, BackendError
+from pyg_atomenc.checks import check_choice
+from pyg_atomenc.errors import BackendError
 
 # In the order in which "auto" asks them.
 _BACKENDS: dict[str, Backend] = {
@@ -23,10 +24,7 @@ def backends() -> dict[str, Backend]:
 
 def check_backend(name: str) -> str:
     """Raise a ValueError unless ``name`` is ``"auto"`` or a backend's name."""
-    if name != "auto" and name not in _BACKENDS:
-        known = ", ".join(repr(known) for known in ("auto", *_BACKENDS))
-        raise AtomEncodingError(f"'backend' is {name!r}: choose one of {known}.")
-    return name
+    return check_choice("backend", name, ("auto", *_BACKENDS))
 
 
 def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> Backend:
@@ -39,12 +37,25 @@ def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> B
     asked = list(_BACKENDS) if check_backend(name) == "auto" else [name]
     refusals = []
     for candidate in asked:
-        reasons = _BACKENDS[candidate].not_supported_reasons(inputs)
-        if name == "auto":
-            reasons = reasons + _BACKENDS[candidate].not_automatic_reasons(inputs)
+        reasons = _reasons(_BACKENDS[candidate], inputs, name == "auto")
         if not reasons:
             return _BACKENDS[candidate]
         refusals.append(f"'{candidate}': {'; '.join(reasons)}")
     raise BackendError(
         f"'backend' is {name!r}, which cannot run these inputs. " + " | ".join(refusals)
     )
+
+
+def _reasons(
+    backend: Backend, inputs: Union[AttentionInputs, EncodeInputs], automatic: bool
+) -> list[str]:
+    if not isinstance(inputs.layout, backend.layouts):
+        able = [
+            b.name for b in _BACKENDS.values() if isinstance(inputs.layout, b.layouts)
+        ]
+        return [
+            f"it does not attend over a {type(inputs.layout).__name__}, as "
+            f"{' and '.join(map(repr, able))} do"
+        ]
+    reasons = backend.not_supported_reasons(inputs)
+    return reasons + (backend.not_automatic_reasons(inputs) if automatic else [])

@@ -24,14 +24,19 @@ from pyg_atomenc.attention.inputs import (
     EncodeInputs,
     accumulate_dtype,
 )
+from pyg_atomenc.attention.layouts import Layout
 from pyg_atomenc.errors import require_package
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
 
 
 def _use_torch_scatter() -> bool:
-    # Its operators have no fake kernels, so a trace takes PyG's own.
-    return HAS_TORCH_SCATTER and not torch.compiler.is_compiling()
+    # Its operators have neither fake kernels nor rules for torch.func's transforms.
+    return (
+        HAS_TORCH_SCATTER
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 class EdgeAttention(MessagePassing):
@@ -63,16 +68,15 @@ class EdgeAttention(MessagePassing):
         dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Attend over edges; gives the outputs and the weights ``[E, H]``."""
-        if isinstance(edge_index, Tensor) and edge_index.layout == torch.strided:
-            edge_index = edge_index.long()
         if size is None:
             size = (key.size(0), query.size(0))
+            size = size if self.flow == "source_to_target" else size[::-1]
         alpha = self.edge_updater(
             edge_index, query=query, key=key, bias=bias, size=size
         )
-        # The weights handed out sum to 1; only the messages are thinned.
-        kept = F.dropout(alpha, p=dropout) if dropout > 0 else alpha
-        out = self.propagate(edge_index, value=value, alpha=kept, size=size)
+        # The weights handed out sum to 1; dropout acts on the messages alone.
+        dropped = F.dropout(alpha, p=dropout) if dropout > 0 else alpha
+        out = self.propagate(edge_index, value=value, alpha=dropped, size=size)
         return out, alpha
 
     def edge_update(
@@ -126,27 +130,11 @@ class _LayoutMessages(EdgeAttention):
 _MESSAGES = _LayoutMessages()
 
 
-def attend_edges(
-    edge_index: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Optional[Tensor] = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """Attention outputs ``[N, H, D]`` over any edge list, in the type of ``value``.
-
-    The edges ``[2, E]`` go from keys to queries; a node without any gets zeros.
-    """
-    size = (key.size(0), query.size(0))
-    out, _ = _MESSAGES.attend(edge_index, query, key, value, bias, size, dropout)
-    return out.to(value.dtype)
-
-
 class EdgesBackend(Backend):
     """PyG message passing over the edge list, pooled by ``global_mean_pool``."""
 
     name = "edges"
+    layouts = (Layout,)
     tolerance = {
         torch.float64: 1e-12,
         torch.float32: 1e-5,
@@ -184,15 +172,15 @@ class EdgesBackend(Backend):
         return tokens.view(shape).to(inputs.value.dtype), weights
 
     def _attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
-        edge_index = inputs.layout.to_edge_index()
-        num_atoms = inputs.layout.num_atoms
+        layout = inputs.layout
+        edge_index = layout.to_edge_index()
         out, alpha = _MESSAGES.attend(
             edge_index,
             inputs.query,
             inputs.key,
             inputs.value,
             inputs.edge_bias(),
-            (num_atoms, num_atoms),
+            (layout.num_sources, layout.num_targets),
             inputs.dropout,
         )
         return out, alpha, edge_index

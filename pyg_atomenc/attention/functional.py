@@ -6,8 +6,8 @@ from torch import Tensor
 
 from pyg_atomenc.attention.autograd import without_autocast
 from pyg_atomenc.attention.dispatch import choose_backend
-from pyg_atomenc.attention.inputs import AttentionInputs, Bias, EncodeInputs, Layout
-from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.attention.inputs import AttentionInputs, Bias, EncodeInputs
+from pyg_atomenc.attention.layouts import Layout, TokenLayout
 
 
 def attention(
@@ -20,16 +20,18 @@ def attention(
     dropout: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Attention among the atoms of every token or window.
+    r"""Attention of every target of a layout to its sources.
 
     .. math::
         o_a = \sum_b \mathrm{softmax}_b(q_a \cdot k_b / \sqrt{d} + \beta_{ab}) \, v_b
 
     Args:
-        query (Tensor): ``[N, H, d]``, any floating type.
-        key (Tensor): ``[N, H, d]``, of the same type.
-        value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
-        layout (TokenLayout or WindowLayout): Which atoms attend to which.
+        query (Tensor): Of the targets ``[N, H, d]``, any floating type.
+        key (Tensor): Of the sources ``[M, H, d]``, of the same type; ``M = N`` but for
+            edges between two kinds of nodes.
+        value (Tensor): ``[M, H, D]``, or ``[M, 1, D]`` where the heads share it.
+        layout (TokenLayout, WindowLayout or EdgeLayout): Which targets attend to which
+            sources; a target without any gets zeros.
         bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
             an edge of ``layout.to_edge_index()``; any floating type. Of windows it may
             be sorted once for many calls, see

@@ -1,18 +1,22 @@
 """The arguments of an attention, checked once before any backend sees them."""
 
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import NoReturn, Optional, Union, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention.layouts.token import TokenLayout
-from pyg_atomenc.attention.layouts.window import WindowLayout
-from pyg_atomenc.attention.layouts.window_bias import WindowBias
+from pyg_atomenc.attention.layouts import (
+    Layout,
+    TokenLayout,
+    WindowBias,
+    WindowLayout,
+    check_layout,
+)
+from pyg_atomenc.checks import check_dropout, check_floating
 from pyg_atomenc.errors import AtomEncodingError
 
-Layout = Union[TokenLayout, WindowLayout]
 Bias = Union[Tensor, WindowBias]
 
 
@@ -21,10 +25,10 @@ class AttentionInputs:
     """Queries, keys, values and what they attend over.
 
     Attributes:
-        query (Tensor): ``[N, H, d]``, any floating type.
-        key (Tensor): ``[N, H, d]``, of the query's type and device.
-        value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
-        layout (TokenLayout or WindowLayout): Which atoms attend to which.
+        query (Tensor): Of the layout's targets ``[N, H, d]``, any floating type.
+        key (Tensor): Of its sources ``[M, H, d]``, of the query's type and device.
+        value (Tensor): ``[M, H, D]``, or ``[M, 1, D]`` where the heads share it.
+        layout (Layout): Which targets attend to which sources.
         bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
             an edge of ``layout.to_edge_index()``.
         dropout (float): Probability to drop an attention weight.
@@ -40,8 +44,8 @@ class AttentionInputs:
     def edge_bias(self) -> Optional[Tensor]:
         """The bias with one row an edge."""
         if isinstance(self.bias, WindowBias):
-            assert isinstance(self.layout, WindowLayout)  # as `validate` checked
-            return self.bias.to_edges(self.layout)
+            # As `validate` saw to.
+            return self.bias.to_edges(cast(WindowLayout, self.layout))
         return self.bias
 
     def tokens(self) -> TokenLayout:
@@ -50,7 +54,7 @@ class AttentionInputs:
         Raises:
             ValueError: If it is another one.
         """
-        return check_tokens(self.layout)
+        return check_layout(self.layout, TokenLayout)
 
     def validate(self) -> None:
         """Check shapes, types and devices.
@@ -60,57 +64,43 @@ class AttentionInputs:
                 shapes that were found and says what was expected.
         """
         check_layout(self.layout)
+        bias = self.bias.values if isinstance(self.bias, WindowBias) else self.bias
         tensors = {"query": self.query, "key": self.key, "value": self.value}
-        if isinstance(self.bias, WindowBias):
-            tensors["bias"] = self.bias.values
-        elif self.bias is not None:
-            tensors["bias"] = self.bias
         for name, tensor in tensors.items():
-            _check_float(name, tensor)
+            if check_floating(name, tensor).dim() != 3:
+                self._refuse(name, "needs the shape [num_atoms, heads, channels]")
         query, key, value = self.query, self.key, self.value
-        for name in ("query", "key", "value"):
-            if tensors[name].dim() != 3:
-                raise AtomEncodingError(
-                    f"'{name}' needs the shape [num_atoms, heads, channels], found: "
-                    f"{self._shapes()}."
-                )
-        if key.shape != query.shape:
-            raise AtomEncodingError(
-                f"'key' needs the shape of 'query', found: {self._shapes()}."
+        if key.shape[1:] != query.shape[1:]:
+            self._refuse("key", "needs the shape of 'query' (but for the atoms)")
+        if value.size(0) != key.size(0) or value.size(1) not in (1, query.size(1)):
+            self._refuse(
+                "value",
+                "needs the shape [num_atoms, heads or 1, channels] with the atoms and "
+                "heads of 'key'",
             )
-        if value.size(0) != query.size(0) or value.size(1) not in (1, query.size(1)):
-            raise AtomEncodingError(
-                f"'value' needs the shape [num_atoms, heads or 1, channels] with the "
-                f"atoms and heads of 'query', found: {self._shapes()}."
-            )
-        if query.size(0) != self.layout.num_atoms:
-            raise AtomEncodingError(
-                f"'query' has {query.size(0)} atoms, but 'layout' was built for "
-                f"{self.layout.num_atoms}: build the layout from this batch."
-            )
+        _check_count("query", query, self.layout.num_targets)
+        _check_count("key", key, self.layout.num_sources)
         check_bias(self.bias, self.layout, query.size(1))
-        for name, tensor in tensors.items():
-            if tensor.device != query.device:
+        for name, other in (*tensors.items(), ("bias", bias)):
+            if other is not None and other.device != query.device:
                 raise AtomEncodingError(
-                    f"'{name}' is on {tensor.device}, but 'query' on {query.device}: "
+                    f"'{name}' is on {other.device}, but 'query' on {query.device}: "
                     f"move them to one device."
                 )
-            if name != "bias" and tensor.dtype != query.dtype:
+        for name, tensor in tensors.items():
+            if tensor.dtype != query.dtype:
                 raise AtomEncodingError(
                     f"'{name}' is of type {tensor.dtype}, but 'query' of "
                     f"{query.dtype}: convert them to one type."
                 )
-        check_device("query", query, self.layout)
+        check_layout_device("query", query, self.layout)
         check_dropout(self.dropout)
 
-    def _shapes(self) -> str:
-        found = f"query {list(self.query.shape)}, key {list(self.key.shape)}, "
-        found += f"value {list(self.value.shape)}"
-        if isinstance(self.bias, WindowBias):
-            found += f", bias {self.bias}"
-        elif self.bias is not None:
-            found += f", bias {list(self.bias.shape)}"
-        return found
+    def _refuse(self, name: str, wanted: str) -> NoReturn:
+        raise AtomEncodingError(
+            f"'{name}' {wanted}, found: query {list(self.query.shape)}, key "
+            f"{list(self.key.shape)}, value {list(self.value.shape)}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +130,9 @@ class EncodeInputs:
         Raises:
             ValueError: If the arguments do not fit each other.
         """
-        check_tokens(self.layout)
+        check_layout(self.layout, TokenLayout)
         check_dropout(self.dropout)
-        _check_float("x", self.x)
+        check_floating("x", self.x)
         self._check_projections("weights", self.weights, 3)
         if self.biases is not None:
             self._check_projections("biases", self.biases, 2)
@@ -152,22 +142,18 @@ class EncodeInputs:
                 f"channels, in_channels], found: x {list(self.x.shape)}, weights "
                 f"{list(self.weights[0].shape)}."
             )
-        if self.x.size(0) != self.layout.num_atoms:
-            raise AtomEncodingError(
-                f"'x' has {self.x.size(0)} atoms, but 'layout' was built for "
-                f"{self.layout.num_atoms}: build the layout from this batch."
-            )
-        check_device("x", self.x, self.layout)
+        _check_count("x", self.x, self.layout.num_atoms)
+        check_layout_device("x", self.x, self.layout)
         check_bias(self.bias, self.layout, self.weights[0].size(0))
         if self.bias is not None:
-            check_device("bias", self.bias, self.layout)
+            check_layout_device("bias", self.bias, self.layout)
 
     def _check_projections(
         self, name: str, tensors: tuple[Tensor, Tensor, Tensor], dims: int
     ) -> None:
         """Raise a ValueError unless ``tensors`` are three that go with the weights."""
         for tensor in tensors:
-            _check_float(name, tensor)
+            check_floating(name, tensor)
         like = self.weights[0] if len(self.weights) else None
         shapes = [list(t.shape) for t in tensors]
         wanted = ["heads", "channels", "in_channels"][:dims]
@@ -188,7 +174,7 @@ class EncodeInputs:
                     f"'{name}' has {tensor.dtype}, but the first of 'weights' "
                     f"{like.dtype}: convert them to one type."
                 )
-            check_device(name, tensor, self.layout)
+            check_layout_device(name, tensor, self.layout)
 
     def project(self) -> AttentionInputs:
         """LayerNorm and the projections, written out: queries, keys and values."""
@@ -210,7 +196,7 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
     if isinstance(bias, WindowBias):
         _check_window_bias(bias, layout, heads)
         return
-    _check_float("bias", bias)
+    check_floating("bias", bias)
     pairs = layout.num_pairs
     if (
         bias.dim() != 2
@@ -226,43 +212,17 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
 
 
 def _check_window_bias(bias: WindowBias, layout: Layout, heads: int) -> None:
-    _check_float("bias", bias.values)
-    found = list(bias.values.shape)
-    if not isinstance(layout, WindowLayout):
+    check_floating("bias", bias.values)
+    expected = bias.shape_for(layout, heads)
+    if list(bias.values.shape) != expected:
         raise AtomEncodingError(
-            f"'bias' is {bias}, but 'layout' a {type(layout).__name__}: pass a tensor "
-            f"with one row for every edge of layout.to_edge_index()."
-        )
-    expected = [layout.num_windows, heads, layout.queries, layout.keys]
-    if found != expected:
-        raise AtomEncodingError(
-            f"'bias' holds {found}, but the layout and the heads need {expected}: make "
-            f"it with WindowBias.from_edges(bias, layout) of this batch."
+            f"'bias' holds {list(bias.values.shape)}, but the layout and the heads "
+            f"need {expected}: make it with WindowBias.from_edges(bias, layout) of "
+            f"this batch."
         )
 
 
-def check_layout(layout: object) -> None:
-    """Raise a ValueError unless ``layout`` is a layout."""
-    if not isinstance(layout, (TokenLayout, WindowLayout)):
-        raise AtomEncodingError(
-            f"'layout' is of type {type(layout).__name__}: pass "
-            f"TokenLayout.from_index(atom_to_token, num_tokens), or "
-            f"WindowLayout.from_batch(batch)."
-        )
-
-
-def check_tokens(layout: object) -> TokenLayout:
-    """The layout, or a ValueError unless it is a :class:`TokenLayout`."""
-    if not isinstance(layout, TokenLayout):
-        raise AtomEncodingError(
-            f"'layout' is of type {type(layout).__name__}: pass "
-            f"TokenLayout.from_index(atom_to_token, num_tokens), which has tokens to "
-            f"pool atoms into."
-        )
-    return layout
-
-
-def check_device(name: str, tensor: Tensor, layout: Layout) -> None:
+def check_layout_device(name: str, tensor: Tensor, layout: Layout) -> None:
     """Raise a ValueError unless ``tensor`` lies where ``layout`` does."""
     if tensor.device != layout.device:
         raise AtomEncodingError(
@@ -271,23 +231,11 @@ def check_device(name: str, tensor: Tensor, layout: Layout) -> None:
         )
 
 
-def check_dropout(dropout: float) -> None:
-    """Raise a ValueError unless ``dropout`` is a probability below 1."""
-    if not 0.0 <= dropout < 1.0:
+def _check_count(name: str, tensor: Tensor, count: int) -> None:
+    if tensor.size(0) != count:
         raise AtomEncodingError(
-            f"'dropout' is {dropout}: pass a probability, at least 0 and below 1."
-        )
-
-
-def _check_float(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor):
-        raise AtomEncodingError(
-            f"'{name}' is of type {type(tensor).__name__}: pass a floating tensor."
-        )
-    if not tensor.dtype.is_floating_point:
-        raise AtomEncodingError(
-            f"'{name}' is of type {tensor.dtype}: attention needs floating numbers; "
-            f"convert with .float()."
+            f"'{name}' has {tensor.size(0)} atoms, but 'layout' was built for {count}: "
+            f"build the layout from this batch."
         )
 
 

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.storage import GlobalStorage
 
-from pyg_atomenc.attention.layouts.token import TokenLayout
-from pyg_atomenc.attention.layouts.token_index import check_token_index
+from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.errors import AtomEncodingError
 
 # Where a batch carries the layout that its loader built.

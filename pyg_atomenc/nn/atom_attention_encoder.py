@@ -5,22 +5,21 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parameter import UninitializedParameter
-from torch_geometric.nn.dense import Linear
 
 from pyg_atomenc.attention import (
     TokenLayout,
+    as_token_layout,
     attention_encode,
     attention_pool,
+    check_layout_device,
 )
-from pyg_atomenc.attention.inputs import check_device
-from pyg_atomenc.checks import check_sizes
+from pyg_atomenc.checks import check_channels, check_index, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.projections import (
     check_atoms,
-    check_in_channels,
     check_options,
     edge_bias,
+    fuse_projections,
     make_linear,
 )
 
@@ -43,8 +42,9 @@ class AtomAttentionEncoder(torch.nn.Module):
     Args:
         in_channels (int): Channels ``C`` of the atoms, ``-1`` to take them from the
             first input.
-        head_channels (int): Channels ``d`` of every head. (default: ``32``)
+        out_channels (int): Channels ``d`` of every head. (default: ``32``)
         heads (int): Number of heads ``H``. (default: ``4``)
+        concat (bool): Concatenate the heads; else average them. (default: ``True``)
         bias (bool): Give the projections an additive bias. (default: ``False``)
         edge_dim (int, optional): Number of features of every pair of atoms in a token.
             (default: ``None``)
@@ -56,11 +56,12 @@ class AtomAttentionEncoder(torch.nn.Module):
             (default: ``"auto"``)
 
     Shapes:
-        - input: atoms ``[N, C]``; tokens ``[N]`` integer or a
-          :class:`~pyg_atomenc.attention.TokenLayout`; pair features
+        - input: atoms ``[N, C]``; the token of every atom ``[N]``, integers in any
+          order, or a :class:`~pyg_atomenc.attention.TokenLayout`; pair features
           ``[E, edge_dim]`` in the order of ``layout.to_edge_index()``
-        - output: tokens ``[T, H * d]``; with ``return_attention_weights`` also how much
-          every atom counts in its token ``[N, H]``
+        - output: tokens ``[T, H * d]``, ``[T, d]`` without ``concat``; with
+          ``return_attention_weights`` also how much every atom counts in its token
+          ``[N, H]``
 
     Raises:
         ValueError: If a size is not positive, an option unknown, or inputs do not fit.
@@ -75,8 +76,9 @@ class AtomAttentionEncoder(torch.nn.Module):
     def __init__(
         self,
         in_channels: int,
-        head_channels: int = 32,
+        out_channels: int = 32,
         heads: int = 4,
+        concat: bool = True,
         *,
         bias: bool = False,
         edge_dim: Optional[int] = None,
@@ -84,16 +86,17 @@ class AtomAttentionEncoder(torch.nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_in_channels(in_channels)
-        check_sizes(head_channels=head_channels, heads=heads)
+        check_channels(in_channels=in_channels)
+        check_sizes(out_channels=out_channels, heads=heads)
         check_options(edge_dim, dropout, backend)
         self.in_channels = in_channels
-        self.head_channels = head_channels
+        self.out_channels = out_channels
         self.heads = heads
+        self.concat = concat
         self.edge_dim = edge_dim
         self.dropout = dropout
         self.backend = backend
-        width = heads * head_channels
+        width = heads * out_channels
         self.lin_query = make_linear(in_channels, width, bias)
         self.lin_key = make_linear(in_channels, width, bias)
         self.lin_value = make_linear(in_channels, width, bias)
@@ -101,11 +104,6 @@ class AtomAttentionEncoder(torch.nn.Module):
             None if edge_dim is None else make_linear(edge_dim, heads, False)
         )
         self.reset_parameters()
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the tokens, ``H * d``."""
-        return self.heads * self.head_channels
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
@@ -116,21 +114,30 @@ class AtomAttentionEncoder(torch.nn.Module):
     def forward(
         self,
         x: Tensor,
-        atom_to_token: Union[Tensor, TokenLayout],
-        num_tokens: Optional[int] = None,
+        index: Union[Tensor, TokenLayout, None] = None,
+        ptr: Optional[Tensor] = None,
+        dim_size: Optional[int] = None,
+        dim: int = -2,
+        *,
         edge_attr: Optional[Tensor] = None,
         return_attention_weights: Optional[bool] = None,
         batch: Optional[Tensor] = None,
     ) -> Union[Tensor, tuple[Tensor, Tensor]]:
         """Encode atoms; shapes are those of the class.
 
+        The arguments in front are those of PyG's aggregations.
+
         Args:
             x (Tensor): Atom features.
-            atom_to_token (Tensor or TokenLayout): The token of every atom, or the
+            index (Tensor or TokenLayout, optional): The token of every atom, or the
                 layout made of it. A tensor is sorted and checked at every call, which
-                on a GPU waits for the device; a layout is not.
-            num_tokens (int, optional): The number of tokens, empty ones included.
+                on a GPU waits for the device; a layout is not. (default: ``None``)
+            ptr (Tensor, optional): In place of ``index``: the atoms of token ``t`` are
+                ``ptr[t]`` to ``ptr[t + 1] - 1``; ``[T + 1]``. (default: ``None``)
+            dim_size (int, optional): The number of tokens, empty ones included.
                 (default: the largest token id plus one)
+            dim (int): The dimension of the atoms; it has to be the first of the two.
+                (default: ``-2``)
             edge_attr (Tensor, optional): Features of the pairs of atoms in tokens.
                 (default: ``None``)
             return_attention_weights (bool, optional): Also give the atoms' weights,
@@ -143,121 +150,84 @@ class AtomAttentionEncoder(torch.nn.Module):
             Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
             zeros.
         """
-        check_atoms("x", x, self.lin_query.in_channels, self.lin_query.weight)
-        layout = self._layout(x, atom_to_token, num_tokens, batch)
+        check_atoms("x", x, self.lin_query)
+        if dim not in (-2, 0):
+            raise AtomEncodingError(
+                f"'dim' is {dim}: atoms stand in the first of two dimensions; pass x "
+                f"as [num_atoms, in_channels] and leave 'dim' out."
+            )
+        layout = self._layout(x, index, ptr, dim_size, batch)
         bias = edge_bias(self.lin_edge, edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
-        weights = self._plain_weights(x)
-        if weights is None:
-            tokens, counted = self._encode_by_modules(x, layout, bias, dropout)
-        else:
-            tokens, counted = attention_encode(
-                x,
-                weights,
+        linears = (self.lin_query, self.lin_key, self.lin_value)
+        fused = fuse_projections(linears, self.heads, x)
+        if isinstance(fused, str):
+            h = F.layer_norm(x, x.shape[-1:])
+            query, key, value = (
+                linear(h).view(-1, self.heads, self.out_channels) for linear in linears
+            )
+            tokens, weights = attention_pool(
+                query,
+                key,
+                value,
                 layout,
                 bias,
-                biases=self._plain_biases(weights[0]),
+                dropout=dropout,
+                backend=self.backend,
+                return_weights=True,
+            )
+        else:
+            tokens, weights = attention_encode(
+                x,
+                fused.weights,
+                layout,
+                bias,
+                biases=fused.biases,
                 dropout=dropout,
                 backend=self.backend,
             )
-        tokens = tokens.flatten(1)
-        return (tokens, counted) if return_attention_weights else tokens
-
-    def _projections(self) -> tuple[Linear, Linear, Linear]:
-        return self.lin_query, self.lin_key, self.lin_value
-
-    def _encode_by_modules(
-        self, x: Tensor, layout: TokenLayout, bias: Optional[Tensor], dropout: float
-    ) -> tuple[Tensor, Tensor]:
-        h = F.layer_norm(x, x.shape[-1:])
-        query, key, value = (
-            linear(h).view(-1, self.heads, self.head_channels)
-            for linear in self._projections()
-        )
-        return attention_pool(
-            query,
-            key,
-            value,
-            layout,
-            bias,
-            dropout=dropout,
-            backend=self.backend,
-            return_weights=True,
-        )
-
-    def _plain_weights(self, x: Tensor) -> Optional[tuple[Tensor, Tensor, Tensor]]:
-        """The weights ``[H, d, C]``, if calling the projections does nothing else.
-
-        A projection that the user replaced, or put a hook on, has to be called.
-        """
-        for linear in self._projections():
-            if type(linear) is not Linear:
-                return None
-            if isinstance(linear.weight, UninitializedParameter):
-                linear(x[:0])
-            if _has_hooks(linear):
-                return None
-        shape = (self.heads, self.head_channels, -1)
-        dtype = _projection_dtype(x, self.lin_query.weight)
-        query, key, value = (
-            linear.weight.to(dtype).view(shape) for linear in self._projections()
-        )
-        return query, key, value
-
-    def _plain_biases(self, like: Tensor) -> Optional[tuple[Tensor, Tensor, Tensor]]:
-        if self.lin_query.bias is None:
-            return None
-        query, key, value = (
-            linear.bias.to(like.dtype).view(like.shape[:2])
-            for linear in self._projections()
-        )
-        return query, key, value
+        tokens = tokens.flatten(1) if self.concat else tokens.mean(dim=1)
+        return (tokens, weights) if return_attention_weights else tokens
 
     def _layout(
         self,
         x: Tensor,
-        atom_to_token: Union[Tensor, TokenLayout],
-        num_tokens: Optional[int],
+        index: Union[Tensor, TokenLayout, None],
+        ptr: Optional[Tensor],
+        dim_size: Optional[int],
         batch: Optional[Tensor],
     ) -> TokenLayout:
-        if isinstance(atom_to_token, TokenLayout):
-            layout = atom_to_token
-            if num_tokens is not None and num_tokens != layout.num_tokens:
-                raise AtomEncodingError(
-                    f"'num_tokens' is {num_tokens}, but the layout has "
-                    f"{layout.num_tokens} tokens: leave 'num_tokens' out."
-                )
-            if batch is not None and not torch.compiler.is_compiling():
-                layout.check_batch(batch)
-        else:
-            layout = TokenLayout.from_index(atom_to_token, num_tokens, batch)
-        if layout.num_atoms != x.size(0):
+        if (index is None) == (ptr is None):
             raise AtomEncodingError(
-                f"'x' has {x.size(0)} atoms, but 'atom_to_token' {layout.num_atoms}: "
-                f"give every atom one row and one token."
+                f"'index' and 'ptr' are both {'missing' if ptr is None else 'there'}: "
+                f"pass the token of every atom, or a TokenLayout, or the tokens' "
+                f"pointers."
             )
-        check_device("x", x, layout)
+        if ptr is not None:
+            index = _index_of(ptr, x.size(0))
+            dim_size = ptr.numel() - 1 if dim_size is None else dim_size
+        layout = as_token_layout(index, x.size(0), dim_size, batch)
+        check_layout_device("x", x, layout)
         return layout
 
     def __repr__(self) -> str:
         return (
-            f"{self.__class__.__name__}({self.in_channels}, {self.head_channels}, "
+            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
             f"heads={self.heads})"
         )
 
 
-def _has_hooks(module: torch.nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def _projection_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """The type that a linear layer computes in, under autocast or not."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
+def _index_of(ptr: Tensor, num_atoms: int) -> Tensor:
+    """The token of every atom, from the tokens' pointers."""
+    mend = "pass where the atoms of every token start, and the last end, [T + 1]."
+    sizes = check_index("ptr", ptr, mend).diff()
+    tokens = torch.arange(sizes.numel(), device=ptr.device)
+    if torch.compiler.is_compiling():
+        return tokens.repeat_interleave(sizes)
+    ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+    if ends != [0, num_atoms] or (sizes < 0).any():
+        raise AtomEncodingError(
+            f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or falls, "
+            f"for {num_atoms} atoms: {mend}"
+        )
+    return tokens.repeat_interleave(sizes, output_size=num_atoms)

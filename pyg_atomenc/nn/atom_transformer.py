@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as run_again
 
-from pyg_atomenc.attention.inputs import Bias, Layout, check_layout
+from pyg_atomenc.attention import Bias, Layout, check_layout
 from pyg_atomenc.checks import check_sizes, check_tensor
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.adaptive_layer_norm import (
@@ -335,9 +335,9 @@ def _check_layout(layout: Union[Layout, Tensor], cond: Tensor) -> None:
                 )
         return
     check_layout(layout)
-    if layout.num_atoms != count:
+    if layout.num_sources != count:
         raise AtomEncodingError(
-            f"'cond' has {count} rows, but 'layout' was built for {layout.num_atoms} "
+            f"'cond' has {count} rows, but 'layout' was built for {layout.num_sources} "
             f"atoms: build the layout from this batch."
         )
 

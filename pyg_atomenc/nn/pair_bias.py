@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyg_atomenc.attention import WindowBias, WindowLayout
-from pyg_atomenc.attention.inputs import Bias
+from pyg_atomenc.attention import Bias, WindowBias, WindowLayout
 from pyg_atomenc.checks import check_sizes, check_tensor
 from pyg_atomenc.errors import AtomEncodingError
 

@@ -5,10 +5,7 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention import WindowBias, attention
-from pyg_atomenc.attention.dispatch import check_backend
-from pyg_atomenc.attention.edges import attend_edges
-from pyg_atomenc.attention.inputs import Bias, Layout
+from pyg_atomenc.attention import Bias, EdgeLayout, Layout, attention, check_backend
 from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -100,8 +97,7 @@ class PairBiasAttention(torch.nn.Module):
         # Softmax and sums stay in float32 under autocast.
         with torch.autocast(query.device.type, enabled=False):
             if isinstance(layout, Tensor):
-                assert not isinstance(bias, WindowBias)  # made for a layout alone
-                return attend_edges(layout, query, key, value, bias)
+                layout = EdgeLayout(layout.long(), len(key), len(query))
             return attention(query, key, value, layout, bias, backend=self.backend)
 
     def __repr__(self) -> str:

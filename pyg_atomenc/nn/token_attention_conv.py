@@ -5,14 +5,17 @@ from typing import Any, Optional, Union
 from torch import Tensor
 from torch_geometric.typing import Adj, PairTensor, Size
 
-from pyg_atomenc.attention import TokenLayout, WindowLayout, attention
-from pyg_atomenc.attention.edges import EdgeAttention
-from pyg_atomenc.attention.inputs import Layout, check_device
-from pyg_atomenc.checks import check_sizes
+from pyg_atomenc.attention import (
+    EdgeAttention,
+    Layout,
+    as_layout,
+    attention,
+    check_layout_device,
+)
+from pyg_atomenc.checks import check_channels, check_sizes
 from pyg_atomenc.errors import AtomEncodingError, BackendError
 from pyg_atomenc.nn.projections import (
     check_atoms,
-    check_in_channels,
     check_options,
     edge_bias,
     make_linear,
@@ -42,9 +45,9 @@ class TokenAttentionConv(EdgeAttention):
     This is the scaled dot-product attention of `"Attention Is All You Need"
     <https://arxiv.org/abs/1706.03762>`_ over a graph, with the edge features as an
     additive bias on the logits, as the pair bias of AlphaFold 3 (Algorithm 24 of its
-    supplement). Given a :class:`~pyg_atomenc.attention.TokenLayout` or a
-    :class:`~pyg_atomenc.attention.WindowLayout` instead of an edge list, it
-    computes the same over ``layout.to_edge_index()`` without making that list.
+    supplement). Given a layout, such as a
+    :class:`~pyg_atomenc.attention.TokenLayout`, instead of an edge list, it computes
+    the same over ``layout.to_edge_index()`` without making that list.
 
     Args:
         in_channels (int or tuple): Channels of the nodes, ``-1`` to take them from the
@@ -89,7 +92,7 @@ class TokenAttentionConv(EdgeAttention):
             else (in_channels, in_channels)
         )
         for channels in pair:
-            check_in_channels(channels)
+            check_channels(in_channels=channels)
         check_sizes(out_channels=out_channels, heads=heads)
         check_options(edge_dim, dropout, backend)
         if kwargs.get("aggr", "add") not in ("add", "sum"):
@@ -106,9 +109,10 @@ class TokenAttentionConv(EdgeAttention):
         self.dropout = dropout
         self.backend = backend
         width = heads * out_channels
-        self.lin_query = make_linear(pair[1], width, bias)
-        self.lin_key = make_linear(pair[0], width, bias)
-        self.lin_value = make_linear(pair[0], width, bias)
+        attended, attending = self._by_flow(pair)
+        self.lin_query = make_linear(attending, width, bias)
+        self.lin_key = make_linear(attended, width, bias)
+        self.lin_value = make_linear(attended, width, bias)
         self.lin_edge = (
             None if edge_dim is None else make_linear(edge_dim, heads, False)
         )
@@ -133,9 +137,10 @@ class TokenAttentionConv(EdgeAttention):
 
         Args:
             x (Tensor or tuple): Node features.
-            edge_index (Tensor, SparseTensor, TokenLayout or WindowLayout): Who attends
-                to whom: targets ``edge_index[1]`` to sources ``edge_index[0]``, or all
-                atoms of a token to each other, or of a window to those around it.
+            edge_index (Tensor, SparseTensor or Layout): Who attends to whom: targets
+                ``edge_index[1]`` to sources ``edge_index[0]`` (the other way round with
+                ``flow="target_to_source"``), or what a layout says: all atoms of a
+                token to each other, or of a window to those around it.
             edge_attr (Tensor, optional): Edge features, in the order of the edges, or
                 of ``layout.to_edge_index()``. (default: ``None``)
             size (tuple, optional): Numbers of source and target nodes.
@@ -146,46 +151,62 @@ class TokenAttentionConv(EdgeAttention):
         Returns:
             Tensor or tuple: ``out``, or ``(out, (edge_index, alpha))``.
         """
-        layout: Optional[Layout] = None
-        edges: Any = edge_index
-        if isinstance(edge_index, (TokenLayout, WindowLayout)):
-            layout = edge_index
-        source, target = x if isinstance(x, (tuple, list)) else (x, x)
-        check_atoms("x", source, self.lin_key.in_channels, self.lin_key.weight)
-        check_atoms("x", target, self.lin_query.in_channels, self.lin_query.weight)
+        pair = x if isinstance(x, (tuple, list)) else (x, x)
+        source, target = self._by_flow(pair)
+        check_atoms("x", source, self.lin_key)
+        check_atoms("x", target, self.lin_query)
+        layout = self._layout(edge_index, (source.size(0), target.size(0)), size)
         query = self._split_heads(self.lin_query(target))
         key = self._split_heads(self.lin_key(source))
         value = self._split_heads(self.lin_value(source))
-        bias = edge_bias(self.lin_edge, edge_attr)
+        bias = edge_bias(self.lin_edge, edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
+        # A list of edges is always attended over as messages, which can be overridden.
+        if layout is edge_index and not (
+            return_attention_weights or self._needs_messages(layout)
+        ):
+            out = attention(
+                query,
+                key,
+                value,
+                layout,
+                bias,
+                dropout=dropout,
+                backend=self.backend,
+            )
+            return self._merge_heads(out)
+        check_layout_device("x", source, layout)
+        pairs = layout.to_edge_index()
+        edges = pairs if self.flow == "source_to_target" else pairs.flip(0)
+        out, alpha = self.attend(edges, query, key, value, bias, dropout=dropout)
+        out = self._merge_heads(out.to(value.dtype))
+        if not return_attention_weights:
+            return out
+        return out, (edges if layout is edge_index else edge_index, alpha)
 
-        if layout is not None:
-            if isinstance(x, (tuple, list)):
+    def _by_flow(self, pair: Any) -> tuple[Any, Any]:
+        """Of two kinds of nodes those attended to, and those that attend."""
+        first, second = pair
+        return (first, second) if self.flow == "source_to_target" else (second, first)
+
+    def _layout(self, edge_index: Any, counts: tuple[int, int], size: Size) -> Layout:
+        """The edges from sources to targets, so many of each, whatever the flow."""
+        given = (None, None) if size is None else self._by_flow(size)
+        for name, count, told in zip(("source", "target"), counts, given, strict=True):
+            if told is not None and told != count:
                 raise AtomEncodingError(
-                    "'x' is a pair, but a layout joins atoms of one graph: pass one "
-                    "tensor, or an edge list."
+                    f"'size' is {tuple(size or ())}, but 'x' has {count} {name} nodes: "
+                    f"leave 'size' out."
                 )
-            if not self._needs_messages(layout, bool(return_attention_weights)):
-                out = attention(
-                    query,
-                    key,
-                    value,
-                    layout,
-                    bias,
-                    dropout=dropout,
-                    backend=self.backend,
-                )
-                return self._merge_heads(out)
-            check_device("x", source, layout)
-            edges = layout.to_edge_index()
-        elif self.backend not in ("auto", "edges"):
+        if self.flow == "target_to_source" and isinstance(edge_index, Tensor):
+            edge_index = edge_index.flip(0)
+        layout = as_layout(edge_index, *counts)
+        if layout is not edge_index and self.backend not in ("auto", "edges"):
             raise BackendError(
                 f"'backend' is {self.backend!r}, which cannot attend over an edge "
                 f"list: pass a layout as 'edge_index', or use backend='auto'."
             )
-        out, alpha = self.attend(edges, query, key, value, bias, size, dropout=dropout)
-        out = self._merge_heads(out.to(value.dtype))
-        return (out, (edges, alpha)) if return_attention_weights else out
+        return layout
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(-1, self.heads, self.out_channels)
@@ -193,9 +214,9 @@ class TokenAttentionConv(EdgeAttention):
     def _merge_heads(self, out: Tensor) -> Tensor:
         return out.flatten(1) if self.concat else out.mean(dim=1)
 
-    def _needs_messages(self, layout: Layout, weights: bool) -> bool:
+    def _needs_messages(self, layout: Layout) -> bool:
         """Whether somebody wants to see messages over the layout's edges."""
-        if weights or any(len(getattr(self, name, ())) > 0 for name in _HOOKS):
+        if any(len(getattr(self, name, ())) > 0 for name in _HOOKS):
             return True
         # An explainer masks the edges of the model's edge_index. They are this
         # layout's only where they are as many, and the same of them are self loops.

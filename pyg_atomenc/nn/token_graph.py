@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import coalesce, remove_self_loops, scatter
 
-from pyg_atomenc.attention.inputs import accumulate_dtype
+from pyg_atomenc.attention import accumulate_dtype
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
 

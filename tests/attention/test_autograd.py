@@ -5,15 +5,15 @@ import torch
 from torch.autograd import forward_ad
 from torch.library import opcheck
 
-from pyg_atomenc.attention import TokenLayout, autograd
-from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention import TokenLayout, attention_encode
+from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.dense import encode, operators
 
 INDEX = torch.tensor([3, 0, 0, 5, 3, 3, 1, 0, 5])
 
 
-def setting(dropout):
-    return Setting.from_layout(TokenLayout.from_index(INDEX, 7), dropout).flat()
+def context(dropout):
+    return OperatorContext.from_layout(TokenLayout.from_index(INDEX, 7), dropout).flat()
 
 
 def leaf(*shape):
@@ -40,7 +40,7 @@ def outputs_of(name):
 @pytest.mark.parametrize("name", ["attend", "attend_pool", "encode"])
 def test_forward_operators(name, dropout, with_bias):
     op = getattr(torch.ops.pyg_atomenc, name).default
-    opcheck(op, (*tensors(name, with_bias), *setting(dropout)))
+    opcheck(op, (*tensors(name, with_bias), *context(dropout)))
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -52,57 +52,127 @@ def test_backward_operators(name, with_bias):
     needed = [value is not None for value in values]
     op = getattr(torch.ops.pyg_atomenc, f"{name}_backward").default
     outputs = [out.detach() for out in outputs_of(name)]
-    opcheck(op, (*values, *outputs, *setting(0.0), needed))
+    opcheck(op, (*values, *outputs, *context(0.0), needed))
 
 
 def test_sort_atoms():
     opcheck(torch.ops.pyg_atomenc.sort_atoms.default, (INDEX, 7))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_small_inputs_give_the_same_without_an_operator(dropout, monkeypatch):
-    values = tensors("encode", True)
-    layout = TokenLayout.from_index(INDEX, 7)
-    found = []
-    for small in (-1, 9):
-        monkeypatch.setattr(autograd, "SMALL", small)
-        torch.manual_seed(1)
-        tokens, weights = encode.encode(*values, Setting.from_layout(layout, dropout))
-        assert ("encode" in tokens.grad_fn.name()) == (small < 9)
-        loss = tokens.pow(2).sum() + weights.pow(2).sum()
-        first = torch.autograd.grad(loss, values, create_graph=True)
-        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), values)
-        found.append((tokens, weights, *first, *second))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
-
-
 def test_formulas_ignore_autocast():
     values = tensors("encode", True)
     layout = TokenLayout.from_index(INDEX, 7)
-    expected, _ = encode.encode(*values, Setting.from_layout(layout, 0.0))
+    expected, _ = encode.encode(*values, OperatorContext.from_layout(layout, 0.0))
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = encode.encode(*values, Setting.from_layout(layout, 0.0))
+        found, _ = encode.encode(*values, OperatorContext.from_layout(layout, 0.0))
         found.sum().backward()
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert values[0].grad.dtype == torch.float64
 
 
-def test_transforms_of_torch_func():
-    values = tensors("encode", True)
-    layout = Setting.from_layout(TokenLayout.from_index(INDEX, 7), 0.0)
+# On both sides of where batches are large, one behaviour.
+COUNTS = [5, 400]
 
-    def loss(x):
-        return encode.encode(x, *values[1:], layout)[0].pow(2).sum()
 
-    x = values[0].detach()
-    (expected,) = torch.autograd.grad(loss(values[0]), values[0])
-    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+def problem(count):
+    generator = torch.Generator().manual_seed(count)
+    index = torch.randint(0, 1 + count // 4, (count,), generator=generator)
+    layout = TokenLayout.from_index(index)
+    x = torch.randn(count, 4, dtype=torch.float64, generator=generator)
+    weights = torch.randn(3, 2, 3, 4, dtype=torch.float64, generator=generator)
+    bias = torch.randn(layout.num_pairs, 2, dtype=torch.float64, generator=generator)
+    return OperatorContext.from_layout(layout, 0.0), x, weights, bias
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_transforms_of_torch_func(count):
+    context, x, weights, bias = problem(count)
+    nothing = [None] * 3
+
+    def loss(x, weights, bias):
+        tokens, counted = encode.encode(x, *weights, *nothing, bias, context)
+        return tokens.pow(2).sum() + counted.pow(3).sum()
+
+    values = [x, weights, bias]
+    leaves = [value.clone().requires_grad_() for value in values]
+    expected = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+    found = torch.func.grad(loss, (0, 1, 2))(*values)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach())
     direction = torch.randn_like(x)
-    _, slope = torch.func.jvp(loss, (x,), (direction,))
-    torch.testing.assert_close(slope, (expected * direction).sum())
-    with pytest.raises(ValueError, match="put the copies into one batch"):
-        torch.vmap(loss)(torch.stack([x, x]))
+    _, slope = torch.func.jvp(lambda x: loss(x, weights, bias), (x,), (direction,))
+    torch.testing.assert_close(slope, (found[0] * direction).sum())
+    # Over atoms and over weights, without gradients and with.
+    several = [torch.stack([value, 2 * value]) for value in values]
+    batched = torch.vmap(loss)(*several)
+    torch.testing.assert_close(batched[0], loss(*values))
+    rows = torch.vmap(torch.func.grad(loss), (None, 0, None))(x, several[1], bias)
+    torch.testing.assert_close(rows[0], found[0])
+    torch.testing.assert_close(rows[1], torch.func.grad(loss)(x, several[1][1], bias))
+    product = torch.func.jvp(
+        lambda x: torch.func.grad(loss)(x, weights, bias), (x,), (direction,)
+    )[1]
+    (second,) = torch.autograd.grad(expected[0], leaves[0], direction)
+    torch.testing.assert_close(product, second)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", ["attend", "attend_pool", "encode"])
+def test_vectorised_derivatives_of_autograd(name, count):
+    context, x, weights, bias = problem(count)
+    leaves = [t.requires_grad_() for t in (x, weights, bias)]
+
+    def run(x, weights, bias):
+        if name == "encode":
+            return encode.encode(x, *weights, None, None, None, bias, context)[0]
+        qkv = torch.einsum("nc,khdc->knhd", x, weights)
+        operator = operators.attend if name == "attend" else operators.pool
+        return operator(*qkv, bias, context)[0]
+
+    out = run(*leaves)
+    rows = torch.randn(3, *out.shape, dtype=out.dtype)
+    options = {"create_graph": True, "is_grads_batched": True}
+    first = torch.autograd.grad(out, leaves, rows, **options)
+    for i, row in enumerate(rows):
+        single = torch.autograd.grad(run(*leaves), leaves, row)
+        for one, other in zip(first, single, strict=True):
+            torch.testing.assert_close(one[i], other)
+    (grad,) = torch.autograd.grad(run(*leaves).pow(2).sum(), x, create_graph=True)
+    rows = torch.randn(3, *x.shape, dtype=x.dtype)
+    second = torch.autograd.grad(
+        grad, leaves, rows, is_grads_batched=True, retain_graph=True
+    )
+    for i, row in enumerate(rows):
+        single = torch.autograd.grad(grad, leaves, row, retain_graph=True)
+        for one, other in zip(second, single, strict=True):
+            torch.testing.assert_close(one[i], other)
+
+
+@pytest.mark.parametrize("count", [1, 3, 300])
+def test_tokens_of_one_atom_give_gradients_of_zero(count):
+    layout = TokenLayout.from_index(torch.arange(count))
+    query, key, value = torch.randn(3, 2, 3, 4).unbind()
+    query, key, value = (w.clone().requires_grad_() for w in (query, key, value))
+    x = torch.randn(count, 4)
+    tokens, _ = attention_encode(x, (query, key, value), layout)
+    tokens.sum().backward()
+    assert (query.grad == 0).all() and (key.grad == 0).all()
+    assert (value.grad != 0).any()
+
+
+@pytest.mark.parametrize("count", [5, 300])
+def test_a_trace_and_a_profile_see_one_operator_at_every_size(count):
+    layout = TokenLayout.from_index(torch.arange(count) // 3)
+    weights = torch.randn(3, 2, 3, 4)
+    x = torch.randn(count, 4)
+    with torch.profiler.profile() as profile:
+        expected, _ = attention_encode(x, tuple(weights), layout, backend="dense")
+    assert "pyg_atomenc::encode" in {event.name for event in profile.events()}
+    traced = torch.jit.trace(
+        lambda x: attention_encode(x, tuple(weights), layout, backend="dense")[0], x
+    )
+    torch.testing.assert_close(traced(x), expected)
+    assert "pyg_atomenc::encode" in str(traced.graph)
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -115,7 +185,7 @@ def test_tangents_of_forward_mode(name, grad):
     }[name]
     values = tensors(name, True)
     directions = [torch.randn_like(v) for v in values]
-    layout = Setting.from_layout(TokenLayout.from_index(INDEX, 7), 0.0)
+    layout = OperatorContext.from_layout(TokenLayout.from_index(INDEX, 7), 0.0)
 
     def run(step):
         moved = [v + step * d for v, d in zip(values, directions, strict=True)]

@@ -256,9 +256,9 @@ def test_gradients_of_dropout_use_the_same_draw(pool):
 
 
 def test_edge_and_dense_agree_where_a_token_is_cut_into_row_blocks(monkeypatch):
-    from pyg_atomenc.attention import chunks
+    from pyg_atomenc.attention.dense import plan
 
-    monkeypatch.setattr(chunks, "MAX_ENTRIES", 64)
+    monkeypatch.setattr(plan, "MAX_ENTRIES", 64)
     qkv, layout, bias = make_inputs("many sizes", bias=True)
     inputs = [t.requires_grad_() for t in (*qkv, bias)]
     found = []
@@ -323,12 +323,14 @@ def test_bad_inputs(name, function):
         function(**shapes(**changes))
 
 
-def test_vmap_is_refused_clearly():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vmap_is_a_loop(backend):
     qkv, layout, _ = make_inputs("shuffled")
-    stacked = [torch.stack([t, t]) for t in qkv]
+    stacked = [torch.stack([t, 2 * t]) for t in qkv]
 
     def run(query, key, value):
-        return attention(query, key, value, layout, backend="dense")
+        return attention(query, key, value, layout, backend=backend)
 
-    with pytest.raises(ValueError, match="vmap.*one batch"):
-        torch.vmap(run)(*stacked)
+    found = torch.vmap(run)(*stacked)
+    torch.testing.assert_close(found[0], run(*qkv))
+    torch.testing.assert_close(found[1], run(*(2 * t for t in qkv)))

@@ -32,12 +32,12 @@ def test_equals_the_numpy_loop(backend, name, bias, scatter):
         for linear in (encoder.lin_query, encoder.lin_key, encoder.lin_value):
             torch.nn.init.normal_(linear.bias)
     tokens, weights = encode_loop(encoder, x, index, num_tokens)
-    out, counted = encoder(x, index, num_tokens, return_attention_weights=True)
+    out, counted = encoder(x, index, dim_size=num_tokens, return_attention_weights=True)
     assert out.shape == (num_tokens, 8) and counted.shape == (len(x), 2)
     torch.testing.assert_close(out, torch.from_numpy(tokens), rtol=0, atol=1e-12)
     torch.testing.assert_close(counted, torch.from_numpy(weights), rtol=0, atol=1e-12)
     layout = TokenLayout.from_index(index, num_tokens)
-    assert torch.equal(encoder(x, layout), encoder(x, index, num_tokens))
+    assert torch.equal(encoder(x, layout), encoder(x, index, dim_size=num_tokens))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -66,7 +66,10 @@ def test_derivatives_by_atoms_and_weights(backend, scatter):
     def function(x, *weights):
         parameters = dict(zip(names, weights, strict=True))
         return torch.func.functional_call(
-            encoder, parameters, (x, index, num_tokens, None, True)
+            encoder,
+            parameters,
+            (x, index),
+            {"dim_size": num_tokens, "return_attention_weights": True},
         )
 
     assert gradcheck(function, inputs)
@@ -80,7 +83,7 @@ def test_backends_agree_on_every_derivative(name):
     found = []
     for backend in BACKENDS:
         encoder.backend = backend
-        out = encoder(x, index, num_tokens)
+        out = encoder(x, index, dim_size=num_tokens)
         first = torch.autograd.grad(
             out.pow(2).sum(), inputs, create_graph=True, materialize_grads=True
         )
@@ -98,7 +101,7 @@ def test_backends_agree_on_every_derivative(name):
 def test_parameters_and_printing():
     encoder = AtomAttentionEncoder(16)
     assert str(encoder) == "AtomAttentionEncoder(16, 32, heads=4)"
-    assert encoder.out_channels == 128
+    assert encoder.out_channels == 32
     assert {k: list(v.shape) for k, v in encoder.state_dict().items()} == {
         "lin_query.weight": [128, 16],
         "lin_key.weight": [128, 16],
@@ -122,11 +125,11 @@ def test_state_dict_does_not_depend_on_the_backend():
 
 def test_copies_and_pickles():
     encoder, x, index, num_tokens = make()
-    expected = encoder(x, index, num_tokens)
+    expected = encoder(x, index, dim_size=num_tokens)
     other = AtomAttentionEncoder(7, 4, 2).double()
     other.load_state_dict(encoder.state_dict())
     for same in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder)), other):
-        assert torch.equal(same(x, index, num_tokens), expected)
+        assert torch.equal(same(x, index, dim_size=num_tokens), expected)
 
 
 def test_lazy_channels():
@@ -138,8 +141,8 @@ def test_lazy_channels():
     assert lazy.lin_query.weight.shape == (8, 5)
     loaded = AtomAttentionEncoder(-1, 4, 2, edge_dim=-1)
     loaded.load_state_dict(lazy.state_dict())
-    args = (x, layout, None, edge_attr)
-    assert torch.equal(loaded(*args), lazy(*args))
+    expected = lazy(x, layout, edge_attr=edge_attr)
+    assert torch.equal(loaded(x, layout, edge_attr=edge_attr), expected)
     with pytest.raises(ValueError, match="'x' has 4 channels.*in_channels=5"):
         lazy(torch.randn(3, 4), layout, edge_attr=edge_attr)
 
@@ -160,13 +163,13 @@ def test_inside_pyg_sequential():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_odd_inputs(backend):
     encoder, x, index, num_tokens = make(backend=backend)
-    expected = encoder(x, index, num_tokens)
-    assert torch.equal(encoder(x, index.int(), num_tokens), expected)
+    expected = encoder(x, index, dim_size=num_tokens)
+    assert torch.equal(encoder(x, index.int(), dim_size=num_tokens), expected)
     strided = x.t().contiguous().t()
-    torch.testing.assert_close(encoder(strided, index, num_tokens), expected)
+    torch.testing.assert_close(encoder(strided, index, dim_size=num_tokens), expected)
     wide = torch.stack([index, index], 1)[:, 0]
-    assert torch.equal(encoder(x, wide, num_tokens), expected)
-    empty = encoder(x[:0], index[:0], 3)
+    assert torch.equal(encoder(x, wide, dim_size=num_tokens), expected)
+    empty = encoder(x[:0], index[:0], dim_size=3)
     assert torch.equal(empty, torch.zeros(3, 8, dtype=x.dtype))
     empty.sum().backward()
 
@@ -174,21 +177,21 @@ def test_odd_inputs(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_only_when_training_and_not_in_the_weights(backend):
     encoder, x, index, num_tokens = make(dropout=0.5, backend=backend)
-    args = (x, index, num_tokens, None, True)
-    thinned, weights = encoder(*args)
-    expected, expected_weights = encoder.eval()(*args)
-    assert not torch.allclose(thinned, expected)
+    given = {"dim_size": num_tokens, "return_attention_weights": True}
+    dropped, weights = encoder(x, index, **given)
+    expected, expected_weights = encoder.eval()(x, index, **given)
+    assert not torch.allclose(dropped, expected)
     torch.testing.assert_close(weights, expected_weights)
-    assert torch.equal(encoder(*args)[0], expected)
+    assert torch.equal(encoder(x, index, **given)[0], expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     encoder, x, index, num_tokens = make("many sizes", torch.float32, backend=backend)
-    expected = encoder(x, index, num_tokens)
+    expected = encoder(x, index, dim_size=num_tokens)
     x.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        out = encoder(x, index, num_tokens)
+        out = encoder(x, index, dim_size=num_tokens)
     assert out.dtype == torch.bfloat16
     assert (out - expected).abs().max() < 0.03 * expected.abs().max()
     out.float().sum().backward()
@@ -198,8 +201,8 @@ def test_autocast(backend):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_model(dtype):
     encoder, x, index, num_tokens = make("many sizes", torch.float32)
-    expected = encoder(x, index, num_tokens)
-    out = encoder.to(dtype)(x.to(dtype), index, num_tokens)
+    expected = encoder(x, index, dim_size=num_tokens)
+    out = encoder.to(dtype)(x.to(dtype), index, dim_size=num_tokens)
     assert out.dtype == dtype
     assert (out - expected).abs().max() < 0.05 * expected.abs().max()
 
@@ -213,8 +216,8 @@ def test_compile_with_an_index_or_a_layout():
         layout = TokenLayout.from_index(index, num_tokens)
         expected = encoder(x, layout)
         (grad,) = torch.autograd.grad(expected.pow(2).sum(), x)
-        for args in ((x, index, num_tokens), (x, layout)):
-            out = compiled(*args)
+        for given in ({"index": index, "dim_size": num_tokens}, {"index": layout}):
+            out = compiled(x, **given)
             torch.testing.assert_close(out, expected)
             (found,) = torch.autograd.grad(out.pow(2).sum(), x)
             torch.testing.assert_close(found, grad)
@@ -230,29 +233,30 @@ def test_compiled_edges_need_a_layout():
 def test_compiled_graph_still_checks_token_ids():
     encoder, x, index, num_tokens = make(dtype=torch.float32)
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
-    compiled(x, index, num_tokens)
+    compiled(x, index, dim_size=num_tokens)
     with pytest.raises(ValueError, match="'atom_to_token' holds token id"):
-        compiled(x, index + 1, num_tokens)
+        compiled(x, index + 1, dim_size=num_tokens)
 
 
 @pytest.mark.parametrize("give_num_tokens", [False, True])
 def test_export_with_dynamic_atoms(give_num_tokens):
     encoder, x, index, num_tokens = make(dtype=torch.float32)
     atoms = torch.export.Dim("atoms", min=2)
-    shapes = {"x": {0: atoms}, "atom_to_token": {0: atoms}}
-    args = (x, index)
+    shapes = {"x": {0: atoms}, "index": {0: atoms}}
+    rest = {}
     if give_num_tokens:
-        shapes["num_tokens"] = None
-        args = (x, index, num_tokens)
-    program = torch.export.export(encoder, args, dynamic_shapes=shapes)
+        shapes["dim_size"] = None
+        rest["dim_size"] = num_tokens
+    program = torch.export.export(encoder, (x, index), rest, dynamic_shapes=shapes)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     buffer.seek(0)
     exported = torch.export.load(buffer).module()
     for size in (3, 50):
         x, index = torch.randn(size, 7), torch.randint(0, num_tokens, (size,))
-        rest = args[2:]
-        torch.testing.assert_close(exported(x, index, *rest), encoder(x, index, *rest))
+        torch.testing.assert_close(
+            exported(x, index, **rest), encoder(x, index, **rest)
+        )
 
 
 def test_the_encoder_is_no_message_passing_module_for_explainers():
@@ -266,20 +270,36 @@ LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
 X = torch.zeros(3, 4)
 BAD_CALLS = {
     "list": (([[1.0]], LAYOUT), {}, r"'x' is of type list"),
-    "vector": ((torch.zeros(3), LAYOUT), {}, r"'x' has shape \[3\]"),
+    "vector": (
+        (torch.zeros(3), LAYOUT),
+        {},
+        r"'x' needs the shape \[num_atoms, in_channels\], found: \[3\]",
+    ),
     "integers": ((X.long(), LAYOUT), {}, r"'x' is of type torch.int64.*Embedding"),
     "double": ((X.double(), LAYOUT), {}, r"'x' is of type torch.float64.*float32"),
     "channels": ((X[:, :3], LAYOUT), {}, r"'x' has 3 channels.*in_channels=4"),
-    "lengths": ((X[:2], LAYOUT), {}, r"'x' has 2 atoms, but 'atom_to_token' 3"),
+    "lengths": ((X[:2], LAYOUT), {}, r"'x' has 2 atoms, but 'index' 3"),
     "other device": (
         (X, LAYOUT.to("meta")),
         {},
         r"'x' is on cpu, but 'layout' on meta",
     ),
-    "layout count": ((X, LAYOUT, 5), {}, r"'num_tokens' is 5, but the layout has 2"),
+    "layout count": (
+        (X, LAYOUT),
+        {"dim_size": 5},
+        r"'dim_size' is 5, but the layout has 2",
+    ),
     "float ids": ((X, torch.zeros(3)), {}, r"'atom_to_token' is of type torch.float32"),
-    "small count": ((X, torch.tensor([0, 1, 2]), 2), {}, r"num_tokens >= 3"),
-    "no edge_dim": ((X, LAYOUT, None, X), {}, r"'edge_attr' was passed.*edge_dim"),
+    "small count": (
+        (X, torch.tensor([0, 1, 2])),
+        {"dim_size": 2},
+        r"num_tokens >= 3",
+    ),
+    "no edge_dim": (
+        (X, LAYOUT),
+        {"edge_attr": X},
+        r"'edge_attr' was passed.*edge_dim",
+    ),
     "batch": (
         (X, torch.tensor([0, 1, 0])),
         {"batch": torch.tensor([0, 0, 1])},
@@ -306,7 +326,7 @@ def test_bad_calls(name):
         (None, "'edge_attr' is missing"),
         (torch.zeros(5, 2), r"\[num_edges, 3\].*\[5, 2\]"),
         (torch.zeros(5, 3).long(), "torch.int64"),
-        (torch.zeros(4, 3), "'edge_attr' has 4 rows for 5 pairs"),
+        (torch.zeros(4, 3), "'edge_attr' has 4 rows for 5 edges"),
     ],
 )
 def test_bad_edge_attr(edge_attr, message):
@@ -319,9 +339,9 @@ def test_bad_edge_attr(edge_attr, message):
     [
         ((0,), {}, "'in_channels' is 0"),
         ((-2,), {}, "'in_channels' is -2"),
-        ((4, 0), {}, "'head_channels' is 0"),
+        ((4, 0), {}, "'out_channels' is 0"),
         ((4, 8, -1), {}, "'heads' is -1"),
-        ((4, 8.0), {}, "'head_channels' is 8.0"),
+        ((4, 8.0), {}, "'out_channels' is 8.0"),
         ((4,), {"edge_dim": 0}, "'edge_dim' is 0"),
         ((4,), {"dropout": 1.5}, "'dropout' is 1.5"),
         ((4,), {"backend": "cuda"}, "'backend' is 'cuda': choose one of"),
@@ -336,7 +356,7 @@ def test_edges_named_in_a_trace_of_an_index_says_why_not():
     encoder, x, index, num_tokens = make(dtype=torch.float32, backend="edges")
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
     with pytest.raises(Exception, match="number of edges depends on the token sizes"):
-        compiled(x, index, num_tokens)
+        compiled(x, index, dim_size=num_tokens)
 
 
 @pytest.mark.parametrize("backend", ["dense", "edges"])
@@ -366,10 +386,10 @@ def test_given_a_layout_no_value_is_read_back(backend):
 
 def test_projections_with_hooks_or_replaced_are_called():
     encoder, x, index, num_tokens = make()
-    expected = encoder(x, index, num_tokens)
+    expected = encoder(x, index, dim_size=num_tokens)
     calls = []
     handle = encoder.lin_value.register_forward_hook(lambda *_: calls.append(1))
-    torch.testing.assert_close(encoder(x, index, num_tokens), expected)
+    torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), expected)
     handle.remove()
     assert len(calls) == 1
 
@@ -383,12 +403,12 @@ def test_projections_with_hooks_or_replaced_are_called():
             return 2 * self.inner(h)
 
     encoder.lin_value = Doubled(encoder.lin_value)
-    torch.testing.assert_close(encoder(x, index, num_tokens), 2 * expected)
+    torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), 2 * expected)
 
 
 def test_parametrized_projections_are_respected():
     encoder, x, index, num_tokens = make()
-    expected = encoder(x, index, num_tokens)
+    expected = encoder(x, index, dim_size=num_tokens)
 
     class Half(torch.nn.Module):
         def forward(self, weight):
@@ -397,4 +417,4 @@ def test_parametrized_projections_are_respected():
     torch.nn.utils.parametrize.register_parametrization(
         encoder.lin_value, "weight", Half()
     )
-    torch.testing.assert_close(encoder(x, index, num_tokens), expected / 2)
+    torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), expected / 2)

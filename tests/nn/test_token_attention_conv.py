@@ -9,7 +9,7 @@ from torch_geometric.nn import GCNConv, MessagePassing, Sequential, global_add_p
 from torch_geometric.testing import assert_module
 
 from pyg_atomenc import AtomAttentionEncoder, TokenAttentionConv, TokenLayout
-from pyg_atomenc.attention import WindowLayout
+from pyg_atomenc.attention import EdgeLayout, WindowLayout
 
 PARTITIONS = partitions()
 
@@ -30,9 +30,8 @@ def test_over_a_layout_equals_the_loop(name, backend, scatter):
     out, (edges, alpha) = conv(x, layout, return_attention_weights=True)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     assert torch.equal(edges, layout.to_edge_index())
-    for (source, target), row in zip(edges.t().tolist(), alpha, strict=True):
-        for head in range(2):
-            assert abs(row[head] - alphas[target, source, head]) < 1e-12
+    expected = torch.from_numpy(alphas)[edges[1], edges[0]]
+    torch.testing.assert_close(alpha, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("concat", [False, True])
@@ -80,6 +79,59 @@ def test_bipartite():
     assert lazy.lin_query.weight.shape == (8, 3)
 
 
+@pytest.mark.parametrize("bipartite", [False, True])
+def test_messages_of_either_flow_follow_their_edges(bipartite, scatter):
+    flow = "target_to_source"
+    conv = TokenAttentionConv((3, 3), 4, heads=2, edge_dim=2, flow=flow).double()
+    other = TokenAttentionConv((3, 3), 4, heads=2, edge_dim=2).double()
+    other.load_state_dict(conv.state_dict())
+    first = torch.randn(5, 3, dtype=torch.float64)
+    second = torch.randn(4, 3, dtype=torch.float64) if bipartite else first
+    edges = torch.tensor([[0, 1, 4, 2, 2], [0, 0, 1, 3, 1]])
+    edge_attr = torch.randn(5, 2, dtype=torch.float64)
+    x = (first, second) if bipartite else first
+    swapped = (second, first) if bipartite else first
+    out, (given, alpha) = conv(x, edges, edge_attr, return_attention_weights=True)
+    assert given is edges and out.shape == (5, 8)
+    expected = other(swapped, edges.flip(0), edge_attr, return_attention_weights=True)
+    torch.testing.assert_close(out, expected[0])
+    torch.testing.assert_close(alpha, expected[1][1])
+    layout = EdgeLayout.from_edge_index(edges.flip(0), len(second), 5)
+    torch.testing.assert_close(conv(x, layout, edge_attr), out)
+
+
+@pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
+def test_a_layout_is_one_list_of_edges_whatever_the_flow(flow):
+    layout = TokenLayout.from_index(TOKENS)
+    conv = TokenAttentionConv(6, 4, 2, edge_dim=3, flow=flow)
+    x, edge_attr = torch.randn(5, 6), torch.randn(layout.num_pairs, 3)
+    expected = conv(x, layout, edge_attr)
+    given = {"edge_attr": edge_attr, "return_attention_weights": True}
+    out, (edges, alpha) = conv(x, layout, **given)
+    torch.testing.assert_close(out, expected)
+    again, (_, other) = conv(x, edges, **given)
+    torch.testing.assert_close(again, expected)
+    torch.testing.assert_close(other, alpha)
+
+
+def test_a_pair_of_inputs_over_a_layout():
+    layout = TokenLayout.from_index(TOKENS)
+    conv = TokenAttentionConv((6, 3), 4)
+    x = torch.randn(5, 6), torch.randn(5, 3)
+    torch.testing.assert_close(conv(x, layout), conv(x, layout.to_edge_index()))
+
+
+def test_messages_can_be_overridden():
+    class Doubled(TokenAttentionConv):
+        def message(self, value_j, alpha):
+            return 2 * super().message(value_j, alpha)
+
+    conv, doubled = TokenAttentionConv(6, 4), Doubled(6, 4)
+    doubled.load_state_dict(conv.state_dict())
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(doubled(x, BONDS), 2 * conv(x, BONDS))
+
+
 def test_at_home_in_pyg():
     conv = TokenAttentionConv(5, 4, heads=2)
     assert isinstance(conv, MessagePassing)
@@ -124,11 +176,11 @@ class Model(torch.nn.Module):
         super().__init__()
         self.first = first
         self.encoder = encoder
-        self.head = torch.nn.Linear(encoder.out_channels, 1)
+        self.head = torch.nn.Linear(encoder.heads * encoder.out_channels, 1)
 
     def forward(self, x, edge_index, atom_to_token, num_tokens):
         x = self.first(x, edge_index)
-        tokens = self.encoder(x, atom_to_token, num_tokens)
+        tokens = self.encoder(x, atom_to_token, dim_size=num_tokens)
         batch = torch.zeros(num_tokens, dtype=torch.long)
         return self.head(global_add_pool(tokens, batch, size=1))
 
@@ -206,10 +258,26 @@ LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
 @pytest.mark.parametrize(
     "make, x, edges, message",
     [
-        ({}, torch.zeros(3), LAYOUT, r"'x' has shape \[3\]"),
+        ({}, torch.zeros(3), LAYOUT, r"'x' needs the shape.*found: \[3\]"),
         ({}, torch.zeros(3, 5), LAYOUT, r"'x' has 5 channels"),
-        ({}, torch.zeros(2, 4), LAYOUT, r"'query' has 2 atoms, but 'layout'"),
-        ({}, (torch.zeros(3, 4),) * 2, LAYOUT, r"'x' is a pair"),
+        (
+            {},
+            torch.zeros(2, 4),
+            LAYOUT,
+            r"'layout' was built for 3 atoms, but the input has 2",
+        ),
+        (
+            {},
+            (torch.zeros(3, 4), torch.zeros(2, 4)),
+            LAYOUT,
+            r"3 sources and 2 targets",
+        ),
+        (
+            {},
+            torch.zeros(2, 4),
+            BONDS,
+            r"'edge_index\[0\]' has values from 0 to 4 for 2",
+        ),
         ({"backend": "dense"}, torch.zeros(3, 4), BONDS[:, :2], r"'dense', which"),
         ({"edge_dim": 2}, torch.zeros(3, 4), LAYOUT, r"'edge_attr' is missing"),
     ],

@@ -11,10 +11,16 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import Setting, Tensors, Thinning
-from pyg_atomenc.attention.dense.chunks import Chunk, RowWriter, take
+from pyg_atomenc.attention.autograd import (
+    DropoutMask,
+    OperatorContext,
+    Tensors,
+    check_pairs,
+)
+from pyg_atomenc.attention.dense.plan import Chunk
+from pyg_atomenc.attention.dense.rows import RowWriter, works_out_of_place
 from pyg_atomenc.attention.inputs import accumulate_dtype
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.attention.ragged import take
 
 # Below this width torch's softmax over the last dimension is not vectorised on the CPU,
 # and five to ten times slower than one over the first.
@@ -27,12 +33,12 @@ class ChunkHeads:
     Args:
         query (Tensor): Queries times ``d ** -0.5`` ``[G, H, n, d]``.
         key (Tensor): Keys ``[G, H, n, d]``.
-        bias (PairBias): The logits' bias.
+        bias (LogitBias): The logits' bias.
         chunk (Chunk): The chunk.
     """
 
     def __init__(
-        self, query: Tensor, key: Tensor, bias: "PairBias", chunk: Chunk
+        self, query: Tensor, key: Tensor, bias: "LogitBias", chunk: Chunk
     ) -> None:
         self.query = query
         self.key = key
@@ -80,12 +86,12 @@ class ChunkHeads:
         return grad_query, grad_key
 
 
-class PairBias:
+class LogitBias:
     """The logits' bias, one row an edge of ``to_edge_index()``, and its gradient.
 
     Args:
         bias (Tensor, optional): ``[E, H]``, or ``None`` for none.
-        setting (Setting): The operator's setting.
+        context (OperatorContext): The operator's context.
         needed (bool): Whether its gradient is wanted. (default: ``False``)
 
     Raises:
@@ -93,7 +99,7 @@ class PairBias:
     """
 
     def __init__(
-        self, bias: Optional[Tensor], setting: Setting, needed: bool = False
+        self, bias: Optional[Tensor], context: OperatorContext, needed: bool = False
     ) -> None:
         self.bias = bias
         self.gradient: Optional[RowWriter] = None
@@ -102,73 +108,63 @@ class PairBias:
         if needed:
             # Not all is written: the logit of a token's only atom changes nothing.
             self.gradient = RowWriter(bias.size(0), bias.shape[1:], bias)
-        self.ptr = setting.pair_ptr()
-        if bias.device.type == "cpu" and bias.size(0) != int(self.ptr[-1]):
-            raise AtomEncodingError(
-                f"'bias' has {bias.size(0)} rows for {int(self.ptr[-1])} pairs of "
-                f"atoms: give it one row for every edge of layout.to_edge_index()."
-            )
+        check_pairs(bias, context)
+        self.ptr = context.pair_ptr
 
     def add_to(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
         """The logits ``[G, H, rows, n]`` with their bias."""
         if self.bias is None:
             return logits
-        stretch = self._stretch(chunk, rows)
+        stretch = chunk.pair_stretch(rows)
         if stretch is not None:
             bias = self.bias[stretch].view(1, *logits.shape[2:], -1)
         else:
             bias = take(self.bias, chunk.pair_rows(self.ptr, rows)[0])
-        return logits.add_(bias.movedim(-1, 1))
+        bias = bias.movedim(-1, 1)
+        return logits + bias if works_out_of_place() else logits.add_(bias)
 
     def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
         """Keep the gradient of some logits, if anybody wants it."""
         if self.gradient is None:
             return
-        stretch = self._stretch(chunk, rows)
+        stretch = chunk.pair_stretch(rows)
         if stretch is not None:
             self.gradient.write(stretch, grad.movedim(1, -1))
         else:
             _, write = chunk.pair_rows(self.ptr, rows)
             self.gradient.write(write, grad.movedim(1, -1))
 
-    def _stretch(self, chunk: Chunk, rows: slice) -> Optional[slice]:
-        """The edges of a chunk's only token stand in one stretch, without an index."""
-        if chunk.tokens.numel() != 1 or self.ptr.device.type != "cpu":
-            return None
-        first = int(self.ptr[chunk.tokens])
-        return slice(first + rows.start * chunk.size, first + rows.stop * chunk.size)
-
     def result(self) -> Optional[Tensor]:
         """The gradient ``[E, H]``."""
         return None if self.gradient is None else self.gradient.result()
 
 
-def atom_weights(heads: ChunkHeads, thinning: Thinning) -> tuple[Tensor, Tensor]:
-    """The mean attention that every atom gets ``[G, H, n]``, whole and thinned."""
+def atom_weights(heads: ChunkHeads, dropout_mask: DropoutMask) -> tuple[Tensor, Tensor]:
+    """The mean attention that atoms get ``[G, H, n]``, without and with dropout."""
     weight: Optional[Tensor] = None
-    thinned: Optional[Tensor] = None
+    dropped: Optional[Tensor] = None
     for rows, alpha in heads.blocks():
-        factor, row_mask = thinning(alpha), heads.row_mask(rows)
+        factor, row_mask = dropout_mask(alpha), heads.row_mask(rows)
         if row_mask is not None:
             alpha = alpha * row_mask
-        total = alpha.sum(2)
-        weight = total if weight is None else _add(weight, total)
+        weight = _add(weight, alpha.sum(2))
         if factor is not None:
-            kept = (alpha * factor).sum(2)
-            thinned = kept if thinned is None else _add(thinned, kept)
+            dropped = _add(dropped, (alpha * factor).sum(2))
     assert weight is not None
     sizes = token_sizes(heads.chunk, weight)
     weight = weight / sizes
-    return weight, weight if thinned is None else thinned / sizes
+    return weight, weight if dropped is None else dropped / sizes
 
 
-def _add(total: Tensor, more: Tensor) -> Tensor:
-    return total + more if torch.is_grad_enabled() else total.add_(more)
+def _add(total: Optional[Tensor], more: Tensor) -> Tensor:
+    if total is None:
+        return more
+    return total + more if works_out_of_place() else total.add_(more)
 
 
 def atom_weights_gradient(
     heads: ChunkHeads,
-    thinning: Thinning,
+    dropout_mask: DropoutMask,
     grad_kept: Tensor,
     grad_weight: Tensor,
     kept_sum: Tensor,
@@ -177,17 +173,18 @@ def atom_weights_gradient(
 
     Args:
         heads (ChunkHeads): The chunk's queries and keys.
-        thinning (Thinning): Dropout.
-        grad_kept (Tensor): Of the thinned weights, over the token's size
+        dropout_mask (DropoutMask): Dropout.
+        grad_kept (Tensor): Of the weights with dropout, over the token's size
             ``[G, H, n]``.
-        grad_weight (Tensor): Of the whole weights, likewise.
-        kept_sum (Tensor): Takes the sum of the thinned attention weights ``[G, H, n]``.
+        grad_weight (Tensor): Of the weights without, likewise.
+        kept_sum (Tensor): Takes the sum of the attention weights with
+            dropout ``[G, H, n]``.
 
     Yields:
         tuple: A block of query rows, and its gradient ``[G, H, rows, n]``.
     """
     for rows, alpha in heads.blocks():
-        factor, row_mask = thinning(alpha), heads.row_mask(rows)
+        factor, row_mask = dropout_mask(alpha), heads.row_mask(rows)
         if factor is None:
             # All rows have one gradient, so a product gives its mean over each row.
             common = grad_kept + grad_weight

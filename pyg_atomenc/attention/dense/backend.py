@@ -4,24 +4,26 @@ Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps n
 logits: the backward pass computes those of a chunk again.
 """
 
-from typing import Union
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool
 from pyg_atomenc.attention.dense.windows import attend_windows
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts.window import WindowLayout
+from pyg_atomenc.attention.layouts import Layout, TokenLayout, WindowLayout
 
 
 class DenseBackend(Backend):
     """Batched matrix products over tokens of equal size."""
 
     name = "dense"
+    layouts = (TokenLayout, WindowLayout)
     tolerance = {
         torch.float64: 1e-12,
         torch.float32: 1e-5,
@@ -29,34 +31,41 @@ class DenseBackend(Backend):
         torch.bfloat16: 1.6e-2,
     }
 
-    def not_supported_reasons(
-        self, inputs: Union[AttentionInputs, EncodeInputs]
-    ) -> list[str]:
-        """It runs everywhere."""
-        return []
-
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
-        if isinstance(inputs.layout, WindowLayout):
-            return attend_windows(inputs, inputs.layout).to(inputs.value.dtype)
-        setting = Setting.from_layout(inputs.layout, inputs.dropout)
-        bias = inputs.edge_bias()
-        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, setting)
-        return out
+        return _ATTEND[type(inputs.layout)](inputs)
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
-        setting = Setting.from_layout(inputs.tokens(), inputs.dropout)
+        context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
         tokens, weights = pool(
-            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), setting
+            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), context
         )
         return tokens, weights
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`."""
-        setting = Setting.from_layout(inputs.layout, inputs.dropout)
+        context = OperatorContext.from_layout(inputs.layout, inputs.dropout)
         biases = (None, None, None) if inputs.biases is None else inputs.biases
         tokens, weights = encode(
-            inputs.x, *inputs.weights, *biases, inputs.bias, setting
+            inputs.x, *inputs.weights, *biases, inputs.bias, context
         )
         return tokens, weights
+
+
+def _attend_tokens(inputs: AttentionInputs) -> Tensor:
+    context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
+    bias = inputs.edge_bias()
+    (out,) = attend(inputs.query, inputs.key, inputs.value, bias, context)
+    return out
+
+
+def _attend_windows(inputs: AttentionInputs) -> Tensor:
+    layout = cast(WindowLayout, inputs.layout)
+    return attend_windows(inputs, layout).to(inputs.value.dtype)
+
+
+_ATTEND: dict[type[Layout], Callable[[AttentionInputs], Tensor]] = {
+    TokenLayout: _attend_tokens,
+    WindowLayout: _attend_windows,
+}

@@ -17,28 +17,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention.autograd import (
-    Formulas,
-    Setting,
+    DropoutMask,
+    OperatorContext,
+    OperatorDefinition,
     Tensors,
-    Thinning,
     define_operator,
 )
 from pyg_atomenc.attention.dense.attend import (
     ChunkHeads,
-    PairBias,
+    LogitBias,
     atom_weights,
     atom_weights_gradient,
     read_output_gradients,
     token_sizes,
     writer,
 )
-from pyg_atomenc.attention.dense.chunks import Chunk, RowWriter, take
+from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
+from pyg_atomenc.attention.dense.rows import RowWriter
 from pyg_atomenc.attention.inputs import accumulate_dtype
+from pyg_atomenc.attention.ragged import take
 
 EPS = 1e-5
 
 
-class _Weights:
+class Projections:
     """The projections, as the chunks use them.
 
     ``query_key`` ``[2 H d, C]`` holds the queries' weights times ``d ** -0.5`` above
@@ -94,11 +96,11 @@ class _Weights:
         return tokens
 
 
-class _Atoms:
+class NormedAtoms:
     """The atoms of a chunk, normalised, and what they attend to."""
 
     def __init__(
-        self, x: Tensor, weights: _Weights, bias: PairBias, chunk: Chunk
+        self, x: Tensor, weights: Projections, bias: LogitBias, chunk: Chunk
     ) -> None:
         self.chunk = chunk
         self.weights = weights
@@ -121,47 +123,47 @@ class _Atoms:
         query, key = self.weights.project(self.rounded)
         return ChunkHeads(query, key, self.bias, self.chunk)
 
-    def attend(self, thinning: Thinning) -> tuple[Tensor, Tensor]:
-        """How much atoms count in their tokens ``[G, H, n]``, whole and thinned."""
+    def attend(self, dropout_mask: DropoutMask) -> tuple[Tensor, Tensor]:
+        """How much atoms count in tokens ``[G, H, n]``, without and with dropout."""
         if self.single:
             ones = self.h.new_ones(self.h.size(0), self.weights.heads, 1, 1)
-            factor = thinning(ones)
+            factor = dropout_mask(ones)
             kept = ones if factor is None else factor
             return ones.squeeze(3), kept.squeeze(3)
-        return atom_weights(self.project(), thinning)
+        return atom_weights(self.project(), dropout_mask)
 
 
-def _encode(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
+def _encode(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     x, pair_bias = tensors[0], tensors[-1]
     assert x is not None
-    weights = _Weights(tensors)
-    pairs = PairBias(pair_bias, setting)
+    weights = Projections(tensors)
+    pairs = LogitBias(pair_bias, context)
     shape = (weights.heads, weights.head_channels)
     like = x.new_empty(0, dtype=weights.projection_dtype)
-    tokens = RowWriter(setting.num_tokens, shape, like)
-    counted = RowWriter(setting.num_atoms, shape[:1], weights.value, all_written=True)
-    thinning = setting.thinning()
-    for chunk in setting.chunks():
-        atoms = _Atoms(x, weights, pairs, chunk)
-        weight, kept = atoms.attend(thinning)
+    tokens = RowWriter(context.num_tokens, shape, like)
+    counted = RowWriter(context.num_atoms, shape[:1], weights.value, all_written=True)
+    dropout_mask = context.dropout_mask()
+    for chunk in chunks_of(context):
+        atoms = NormedAtoms(x, weights, pairs, chunk)
+        weight, kept = atoms.attend(dropout_mask)
         pooled = kept @ atoms.h
         tokens.write(chunk.tokens, weights.project_tokens(pooled, kept))
         counted.write(chunk.write, weight.transpose(1, 2))
     return tokens.result(), counted.result()
 
 
-class _Gradients:
+class EncodeGradients:
     """Collects the gradients of the atoms, of the weights and of the pair bias."""
 
     def __init__(
-        self, tensors: Tensors, setting: Setting, needed: Sequence[bool]
+        self, tensors: Tensors, context: OperatorContext, needed: Sequence[bool]
     ) -> None:
         x = tensors[0]
         assert x is not None
         self.needed = needed
-        self.weights = weights = _Weights(tensors)
+        self.weights = weights = Projections(tensors)
         self.x = writer(needed[0], x)
-        self.pairs = PairBias(tensors[-1], setting, needed[-1])
+        self.pairs = LogitBias(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
         self.query_key = torch.zeros_like(weights.query_key)
@@ -170,16 +172,20 @@ class _Gradients:
         self.value_bias = self.value.new_zeros(self.value.shape[:2])
 
     def add(
-        self, atoms: _Atoms, grad_token: Tensor, grad_weight: Tensor, thinning: Thinning
+        self,
+        atoms: NormedAtoms,
+        grad_token: Tensor,
+        grad_weight: Tensor,
+        dropout_mask: DropoutMask,
     ) -> None:
         """Take a chunk: gradients of its tokens ``[G, H, d]`` and weights."""
         grad_pooled = (grad_token.transpose(0, 1) @ self.weights.value).transpose(0, 1)
         if atoms.single or not self.wants_logits:
-            _, kept = atoms.attend(thinning)
+            _, kept = atoms.attend(dropout_mask)
             grad_h = kept.mT @ grad_pooled
         else:
             kept, grad_h = self._add_logits(
-                atoms, grad_pooled, grad_token, grad_weight, thinning
+                atoms, grad_pooled, grad_token, grad_weight, dropout_mask
             )
         self._add_value(atoms, grad_token, kept)
         if self.x is not None:
@@ -187,11 +193,11 @@ class _Gradients:
 
     def _add_logits(
         self,
-        atoms: _Atoms,
+        atoms: NormedAtoms,
         grad_pooled: Tensor,
         grad_token: Tensor,
         grad_weight: Tensor,
-        thinning: Thinning,
+        dropout_mask: DropoutMask,
     ) -> tuple[Tensor, Tensor]:
         heads = atoms.project()
         sizes = token_sizes(atoms.chunk, atoms.h)
@@ -200,7 +206,7 @@ class _Gradients:
             grad_kept += (grad_token * self.weights.value_bias).sum(2, keepdim=True)
         kept = torch.zeros_like(grad_kept)
         blocks = atom_weights_gradient(
-            heads, thinning, grad_kept / sizes, grad_weight / sizes, kept
+            heads, dropout_mask, grad_kept / sizes, grad_weight / sizes, kept
         )
         grad_query, grad_key = heads.gradients(blocks)
         kept /= sizes
@@ -223,7 +229,7 @@ class _Gradients:
         flat[:, :, 1] = key.transpose(1, 2)
         return flat.view(tokens * atoms, -1)
 
-    def _add_value(self, atoms: _Atoms, grad_token: Tensor, kept: Tensor) -> None:
+    def _add_value(self, atoms: NormedAtoms, grad_token: Tensor, kept: Tensor) -> None:
         if self.needed[3]:
             pooled = (kept @ atoms.h).transpose(0, 1)
             self.value.baddbmm_(grad_token.permute(1, 2, 0), pooled)
@@ -249,7 +255,7 @@ class _Gradients:
         ]
 
 
-def _layer_norm_gradient(atoms: _Atoms, grad: Tensor) -> Tensor:
+def _layer_norm_gradient(atoms: NormedAtoms, grad: Tensor) -> Tensor:
     return torch.ops.aten.native_layer_norm_backward(
         grad,
         atoms.x,
@@ -264,30 +270,30 @@ def _layer_norm_gradient(atoms: _Atoms, grad: Tensor) -> Tensor:
 
 def _encode_backward(
     tensors: Tensors,
-    setting: Setting,
+    context: OperatorContext,
     outputs: Tensors,
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
     x = tensors[0]
     assert x is not None
-    gradients = _Gradients(tensors, setting, needed)
-    thinning = setting.thinning()
-    for chunk in setting.chunks():
-        atoms = _Atoms(x, gradients.weights, gradients.pairs, chunk)
+    gradients = EncodeGradients(tensors, context, needed)
+    dropout_mask = context.dropout_mask()
+    for chunk in chunks_of(context):
+        atoms = NormedAtoms(x, gradients.weights, gradients.pairs, chunk)
         grad_token, grad_weight = read_output_gradients(
             outputs, chunk, atoms.h, gradients.weights.value.shape[:2]
         )
-        gradients.add(atoms, grad_token, grad_weight, thinning)
+        gradients.add(atoms, grad_token, grad_weight, dropout_mask)
     return gradients.results(tensors)
 
 
-def _encode_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
+def _encode_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     x, value = tensors[0], tensors[3]
     assert x is not None and value is not None
     heads, head_channels, _ = value.shape
     dtype = accumulate_dtype(torch.promote_types(x.dtype, value.dtype))
     return (
-        value.new_empty(setting.num_tokens, heads, head_channels),
+        value.new_empty(context.num_tokens, heads, head_channels),
         x.new_empty(x.size(0), heads, dtype=dtype),
     )
 
@@ -305,5 +311,5 @@ encode = define_operator(
         "Tensor? pair_bias",
     ),
     2,
-    Formulas(_encode, _encode_backward, _encode_shapes),
+    OperatorDefinition(_encode, _encode_backward, _encode_shapes),
 )

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import (
-    Formulas,
-    Setting,
+    DropoutMask,
+    OperatorContext,
+    OperatorDefinition,
     Tensors,
-    Thinning,
     define_operator,
 )
 from pyg_atomenc.attention.dense.attend import (
     ChunkHeads,
-    PairBias,
+    LogitBias,
     atom_weights,
     atom_weights_gradient,
     read_heads,
@@ -27,22 +27,23 @@ from pyg_atomenc.attention.dense.attend import (
     token_sizes,
     writer,
 )
-from pyg_atomenc.attention.dense.chunks import Chunk, RowWriter
+from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
+from pyg_atomenc.attention.dense.rows import RowWriter
 from pyg_atomenc.attention.inputs import accumulate_dtype
 
 
-def _read(query: Tensor, key: Tensor, bias: PairBias, chunk: Chunk) -> ChunkHeads:
+def _read(query: Tensor, key: Tensor, bias: LogitBias, chunk: Chunk) -> ChunkHeads:
     scale = query.size(-1) ** -0.5
     return ChunkHeads(
         read_heads(query, chunk) * scale, read_heads(key, chunk), bias, chunk
     )
 
 
-class _Gradients:
+class AttendGradients:
     """Collects the gradients of query, key, value and bias."""
 
     def __init__(
-        self, tensors: Tensors, setting: Setting, needed: Sequence[bool]
+        self, tensors: Tensors, context: OperatorContext, needed: Sequence[bool]
     ) -> None:
         query, key, value, bias = tensors
         assert query is not None
@@ -50,7 +51,7 @@ class _Gradients:
         self.query = writer(needed[0], query)
         self.key = writer(needed[1], key)
         self.value = writer(needed[2], value)
-        self.bias = PairBias(bias, setting, needed[3])
+        self.bias = LogitBias(bias, context, needed[3])
         self.wants_logits = needed[0] or needed[1] or needed[3]
 
     def add(self, heads: ChunkHeads, blocks: Iterator[tuple[slice, Tensor]]) -> None:
@@ -86,17 +87,17 @@ class _Gradients:
 # The output of every atom
 
 
-def _attend(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
+def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, key, value, bias = tensors
     assert query is not None and key is not None and value is not None
-    pairs = PairBias(bias, setting)
+    pairs = LogitBias(bias, context)
     shape = (query.size(1), value.size(2))
-    out = RowWriter(setting.num_atoms, shape, value, all_written=True)
-    thinning = setting.thinning()
-    for chunk in setting.chunks():
+    out = RowWriter(context.num_atoms, shape, value, all_written=True)
+    dropout_mask = context.dropout_mask()
+    for chunk in chunks_of(context):
         values = read_heads(value, chunk)
         for rows, alpha in _read(query, key, pairs, chunk).blocks():
-            factor = thinning(alpha)
+            factor = dropout_mask(alpha)
             kept = alpha if factor is None else alpha * factor
             out.write(chunk.write[:, rows], (kept @ values).transpose(1, 2))
     return (out.result(),)
@@ -104,21 +105,21 @@ def _attend(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
 
 def _attend_backward(
     tensors: Tensors,
-    setting: Setting,
+    context: OperatorContext,
     outputs: Tensors,
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
     query, key, value, _ = tensors
     assert query is not None and key is not None and value is not None
     assert outputs[0] is not None
-    gradients = _Gradients(tensors, setting, needed)
-    thinning = setting.thinning()
-    for chunk in setting.chunks():
+    gradients = AttendGradients(tensors, context, needed)
+    dropout_mask = context.dropout_mask()
+    for chunk in chunks_of(context):
         heads = _read(query, key, gradients.bias, chunk)
         values, grad_out = read_heads(value, chunk), read_heads(outputs[0], chunk)
         grad_values = torch.zeros_like(grad_out)
         gradients.add(
-            heads, _attend_logits(heads, thinning, values, grad_out, grad_values)
+            heads, _attend_logits(heads, dropout_mask, values, grad_out, grad_values)
         )
         gradients.add_values(chunk, grad_values, value.size(1) == 1)
     return gradients.results()
@@ -126,14 +127,14 @@ def _attend_backward(
 
 def _attend_logits(
     heads: ChunkHeads,
-    thinning: Thinning,
+    dropout_mask: DropoutMask,
     values: Tensor,
     grad_out: Tensor,
     grad_values: Tensor,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Gradients of the logits; adds those of the values to ``grad_values``."""
     for rows, alpha in heads.blocks():
-        factor, row_mask = thinning(alpha), heads.row_mask(rows)
+        factor, row_mask = dropout_mask(alpha), heads.row_mask(rows)
         grad = grad_out[:, :, rows]
         if row_mask is not None:
             grad = grad * row_mask
@@ -145,7 +146,7 @@ def _attend_logits(
         yield rows, softmax_gradient(alpha, grad_alpha)
 
 
-def _attend_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
+def _attend_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, _ = tensors
     assert query is not None and value is not None
     return (value.new_empty(query.size(0), query.size(1), value.size(2)),)
@@ -154,17 +155,17 @@ def _attend_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
 # The mean output of every token
 
 
-def _pool(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
+def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     query, key, value, bias = tensors
     assert query is not None and key is not None and value is not None
-    pairs = PairBias(bias, setting)
-    tokens = RowWriter(setting.num_tokens, (query.size(1), value.size(2)), value)
+    pairs = LogitBias(bias, context)
+    tokens = RowWriter(context.num_tokens, (query.size(1), value.size(2)), value)
     heads_alone, like = (query.size(1),), _accumulator(query)
-    weights = RowWriter(setting.num_atoms, heads_alone, like, all_written=True)
-    thinning = setting.thinning()
-    for chunk in setting.chunks():
+    weights = RowWriter(context.num_atoms, heads_alone, like, all_written=True)
+    dropout_mask = context.dropout_mask()
+    for chunk in chunks_of(context):
         heads = _read(query, key, pairs, chunk)
-        weight, kept = atom_weights(heads, thinning)
+        weight, kept = atom_weights(heads, dropout_mask)
         values = read_heads(value, chunk)
         # A mean over an atom's outputs is a sum of values by the atoms' weights.
         tokens.write(chunk.tokens, (kept.unsqueeze(2) @ values).squeeze(2))
@@ -174,15 +175,15 @@ def _pool(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
 
 def _pool_backward(
     tensors: Tensors,
-    setting: Setting,
+    context: OperatorContext,
     outputs: Tensors,
     needed: Sequence[bool],
 ) -> list[Optional[Tensor]]:
     query, key, value, _ = tensors
     assert query is not None and key is not None and value is not None
-    gradients = _Gradients(tensors, setting, needed)
-    thinning = setting.thinning()
-    for chunk in setting.chunks():
+    gradients = AttendGradients(tensors, context, needed)
+    dropout_mask = context.dropout_mask()
+    for chunk in chunks_of(context):
         heads = _read(query, key, gradients.bias, chunk)
         values = read_heads(value, chunk)
         sizes = token_sizes(chunk, values)
@@ -195,7 +196,7 @@ def _pool_backward(
         gradients.add(
             heads,
             atom_weights_gradient(
-                heads, thinning, grad_kept, grad_weight / sizes, kept_sum
+                heads, dropout_mask, grad_kept, grad_weight / sizes, kept_sum
             ),
         )
         grad_values = (kept_sum / sizes).unsqueeze(3) * grad_token
@@ -207,17 +208,17 @@ def _accumulator(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=accumulate_dtype(like.dtype))
 
 
-def _pool_shapes(tensors: Tensors, setting: Setting) -> tuple[Tensor, Tensor]:
+def _pool_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     query, _, value, _ = tensors
     assert query is not None and value is not None
-    tokens = value.new_empty(setting.num_tokens, query.size(1), value.size(2))
+    tokens = value.new_empty(context.num_tokens, query.size(1), value.size(2))
     return tokens, _accumulator(query).new_empty(query.size(0), query.size(1))
 
 
 ARGUMENTS = ("Tensor query", "Tensor key", "Tensor value", "Tensor? bias")
 
-ATTEND = Formulas(_attend, _attend_backward, _attend_shapes)
-POOL = Formulas(_pool, _pool_backward, _pool_shapes)
+ATTEND = OperatorDefinition(_attend, _attend_backward, _attend_shapes)
+POOL = OperatorDefinition(_pool, _pool_backward, _pool_shapes)
 
 attend = define_operator("attend", ARGUMENTS, 1, ATTEND)
 pool = define_operator("attend_pool", ARGUMENTS, 2, POOL)

@@ -1,18 +1,20 @@
-"""How tokens are cut into chunks that the dense backend works on one at a time.
+"""How the dense backend cuts a layout into chunks, which it works on one at a time.
 
-A plan is an int64 tensor ``[chunks, 5]`` on the CPU. Every row is one run of tokens in
-the order of their sizes::
-
-    first atom, number of atoms, first token, number of tokens, atoms a token
-
-The first four count in ``TokenLayout.order`` and ``TokenLayout.token_order``. The last
-is the size of the largest token of the chunk: where the product of the last two equals
-the number of atoms, all tokens of the chunk have that size; else the chunk's smaller
-tokens are padded to it.
+Tokens are taken in the order of their sizes. Neighbouring sizes share a chunk where
+padding the smaller tokens to the largest costs less than another chunk would.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.ragged import pointers, ranges
 
 # A chunk's activations should stay in a core's cache between its steps.
 MAX_ATOMS = 2048
@@ -21,71 +23,195 @@ MAX_PAIRS = 2**18
 # What an extra chunk costs, as a number of attention matrix entries: sizes whose
 # padding costs less than that share a chunk.
 CHUNK_COST = 2**12
+# Entries of one head's attention matrices that are in memory at once.
+MAX_ENTRIES = 2**17
+# But never fewer query rows than make an efficient matrix product.
+MIN_ROWS = 16
 
 
-def make_plan(sizes: Tensor) -> Tensor:
-    """Group tokens of equal or similar size into chunks.
+class Group(NamedTuple):
+    """Tokens that follow each other in the order of sizes, and share a chunk.
+
+    Attributes:
+        first_token (int): The place of the first one among all tokens by size.
+        num_tokens (int): How many they are.
+        num_atoms (int): How many atoms they have together.
+        size (int): The atoms of the largest, to which the others are padded.
+    """
+
+    first_token: int
+    num_tokens: int
+    num_atoms: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Tokens of the same padded size, worked on as one batch of small matrices.
+
+    Attributes:
+        read (Tensor): The atoms of every token ``[G, n]``, int64; where a token has
+            fewer than ``n`` atoms, its last atom again.
+        write (Tensor): The same, but with the number of all atoms, the row past the
+            last, at padded places.
+        tokens (Tensor): The tokens ``[G]``, int64.
+        sizes (Tensor, optional): Atoms of every token ``[G]``; ``None`` where all have
+            ``n``.
+        first_pair (int): The first edge of the first token in ``to_edge_index()``.
+    """
+
+    read: Tensor
+    write: Tensor
+    tokens: Tensor
+    sizes: Optional[Tensor]
+    first_pair: int
+
+    @property
+    def size(self) -> int:
+        """The padded size ``n``."""
+        return self.read.size(1)
+
+    @cached_property
+    def mask(self) -> Optional[Tensor]:
+        """Which places hold an atom ``[G, n]``; ``None`` where all do."""
+        if self.sizes is None:
+            return None
+        place = torch.arange(self.size, device=self.sizes.device)
+        return place < self.sizes.unsqueeze(1)
+
+    def row_blocks(self) -> Iterator[slice]:
+        """Query rows whose attention weights fit in memory together."""
+        step = max(MIN_ROWS, MAX_ENTRIES // (self.size * self.tokens.numel()))
+        for start in range(0, self.size, step):
+            yield slice(start, min(start + step, self.size))
+
+    def pair_stretch(self, rows: slice) -> Optional[slice]:
+        """Rows of the edge list where they are one stretch: those of one token."""
+        if self.tokens.numel() != 1:
+            return None
+        first = self.first_pair
+        return slice(first + rows.start * self.size, first + rows.stop * self.size)
+
+    def pair_rows(self, pair_ptr: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Rows of the edge list to read and to write, each ``[G, rows, n]``."""
+        place = torch.arange(self.size, device=pair_ptr.device)
+        start = pair_ptr[self.tokens].view(-1, 1, 1)
+        if self.sizes is None:
+            read = start + place[rows].view(-1, 1) * self.size + place
+            return read, read
+        sizes = self.sizes.view(-1, 1, 1)
+        target, source = place[rows].view(1, -1, 1), place.view(1, 1, -1)
+        inside = (target < sizes) & (source < sizes)
+        read = start + target.minimum(sizes - 1) * sizes + source.minimum(sizes - 1)
+        return read, torch.where(inside, read, pair_ptr[-1])
+
+
+# The chunks of a layout, known by its pointers, for as long as these live.
+_CHUNKS = WeakTensorKeyDictionary()
+
+
+def chunks_of(context: OperatorContext) -> list[Chunk]:
+    """The chunks of a layout, made once; empty tokens are in none."""
+    if torch._C._are_functorch_transforms_active():
+        # What is made inside of a transform does not outlive it.
+        return _make_chunks(context)
+    chunks = _CHUNKS.get(context.ptr)
+    if chunks is None:
+        # What inference mode makes could not be used by autograd later.
+        with torch.inference_mode(False):
+            chunks = _CHUNKS[context.ptr] = _make_chunks(context)
+    return chunks
+
+
+def _make_chunks(context: OperatorContext) -> list[Chunk]:
+    device = context.perm.device
+    sizes = context.ptr_cpu.diff()
+    by_size = sizes.argsort(stable=True)
+    sizes = sizes[by_size]
+    order = ranges(context.ptr_cpu[by_size], sizes, context.num_atoms)
+    atoms = context.perm[order.to(device, non_blocking=True)]
+    tokens = by_size.to(device, non_blocking=True)
+    first_pair = pointers(context.ptr_cpu.diff() ** 2)[by_size]
+    chunks, first_atom = [], 0
+    for group in make_groups(sizes):
+        rows = atoms[first_atom : first_atom + group.num_atoms]
+        first_atom += group.num_atoms
+        kept = slice(group.first_token, group.first_token + group.num_tokens)
+        pair = int(first_pair[group.first_token])
+        if group.num_atoms == group.num_tokens * group.size:
+            rows = rows.view(group.num_tokens, group.size)
+            chunks.append(Chunk(rows, rows, tokens[kept], None, pair))
+            continue
+        count = sizes[kept].to(device, non_blocking=True)
+        place = torch.arange(group.size, device=device)
+        last = count.cumsum(0).unsqueeze(1) - 1
+        slot = last + 1 - count.unsqueeze(1) + place
+        read = rows[slot.minimum(last)]
+        write = torch.where(place < count.unsqueeze(1), read, context.num_atoms)
+        chunks.append(Chunk(read, write, tokens[kept], count, pair))
+    return chunks
+
+
+def make_groups(sizes: Tensor) -> list[Group]:
+    """Share tokens out among chunks.
 
     Args:
-        sizes (Tensor): The number of atoms of every token ``[T]``, int64, on the CPU.
+        sizes (Tensor): The number of atoms of every token ``[T]``, in rising order, on
+            the CPU.
 
     Returns:
-        Tensor: The plan, int64 ``[chunks, 5]``; empty tokens are in no chunk.
+        list: The groups in order; empty tokens are in none.
     """
-    values, counts = sizes.unique(return_counts=True)
-    rows: list[tuple[int, int, int, int, int]] = []
-    atom, token = 0, 0
-    for group in _share(values.tolist(), counts.tolist()):
-        largest = group[-1][0]
+    values, counts = sizes.unique_consecutive(return_counts=True)
+    groups: list[Group] = []
+    token = 0
+    for runs in _share(values.tolist(), counts.tolist()):
+        largest = runs[-1][0]
         if largest == 0:
-            token += group[0][1]
+            token += runs[0][1]
             continue
-        # The sizes of the group's tokens, in order, as runs to take chunks from.
-        for taken in _cut(group, largest):
+        for taken in _cut(runs, largest):
             num_tokens = sum(count for _, count in taken)
             num_atoms = sum(size * count for size, count in taken)
-            rows.append((atom, num_atoms, token, num_tokens, taken[-1][0]))
-            atom += num_atoms
+            groups.append(Group(token, num_tokens, num_atoms, taken[-1][0]))
             token += num_tokens
-    return torch.tensor(rows, dtype=torch.long, device="cpu").reshape(-1, 5)
+    return groups
 
 
+# Sizes and how many tokens have each, in rising order.
 _Runs = list[tuple[int, int]]
 
 
 def _share(values: list[int], counts: list[int]) -> list[_Runs]:
     """Join neighbouring sizes where padding is cheaper than another chunk."""
-    groups: list[_Runs] = []
-    padding = 0
-    tokens = 0
+    shared: list[_Runs] = []
+    padding = tokens = 0
     for size, count in zip(values, counts, strict=True):
-        if groups and groups[-1][-1][0] > 0:
-            last = groups[-1][-1][0]
+        if shared and shared[-1][-1][0] > 0:
+            last = shared[-1][-1][0]
             padding += tokens * (size * size - last * last)
             if padding <= CHUNK_COST:
-                groups[-1].append((size, count))
+                shared[-1].append((size, count))
                 tokens += count
                 continue
-        groups.append([(size, count)])
+        shared.append([(size, count)])
         padding, tokens = 0, count
-    return groups
+    return shared
 
 
-def _cut(group: _Runs, largest: int) -> list[_Runs]:
-    """Cut a group's runs into chunks of bounded atoms and pairs."""
+def _cut(runs: _Runs, largest: int) -> Iterator[_Runs]:
+    """Cut runs into chunks of bounded atoms and pairs."""
     limit = max(1, min(MAX_ATOMS // largest, MAX_PAIRS // largest**2))
-    chunks: list[_Runs] = []
     current: _Runs = []
     room = limit
-    for size, count in group:
+    for size, count in runs:
         while count > 0:
-            take = min(room, count)
-            current.append((size, take))
-            count -= take
-            room -= take
+            taken = min(room, count)
+            current.append((size, taken))
+            count -= taken
+            room -= taken
             if room == 0:
-                chunks.append(current)
+                yield current
                 current, room = [], limit
     if current:
-        chunks.append(current)
-    return chunks
+        yield current

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention.dense.chunks import take
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
-from pyg_atomenc.attention.layouts.window import WindowLayout
-from pyg_atomenc.attention.layouts.window_bias import WindowBias
+from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
+from pyg_atomenc.attention.ragged import take
 
 # Windows in a group.
 CPU_WINDOWS = 32

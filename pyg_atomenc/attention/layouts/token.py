@@ -1,18 +1,19 @@
-"""Which atoms attend to which: the token layout, built once a batch."""
+"""Which atoms attend to which: all that belong to one token."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Optional, Union, cast
+from dataclasses import dataclass
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from pyg_atomenc.attention.dense.plan import make_plan
-from pyg_atomenc.attention.layouts.token_index import check_graphs, check_token_index
+from pyg_atomenc.attention.layouts.base import Layout, register_layout
+from pyg_atomenc.attention.ragged import pointers, ranges
+from pyg_atomenc.checks import check_index, check_integer, check_shape
+from pyg_atomenc.errors import AtomEncodingError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TokenLayout:
+class TokenLayout(Layout):
     r"""Which atoms form a token, and thereby which atoms attend to which.
 
     Inside a token every atom attends to every atom, itself included; that is what
@@ -28,11 +29,8 @@ class TokenLayout:
             keep their order.
         ptr (Tensor): The atoms of token ``t`` are ``perm[ptr[t]:ptr[t + 1]]``;
             ``[T + 1]``, int64.
-        order (Tensor): The atoms sorted by their token's size, then as in ``perm``
-            ``[N]``, int64.
-        token_order (Tensor): The tokens sorted by size ``[T]``, int64.
-        plan (Tensor): How the fast backends cut ``order`` into chunks; always on the
-            CPU, so that nobody waits for it.
+        ptr_cpu (Tensor): The same on the CPU, from which backends plan without waiting
+            for a device.
         num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
             it is known without waiting for a device.
     """
@@ -40,10 +38,11 @@ class TokenLayout:
     atom_to_token: Tensor
     perm: Tensor
     ptr: Tensor
-    order: Tensor
-    token_order: Tensor
-    plan: Tensor
+    ptr_cpu: Tensor
     num_pairs: Optional[int] = None
+
+    tensors = ("atom_to_token", "perm", "ptr")
+    host_tensors = ("ptr_cpu",)
 
     @staticmethod
     def from_index(
@@ -66,28 +65,30 @@ class TokenLayout:
 
         Raises:
             ValueError: If the assignment is not valid, see
-                :func:`~pyg_atomenc.attention.layouts.token_index.check_token_index`.
+                :func:`~pyg_atomenc.attention.check_token_index`.
         """
         if torch.compiler.is_compiling():
             return _trace_layout(atom_to_token, num_tokens)
         num_tokens = check_token_index(atom_to_token, num_tokens, batch)
         atom_to_token = atom_to_token.detach().long().contiguous()
-        perm, ptr, order, token_order = _sort_atoms(atom_to_token, num_tokens)
-        sizes = ptr.diff().cpu()
-        return TokenLayout(
-            atom_to_token=atom_to_token,
-            perm=perm,
-            ptr=ptr,
-            order=order,
-            token_order=token_order,
-            plan=make_plan(sizes),
-            num_pairs=int((sizes * sizes).sum()),
-        )
+        perm, ptr, ptr_cpu = _sort_atoms(atom_to_token, num_tokens)
+        num_pairs = int(ptr_cpu.diff().square().sum())
+        return TokenLayout(atom_to_token, perm, ptr, ptr_cpu, num_pairs)
 
     @property
     def num_atoms(self) -> int:
         """The number of atoms ``N``."""
         return self.atom_to_token.size(0)
+
+    @property
+    def num_sources(self) -> int:
+        """The number of atoms ``N``."""
+        return self.num_atoms
+
+    @property
+    def num_targets(self) -> int:
+        """The number of atoms ``N``."""
+        return self.num_atoms
 
     @property
     def num_tokens(self) -> int:
@@ -99,14 +100,9 @@ class TokenLayout:
         """The number of atoms in every token ``[T]``, int64."""
         return self.ptr.diff()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the index tensors lie."""
-        return self.ptr.device
-
     def check_batch(self, batch: Tensor) -> None:
         """Raise a ValueError if a token has atoms in two graphs of ``batch``."""
-        check_graphs(self.atom_to_token, self.num_tokens, batch)
+        _check_graphs(self.atom_to_token, self.num_tokens, batch)
 
     def to_edge_index(self) -> Tensor:
         """The fully connected edges inside tokens, self pairs included.
@@ -120,31 +116,9 @@ class TokenLayout:
         # Every atom is the target of as many edges as its token has atoms.
         degree = sizes.repeat_interleave(sizes, output_size=self.num_atoms)
         first = self.ptr[:-1].repeat_interleave(sizes, output_size=self.num_atoms)
+        source = ranges(first, degree, self.num_pairs)
         target = self.perm.repeat_interleave(degree, output_size=self.num_pairs)
-        start = (first - degree.cumsum(0) + degree).repeat_interleave(
-            degree, output_size=self.num_pairs
-        )
-        slot = start + torch.arange(target.numel(), device=self.device)
-        return torch.stack([self.perm[slot], target])
-
-    def to(
-        self, device: Union[str, int, torch.device], non_blocking: bool = False
-    ) -> "TokenLayout":
-        """Move to a device; the chunk plan stays on the CPU."""
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "TokenLayout":
-        """Copy into page-locked memory, for asynchronous transfers to a GPU."""
-        return self._map(lambda value: value.pin_memory())
-
-    def _map(self, function: Any) -> "TokenLayout":
-        moved = {
-            name: getattr(self, name)
-            if name == "plan"
-            else function(getattr(self, name))
-            for name in _TENSORS
-        }
-        return TokenLayout(**moved, num_pairs=self.num_pairs)
+        return torch.stack([self.perm[source], target])
 
     def __repr__(self) -> str:
         return (
@@ -153,62 +127,31 @@ class TokenLayout:
         )
 
 
-_TENSORS = tuple(f.name for f in fields(TokenLayout) if f.name != "num_pairs")
-
-# `num_pairs` is left out: as a leaf it would bake one batch's size into an export.
-pytree.register_pytree_node(
-    TokenLayout,
-    lambda layout: ([getattr(layout, name) for name in _TENSORS], None),
-    lambda values, _: TokenLayout(*values),
-    serialized_type_name="pyg_atomenc.TokenLayout",
-    flatten_with_keys_fn=lambda layout: (
-        [(pytree.GetAttrKey(name), getattr(layout, name)) for name in _TENSORS],
-        None,
-    ),
-    to_dumpable_context=lambda context: context,
-    from_dumpable_context=lambda context: context,
-)
+register_layout(TokenLayout)
 
 
-def _sort_atoms(
-    index: Tensor, num_tokens: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sizes = index.bincount(minlength=num_tokens)
-    ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    perm = index.argsort(stable=True)
-    token_order = sizes.argsort(stable=True)
-    ordered = sizes[token_order]
-    # Atoms of the i-th smallest token stand at ptr[token] in perm, and go where the
-    # smaller tokens end.
-    shift = ptr[token_order] - ordered.cumsum(0) + ordered
-    slot = shift.repeat_interleave(ordered, output_size=index.numel())
-    order = perm[slot + torch.arange(index.numel(), device=index.device)]
-    return perm, ptr, order, token_order
+def _sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    ptr = pointers(index.bincount(minlength=num_tokens))
+    # Never the same tensor: a trace would take that for a promise.
+    return index.argsort(stable=True), ptr, ptr.to("cpu", copy=True)
 
 
 @torch.library.custom_op("pyg_atomenc::sort_atoms", mutates_args=())
-def _sort_atoms_op(
-    index: Tensor, num_tokens: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sort_atoms_op(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     check_token_index(index, num_tokens)
     return _sort_atoms(index, num_tokens)
 
 
 @_sort_atoms_op.register_fake
-def _(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        torch.empty_like(index),
-        index.new_empty(num_tokens + 1),
-        torch.empty_like(index),
-        index.new_empty(num_tokens),
-    )
+def _(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    ptr = index.new_empty(num_tokens + 1)
+    return torch.empty_like(index), ptr, torch.empty_like(ptr, device="cpu")
 
 
 def _trace_layout(atom_to_token: Tensor, num_tokens: Optional[int]) -> TokenLayout:
     """The layout inside torch.compile and torch.export, where sizes are symbols.
 
-    The chunk plan depends on the values and stays empty: the operators make it when
-    they run. The token ids are checked when the compiled graph runs, too.
+    The token ids are checked when the compiled graph runs, too.
     """
     index = atom_to_token.long().contiguous()
     if num_tokens is None:
@@ -216,6 +159,78 @@ def _trace_layout(atom_to_token: Tensor, num_tokens: Optional[int]) -> TokenLayo
         padded = torch.cat([index, index.new_full((1,), -1)])
         num_tokens = cast(int, padded.max().item()) + 1
         torch._check(num_tokens >= 0)
-    perm, ptr, order, token_order = _sort_atoms_op(index, num_tokens)
-    plan = torch.empty((0, 5), dtype=torch.long, device="cpu")
-    return TokenLayout(index, perm, ptr, order, token_order, plan)
+    return TokenLayout(index, *_sort_atoms_op(index, num_tokens))
+
+
+def check_token_index(
+    atom_to_token: Tensor,
+    num_tokens: Optional[int] = None,
+    batch: Optional[Tensor] = None,
+) -> int:
+    """Check a token assignment, and count its tokens.
+
+    Args:
+        atom_to_token (Tensor): The token of every atom ``[N]``, any integer type.
+        num_tokens (int, optional): The number of tokens, empty ones included.
+            (default: ``atom_to_token.max() + 1``)
+        batch (Tensor, optional): The graph of every atom ``[N]``; a token may not
+            have atoms in two graphs. (default: ``None``)
+
+    Returns:
+        int: The number of tokens ``T``.
+
+    Raises:
+        ValueError: If ``atom_to_token`` is no vector of integers in ``[0, T)``, if
+            ``num_tokens`` is too small or no count, or if a token lies in two graphs.
+    """
+    mend = "pass a vector [num_atoms] with the token of every atom as an integer."
+    check_index("atom_to_token", atom_to_token, mend)
+    if num_tokens is not None:
+        num_tokens = _check_count(num_tokens)
+    if atom_to_token.numel() == 0:
+        return num_tokens or 0
+    # One transfer for both bounds: on a GPU each `int()` would wait on its own.
+    low, high = torch.stack(atom_to_token.aminmax()).tolist()
+    if low < 0:
+        raise AtomEncodingError(
+            f"'atom_to_token' holds the negative token id {low}: token ids count from "
+            f"0; drop atoms that belong to no token before encoding."
+        )
+    if num_tokens is None:
+        num_tokens = high + 1
+    elif high >= num_tokens:
+        raise AtomEncodingError(
+            f"'atom_to_token' holds token id {high}, but 'num_tokens' is {num_tokens}: "
+            f"pass num_tokens >= {high + 1}, or mend the ids."
+        )
+    if batch is not None:
+        _check_graphs(atom_to_token, num_tokens, batch)
+    return num_tokens
+
+
+def _check_count(num_tokens: Any) -> int:
+    if isinstance(num_tokens, Tensor) and num_tokens.numel() == 1:
+        num_tokens = num_tokens.item()
+    if isinstance(num_tokens, Tensor):
+        raise AtomEncodingError(
+            f"'num_tokens' is a tensor of {num_tokens.numel()} numbers: pass their "
+            f"sum, int(batch.num_tokens.sum()), for a batch of graphs."
+        )
+    return check_integer("num_tokens", num_tokens, 0)
+
+
+def _check_graphs(atom_to_token: Tensor, num_tokens: int, batch: Tensor) -> None:
+    """Raise a ValueError if a token has atoms in two graphs of ``batch`` ``[N]``."""
+    check_shape("batch", batch, atom_to_token.numel(), hint="the graph of every atom")
+    index, graph = atom_to_token.long(), batch.long()
+    first = graph.new_full((num_tokens,), 2**62).scatter_reduce(0, index, graph, "amin")
+    last = graph.new_full((num_tokens,), -1).scatter_reduce(0, index, graph, "amax")
+    torn = (first < last).nonzero().flatten()
+    if torn.numel() > 0:
+        token = int(torn[0])
+        raise AtomEncodingError(
+            f"'atom_to_token' puts atoms of graphs {int(first[token])} and "
+            f"{int(last[token])} of 'batch' into token {token}: the batch was made "
+            f"from plain Data objects, which do not shift token ids. Make each graph a "
+            f"pyg_atomenc.data.AtomTokenData before batching."
+        )

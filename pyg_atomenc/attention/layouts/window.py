@@ -1,17 +1,19 @@
 """Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Optional, Union
+from dataclasses import dataclass
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyg_atomenc.attention.layouts.base import Layout, register_layout
+from pyg_atomenc.attention.ragged import pointers, ranges
+from pyg_atomenc.checks import INTEGER_TYPES, check_sizes, found
 from pyg_atomenc.errors import AtomEncodingError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WindowLayout:
+class WindowLayout(Layout):
     r"""Windows of consecutive atoms that attend to the atoms around them.
 
     This is the local attention of AlphaFold 3's atom transformer (`"Accurate structure
@@ -47,6 +49,8 @@ class WindowLayout:
     keys: int
     num_atoms: int
     num_pairs: Optional[int] = None
+
+    tensors = ("ptr", "query_start", "query_stop", "key_start", "key_stop")
 
     @staticmethod
     def from_batch(
@@ -138,9 +142,14 @@ class WindowLayout:
         return self.query_start.size(0)
 
     @property
-    def device(self) -> torch.device:
-        """Where the index tensors lie."""
-        return self.ptr.device
+    def num_sources(self) -> int:
+        """The number of atoms ``N``."""
+        return self.num_atoms
+
+    @property
+    def num_targets(self) -> int:
+        """The number of atoms ``N``."""
+        return self.num_atoms
 
     def query_index(self) -> tuple[Tensor, Tensor]:
         """The queries of every window ``[K, W]``, and which of them are atoms.
@@ -156,7 +165,7 @@ class WindowLayout:
     def pair_ptr(self) -> Tensor:
         """The first edge of every window ``[K + 1]``."""
         pairs = (self.query_stop - self.query_start) * (self.key_stop - self.key_start)
-        return torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
+        return pointers(pairs)
 
     def pair_index(self, windows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edge of every place of the windows ``[K, W, H]``, and which are edges.
@@ -188,26 +197,7 @@ class WindowLayout:
         first = self.key_start.repeat_interleave(sizes, output_size=self.num_atoms)
         atom = torch.arange(self.num_atoms, device=self.device)
         target = atom.repeat_interleave(degree, output_size=self.num_pairs)
-        start = (first - degree.cumsum(0) + degree).repeat_interleave(
-            degree, output_size=self.num_pairs
-        )
-        return torch.stack(
-            [start + torch.arange(target.numel(), device=self.device), target]
-        )
-
-    def to(
-        self, device: Union[str, int, torch.device], non_blocking: bool = False
-    ) -> "WindowLayout":
-        """Move to a device."""
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "WindowLayout":
-        """Copy into page-locked memory, for asynchronous transfers to a GPU."""
-        return self._map(lambda value: value.pin_memory())
-
-    def _map(self, function: Any) -> "WindowLayout":
-        moved = {name: function(getattr(self, name)) for name in _TENSORS}
-        return replace(self, **moved)
+        return torch.stack([ranges(first, degree, self.num_pairs), target])
 
     def __repr__(self) -> str:
         return (
@@ -217,24 +207,7 @@ class WindowLayout:
         )
 
 
-_TENSORS = tuple(f.name for f in fields(WindowLayout))[:5]
-_NUMBERS = tuple(f.name for f in fields(WindowLayout))[5:]
-
-pytree.register_pytree_node(
-    WindowLayout,
-    lambda layout: (
-        [getattr(layout, name) for name in _TENSORS],
-        [getattr(layout, name) for name in _NUMBERS],
-    ),
-    lambda values, numbers: WindowLayout(*values, *numbers),
-    serialized_type_name="pyg_atomenc.WindowLayout",
-    flatten_with_keys_fn=lambda layout: (
-        [(pytree.GetAttrKey(name), getattr(layout, name)) for name in _TENSORS],
-        [getattr(layout, name) for name in _NUMBERS],
-    ),
-    to_dumpable_context=lambda context: context,
-    from_dumpable_context=lambda context: context,
-)
+register_layout(WindowLayout, ("queries", "keys", "num_atoms", "num_pairs"))
 
 
 def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -245,9 +218,7 @@ def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def check_window_sizes(queries: Any, keys: Any) -> None:
     """Raise a ValueError unless the sizes of windows keep the rules."""
-    for name, size in (("queries", queries), ("keys", keys)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise AtomEncodingError(f"'{name}' is {size!r}: pass a positive int.")
+    check_sizes(queries=queries, keys=keys)
     if queries % 2:
         raise AtomEncodingError(f"'queries' is {queries}: pass an even number.")
     half = queries // 2
@@ -276,15 +247,13 @@ def _to_ptr(given: Any) -> Tensor:
         return given.new_zeros(1)
     if given.numel() > 1 and int(given.diff().max()) > 1:
         return given
-    counts = given.bincount()
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return pointers(given.bincount())
 
 
 def _check_rising(name: str, given: Tensor) -> Tensor:
-    if given.dim() != 1 or given.dtype.is_floating_point or given.dtype == torch.bool:
+    if given.dim() != 1 or given.dtype not in INTEGER_TYPES:
         raise AtomEncodingError(
-            f"'{name}' is {given.dtype} of shape {list(given.shape)}: pass a vector of "
-            f"integers."
+            f"'{name}' is {found(given)}: pass a vector of integers."
         )
     given = given.long()
     steps = given.diff()

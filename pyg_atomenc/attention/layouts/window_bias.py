@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyg_atomenc.attention.dense.chunks import take
+from pyg_atomenc.attention.layouts.base import Layout
 from pyg_atomenc.attention.layouts.window import WindowLayout
+from pyg_atomenc.attention.ragged import take
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -68,6 +70,19 @@ class WindowBias:
         """The bias with one row an edge of ``layout.to_edge_index()``, ``[E, H]``."""
         _, is_edge = layout.pair_index()
         return self.values.movedim(1, -1)[is_edge]
+
+    def shape_for(self, layout: Layout, heads: int) -> list[int]:
+        """The shape that a layout and a number of heads need.
+
+        Raises:
+            ValueError: If the layout is not one of windows.
+        """
+        mend = (
+            f"'bias' is {self}, which is of windows; pass a tensor with one row for "
+            f"every edge of layout.to_edge_index()."
+        )
+        windows = check_type("layout", layout, WindowLayout, mend)
+        return [windows.num_windows, heads, windows.queries, windows.keys]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.values.shape)})"

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts.window import WindowLayout
+from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.triton.configurations import max_channels
 from pyg_atomenc.attention.triton.launch import is_interpreted
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
@@ -29,6 +29,7 @@ class TritonBackend(Backend):
     """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter."""
 
     name = "triton"
+    layouts = (TokenLayout,)
     tolerance = {
         torch.float32: 1e-5,
         torch.float16: 2e-3,
@@ -46,8 +47,6 @@ class TritonBackend(Backend):
             like, device = inputs.weights[0], inputs.x.device
             channels = (like.size(1), like.size(1))
         reasons = list(_hindrances(device.type, device.index))
-        if isinstance(inputs.layout, WindowLayout):
-            reasons.append("'layout' is of windows; take 'dense', which has them fused")
         if like.dtype not in self.tolerance:
             reasons.append(f"the type is {like.dtype}, but it adds up in float32")
         most = max_channels(like.dtype)
@@ -67,17 +66,16 @@ class TritonBackend(Backend):
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
-        assert not isinstance(inputs.layout, WindowLayout)  # as the reasons say
-        setting = Setting.from_layout(inputs.layout, 0.0)
+        context = OperatorContext.from_layout(inputs.tokens(), 0.0)
         bias = inputs.edge_bias()
-        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, setting)
+        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, context)
         return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
-        setting = Setting.from_layout(inputs.tokens(), 0.0)
+        context = OperatorContext.from_layout(inputs.tokens(), 0.0)
         tokens, weights = pool(
-            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), setting
+            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), context
         )
         return tokens, weights
 
@@ -90,8 +88,8 @@ class TritonBackend(Backend):
             bias = torch.cat([b.flatten() for b in inputs.biases])
         packed = F.linear(h, weight, bias)
         packed = packed.view(-1, 3, *inputs.weights[0].shape[:2])
-        setting = Setting.from_layout(inputs.layout, 0.0)
-        tokens, weights = pool_packed(packed, inputs.bias, setting)
+        context = OperatorContext.from_layout(inputs.layout, 0.0)
+        tokens, weights = pool_packed(packed, inputs.bias, context)
         return tokens, weights
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 
-class Choice(NamedTuple):
+class KernelConfig(NamedTuple):
     """One way to cut a kernel.
 
     Attributes:
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cut:
+class Tiling:
     """How tokens are cut.
 
     Attributes:
@@ -38,9 +38,9 @@ class Cut:
         large (tuple): Choices for those.
     """
 
-    small: dict[int, tuple[Choice, ...]]
+    small: dict[int, tuple[KernelConfig, ...]]
     tile: int
-    large: tuple[Choice, ...]
+    large: tuple[KernelConfig, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -48,48 +48,55 @@ class Cut:
         return tuple(self.small)
 
 
-_NARROW = Cut(
+_NARROW = Tiling(
     {
-        16: (Choice(4, 4), Choice(8, 8), Choice(2, 2)),
-        32: (Choice(1, 4), Choice(4, 4)),
-        64: (Choice(1, 8), Choice(1, 4)),
+        16: (KernelConfig(4, 4), KernelConfig(8, 8), KernelConfig(2, 2)),
+        32: (KernelConfig(1, 4), KernelConfig(4, 4)),
+        64: (KernelConfig(1, 8), KernelConfig(1, 4)),
     },
     64,
-    (Choice(32, 4, 2), Choice(32, 8, 2)),
+    (KernelConfig(32, 4, 2), KernelConfig(32, 8, 2)),
 )
 # By the channels that a head's rows are padded to, or fewer.
 _HALF = {
     64: _NARROW,
-    128: Cut(
+    128: Tiling(
         {
-            16: (Choice(4, 4), Choice(1, 4)),
-            32: (Choice(1, 4), Choice(1, 8)),
-            64: (Choice(1, 8),),
+            16: (KernelConfig(4, 4), KernelConfig(1, 4)),
+            32: (KernelConfig(1, 4), KernelConfig(1, 8)),
+            64: (KernelConfig(1, 8),),
         },
         32,
-        (Choice(32, 8, 2), Choice(16, 8)),
+        (KernelConfig(32, 8, 2), KernelConfig(16, 8)),
     ),
-    256: Cut(
-        {16: (Choice(1, 4), Choice(1, 2)), 32: (Choice(1, 4), Choice(1, 8))},
+    256: Tiling(
+        {
+            16: (KernelConfig(1, 4), KernelConfig(1, 2)),
+            32: (KernelConfig(1, 4), KernelConfig(1, 8)),
+        },
         32,
-        (Choice(32, 8, 2), Choice(16, 8)),
+        (KernelConfig(32, 8, 2), KernelConfig(16, 8)),
     ),
 }
 _SINGLE = {
-    32: Cut(
+    32: Tiling(
         {
-            16: (Choice(1, 4), Choice(4, 4), Choice(1, 2)),
-            32: (Choice(1, 8), Choice(1, 4)),
+            16: (KernelConfig(1, 4), KernelConfig(4, 4), KernelConfig(1, 2)),
+            32: (KernelConfig(1, 8), KernelConfig(1, 4)),
         },
         64,
-        (Choice(32, 8, 2), Choice(16, 4, 2)),
+        (KernelConfig(32, 8, 2), KernelConfig(16, 4, 2)),
     ),
-    64: Cut(
-        {16: (Choice(1, 4), Choice(1, 2)), 32: (Choice(1, 8),)},
+    64: Tiling(
+        {16: (KernelConfig(1, 4), KernelConfig(1, 2)), 32: (KernelConfig(1, 8),)},
         32,
-        (Choice(16, 8), Choice(16, 4, 2)),
+        (KernelConfig(16, 8), KernelConfig(16, 4, 2)),
     ),
-    128: Cut({16: (Choice(1, 8), Choice(1, 4))}, 16, (Choice(16, 8), Choice(16, 4, 2))),
+    128: Tiling(
+        {16: (KernelConfig(1, 8), KernelConfig(1, 4))},
+        16,
+        (KernelConfig(16, 8), KernelConfig(16, 4, 2)),
+    ),
 }
 
 
@@ -100,14 +107,14 @@ def block_width(width: int) -> int:
 
 def max_channels(dtype: torch.dtype) -> int:
     """The widest head of a type; wider rows would not fit a program's registers."""
-    return max(_cuts(dtype))
+    return max(_tilings(dtype))
 
 
-def find_cut(dtype: torch.dtype, widest: int) -> Cut:
+def find_tiling(dtype: torch.dtype, widest: int) -> Tiling:
     """How to cut tokens of a type and of so many channels a head, padded."""
-    cuts = _cuts(dtype)
-    return cuts[min(width for width in cuts if width >= widest)]
+    tilings = _tilings(dtype)
+    return tilings[min(width for width in tilings if width >= widest)]
 
 
-def _cuts(dtype: torch.dtype) -> dict[int, Cut]:
+def _tilings(dtype: torch.dtype) -> dict[int, Tiling]:
     return _SINGLE if dtype == torch.float32 else _HALF

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.triton.configurations import Choice
+from pyg_atomenc.attention.triton.configurations import KernelConfig
 from pyg_atomenc.errors import AtomEncodingError
 
 _KERNELS = {
@@ -46,9 +46,9 @@ class Launch:
 
     Attributes:
         kernel (str): The kernel's name.
-        block (str): Its argument that a choice's ``block`` goes to.
+        block (str): Its argument that a config's ``block`` goes to.
         programs: From that number to the number of programs.
-        choices (tuple): Ways to cut it; the first is taken where none may be timed.
+        configs (tuple): Ways to cut it; the first is taken where none may be timed.
         arguments (dict): Other arguments by name, of which the kernel takes those
             that it has; those in capitals are compiled into it.
     """
@@ -56,7 +56,7 @@ class Launch:
     kernel: str
     block: str
     programs: Callable[[int], int]
-    choices: tuple[Choice, ...]
+    configs: tuple[KernelConfig, ...]
     arguments: dict[str, Any]
 
     def function(self) -> Any:
@@ -64,13 +64,13 @@ class Launch:
         module = import_module(_KERNELS[self.kernel.split("_")[0]])
         return getattr(module, self.kernel)
 
-    def run(self, choice: Choice) -> None:
+    def run(self, config: KernelConfig) -> None:
         """Run it, cut as told.
 
         Raises:
             ValueError: If it needs more programs than a GPU takes.
         """
-        programs = self.programs(choice.block)
+        programs = self.programs(config.block)
         if programs > MAX_PROGRAMS:
             raise AtomEncodingError(
                 f"'layout' has so many tokens that {self.kernel} would need "
@@ -78,15 +78,15 @@ class Launch:
                 f"split the batch."
             )
         function = self.function()
-        arguments = {**self.arguments, self.block: choice.block}
+        arguments = {**self.arguments, self.block: config.block}
         function[(programs,)](
             **{name: arguments[name] for name in function.arg_names},
-            num_warps=choice.num_warps,
-            num_stages=choice.num_stages,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
         )
 
     def key(self) -> tuple[Any, ...]:
-        """What a kernel's compiled form and its best choice depend on."""
+        """What a kernel's compiled form and its best config depend on."""
         values = []
         for name, value in self.arguments.items():
             if isinstance(value, Tensor):
@@ -98,29 +98,29 @@ class Launch:
 
 def submit(launch: Launch, device: torch.device) -> None:
     """Queue a kernel on a device."""
-    if launch.programs(launch.choices[0].block) == 0:
+    if launch.programs(launch.configs[0].block) == 0:
         return
     if device.type != "cuda":
-        launch.run(launch.choices[0])
+        launch.run(launch.configs[0])
         return
     with torch.cuda.device(device):
         launch.run(_choose(launch, device))
 
 
-# The best choice by device and kernel.
-_CHOSEN: dict[tuple[Any, ...], Choice] = {}
+# The best config by device and kernel.
+_CHOSEN: dict[tuple[Any, ...], KernelConfig] = {}
 
 
-def _choose(launch: Launch, device: torch.device) -> Choice:
-    """The fastest choice, timed when a kernel is first used with such arguments.
+def _choose(launch: Launch, device: torch.device) -> KernelConfig:
+    """The fastest config, timed when a kernel is first used with such arguments.
 
-    Sums over the same numbers may differ in their last bits between choices, so that
+    Sums over the same numbers may differ in their last bits between configs, so that
     none is timed where torch was told to be deterministic; nor while a CUDA graph is
     captured, which nothing may wait for. A launch that does not fill the device always
     takes the first, whatever larger ones found.
     """
-    first = launch.choices[0]
-    if len(launch.choices) == 1 or torch.are_deterministic_algorithms_enabled():
+    first = launch.configs[0]
+    if len(launch.configs) == 1 or torch.are_deterministic_algorithms_enabled():
         return first
     if launch.programs(first.block) < FEW_PROGRAMS * _processors(device):
         return first
@@ -129,20 +129,20 @@ def _choose(launch: Launch, device: torch.device) -> Choice:
         if torch.cuda.is_current_stream_capturing():
             return first
         # A kernel writes the same whenever it runs, so its own outputs will do.
-        _CHOSEN[key] = min(launch.choices, key=lambda choice: _time(launch, choice))
+        _CHOSEN[key] = min(launch.configs, key=lambda config: _time(launch, config))
     return _CHOSEN[key]
 
 
-def _time(launch: Launch, choice: Choice, rounds: int = 5) -> float:
+def _time(launch: Launch, config: KernelConfig, rounds: int = 5) -> float:
     """Milliseconds of a run; infinite where the device has too little memory for it."""
     try:
-        launch.run(choice)
+        launch.run(config)
     except _out_of_resources():
         return float("inf")
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(rounds):
-        launch.run(choice)
+        launch.run(config)
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / rounds

@@ -11,23 +11,20 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import (
-    Formulas,
-    Setting,
+    OperatorContext,
+    OperatorDefinition,
     Tensors,
+    check_pairs,
     define_operator,
 )
 from pyg_atomenc.attention.dense import operators as dense
 from pyg_atomenc.attention.triton.configurations import (
-    Choice,
+    KernelConfig,
     block_width,
-    find_cut,
+    find_tiling,
 )
 from pyg_atomenc.attention.triton.launch import Launch, submit
-from pyg_atomenc.attention.triton.plan import (
-    Tiles,
-    make_spans,
-    make_tiles,
-)
+from pyg_atomenc.attention.triton.plan import Tiles, plan_of
 
 # Tiles a step of the kernel that adds them up.
 _SUM_STEP = 16
@@ -38,28 +35,29 @@ class Call:
 
     Args:
         tensors (sequence): Query, key, value, and bias or ``None``.
-        setting (Setting): The operator's setting.
+        context (OperatorContext): The operator's context.
         pool (bool): Whether outputs are those of tokens.
     """
 
-    def __init__(self, tensors: Tensors, setting: Setting, pool: bool) -> None:
+    def __init__(self, tensors: Tensors, context: OperatorContext, pool: bool) -> None:
         query, key, value, bias = tensors
         assert query is not None and key is not None and value is not None
         self.query, self.key, self.value = map(_with_plain_rows, (query, key, value))
         self.bias = None if bias is None else bias.contiguous()
-        self.setting = setting
+        self.context = context
         self.heads, self.width = query.shape[1:]
         self.value_width = value.size(2)
         blocks = block_width(self.width), block_width(self.value_width)
-        self.cut = find_cut(query.dtype, max(blocks))
+        self.tiling = find_tiling(query.dtype, max(blocks))
+        self.plan = plan_of(context, self.tiling.sizes, self.tiling.tile)
         shared = value.size(1) == 1 and self.heads > 1
         self.arguments: dict[str, Any] = {
             "query": self.query,
             "key": self.key,
             "value": self.value,
             "bias": self.bias,
-            "perm": setting.perm,
-            "ptr": setting.ptr,
+            "perm": context.perm,
+            "ptr": context.ptr,
             "pair_ptr": self._pair_ptr(),
             "scale": self.width**-0.5,
             "query_row": self.query.stride(0),
@@ -79,36 +77,27 @@ class Call:
     def _pair_ptr(self) -> Optional[Tensor]:
         if self.bias is None:
             return None
-        pair_ptr = self.setting.pair_ptr()
-        torch._assert_async(
-            pair_ptr[-1] == self.bias.size(0),
-            "'bias' needs one row for every edge of layout.to_edge_index()",
-        )
-        return pair_ptr
+        check_pairs(self.bias, self.context)
+        return self.context.pair_ptr
 
     def small(self, kernel: str, **arguments: Any) -> Iterator[Launch]:
         """A kernel for the tokens that one program attends in whole."""
-        for span in make_spans(self.setting, self.cut.sizes):
+        for span in self.plan.spans:
             items = span.count * self.heads
             yield Launch(
                 kernel,
                 "ITEMS",
                 lambda block, items=items: -(-items // block),  # type: ignore[misc]
-                self.cut.small[span.size],
+                self.tiling.small[span.size],
                 {
                     **self.arguments,
                     **arguments,
-                    "token_order": self.setting.token_order,
+                    "token_order": self.plan.token_order,
                     "first": span.first,
                     "count": span.count,
-                    "least": span.least,
                     "S": span.size,
                 },
             )
-
-    def tiles(self) -> Optional[Tiles]:
-        """The tiles of the tokens that are too large for that."""
-        return make_tiles(self.setting, self.cut.sizes, self.cut.tile)
 
     def large(self, kernel: str, tiles: Tiles, **arguments: Any) -> Launch:
         """A kernel for those."""
@@ -117,7 +106,7 @@ class Call:
             kernel,
             "STEP",
             lambda block: count,
-            self.cut.large,
+            self.tiling.large,
             {
                 **self.arguments,
                 **arguments,
@@ -150,7 +139,7 @@ def _with_plain_rows(x: Tensor) -> Tensor:
 def attend_launches(call: Call, out: Tensor) -> Iterator[Launch]:
     """The outputs of atoms."""
     yield from call.small("small_forward", out=out, weights=None)
-    tiles = call.tiles()
+    tiles = call.plan.tiles
     if tiles is not None:
         yield call.large(
             "large_rows", tiles, **_NO_GRADIENTS, out=out, lse=None, mean=None
@@ -160,7 +149,7 @@ def attend_launches(call: Call, out: Tensor) -> Iterator[Launch]:
 def pool_launches(call: Call, out: Tensor, weights: Tensor) -> Iterator[Launch]:
     """Tokens and atom weights."""
     yield from call.small("small_forward", out=out, weights=weights)
-    tiles = call.tiles()
+    tiles = call.plan.tiles
     if tiles is None:
         return
     lse = call.per_row(tiles, 2)
@@ -172,7 +161,7 @@ def pool_launches(call: Call, out: Tensor, weights: Tensor) -> Iterator[Launch]:
         "large_sum",
         "STEP",
         lambda block: tiles.count * call.heads,
-        (Choice(_SUM_STEP, 1),),
+        (KernelConfig(_SUM_STEP, 1),),
         {
             **call.arguments,
             "partial": partial,
@@ -211,7 +200,7 @@ def backward_launches(
         },
     }
     yield from call.small("small_backward", **arguments, LOGITS=logits)
-    tiles = call.tiles()
+    tiles = call.plan.tiles
     if tiles is None:
         return
     arguments["lse"] = call.per_row(tiles, 2)
@@ -223,35 +212,35 @@ def backward_launches(
         yield call.large("large_grad_key", tiles, **arguments)
 
 
-# Formulas
+# OperatorDefinition
 
 
-def _attend(tensors: Tensors, setting: Setting) -> tuple[Tensor]:
-    (out,) = dense.ATTEND.shapes(tensors, setting)
-    call = Call(tensors, setting, pool=False)
+def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
+    (out,) = dense.ATTEND.shapes(tensors, context)
+    call = Call(tensors, context, pool=False)
     if out.numel():
         call.run(attend_launches(call, out))
     return (out,)
 
 
-def _pool(tensors: Tensors, setting: Setting) -> tuple[Tensor, ...]:
-    out, weights = dense.POOL.shapes(tensors, setting)
-    if setting.num_atoms == 0:
+def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, ...]:
+    out, weights = dense.POOL.shapes(tensors, context)
+    if context.num_atoms == 0:
         return out.zero_(), weights
-    call = Call(tensors, setting, pool=True)
+    call = Call(tensors, context, pool=True)
     call.run(pool_launches(call, out, weights))
     return out, weights
 
 
 def _backward(
     tensors: Tensors,
-    setting: Setting,
+    context: OperatorContext,
     outputs: Tensors,
     found: Sequence[Optional[Tensor]],
     pool: bool,
 ) -> list[Optional[Tensor]]:
     """Fill ``found``, which has room for every needed gradient."""
-    call = Call(tensors, setting, pool)
+    call = Call(tensors, context, pool)
     query, key, value, bias = found
     grad_out, grad_weights = (
         None if grad is None else grad.contiguous()
@@ -265,7 +254,7 @@ def _backward(
     if value is not None and value.size(1) != call.heads:
         shape = (value.size(0), call.heads, value.size(2))
         by_head = value.new_empty(shape, dtype=torch.float32)
-    if setting.num_atoms > 0:
+    if context.num_atoms > 0:
         into = (query, key, by_head, bias)
         call.run(backward_launches(call, grad_out, grad_weights, into))
     if value is not None and by_head is not None and by_head is not value:
@@ -275,7 +264,10 @@ def _backward(
 
 def _separate(pool: bool) -> Callable[..., list[Optional[Tensor]]]:
     def backward(
-        tensors: Tensors, setting: Setting, outputs: Tensors, needed: Sequence[bool]
+        tensors: Tensors,
+        context: OperatorContext,
+        outputs: Tensors,
+        needed: Sequence[bool],
     ) -> list[Optional[Tensor]]:
         found = [
             torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -283,7 +275,7 @@ def _separate(pool: bool) -> Callable[..., list[Optional[Tensor]]]:
             else None
             for t, need in zip(tensors, needed, strict=True)
         ]
-        return _backward(tensors, setting, outputs, found, pool)
+        return _backward(tensors, context, outputs, found, pool)
 
     return backward
 
@@ -298,7 +290,7 @@ def _unpack(tensors: Tensors) -> Tensors:
 
 
 def _packed_backward(
-    tensors: Tensors, setting: Setting, outputs: Tensors, needed: Sequence[bool]
+    tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Sequence[bool]
 ) -> list[Optional[Tensor]]:
     found = [
         torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -308,7 +300,7 @@ def _packed_backward(
     ]
     packed, bias = found
     parts = (None, None, None) if packed is None else packed.unbind(1)
-    _backward(_unpack(tensors), setting, outputs, (*parts, bias), True)
+    _backward(_unpack(tensors), context, outputs, (*parts, bias), True)
     return found
 
 
@@ -316,22 +308,24 @@ attend = define_operator(
     "attend_triton",
     dense.ARGUMENTS,
     1,
-    Formulas(_attend, _separate(False), dense.ATTEND.shapes, dense.ATTEND.forward),
+    OperatorDefinition(
+        _attend, _separate(False), dense.ATTEND.shapes, dense.ATTEND.forward
+    ),
 )
 pool = define_operator(
     "attend_pool_triton",
     dense.ARGUMENTS,
     2,
-    Formulas(_pool, _separate(True), dense.POOL.shapes, dense.POOL.forward),
+    OperatorDefinition(_pool, _separate(True), dense.POOL.shapes, dense.POOL.forward),
 )
 pool_packed = define_operator(
     "attend_pool_packed_triton",
     ("Tensor packed", "Tensor? bias"),
     2,
-    Formulas(
-        lambda tensors, setting: _pool(_unpack(tensors), setting),
+    OperatorDefinition(
+        lambda tensors, context: _pool(_unpack(tensors), context),
         _packed_backward,
-        lambda tensors, setting: dense.POOL.shapes(_unpack(tensors), setting),
-        lambda tensors, setting: dense.POOL.forward(_unpack(tensors), setting),
+        lambda tensors, context: dense.POOL.shapes(_unpack(tensors), context),
+        lambda tensors, context: dense.POOL.forward(_unpack(tensors), context),
     ),
 )

@@ -5,9 +5,9 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.autograd import OperatorContext
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,11 @@ class Span:
         size (int): The size.
         first (int): The place of the first one in ``token_order``.
         count (int): How many they are.
-        least (int): Those of fewer atoms are left to other spans.
     """
 
     size: int
     first: int
     count: int
-    least: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +30,7 @@ class Tiles:
     """The larger tokens, cut into tiles.
 
     Attributes:
-        token (Tensor): The token of every tile, -1 past the last.
+        token (Tensor): The token of every tile.
         first (Tensor): The first tile of that token.
         size (int): Atoms a tile.
     """
@@ -43,7 +41,7 @@ class Tiles:
 
     @property
     def count(self) -> int:
-        """The number of tiles, or more."""
+        """The number of tiles."""
         return self.token.size(0)
 
     @property
@@ -52,69 +50,63 @@ class Tiles:
         return self.count * self.size
 
 
-def make_spans(setting: Setting, sizes: tuple[int, ...]) -> list[Span]:
-    """The tokens that are padded to one of ``sizes``, empty ones among the first.
+@dataclass(frozen=True, eq=False)
+class TritonPlan:
+    """Which tokens one program attends in whole, and the tiles of the others.
 
-    A layout that was built inside a compiled graph has no plan. Then every span has all
-    tokens, and its kernel finds out which are its own.
+    Attributes:
+        token_order (Tensor): The tokens sorted by size ``[T]``, int64.
+        spans (list): Those of up to each size, empty ones among the first.
+        tiles (Tiles, optional): Those that are in no span.
     """
-    if setting.plan.size(0) == 0:
-        leasts = (0, *[size + 1 for size in sizes[:-1]])
-        return [
-            Span(size, 0, setting.num_tokens, least)
-            for size, least in zip(sizes, leasts, strict=True)
-        ]
-    spans, first = [], 0
-    for size, chunks in zip(sizes, _chunks_up_to(setting.plan, sizes), strict=True):
-        end = _first_token(setting, chunks)
-        if end > first:
-            spans.append(Span(size, first, end - first, 0))
-        first = end
-    return spans
+
+    token_order: Tensor
+    spans: list[Span]
+    tiles: Optional[Tiles]
 
 
-def make_tiles(setting: Setting, sizes: tuple[int, ...], tile: int) -> Optional[Tiles]:
-    """The tokens that are in no span, ``None`` where there are none."""
-    atoms, first, least = setting.num_atoms, 0, sizes[-1] + 1
-    tokens = atoms // least
-    if setting.plan.size(0) > 0:
-        chunks = _chunks_up_to(setting.plan, sizes)[-1]
-        # A chunk may hold smaller tokens, too.
-        first, least = _first_token(setting, chunks), 1
-        tokens = setting.num_tokens - first
-        if tokens:
-            atoms -= int(setting.plan[chunks, 0])
-    if tokens == 0:
-        return None
-    # Every token has at most one tile that is not full.
-    return _cut(setting, first, least, tile, atoms // tile + tokens)
+# The plans of a layout, known by its pointers, for as long as these live.
+_PLANS = WeakTensorKeyDictionary()
 
 
-def _chunks_up_to(plan: Tensor, sizes: tuple[int, ...]) -> list[int]:
-    """How many chunks of the plan have tokens of up to each of ``sizes``."""
-    # Chunks come by size.
-    largest = plan[:, 4].contiguous()
+def plan_of(context: OperatorContext, sizes: tuple[int, ...], tile: int) -> TritonPlan:
+    """The plan of a layout, made once for every way to cut it.
+
+    Args:
+        context (OperatorContext): The layout's tensors.
+        sizes (tuple): The sizes that small tokens are padded to.
+        tile (int): Atoms of a larger token's tile.
+    """
+    plans = _PLANS.setdefault(context.ptr, {})
+    if (sizes, tile) not in plans:
+        with torch.inference_mode(False):
+            plans[sizes, tile] = make_plan(context, sizes, tile)
+    return plans[sizes, tile]
+
+
+def make_plan(
+    context: OperatorContext, sizes: tuple[int, ...], tile: int
+) -> TritonPlan:
+    """See :func:`plan_of`."""
+    device = context.perm.device
+    counts = context.ptr_cpu.diff()
+    order = counts.argsort(stable=True)
+    counts = counts[order]
     limits = torch.tensor(sizes, device="cpu")
-    return torch.searchsorted(largest, limits, right=True).tolist()
-
-
-def _first_token(setting: Setting, chunk: int) -> int:
-    """The place in ``token_order`` where a chunk of the plan starts."""
-    plan = setting.plan
-    return setting.num_tokens if chunk == plan.size(0) else int(plan[chunk, 2])
-
-
-def _cut(setting: Setting, first: int, least: int, tile: int, count: int) -> Tiles:
-    """``count`` tiles for the tokens from place ``first`` on of ``least`` atoms."""
-    tokens = setting.token_order[first:]
-    sizes = setting.ptr.index_select(0, tokens + 1)
-    sizes = sizes - setting.ptr.index_select(0, tokens)
-    sizes = sizes.where(sizes >= least, 0)
-    ends = sizes.add(tile - 1).div(tile, rounding_mode="floor").cumsum(0)
-    index = torch.arange(count, device=tokens.device)
-    index = torch.searchsorted(ends, index, right=True)
-    return Tiles(
-        F.pad(tokens, (0, 1), value=-1).index_select(0, index),
-        F.pad(ends, (1, 0)).index_select(0, index),
+    ends = torch.searchsorted(counts, limits, right=True).tolist()
+    spans = [
+        Span(size, first, end - first)
+        for size, first, end in zip(sizes, [0, *ends[:-1]], ends, strict=True)
+        if end > first
+    ]
+    token_order = order.to(device, non_blocking=True)
+    if ends[-1] == len(order):
+        return TritonPlan(token_order, spans, None)
+    token, counts = order[ends[-1] :], (counts[ends[-1] :] + tile - 1) // tile
+    first = counts.cumsum(0) - counts
+    tiles = Tiles(
+        token.repeat_interleave(counts).to(device, non_blocking=True),
+        first.repeat_interleave(counts).to(device, non_blocking=True),
         tile,
     )
+    return TritonPlan(token_order, spans, tiles)

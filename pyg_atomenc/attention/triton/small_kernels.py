@@ -32,7 +32,6 @@ def _find_items(
     token_order,
     first,
     count,
-    least,
     HEADS: tl.constexpr,
     S: tl.constexpr,
     ITEMS: tl.constexpr,
@@ -46,8 +45,6 @@ def _find_items(
     token = tl.load(token_order + first + item // HEADS, mask=exists, other=0)
     start = tl.load(ptr + token, mask=exists, other=0)
     size = tl.load(ptr + token + 1, mask=exists, other=0) - start
-    # Where the sizes were not known before the launch, other launches take the rest.
-    exists = exists & (size >= least) & (size <= S)
     return token, item % HEADS, start, tl.where(exists, size, 0), exists
 
 
@@ -104,7 +101,6 @@ def small_forward(
     token_order,
     first,
     count,
-    least,
     scale,
     query_row,
     query_head,
@@ -123,7 +119,7 @@ def small_forward(
 ):
     """Outputs of atoms, or of tokens together with the atom weights."""
     token, head, start, size, exists = _find_items(
-        ptr, token_order, first, count, least, HEADS, S, ITEMS
+        ptr, token_order, first, count, HEADS, S, ITEMS
     )
     row, h = tl.arange(0, S), by_row(head, ITEMS)
     inside = row < by_row(size, ITEMS)
@@ -166,7 +162,6 @@ def small_backward(
     token_order,
     first,
     count,
-    least,
     scale,
     query_row,
     query_head,
@@ -189,7 +184,7 @@ def small_backward(
 ):
     """Gradients of what :func:`small_forward` reads; attention is computed again."""
     token, head, start, size, exists = _find_items(
-        ptr, token_order, first, count, least, HEADS, S, ITEMS
+        ptr, token_order, first, count, HEADS, S, ITEMS
     )
     row, h = tl.arange(0, S), by_row(head, ITEMS)
     inside = row < by_row(size, ITEMS)

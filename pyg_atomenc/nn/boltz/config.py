@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyg_atomenc.attention.layouts.window import check_window_sizes
+from pyg_atomenc.attention import check_window_sizes
 from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 

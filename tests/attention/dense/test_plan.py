@@ -1,48 +1,165 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention import TokenLayout, WindowLayout, attention
+from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.dense import plan
 from pyg_atomenc.attention.dense.plan import (
     CHUNK_COST,
     MAX_ATOMS,
+    MAX_ENTRIES,
     MAX_PAIRS,
-    make_plan,
+    MIN_ROWS,
+    chunks_of,
+    make_groups,
 )
-from pyg_atomenc.attention.triton.plan import make_spans
+
+
+def sorted_sizes(sizes):
+    return torch.tensor(sizes, dtype=torch.long).sort().values
+
+
+def make(index, num_tokens):
+    layout = TokenLayout.from_index(torch.tensor(index, dtype=torch.long), num_tokens)
+    return layout, OperatorContext.from_layout(layout, 0.0)
 
 
 @given(st.lists(st.integers(0, 40), max_size=200))
-def test_chunks_cover_every_token_once_in_order(sizes):
-    plan = make_plan(torch.tensor(sizes, dtype=torch.long)).tolist()
+def test_groups_cover_every_token_once_in_order(sizes):
     ordered = sorted(sizes)
-    atom, token = 0, ordered.count(0)
-    for first_atom, num_atoms, first_token, num_tokens, largest in plan:
-        taken = ordered[first_token : first_token + num_tokens]
-        assert (first_atom, first_token) == (atom, token)
-        assert sum(taken) == num_atoms
-        assert max(taken) == largest
-        atom, token = atom + num_atoms, token + num_tokens
-    assert (atom, token) == (sum(sizes), len(sizes))
+    token = ordered.count(0)
+    for group in make_groups(sorted_sizes(sizes)):
+        taken = ordered[group.first_token : group.first_token + group.num_tokens]
+        assert group.first_token == token
+        assert sum(taken) == group.num_atoms
+        assert max(taken) == group.size
+        token += group.num_tokens
+    assert token == len(sizes)
 
 
-def test_a_plan_stays_on_the_cpu():
+def test_padding_and_group_size_are_bounded():
+    generator = torch.Generator().manual_seed(3)
+    sizes = torch.randint(0, 60, (5000,), generator=generator)
+    groups = make_groups(sizes.sort().values)
+    padded = sum(group.num_tokens * group.size**2 for group in groups)
+    shared = len({group.size for group in groups})
+    assert padded - int((sizes**2).sum()) <= CHUNK_COST * shared
+    assert all(group.num_atoms <= MAX_ATOMS for group in groups)
+    assert all(group.num_tokens * group.size**2 <= MAX_PAIRS for group in groups)
+
+
+def test_the_number_of_groups_does_not_grow_with_equal_tokens_of_one_chunk():
+    assert len(make_groups(torch.full((100,), 8))) == 1
+    million = make_groups(torch.full((10**6,), 8))
+    assert len(million) == -(-(10**6) // (MAX_ATOMS // 8))
+    assert len(make_groups(torch.tensor([20_000]))) == 1
+
+
+@given(st.lists(st.integers(0, 20), max_size=200))
+def test_every_atom_is_read_and_written_in_its_token(index):
+    _, context = make(index, 22)
+    seen = []
+    for chunk in chunks_of(context):
+        for row, token in enumerate(chunk.tokens.tolist()):
+            size = chunk.size if chunk.sizes is None else chunk.sizes[row].item()
+            atoms = chunk.write[row, :size].tolist()
+            assert atoms == [a for a, t in enumerate(index) if t == token]
+            assert chunk.read[row, :size].tolist() == atoms
+            assert set(chunk.write[row, size:].tolist()) <= {len(index)}
+            assert set(chunk.read[row, size:].tolist()) <= {atoms[-1]}
+            if chunk.mask is not None:
+                assert chunk.mask[row].sum() == size
+            seen += atoms
+    assert sorted(seen) == list(range(len(index)))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
+def test_pair_rows_follow_the_edge_list(index):
+    layout, context = make(index, 8)
+    edges = layout.to_edge_index()
+    seen = []
+    for chunk in chunks_of(context):
+        rows = slice(0, chunk.size)
+        read, write = chunk.pair_rows(context.pair_ptr, rows)
+        inside = write < layout.num_pairs
+        assert torch.equal(read[inside], write[inside])
+        target = chunk.read.unsqueeze(2).expand_as(read)[inside]
+        source = chunk.read.unsqueeze(1).expand_as(read)[inside]
+        assert torch.equal(edges[:, read[inside]], torch.stack([source, target]))
+        stretch = chunk.pair_stretch(rows)
+        if stretch is not None:
+            assert list(range(stretch.start, stretch.stop)) == read.flatten().tolist()
+        seen += write[inside].tolist()
+    assert sorted(seen) == list(range(layout.num_pairs))
+
+
+def test_row_blocks_are_bounded():
+    _, context = make([0] * 5000, 1)
+    (chunk,) = chunks_of(context)
+    blocks = list(chunk.row_blocks())
+    assert [block.start for block in blocks[1:]] == [b.stop for b in blocks[:-1]]
+    assert blocks[-1].stop == 5000
+    rows = blocks[0].stop
+    assert rows == max(MIN_ROWS, MAX_ENTRIES // 5000)
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The layouts that were planned."""
+    made = []
+
+    def count(context):
+        made.append(context.num_atoms)
+        return make_chunks(context)
+
+    make_chunks = plan._make_chunks
+    monkeypatch.setattr(plan, "_make_chunks", count)
+    return made
+
+
+def test_a_layout_is_planned_once_and_forgotten_with_it(planned):
+    index = torch.tensor([0, 0, 1, 3, 3, 3])
+    kept = len(plan._CHUNKS)
+    for _ in range(2):
+        layout = TokenLayout.from_index(index)
+        qkv = torch.randn(3, 6, 1, 2, requires_grad=True)
+        for _ in range(3):
+            attention(*qkv, layout, backend="dense").pow(2).sum().backward()
+    assert len(planned) == 2
+    del layout
+    assert len(plan._CHUNKS) == kept
+
+
+def test_what_was_planned_without_gradients_serves_training():
+    layout = TokenLayout.from_index(torch.tensor([0, 0, 1, 2, 2, 2]))
+    qkv = torch.randn(3, 6, 1, 2, requires_grad=True)
+    with torch.inference_mode():
+        expected = attention(*qkv, layout, backend="dense")
+    torch.func.grad(lambda x: attention(*x, layout, backend="dense").sum())(qkv)
+    out = attention(*qkv, layout, backend="dense")
+    torch.testing.assert_close(out, expected)
+    (grad,) = torch.autograd.grad(out.pow(2).sum(), qkv, create_graph=True)
+    grad.pow(2).sum().backward()
+
+
+def test_plans_stay_on_the_cpu():
     index = torch.tensor([0, 0, 1, 3, 3, 3])
     # Any other device than the CPU will do.
     with torch.device("meta"):
         layout = TokenLayout.from_index(index, 4)
-        setting = Setting.from_layout(layout, 0.0)
-        spans = make_spans(setting, (2, 16))
+        context = OperatorContext.from_layout(layout, 0.0)
         windows = WindowLayout.from_ptr(torch.tensor([0, 50], device="cpu"))
-    assert layout.plan.device.type == "cpu"
-    assert [(span.size, span.count) for span in spans] == [(2, 1), (16, 3)]
+        qkv = torch.randn(3, 6, 1, 2, device="cpu")
+        assert attention(*qkv, layout, backend="dense").device.type == "cpu"
+    assert context.ptr_cpu.device.type == "cpu"
     assert torch.equal(windows.query_start, torch.tensor([0, 32]))
 
 
-def test_a_plan_that_was_moved_comes_back():
+def test_pointers_that_were_moved_come_back():
     class Moved(torch.Tensor):
         device = torch.device("cuda")
 
@@ -50,24 +167,6 @@ def test_a_plan_that_was_moved_comes_back():
             return self.as_subclass(torch.Tensor)
 
     layout = TokenLayout.from_index(torch.tensor([0, 0, 1]))
-    moved = replace(layout, plan=layout.plan.as_subclass(Moved))
-    plan = Setting.from_layout(moved, 0.0).plan
-    assert type(plan) is torch.Tensor and torch.equal(plan, layout.plan)
-
-
-def test_padding_and_chunk_size_are_bounded():
-    generator = torch.Generator().manual_seed(3)
-    sizes = torch.randint(0, 60, (5000,), generator=generator)
-    plan = make_plan(sizes)
-    padded = (plan[:, 3] * plan[:, 4] ** 2).sum()
-    exact = (sizes**2).sum()
-    groups = plan[:, 4].unique().numel()
-    assert padded - exact <= CHUNK_COST * groups
-    assert (plan[:, 1] <= MAX_ATOMS).all()
-    assert (plan[:, 3] * plan[:, 4] ** 2 <= MAX_PAIRS).all()
-
-
-def test_the_number_of_chunks_does_not_grow_with_equal_tokens_of_one_chunk():
-    assert len(make_plan(torch.full((100,), 8))) == 1
-    assert len(make_plan(torch.full((10**6,), 8))) == -(-(10**6) // (MAX_ATOMS // 8))
-    assert len(make_plan(torch.tensor([20_000]))) == 1
+    moved = replace(layout, ptr_cpu=layout.ptr_cpu.as_subclass(Moved))
+    host = OperatorContext.from_layout(moved, 0.0).ptr_cpu
+    assert type(host) is torch.Tensor and torch.equal(host, layout.ptr_cpu)

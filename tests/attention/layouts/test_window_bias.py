@@ -51,7 +51,7 @@ def test_bad_input():
     qkv = torch.randn(3, 9, 2, 5, dtype=torch.float64)
     packed = WindowBias.from_edges(bias, layout)
     tokens = TokenLayout.from_index(torch.zeros(9, dtype=torch.long))
-    with pytest.raises(ValueError, match="'layout' a TokenLayout"):
+    with pytest.raises(ValueError, match="'layout' is of type TokenLayout.*of windows"):
         attention(*qkv, tokens, packed)
     other, _ = make([0, 4, 9])
     with pytest.raises(ValueError, match="the layout and the heads need"):

@@ -21,7 +21,7 @@ from pyg_atomenc.attention import (
     attention_pool,
     backends,
 )
-from pyg_atomenc.attention.autograd import Setting
+from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.dispatch import choose_backend
 from pyg_atomenc.attention.inputs import AttentionInputs
 from pyg_atomenc.attention.triton import backend, operators
@@ -158,16 +158,6 @@ def test_second_gradients_are_those_of_the_dense_path(pool):
     case.agrees(*seconds)
 
 
-@pytest.mark.parametrize("pool", [False, True])
-def test_a_layout_without_a_plan(pool):
-    # As one is that was built inside a compiled graph.
-    case = Case((3, 0, 17, 40, 66), heads=1, bias=False)
-    case.layout = replace(case.layout, plan=case.layout.plan[:0])
-    found, expected = case.run(pool), case.expected(pool)
-    case.agrees(found, expected)
-    case.agrees(gradients(found, case.tensors), gradients(expected, case.exact))
-
-
 def surrounded(tensor):
     """The same numbers, in the middle of a memory full of NaN."""
     rows, heads, channels = tensor.shape
@@ -273,13 +263,15 @@ def test_a_launch_of_more_items_than_32_bits_count():
     case = Case((3,), heads=4, bias=False)
     query, key, value = (t.detach() for t in case.tensors)
     call = operators.Call(
-        (query, key, value, None), Setting.from_layout(case.layout, 0.0), pool=False
+        (query, key, value, None),
+        OperatorContext.from_layout(case.layout, 0.0),
+        pool=False,
     )
     out = torch.empty_like(value)
     (launch,) = operators.attend_launches(call, out)
     # The first programs alone, of as many as there would be with 2**30 tokens.
     launch = replace(launch, arguments={**launch.arguments, "count": 2**30})
-    operators.submit(replace(launch, choices=launch.choices[:1]), query.device)
+    operators.submit(replace(launch, configs=launch.configs[:1]), query.device)
     case.agrees((out,), case.expected(False))
 
 
@@ -373,7 +365,7 @@ def test_inputs_whose_channels_are_not_neighbours():
 
 def test_operators_keep_their_promises():
     case = Case((3, 0, 2, 66), d=3)
-    flat = Setting.from_layout(case.layout, 0.0).flat()
+    flat = OperatorContext.from_layout(case.layout, 0.0).flat()
     ops = torch.ops.pyg_atomenc
     values = [t.detach() for t in case.tensors]
     out, tokens = (torch.randn(n, 2, 3, device=DEVICE) for n in (71, 4))

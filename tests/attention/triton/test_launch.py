@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from pyg_atomenc.attention.triton import launch as launching
-from pyg_atomenc.attention.triton.configurations import Choice
+from pyg_atomenc.attention.triton.configurations import KernelConfig
 from pyg_atomenc.attention.triton.launch import Launch
 
-FIRST, SECOND, THIRD = Choice(4, 4), Choice(8, 8), Choice(2, 2)
+FIRST, SECOND, THIRD = KernelConfig(4, 4), KernelConfig(8, 8), KernelConfig(2, 2)
 TIMES = {FIRST: 3.0, SECOND: 1.0, THIRD: float("inf")}
 GPU = torch.device("cuda", 0)
 
 
-def launch(choices=(FIRST, SECOND, THIRD), **arguments):
-    return Launch("small_forward", "ITEMS", lambda block: 10, choices, arguments)
+def launch(configs=(FIRST, SECOND, THIRD), **arguments):
+    return Launch("small_forward", "ITEMS", lambda block: 10, configs, arguments)
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def timed(monkeypatch):
     """The launches that were timed."""
     found = []
 
-    def time(launch, choice):
-        found.append(choice)
-        return TIMES[choice]
+    def time(launch, config):
+        found.append(config)
+        return TIMES[config]
 
     monkeypatch.setattr(launching, "_CHOSEN", {})
     monkeypatch.setattr(launching, "_time", time)

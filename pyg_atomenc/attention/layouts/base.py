@@ -1,0 +1,105 @@
+"""What every layout is: sources, targets, the pairs between them, and how it moves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar, Optional, TypeVar, Union
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Self = TypeVar("Self", bound="Layout")
+
+
+class Layout(ABC):
+    """Says which sources every target attends to; :meth:`to_edge_index` is its meaning.
+
+    A layout is an immutable dataclass of tensors and numbers. It is made and checked
+    once a batch, in a DataLoader worker if you like, and handed to every layer: using
+    one never waits for a device.
+
+    Attributes:
+        num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
+            it is known without waiting for a device.
+        tensors (tuple): The names of the fields that move with the layout.
+        host_tensors (tuple): The names of those that stay on the CPU.
+    """
+
+    num_pairs: Optional[int]
+    tensors: ClassVar[tuple[str, ...]]
+    host_tensors: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def num_sources(self) -> int:
+        """The number of nodes that are attended to."""
+
+    @property
+    @abstractmethod
+    def num_targets(self) -> int:
+        """The number of nodes that attend."""
+
+    @abstractmethod
+    def to_edge_index(self) -> Tensor:
+        """The pairs ``[2, E]``, int64, rows (source, target) = (key, query)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self._moving()[0].device
+
+    def to(
+        self: Self, device: Union[str, int, torch.device], non_blocking: bool = False
+    ) -> Self:
+        """Move to a device; what is kept for the CPU stays there."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self: Self) -> Self:
+        """Copy into page-locked memory, for asynchronous transfers to a GPU."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _moving(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.tensors]
+
+    def _map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
+        moved = map(function, self._moving())
+        changes: dict[str, Any] = dict(zip(self.tensors, moved, strict=True))
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
+def register_layout(kind: type[Layout], numbers: tuple[str, ...] = ()) -> None:
+    """Make a layout a pytree, whose leaves are all of its tensors.
+
+    Args:
+        kind (type): The layout.
+        numbers (tuple): The fields beside the tensors that a trace may take for
+            constants; what is left out, such as ``num_pairs`` where tensors tell it,
+            does not bind an exported program to one batch. (default: ``()``)
+    """
+    names = (*kind.tensors, *kind.host_tensors)
+
+    def flatten(layout: Any) -> tuple[list[Tensor], list[Any]]:
+        return (
+            [getattr(layout, name) for name in names],
+            [getattr(layout, name) for name in numbers],
+        )
+
+    def flatten_with_keys(layout: Any) -> tuple[list[Any], list[Any]]:
+        values, context = flatten(layout)
+        keys = map(pytree.GetAttrKey, names)
+        return list(zip(keys, values, strict=True)), context
+
+    def unflatten(values: Any, context: Any) -> Any:
+        named = dict(zip(names, values, strict=True))
+        return kind(**named, **dict(zip(numbers, context, strict=True)))
+
+    pytree.register_pytree_node(
+        kind,
+        flatten,
+        unflatten,
+        serialized_type_name=f"pyg_atomenc.{kind.__name__}",
+        flatten_with_keys_fn=flatten_with_keys,
+        to_dumpable_context=lambda context: context,
+        from_dumpable_context=lambda context: context,
+    )

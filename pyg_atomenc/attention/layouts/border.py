@@ -1,0 +1,101 @@
+"""What users pass where a layout goes, as one: the border of every layer."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import SparseTensor
+from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
+
+from pyg_atomenc.attention.layouts.base import Layout
+from pyg_atomenc.attention.layouts.edge import EdgeLayout
+from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.checks import check_type
+from pyg_atomenc.errors import AtomEncodingError
+
+_MENDS = {
+    Layout: "pass TokenLayout.from_index(atom_to_token, num_tokens), "
+    "WindowLayout.from_batch(batch), or EdgeLayout.from_edge_index(...).",
+    TokenLayout: "pass TokenLayout.from_index(atom_to_token, num_tokens), which has "
+    "tokens to pool atoms into.",
+}
+
+
+def check_layout(layout: Any, kind: Any = Layout) -> Any:
+    """The layout, if it is one, or a TokenLayout where ``kind`` says so."""
+    return check_type("layout", layout, kind, _MENDS[kind])
+
+
+def as_layout(
+    edges: Any, num_sources: int, num_targets: Optional[int] = None
+) -> Layout:
+    """What a user passed where edges go, as a layout: a layer's border.
+
+    Args:
+        edges (Layout, Tensor or SparseTensor): A layout, which is handed through; edges
+            ``[2, E]``, rows (source, target); or a sparse adjacency, transposed as PyG
+            has it, with a row a target.
+        num_sources (int): The number of source nodes.
+        num_targets (int, optional): The number of target nodes.
+            (default: ``num_sources``)
+
+    Raises:
+        ValueError: If it is none of these, or does not fit the nodes.
+    """
+    if num_targets is None:
+        num_targets = num_sources
+    if not isinstance(edges, Layout):
+        if isinstance(edges, SparseTensor) or is_torch_sparse_tensor(edges):
+            edges = to_edge_index(edges)[0].flip(0)
+        return EdgeLayout.from_edge_index(edges, num_sources, num_targets)
+    if (edges.num_sources, edges.num_targets) != (num_sources, num_targets):
+        raise AtomEncodingError(
+            f"'layout' was built for {_counted(edges.num_sources, edges.num_targets)}, "
+            f"but the input has {_counted(num_sources, num_targets)}: build the layout "
+            f"from this batch."
+        )
+    return edges
+
+
+def as_token_layout(
+    index: Any,
+    num_atoms: int,
+    num_tokens: Optional[int] = None,
+    batch: Optional[Tensor] = None,
+) -> TokenLayout:
+    """What a user passed as the tokens of atoms, as a layout.
+
+    Args:
+        index (Tensor or TokenLayout): The token of every atom ``[N]``, or the layout.
+        num_atoms (int): The number of atoms ``N``.
+        num_tokens (int, optional): The number of tokens, if the user told it.
+            (default: ``None``)
+        batch (Tensor, optional): The graph of every atom ``[N]``, to be checked
+            outside of traces. (default: ``None``)
+
+    Raises:
+        ValueError: If it is neither, or does not fit the rest.
+    """
+    if not isinstance(index, Layout):
+        layout = TokenLayout.from_index(index, num_tokens, batch)
+    else:
+        layout = check_layout(index, TokenLayout)
+        if num_tokens is not None and num_tokens != layout.num_tokens:
+            raise AtomEncodingError(
+                f"'dim_size' is {num_tokens}, but the layout has {layout.num_tokens} "
+                f"tokens: leave 'dim_size' out."
+            )
+        if batch is not None and not torch.compiler.is_compiling():
+            layout.check_batch(batch)
+    if layout.num_atoms != num_atoms:
+        raise AtomEncodingError(
+            f"'x' has {num_atoms} atoms, but 'index' {layout.num_atoms}: give every "
+            f"atom one row and one token."
+        )
+    return layout
+
+
+def _counted(num_sources: int, num_targets: int) -> str:
+    if num_sources == num_targets:
+        return f"{num_sources} atoms"
+    return f"{num_sources} sources and {num_targets} targets"

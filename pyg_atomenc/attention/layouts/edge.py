@@ -1,0 +1,91 @@
+"""Which nodes attend to which: any list of edges, checked once."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.attention.layouts.base import Layout, register_layout
+from pyg_atomenc.checks import check_integer, check_range, found
+from pyg_atomenc.errors import AtomEncodingError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EdgeLayout(Layout):
+    """The edges of a graph, over which targets attend to their sources.
+
+    Build one with :meth:`from_edge_index`.
+
+    Attributes:
+        edge_index (Tensor): Rows (source, target) = (key, query), ``[2, E]``, int64.
+        num_sources (int): The number of nodes that are attended to.
+        num_targets (int): The number of nodes that attend.
+    """
+
+    edge_index: Tensor
+    num_sources: int = 0
+    num_targets: int = 0
+
+    tensors = ("edge_index",)
+
+    @staticmethod
+    def from_edge_index(
+        edge_index: Tensor,
+        num_sources: int,
+        num_targets: Optional[int] = None,
+        *,
+        check: Optional[bool] = None,
+    ) -> "EdgeLayout":
+        """Check edges once.
+
+        Args:
+            edge_index (Tensor): Rows (source, target), ``[2, E]``, integers.
+            num_sources (int): The number of source nodes.
+            num_targets (int, optional): The number of target nodes.
+                (default: ``num_sources``)
+            check (bool, optional): Whether to look at the values, for which a GPU
+                waits. (default: on the CPU, outside of traces)
+
+        Raises:
+            ValueError: If the edges are no such list, or leave the nodes.
+        """
+        if num_targets is None:
+            num_targets = num_sources
+        is_edges = isinstance(edge_index, Tensor) and edge_index.dim() == 2
+        if (
+            not is_edges
+            or edge_index.size(0) != 2
+            or edge_index.dtype not in (torch.int64, torch.int32)
+        ):
+            raise AtomEncodingError(
+                f"'edge_index' is {found(edge_index)}: pass a layout, or edges [2, "
+                f"num_edges] of integers."
+            )
+        tracing = torch.compiler.is_compiling()
+        if not tracing:
+            num_sources = check_integer("num_sources", num_sources, 0)
+            num_targets = check_integer("num_targets", num_targets, 0)
+        if check or (check is None and edge_index.device.type == "cpu" and not tracing):
+            check_range("edge_index[0]", edge_index[0], num_sources, "source nodes")
+            check_range("edge_index[1]", edge_index[1], num_targets, "target nodes")
+        return EdgeLayout(edge_index.long(), num_sources, num_targets)
+
+    @property
+    def num_pairs(self) -> int:  # type: ignore[override]
+        """The number of edges ``E``."""
+        return self.edge_index.size(1)
+
+    def to_edge_index(self) -> Tensor:
+        """The edges as they were given, ``[2, E]``, int64."""
+        return self.edge_index
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(num_sources={self.num_sources}, "
+            f"num_targets={self.num_targets}, num_pairs={self.num_pairs}, "
+            f"device='{self.device}')"
+        )
+
+
+register_layout(EdgeLayout, ("num_sources", "num_targets"))

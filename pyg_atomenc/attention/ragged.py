@@ -1,0 +1,30 @@
+"""Index helpers for runs of different lengths, told by pointers."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+def pointers(counts: Tensor) -> Tensor:
+    """Where every run starts, and the last ends ``[R + 1]``, from counts ``[R]``."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def ranges(start: Tensor, count: Tensor, total: Optional[int] = None) -> Tensor:
+    """``start[i], start[i] + 1, …``, ``count[i]`` numbers, of all runs in order.
+
+    Args:
+        start (Tensor): The first number of every run ``[R]``, int64.
+        count (Tensor): How many numbers it has ``[R]``, int64.
+        total (int, optional): Their sum; without it a GPU waits. (default: ``None``)
+    """
+    shift = (start - count.cumsum(0) + count).repeat_interleave(
+        count, output_size=total
+    )
+    return shift + torch.arange(shift.numel(), device=shift.device)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index]`` for rows, without the cost of general indexing on the CPU."""
+    return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:])
