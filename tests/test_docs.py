@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,26 @@ def test_paths_in_the_documents_are_there():
         for name in re.findall(rf"{folders}/[\w./-]*\w", page.read_text()):
             beside = ROOT / name, page.parent / name
             assert any(path.exists() for path in beside), f"{page.name}: {name}"
+
+
+def test_names_in_the_documents_are_there():
+    for page in PAGES:
+        if page.stem == "changelog":
+            continue
+        for name in re.findall(r"`(pyg_atomenc(?:\.\w+)+)`", page.read_text()):
+            try:
+                pkgutil.resolve_name(name)
+            except MissingPackageError:
+                continue
+
+
+def test_extras_in_the_documents_are_there():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    texts = [path.read_text() for path in (*PAGES, *(ROOT / "examples").rglob("*.py"))]
+    for text in texts:
+        for names in re.findall(r"\.\[([a-z,]+)\]", text):
+            assert set(names.split(",")) <= set(extras)
 
 
 def test_commands_in_the_documents_take_what_they_are_given():
