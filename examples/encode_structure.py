@@ -6,7 +6,7 @@ Reads mmCIF, BinaryCIF and PDB files, also gzipped; every residue, nucleotide an
 is a token, or what --tokenizer says. Without a file it encodes a peptide and a ligand
 that RDKit builds on the spot. The weights are random, drawn from --seed: train the
 layer inside a model of your own to give the features a meaning. Needs the extras
-`structure`, `chem` and `io`.
+`save` and `structure`, or `chem` without a file.
 
 What it writes: `tokens` [T, heads * out_channels] float32, `token_batch` [T] the
 structure of every token, `token_pos` [T, 3] the mean position of its atoms in ångström;
@@ -18,17 +18,17 @@ import json
 from pathlib import Path
 
 import torch
-from rdkit import Chem
-from rdkit.Chem import AllChem
-from safetensors.torch import save_file
 from torch import nn
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GINEConv
 
 from pyg_atomenc import AtomAttentionEncoder, token_graph
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_structure
 from pyg_atomenc.tokenizers import AF3, BRICS, Atom, Beads, Boltz1, Boltz2, Residue
 
+# The package, or a message that says how to install it.
+save_file = require_package("safetensors.torch", "encode_structure.py").save_file
 TOKENIZERS = {
     tokenizer.__name__.lower(): tokenizer
     for tokenizer in (Residue, Atom, AF3, Boltz1, Boltz2, Beads)
@@ -54,6 +54,8 @@ class Encoder(nn.Module):
 
 def built_in(seed):
     """A peptide whose residues are tokens, and a ligand cut into fragments."""
+    Chem = require_package("rdkit.Chem", "encoding without a file")
+    AllChem = require_package("rdkit.Chem.AllChem", "encoding without a file")
     peptide = Chem.MolFromSequence("GAVLKF")
     ligand = Chem.MolFromSmiles("CC(=O)Nc1ccc(O)cc1")
     graphs = []

@@ -6,8 +6,8 @@ Reads `molecules.csv` beside it, cuts every molecule into fragments, and learns 
 octanol-water partition coefficient logP that RDKit computes with Crippen's method. The
 same model is trained twice on each of three random splits: once the encoder turns atoms
 into tokens, once `global_mean_pool` does. Stereochemistry is left out of the file,
-because this logP does not see it. Needs the extra `chem` and tqdm; it takes about a
-minute on two cores.
+because this logP does not see it. Needs the extra `chem`, and about a minute on two
+cores.
 """
 
 import argparse
@@ -15,16 +15,19 @@ import csv
 from pathlib import Path
 
 import torch
-from rdkit import Chem
-from rdkit.Chem.Crippen import MolLogP
 from torch import nn
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GINConv, GINEConv, global_add_pool, global_mean_pool
 from tqdm import tqdm
 
 from pyg_atomenc import AtomAttentionEncoder, token_graph
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io import from_smiles
 from pyg_atomenc.plotting import draw_atom_weights
+
+# RDKit, or a message that says how to install it.
+Chem = require_package("rdkit.Chem", "quickstart.py")
+MolLogP = require_package("rdkit.Chem.Crippen", "quickstart.py").MolLogP
 
 HERE = Path(__file__).parent
 SPLITS = 3

@@ -4,12 +4,13 @@ import importlib
 from types import ModuleType
 
 # Import name of an optional package → the extra that installs it.
-_EXTRA_OF = {
+EXTRA_OF = {
     "rdkit": "chem",
     "scipy": "structure",
     "biotite": "structure",
     "torch_scatter": "scatter",
-    "safetensors": "io",
+    "safetensors": "save",
+    "filelock": "save",
     "matplotlib": "plot",
     "triton": "triton",
 }
@@ -54,17 +55,28 @@ def require_package(name: str, why: str) -> ModuleType:
         if package != (error.name or "").split(".")[0]:
             # The package is there, but broken: its own message says more than ours.
             raise
-        extra = _EXTRA_OF.get(package)
-        if package == "torch_scatter":
-            # It compiles against the installed torch, which an isolated build hides.
-            mend = "pip install --no-build-isolation torch_scatter"
-        elif extra is None:
-            mend = f"pip install {package}"
-        else:
-            mend = f"pip install 'pyg_atomenc[{extra}]'"
+        extra = EXTRA_OF.get(package)
         hint = f" (extra '{extra}')" if extra else ""
         raise MissingPackageError(
             f"{why} needs the package '{package}'{hint}, which is not installed. "
-            f"Install it with: {mend}",
+            f"Install it with: {how_to_install(package)}",
             name=package,
         ) from error
+
+
+def how_to_install(package: str) -> str:
+    """The command that installs an optional package.
+
+    Args:
+        package (str): Its import name, for example ``"rdkit"``.
+
+    Returns:
+        str: The command, by the package's extra where it has one: this package is not
+        on PyPI, so an extra is installed from the folder of its source.
+    """
+    if package == "torch_scatter":
+        # It compiles against the installed torch, which an isolated build hides.
+        return "pip install --no-build-isolation torch_scatter"
+    if package not in EXTRA_OF:
+        return f"pip install {package}"
+    return f"pip install -e '.[{EXTRA_OF[package]}]' (in the folder of pyg_atomenc)"

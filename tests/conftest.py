@@ -2,13 +2,21 @@ import os
 import sys
 from pathlib import Path
 
+# One thread a process: tests run in as many as there are cores. Before torch is
+# imported, and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 # Names in this variable are hidden from every import, as if not installed.
-for _name in os.environ.get("PYG_ATOMENC_TEST_WITHOUT", "").split():
+HIDDEN = os.environ.get("PYG_ATOMENC_TEST_WITHOUT", "").split()
+for _name in HIDDEN:
     sys.modules[_name] = None
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)
 
 # Without a GPU, Triton's kernels are tested by its interpreter, which has to be asked
 # for before anything imports Triton.
@@ -19,12 +27,22 @@ settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What asks for the fixture `scatter` meets torch_scatter."""
+    for item in items:
+        if "scatter" in getattr(item, "fixturenames", ()):
+            item.add_marker("scatter")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(12345)
 
 
-@pytest.fixture(params=["torch_scatter", "pyg"])
+@pytest.fixture(
+    params=["pyg"] if "torch_scatter" in HIDDEN else ["torch_scatter", "pyg"]
+)
 def scatter(request, monkeypatch):
     """Runs a test with torch_scatter's operators, and with PyG's own."""
     from pyg_atomenc.attention import edges

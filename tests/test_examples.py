@@ -1,6 +1,7 @@
-"""The example scripts, run as a user runs them, on little work."""
+"""The example scripts, on little work."""
 
 import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -13,36 +14,111 @@ import torch
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(script, *arguments, **options):
+SCRIPTS = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py"))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Gives a script as a module that finds what lies beside it."""
+
+    def module(script):
+        path = EXAMPLES / script
+        monkeypatch.syspath_prepend(path.parent)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        loaded = importlib.util.module_from_spec(spec)
+        # What another one imported from beside it may have a name that this one uses.
+        for other in SCRIPTS:
+            sys.modules.pop(Path(other).stem, None)
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    return module
+
+
+@pytest.fixture
+def run(load, monkeypatch, capsys):
+    """Runs a script with arguments, in this process; gives what it prints."""
+
+    def main(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        load(script).main()
+        return capsys.readouterr().out
+
+    return main
+
+
+def run_apart(script, *arguments):
+    """As a user runs it."""
     return subprocess.run(
         [sys.executable, EXAMPLES / script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        **options,
     )
 
 
-def test_quickstart(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_starts_as_a_user_starts_it(script):
+    done = run_apart(script, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, package, extra",
+    [
+        ("quickstart.py", "rdkit", "chem"),
+        ("encode_structure.py", "safetensors", "save"),
+        ("benchmarks/attention.py", "matplotlib", "plot"),
+    ],
+)
+def test_says_which_extra_brings_what_it_lacks(
+    script, package, extra, run, monkeypatch
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"pip install -e '\.\[{extra}\]'"):
+        run(script)
+
+
+def errors_of(text):
+    """The errors that quickstart.py prints, by the name of the model."""
+    lines = [line.split() for line in text.splitlines()]
+    return {" ".join(line[:-5]): float(line[-5]) for line in lines if "±" in line}
+
+
+MODELS = {"mean of the training set", "without the encoder", "with the encoder"}
+
+
+def test_quickstart(tmp_path, load, monkeypatch, capsys):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
-    done = run("quickstart.py", "--epochs", 2, "--out", tmp_path, check=True)
-    lines = [line.split() for line in done.stdout.splitlines()]
-    errors = {" ".join(line[:-5]): float(line[-5]) for line in lines if "±" in line}
-    assert set(errors) == {
-        "mean of the training set",
-        "without the encoder",
-        "with the encoder",
-    }
-    # Two epochs learn something already.
-    assert errors["with the encoder"] < errors["mean of the training set"]
-    picture = (tmp_path / "quickstart.svg").read_text()
-    assert picture.count("<ellipse") > 10
+    quickstart = load("quickstart.py")
+    lines = (EXAMPLES / "molecules.csv").read_text().splitlines()
+    (tmp_path / "molecules.csv").write_text("\n".join(lines[:81]))
+    monkeypatch.setattr(quickstart, "HERE", tmp_path)
+    monkeypatch.setattr(quickstart, "SPLITS", 2)
+    out = tmp_path / "new"
+    monkeypatch.setattr(sys, "argv", ["", "--epochs", "5", "--out", str(out)])
+    quickstart.main()
+    found = errors_of(capsys.readouterr().out)
+    assert set(found) == MODELS
+    # A few epochs on some molecules learn something already.
+    assert found["with the encoder"] < found["mean of the training set"]
+    assert (out / "quickstart.svg").read_text().count("<ellipse") > 10
+
+
+@pytest.mark.slow
+def test_quickstart_as_a_user_runs_it(tmp_path):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    done = run_apart("quickstart.py", "--epochs", 2, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(errors_of(done.stdout)) == MODELS
     assert "training" in done.stderr and "100%" in done.stderr
 
 
-def test_quickstart_draws_weights_on_the_atoms_that_they_are_of(tmp_path, monkeypatch):
+def test_quickstart_draws_weights_on_the_atoms_that_they_are_of(tmp_path, load):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
-    monkeypatch.syspath_prepend(EXAMPLES)
-    quickstart = importlib.import_module("quickstart")
+    quickstart = load("quickstart.py")
 
     def weights_of_nitrogen(x, layout, return_attention_weights):
         return None, x.unsqueeze(1)
@@ -71,24 +147,24 @@ def read(path):
         return tensors, {k: json.loads(v) for k, v in file.metadata().items()}
 
 
-def test_encode_structure_without_a_file(tmp_path):
+def test_encode_structure_without_a_file(tmp_path, run):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     out = tmp_path / "new" / "tokens.safetensors"
-    done = run("encode_structure.py", "--out", out, "--device", "cpu", check=True)
+    printed = run("encode_structure.py", "--out", out, "--device", "cpu")
     tensors, names = read(out)
     peptide = [name.split(":")[-1] for name in names["token_names"][:6]]
     assert peptide == ["GLY1", "ALA2", "VAL3", "LEU4", "LYS5", "PHE6"]
     assert tensors["tokens"].shape == (len(names["token_names"]), 128)
     assert tensors["token_batch"].unique().tolist() == [0, 1]
-    assert "| paracetamol" in done.stdout
+    assert "| paracetamol" in printed
 
 
-def test_encode_structure_files(tmp_path, structures):
+def test_encode_structure_files(tmp_path, structures, run):
     files = [structures / name for name in ("1l2y.bcif", "3o5r.pdb", "1aki.cif")]
     outs = [tmp_path / "one.safetensors", tmp_path / "all.safetensors"]
     for out, size in zip(outs, (1, 3), strict=True):
         run("encode_structure.py", *files, "--out", out, "--batch-size", size,
-            "--device", "cpu", check=True)  # fmt: skip
+            "--device", "cpu")  # fmt: skip
     (one, names), (all_, _) = map(read, outs)
     assert names["structures"] == ["1l2y.bcif", "3o5r.pdb", "1aki.cif"]
     assert names["token_names"][0] == "A:ASN1"
@@ -97,78 +173,87 @@ def test_encode_structure_files(tmp_path, structures):
     assert one["tokens"].allclose(all_["tokens"], atol=1e-5)
 
 
-def test_encode_structure_with_other_tokens(tmp_path, structures):
+def test_encode_structure_with_other_tokens(tmp_path, structures, run):
     out = tmp_path / "tokens.safetensors"
     for tokenizer, count in [("atom", 304), ("af3", 20)]:
         run("encode_structure.py", structures / "1l2y.bcif", "--out", out,
-            "--tokenizer", tokenizer, "--device", "cpu", check=True)  # fmt: skip
+            "--tokenizer", tokenizer, "--device", "cpu")  # fmt: skip
         assert len(read(out)[0]["tokens"]) == count
 
 
-def test_encode_structure_says_what_is_wrong(tmp_path):
+def test_encode_structure_says_what_is_wrong(tmp_path, run, capsys):
     pytest.importorskip("biotite", reason="biotite is not installed")
-    done = run("encode_structure.py", tmp_path / "nothing.cif")
-    assert done.returncode == 1
-    assert done.stderr.endswith("nothing.cif: does not exist. Check the path.\n")
+    with pytest.raises(SystemExit) as stopped:
+        run("encode_structure.py", tmp_path / "nothing.cif")
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert message.endswith("nothing.cif: does not exist. Check the path.\n")
 
 
-def test_benchmark_reading():
-    pytest.importorskip("biotite", reason="biotite is not installed")
-    done = run("benchmarks/reading.py", "--atoms", 200, "--rounds", 1, check=True)
-    rows = [line for line in done.stdout.splitlines() if "| protein." in line]
-    head = done.stdout.splitlines()[0]
-    assert len(rows) == 3 and all(row.count("|") == head.count("|") for row in rows)
-    assert all(" ms |" in row and " × |" in row for row in rows)
-
-
-def test_boltz_encoder(tmp_path):
+def test_boltz_encoder(tmp_path, run):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     from pyg_atomenc.checkpoints import to_boltz_state_dict
     from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
 
     out, path = tmp_path / "tokens.safetensors", tmp_path / "boltz.ckpt"
-    arguments = ("--out", out, "--device", "cpu")
-    done = run("boltz_encoder.py", *arguments, check=True)
-    assert "RANDOM weights" in done.stdout
+    arguments = ("boltz_encoder.py", "--out", out, "--device", "cpu")
+    assert "RANDOM weights" in run(*arguments)
     random = read_tensors(out)
     config = BoltzConfig.boltz1("trunk", token_channels=24)
     torch.save({"state_dict": to_boltz_state_dict(BoltzAtomEncoder(config))}, path)
-    done = run("boltz_encoder.py", *arguments, "--checkpoint", path, check=True)
-    assert "weights of Boltz-1" in done.stdout and "RANDOM" not in done.stdout
+    printed = run(*arguments, "--checkpoint", path)
+    assert "weights of Boltz-1" in printed and "RANDOM" not in printed
     tokens = read_tensors(out)
     assert {name: len(t) for name, t in tokens.items()} == {
         name: len(t) for name, t in random.items()
     }
     assert tokens["aspirin"].shape[1] == 24
-    done = run("boltz_encoder.py", "--checkpoint", tmp_path / "none.ckpt")
-    assert done.returncode == 1 and "there is no such file" in done.stderr
+    with pytest.raises(SystemExit, match="there is no such file"):
+        run("boltz_encoder.py", "--checkpoint", tmp_path / "none.ckpt")
 
 
 def read_tensors(path):
     return pytest.importorskip("safetensors.torch").load_file(path)
 
 
+def test_benchmark_reading(run):
+    pytest.importorskip("biotite", reason="biotite is not installed")
+    printed = run("benchmarks/reading.py", "--atoms", 200, "--rounds", 1)
+    rows = [line for line in printed.splitlines() if "| protein." in line]
+    head = printed.splitlines()[0]
+    assert len(rows) == 3 and all(row.count("|") == head.count("|") for row in rows)
+    assert all(" ms |" in row and " × |" in row for row in rows)
+
+
+@pytest.mark.slow
 def test_benchmark_dataset():
     pytest.importorskip("biotite", reason="biotite is not installed")
-    done = run("benchmarks/dataset.py", "--count", 12, "--workers", 1, check=True)
+    done = run_apart("benchmarks/dataset.py", "--count", 12, "--workers", 1)
+    assert done.returncode == 0, done.stderr
     assert "12 files" in done.stdout and "1 process: " in done.stdout
     assert "filled to" in done.stdout and done.stdout.rstrip().endswith("has 12")
 
 
 @pytest.mark.parametrize("mode", ["infer", "train", "attend infer", "attend train"])
-def test_a_measurement_of_the_benchmark(mode):
-    contender = "pyg_atomenc dense"
-    done = run(
-        "benchmarks/attention.py", "--one", "residues-300", contender, mode, check=True
+def test_a_measurement_of_the_benchmark(mode, load):
+    measure = load("benchmarks/attention.py").measure
+    threads = torch.get_num_threads()
+    found = measure(
+        "residues-300", "pyg_atomenc dense", mode, "cpu", threads, "float32"
     )
-    found = json.loads(done.stdout.splitlines()[-1])
     assert found["seconds"] > 0 and found["difference"] < 1e-5
     assert ("share" if "attend" in mode else "floor") in found
 
 
-def test_the_benchmark_counts_the_bytes_of_attention_alone(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
-    contenders = pytest.importorskip("contenders")
+@pytest.mark.slow
+def test_a_process_of_the_benchmark():
+    arguments = ("--one", "residues-300", "pyg_atomenc dense", "train")
+    done = run_apart("benchmarks/attention.py", *arguments)
+    assert json.loads(done.stdout.splitlines()[-1])["seconds"] > 0, done.stderr
+
+
+def test_the_benchmark_counts_the_bytes_of_attention_alone(load):
+    contenders = load("benchmarks/contenders.py")
     problem = contenders.Projected("size-10-1000", "cpu", torch.bfloat16)
     # q, k, v of 1,000 atoms, 128 channels of two bytes; a hundred tokens.
     rows, tokens = 1000 * 128 * 2, 100 * 128 * 2

@@ -1,14 +1,19 @@
 """What holds for the package as a whole."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import pyg_atomenc
-from pyg_atomenc.errors import MissingPackageError, require_package
+from pyg_atomenc.errors import EXTRA_OF, MissingPackageError, require_package
 
 ROOT = Path(pyg_atomenc.__file__).parent
 OPTIONAL = "rdkit biotite torch_scatter safetensors matplotlib triton gemmi boltz"
@@ -57,36 +62,94 @@ def test_imports_go_one_way(path):
             assert package not in OPTIONAL.split(), f"{name}: use require_package"
 
 
-def test_imports_with_torch_and_pyg_alone():
-    code = (
-        "import sys\n"
-        f"for name in {OPTIONAL.split()!r}: sys.modules[name] = None\n"
-        "import torch, pyg_atomenc, pyg_atomenc.io, pyg_atomenc.tokenizers\n"
-        "import pyg_atomenc.plotting, pyg_atomenc.nn, pyg_atomenc.data\n"
-        "import pyg_atomenc.transforms, pyg_atomenc.checkpoints\n"
-        "import pyg_atomenc.datasets\n"
-        "encoder = pyg_atomenc.AtomAttentionEncoder(3, backend='edges')\n"
-        "encoder(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).sum().backward()\n"
-        "for read in (lambda: pyg_atomenc.io.from_smiles('CCO'),\n"
-        "             lambda: pyg_atomenc.io.from_structure(sys.argv[0])):\n"
-        "    try: read()\n"
-        "    except ImportError as error: print(error)\n"
-    )
+# Runs with torch and PyG alone: every part loads, the layer learns, readers say what
+# they lack.
+SMOKE = """
+import importlib, pkgutil, sys
+import torch
+import pyg_atomenc
+for module in pkgutil.iter_modules(pyg_atomenc.__path__, "pyg_atomenc."):
+    importlib.import_module(module.name)
+encoder = pyg_atomenc.AtomAttentionEncoder(3)
+for encoder.backend in ("auto", "edges"):
+    encoder(torch.randn(4, 3), torch.tensor([0, 0, 1, 1])).sum().backward()
+assert encoder.lin_value.weight.grad.abs().sum() > 0
+for read in (lambda: pyg_atomenc.io.from_smiles("CCO"),
+             lambda: pyg_atomenc.io.from_structure(__file__)):
+    try:
+        read()
+    except ImportError as error:
+        print(error)
+print(pyg_atomenc.__file__)
+"""
+
+
+def smoke(folder, *command, hidden=()):
+    """What the smoke test says, of a file of its own in a folder of its own."""
+    code = f"import sys\nsys.modules.update(dict.fromkeys({hidden!r}))\n" + SMOKE
+    (folder / "smoke.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code],
+        [*command, "-W", "error::ImportWarning", "smoke.py"],
         capture_output=True,
         text=True,
-        check=True,
+        cwd=folder,
     )
-    assert "'pyg_atomenc[chem]'" in done.stdout
-    assert "'pyg_atomenc[structure]'" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "'.[chem]'" in done.stdout and "'.[structure]'" in done.stdout
+    return done.stdout
+
+
+def test_works_with_torch_and_pyg_alone(tmp_path):
+    smoke(tmp_path, sys.executable, hidden=OPTIONAL.split())
+
+
+def needed_by(*names):
+    """Distributions, and all that they require."""
+    found, left = {}, list(names)
+    while left:
+        name = re.match(r"[\w.-]+", left.pop())[0]
+        if name not in found:
+            found[name] = metadata.distribution(name)
+            required = found[name].requires or []
+            left += [r for r in required if Requirement(r).marker is None
+                     or Requirement(r).marker.evaluate({"extra": ""})]  # fmt: skip
+    return found.values()
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_environment_with_torch_and_pyg_alone(tmp_path):
+    pytest.importorskip("hatchling", reason="hatchling is not installed")
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    source = ["wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path]
+    subprocess.run([*pip, *source, ROOT.parent], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True
+    )
+    python = tmp_path / "bare" / "bin" / "python"
+    (site,) = (tmp_path / "bare").glob("lib/*/site-packages")
+    # torch and PyG are gigabytes: links to what is installed here do.
+    for distribution in needed_by("torch", "torch_geometric"):
+        for top in {file.parts[0] for file in distribution.files} - {"..", "bin"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(distribution.locate_file(top))
+    install = ["--python", python, "install", "--no-index", wheel]
+    subprocess.run([*pip, *install], check=True)
+    lines = smoke(tmp_path, python, "-I").splitlines()
+    assert Path(lines[-1]).is_relative_to(site), lines[-1]
+    names = zipfile.ZipFile(wheel).namelist()
+    assert (
+        "pyg_atomenc/py.typed" in names and "pyg_atomenc/attention/README.md" in names
+    )
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"pyg_atomenc"}
 
 
 @pytest.mark.parametrize(
     "name, mend",
     [
-        ("rdkit.Chem", r"pip install 'pyg_atomenc\[chem\]'"),
-        ("triton", r"pip install 'pyg_atomenc\[triton\]'"),
+        ("rdkit.Chem", r"pip install -e '\.\[chem\]'"),
+        ("safetensors.torch", r"pip install -e '\.\[save\]'"),
+        ("triton", r"pip install -e '\.\[triton\]'"),
         ("torch_scatter", r"pip install --no-build-isolation torch_scatter"),
         ("gemmi", r"pip install gemmi"),
     ],
@@ -110,3 +173,16 @@ def test_a_broken_package_says_what_broke(tmp_path, monkeypatch):
 def test_the_public_names():
     for name in pyg_atomenc.__all__:
         assert getattr(pyg_atomenc, name).__doc__
+
+
+def test_every_extra_that_a_message_names_brings_the_package():
+    with open(ROOT.parent / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    for package, extra in EXTRA_OF.items():
+        brings = {Requirement(line).name for line in extras[extra]}
+        assert package in brings, f"{extra} brings {brings}"
+    # What drawing needs is there with one extra.
+    assert {Requirement(line).name for line in extras["plot"]} == {
+        "rdkit",
+        "matplotlib",
+    }

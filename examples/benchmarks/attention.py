@@ -8,7 +8,7 @@ the first run, compares the result with a loop over tokens in float64 on a small
 refuses to time it if they differ, and else times it in turns with the floor: LayerNorm
 and one [C, 3 * H * d] matrix product on the same atoms. What depends on the batch alone
 (layouts, edge lists, masks) is made before. Writes `benchmark.md` and `benchmark.svg`.
-Needs matplotlib and tqdm.
+Needs the extra `plot`.
 
     python examples/benchmarks/attention.py --device cuda --out outputs
 
@@ -38,6 +38,8 @@ from contenders import (
     loop,
 )
 from tqdm import tqdm
+
+from pyg_atomenc.errors import require_package
 
 # The largest difference from the loop with which a contender is timed.
 GAPS = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
@@ -317,11 +319,8 @@ def sweep_table(results, points, label):
 
 def plot(results, path, mixes):
     """Ratios to the floor, and both sweeps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    require_package("matplotlib", "attention.py").use("Agg")
+    pyplot = require_package("matplotlib.pyplot", "attention.py")
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     bars = 0
     for contender in CONTENDERS:
@@ -379,6 +378,7 @@ def main():
         print(json.dumps(measure(*args.one, args.device, args.threads, args.dtype)))
         return
 
+    require_package("matplotlib", "attention.py")
     mixes = MIXES[args.device]
     jobs = [(n, c, m) for m in ("infer", "train") for n in mixes for c in CONTENDERS]
     if gpu:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -42,6 +43,19 @@ def compile_all(*arguments):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(TOOL.parent)
+    return importlib.import_module(TOOL.stem)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_knows_every_kernel(dtype, tool):
+    found = {launch.kernel for _, launch in tool.launches(dtype, 32, bias=True)}
+    assert found == {"small_forward", "small_backward", *KERNELS}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -58,6 +72,7 @@ def test_every_kernel_fits(dtype, arch):
         assert int(row["registers"]) <= 255 and int(row["spilled"]) <= SPILLED, row
 
 
+@pytest.mark.slow
 def test_what_residues_run_keeps_many_programs_on_a_processor():
     arguments = ("--dtype", "bfloat16", "--arch", 90, "--bias", "no")
     rows = compile_all(*arguments, "--only", r"^small_\w+ \(pool.*, 16\)")
@@ -70,11 +85,9 @@ def test_what_residues_run_keeps_many_programs_on_a_processor():
         assert threads * min(registers, memory) >= 1024
 
 
-def test_the_interpreter_compiles_nothing(monkeypatch):
+def test_the_interpreter_compiles_nothing(monkeypatch, tool):
     monkeypatch.setenv("TRITON_INTERPRET", "true")
-    monkeypatch.syspath_prepend(TOOL.parent)
-    compile_kernels = importlib.import_module("compile_kernels")
     with pytest.raises(
         AtomEncodingError, match="interpreter is on.*unset 'TRITON_INTERPRET'"
     ):
-        compile_kernels.main([])
+        tool.main([])

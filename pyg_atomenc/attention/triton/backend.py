@@ -19,6 +19,7 @@ from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.triton.configurations import max_channels
 from pyg_atomenc.attention.triton.launch import is_interpreted
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
+from pyg_atomenc.errors import how_to_install
 
 HAS_TRITON = find_spec("triton") is not None
 # What Triton's compiler and the kernels' products need.
@@ -98,7 +99,7 @@ class TritonBackend(Backend):
 def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
     """Why kernels cannot run on a device."""
     if not HAS_TRITON:
-        return ("Triton is not installed: pip install 'pyg_atomenc[triton]'",)
+        return (f"Triton is not installed: {how_to_install('triton')}",)
     if is_interpreted():
         return ()
     if device != "cuda":

@@ -540,7 +540,7 @@ def test_says_what_the_machine_lacks(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert "AMD" in backend._hindrances("cuda", 0)[0]
     monkeypatch.setattr(backend, "HAS_TRITON", False)
-    assert r"pip install 'pyg_atomenc[triton]'" in backend._hindrances("cuda", 0)[0]
+    assert "pip install -e '.[triton]'" in backend._hindrances("cuda", 0)[0]
 
 
 def test_auto_takes_it_where_it_can_but_never_the_interpreter(monkeypatch):
