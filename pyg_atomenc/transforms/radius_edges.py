@@ -5,7 +5,7 @@ from typing import Optional
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.checks import check_atoms, check_pos
+from pyg_atomenc.data.atom_token_data import check_pos
 from pyg_atomenc.transforms.neighbors import check_neighbors, neighbors
 
 
@@ -44,11 +44,10 @@ class RadiusEdges(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
-        check_atoms(data)
-        check_pos(data, "edges by distance need the position of every atom [N, 3].")
-        edges = neighbors(data.pos, data.batch, self.cutoff, self.max_neighbors)
+        pos = check_pos(data, "edges by distance need every atom's.")
+        edges = neighbors(pos, data.batch, self.cutoff, self.max_neighbors)
         data.radius_edge_index = edges
-        data.radius_distance = (data.pos[edges[0]] - data.pos[edges[1]]).norm(dim=1)
+        data.radius_distance = (pos[edges[0]] - pos[edges[1]]).norm(dim=1)
         return data
 
     def __repr__(self) -> str:
