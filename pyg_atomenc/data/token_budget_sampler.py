@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any, Optional, TypeVar, Union
 
 import torch
@@ -156,18 +157,16 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Raises:
             ValueError: If the sampler of the state made other batches.
         """
-        own = self.state_dict()
-        missing = set(own) - set(state) if isinstance(state, dict) else set(own)
-        if missing:
-            raise AtomEncodingError(
-                f"'state' has no {min(missing)!r}: pass what state_dict() of such a "
-                f"sampler gave."
-            )
-        for name in [*_SETTINGS, "samples"]:
-            if state[name] != own[name]:
+        for name, own in self.state_dict().items():
+            if not isinstance(state, dict) or name not in state:
+                raise AtomEncodingError(
+                    f"'state' has no {name!r}: pass what state_dict() of such a "
+                    f"sampler gave."
+                )
+            if name not in ("epoch", "given") and state[name] != own:
                 raise AtomEncodingError(
                     f"'state' is of a sampler with {name}={state[name]!r}, and this "
-                    f"one has {own[name]!r}: make the sampler with the same arguments."
+                    f"one has {own!r}: make the sampler with the same arguments."
                 )
         self.set_epoch(state["epoch"])
         self._start = self._given = state["given"]
@@ -222,19 +221,14 @@ class TokenBudgetSampler(Sampler[list[int]]):
         return _shuffle(batches, generator) if self.shuffle else batches
 
     def _share(self, batches: list[list[int]]) -> list[list[int]]:
-        excess = len(batches) % self.num_replicas
-        if excess and self.drop_last:
-            if len(batches) < self.num_replicas:
-                raise AtomEncodingError(
-                    f"'drop_last' leaves no batch: there are {len(batches)} for "
-                    f"{self.num_replicas} ranks. Lower the budget, or pass "
-                    f"drop_last=False."
-                )
-            batches = batches[: len(batches) - excess]
-        elif excess:
-            missing = self.num_replicas - excess
-            batches = batches + [batches[i % len(batches)] for i in range(missing)]
-        return batches[self.rank :: self.num_replicas]
+        rounds = len(batches) / self.num_replicas
+        count = (int if self.drop_last else math.ceil)(rounds) * self.num_replicas
+        if batches and count == 0:
+            raise AtomEncodingError(
+                f"'drop_last' leaves no batch: there are {len(batches)} for "
+                f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
+            )
+        return list(islice(cycle(batches), self.rank, count, self.num_replicas))
 
 
 def _shuffle(values: list[T], generator: torch.Generator) -> list[T]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
-from torch_geometric.utils import is_undirected, to_undirected
+from torch_geometric.utils import to_undirected
 
 from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.data import AtomTokenData
@@ -86,24 +86,21 @@ class PairFeatures(BaseTransform):
 
 
 def _bonds_both_ways(data: AtomTokenData, count: int) -> tuple[Tensor, Tensor]:
-    bonds = data.edge_index
+    """Every bond in both directions ``[2, E]``, sorted, and its type ``[E, 5]``."""
+    bonds, index = data.edge_index, data.atom_to_token
     if bonds is None or bonds.numel() == 0:
-        index = data.atom_to_token
         none = index.new_empty((0, BOND_COLUMNS), dtype=torch.float32)
         return index.new_empty((2, 0)), none
     check_bond_types(data)
-    if is_undirected(bonds, num_nodes=count):
-        return bonds, data.edge_attr
     both = to_undirected(bonds, data.edge_attr, num_nodes=count, reduce="max")
     return both[0], both[1]
 
 
 def _bond_types(bonds: Tensor, kind: Tensor, pairs: Tensor, count: int) -> Tensor:
-    known, order = (bonds[0] * count + bonds[1]).sort(stable=True)
-    slot = _find(known, pairs[0] * count + pairs[1])
+    slot = _find(bonds[0] * count + bonds[1], pairs[0] * count + pairs[1])
     joined = slot >= 0
     types = kind.new_zeros((pairs.size(1), BOND_COLUMNS))
-    types[joined] = kind[order[slot[joined]]]
+    types[joined] = kind[slot[joined]]
     return types
 
 
