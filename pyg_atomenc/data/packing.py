@@ -1,7 +1,8 @@
 """How large graphs are, and how batches are filled with them up to budgets."""
 
-from bisect import bisect_left
+from bisect import bisect_left, insort_left
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -132,22 +133,19 @@ def _best_fit(
     large = [sample for sample in samples if weights[sample] > bound]
     large.sort(key=weights.__getitem__, reverse=True)
     small = [sample for sample in samples if weights[sample] <= bound]
-    # What is left of open batches, ascending; beside it the batches and both rests.
-    left: list[int] = []
-    batches: list[tuple[list[int], int, int]] = []
+    # Each batch behind the smaller and both of its rests, the fullest first.
+    batches: list[tuple[int, int, int, list[int]]] = []
+    smaller = itemgetter(0)
     for sample in large + small:
         size, other = sizes[sample]
         # The smaller rest of a batch that takes the larger size takes both.
-        place = bisect_left(left, size if size > other else other)
-        if place == len(left):
-            left.append(budget)
-            batches.append(([], budget, budget))
-        del left[place]
-        batch, rest, other_rest = batches.pop(place)
+        needed = size if size > other else other
+        place = bisect_left(batches, needed, key=smaller)
+        if place == len(batches):
+            batches.append((budget, budget, budget, []))
+        _, rest, other_rest, batch = batches.pop(place)
         batch.append(sample)
         rest, other_rest = rest - size, other_rest - other
-        smaller = rest if rest < other_rest else other_rest
-        place = bisect_left(left, smaller)
-        left.insert(place, smaller)
-        batches.insert(place, (batch, rest, other_rest))
-    return [batch for batch, _, _ in batches]
+        least = rest if rest < other_rest else other_rest
+        insort_left(batches, (least, rest, other_rest, batch), key=smaller)
+    return [batch for *_, batch in batches]

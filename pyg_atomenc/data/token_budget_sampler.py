@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.distributed
@@ -15,7 +15,6 @@ from pyg_atomenc.checks import check_choice, check_index, check_integer
 from pyg_atomenc.data.packing import dataset_sizes, pack_evenly, pack_in_order
 from pyg_atomenc.errors import AtomEncodingError
 
-T = TypeVar("T")
 _OVERSIZED = ("alone", "skip", "raise")
 # What must be equal for a position in an epoch to mean the same batches.
 _SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
@@ -231,7 +230,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         return list(islice(cycle(batches), self.rank, count, self.num_replicas))
 
 
-def _shuffle(values: list[T], generator: torch.Generator) -> list[T]:
+def _shuffle(values: list[Any], generator: torch.Generator) -> list[Any]:
     order = torch.randperm(len(values), generator=generator).tolist()
     return [values[place] for place in order]
 

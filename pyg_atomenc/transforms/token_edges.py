@@ -11,7 +11,7 @@ from torch_geometric.utils import coalesce, remove_self_loops
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.transforms.neighbors import check_neighbors, neighbors
+from pyg_atomenc.transforms.radius_edges import check_neighbors, neighbors
 
 _KINDS = ("bond", "representative", "contact")
 
