@@ -85,7 +85,7 @@ def _draw(
 ) -> Any:
     draw = _rdkit("Chem.Draw.rdMolDraw2D")
     values = _check_weights(mol, weights)
-    low, high = _find_limits(values, limits)
+    low, high = limits = _find_limits(values, limits)
     # Less has no place for the colour bar and its letters.
     width, height = (check_integer("size", side, 150) for side in size)
     canvas = getattr(draw, canvas_type)(width, height, width, height - _BAR_HEIGHT)
@@ -104,7 +104,7 @@ def _draw(
         },
         highlightBonds=[],
     )
-    _draw_bar(canvas, width, height, (low, high), legend)
+    _draw_bar(canvas, width, height, limits, legend)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
 
@@ -162,11 +162,7 @@ def _shade(value: float, low: float, high: float) -> tuple[float, ...]:
 
 
 def _draw_bar(
-    canvas: Any,
-    width: int,
-    height: int,
-    limits: tuple[float, float],
-    legend: str,
+    canvas: Any, width: int, height: int, limits: tuple[float, float], legend: str
 ) -> None:
     point = _rdkit("Geometry").Point2D
     left, right = 0.2 * width, 0.8 * width
