@@ -168,3 +168,21 @@ def check_device(name: str, tensor: Tensor, other: str, device: torch.device) ->
             f"'{name}' is on {tensor.device}, but '{other}' on {device}: move them to "
             f"one device."
         )
+
+
+def check_rows(
+    name: str, value: Tensor, count: int, what: str, mend: str = "give it one for each."
+) -> None:
+    """Check that a tensor has one row for each of ``count`` things, named ``what``."""
+    if value.shape[:1] != (count,):
+        rows = len(value) if value.dim() else "no"
+        raise AtomEncodingError(f"'{name}' has {rows} rows for {count} {what}: {mend}")
+
+
+def check_edges(name: str, value: Any, count: int, what: str) -> Tensor:
+    """The value, if it holds edges ``[2, E]``, integers in ``[0, count)``."""
+    edges = check_shape(name, value, 2, "E")
+    if edges.dtype not in INTEGER_TYPES:
+        raise AtomEncodingError(f"'{name}' is of type {edges.dtype}: pass integers.")
+    check_range(name, edges, count, what)
+    return edges

@@ -2,7 +2,7 @@
 
 from pyg_atomenc.data.atom_token_data import AtomTokenData
 from pyg_atomenc.data.atom_token_loader import AtomTokenLoader
-from pyg_atomenc.data.graph_sizes import dataset_sizes, graph_size
+from pyg_atomenc.data.packing import dataset_sizes, graph_size
 from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
 
 __all__ = [

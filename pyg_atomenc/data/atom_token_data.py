@@ -5,60 +5,20 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.data.storage import GlobalStorage
 
 from pyg_atomenc.attention import TokenLayout, check_token_index
+from pyg_atomenc.checks import (
+    check_edges,
+    check_floating,
+    check_rows,
+    check_shape,
+    check_type,
+)
+from pyg_atomenc.data.storage import AtomTokenStorage, is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
 # Where a batch carries the layout that its loader built.
 LAYOUT_KEY = "built_layout"
-
-
-def is_token_attr(key: str) -> bool:
-    """Whether an attribute's name says that it belongs to the tokens."""
-    return key == "num_tokens" or key.startswith("token_")
-
-
-def has_own_rows(key: str) -> bool:
-    """Whether an attribute's name says that its rows are neither atoms nor bonds.
-
-    They are tokens, pairs of atoms in tokens, or edges by distance.
-    """
-    return is_token_attr(key) or key.startswith(("pair_", "radius_"))
-
-
-class _AtomTokenStorage(GlobalStorage):
-    """Tells token attributes from atom and bond attributes by name, not by length."""
-
-    @property
-    def can_infer_num_nodes(self) -> bool:
-        return "atom_to_token" in self or super().can_infer_num_nodes
-
-    @property
-    def num_nodes(self) -> Optional[int]:
-        # PyG knows these names; without them it would guess from the edges.
-        if any(key in self for key in ("num_nodes", "x", "pos", "batch")):
-            return super().num_nodes
-        index = self.get("atom_to_token")
-        return index.size(0) if isinstance(index, Tensor) else super().num_nodes
-
-    @num_nodes.setter
-    def num_nodes(self, num_nodes: Optional[int]) -> None:
-        self["num_nodes"] = num_nodes
-
-    def is_node_attr(self, key: str) -> bool:
-        return not has_own_rows(key) and super().is_node_attr(key)
-
-    def is_edge_attr(self, key: str) -> bool:
-        return not has_own_rows(key) and super().is_edge_attr(key)
-
-    @property
-    def num_edges(self) -> int:
-        # Without bonds, PyG would count any other edges.
-        other = any("edge" in key and has_own_rows(key) for key in self)
-        if other and "edge_index" not in self and "adj_t" not in self:
-            return 0
-        return super().num_edges
 
 
 class AtomTokenData(Data):
@@ -108,20 +68,8 @@ class AtomTokenData(Data):
         num_tokens: Optional[int] = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.__dict__["_store"] = _AtomTokenStorage(_parent=self)
-        named = dict(
-            x=x,
-            edge_index=edge_index,
-            edge_attr=edge_attr,
-            y=y,
-            pos=pos,
-            time=time,
-            **kwargs,
-        )
-        for key, value in named.items():
-            if value is not None:
-                setattr(self, key, value)
+        super().__init__(x, edge_index, edge_attr, y, pos, time, **kwargs)
+        self.__dict__["_store"] = AtomTokenStorage(self._store, _parent=self)
         if atom_to_token is not None:
             self.num_tokens = check_token_index(atom_to_token, num_tokens)
             self.atom_to_token = atom_to_token
@@ -236,56 +184,28 @@ class AtomTokenData(Data):
 
     def _validate_tokens(self) -> None:
         self._check_has_tokens()
-        total = self.total_num_tokens
+        total, num_atoms = self.total_num_tokens, self.num_nodes
+        assert num_atoms is not None, "PyG's own validation refuses this"
         check_token_index(self.atom_to_token, total, batch=self._store.get("batch"))
-        if self.atom_to_token.size(0) != self.num_nodes:
-            raise AtomEncodingError(
-                f"'atom_to_token' has {self.atom_to_token.size(0)} entries for "
-                f"{self.num_nodes} atoms: give every atom exactly one token."
-            )
-        for key in ("z", "pos", "x", "formal_charge"):
-            value = self._store.get(key)
-            if isinstance(value, Tensor) and value.size(0) != self.num_nodes:
-                raise AtomEncodingError(
-                    f"'{key}' has {value.size(0)} rows for {self.num_nodes} atoms: "
-                    f"give it one row per atom."
-                )
+        atoms = ("atom_to_token", "z", "pos", "x", "formal_charge")
+        rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
         for key, value in self._store.items():
-            if not key.startswith("token_") or key.startswith("token_edge_"):
-                continue
-            if isinstance(value, Tensor) and value.dim() > 0 and len(value) != total:
-                raise AtomEncodingError(
-                    f"'{key}' has {len(value)} rows for {total} tokens: attributes "
-                    f"named token_* hold one row per token."
-                )
-
-        self._validate_edges()
-
-    def _validate_edges(self) -> None:
-        """Check edges other than bonds, and features of pairs."""
-        ends = {"token_edge_index": self.total_num_tokens}
-        ends["radius_edge_index"] = self.atom_to_token.size(0)
+            own = key.startswith("token_") and not key.startswith("token_edge_")
+            if own and isinstance(value, Tensor) and value.dim() > 0:
+                rows[key] = (total, "tokens")
+        _check_rows_of(self, rows)
         rows = {}
-        for key, count in ends.items():
-            edges = self._store.get(key)
-            if edges is None:
-                continue
-            if edges.numel() and not 0 <= edges.min() <= edges.max() < count:
-                raise AtomEncodingError(
-                    f"'{key}' has values from {edges.min()} to {edges.max()}: they "
-                    f"must lie in [0, {count})."
-                )
-            rows[key.split("_")[0]] = (edges.size(1), f"edges in '{key}'")
+        for key, attr, count, what in (
+            ("token_edge_index", "token_edge_attr", total, "tokens"),
+            ("radius_edge_index", "radius_distance", num_atoms, "atoms"),
+        ):
+            if key in self:
+                edges = check_edges(key, self[key], count, what)
+                rows[attr] = (edges.size(1), f"edges in '{key}'")
         if "pair_attr" in self:
             pairs = self.token_layout().num_pairs
-            rows["pair"] = (pairs, "pairs of atoms in tokens")
-        for key in ("token_edge_attr", "radius_distance", "pair_attr"):
-            value, known = self._store.get(key), rows.get(key.split("_")[0])
-            if value is not None and known is not None and len(value) != known[0]:
-                raise AtomEncodingError(
-                    f"'{key}' has {len(value)} rows for {known[0]} {known[1]}: make "
-                    f"it anew from this graph."
-                )
+            rows["pair_attr"] = (pairs, "pairs of atoms in tokens")
+        _check_rows_of(self, rows, "make it anew from this graph.")
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """How much the next graph's values shift when graphs are batched."""
@@ -302,3 +222,45 @@ class AtomTokenData(Data):
         if is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
+
+
+def check_graph(data: Any) -> None:
+    """Raise a ValueError unless this is a graph that a transform can work with.
+
+    It knows its tokens, its bonds join atoms that are there, and what belongs to atoms,
+    bonds or tokens has as many rows. What transforms make anew, edges by distance and
+    features of pairs, is left to :meth:`AtomTokenData.validate`.
+    """
+    _check_type(data)
+    data._check_has_tokens()
+    num_atoms, bonds = data.atom_to_token.numel(), 0
+    if data.edge_index is not None:
+        edges = check_edges("edge_index", data.edge_index, num_atoms, "atoms")
+        bonds = edges.size(1)
+    atoms = ("z", "pos", "formal_charge", "num_hydrogens")
+    rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
+    rows["edge_attr"] = (bonds, "bonds")
+    rows["token_pos"] = (data.total_num_tokens, "tokens")
+    _check_rows_of(data, rows)
+
+
+def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
+    """The positions ``[N, 3]`` of a graph; a ValueError, with ``why``, without any."""
+    _check_type(data)
+    if name not in data:
+        raise AtomEncodingError(f"'{name}' is missing from the data: {why}")
+    check_shape(name, data[name], "N", 3, hint="positions in ångström")
+    return check_floating(name, data[name])
+
+
+def _check_type(data: Any) -> None:
+    check_type("data", data, AtomTokenData, "pass an AtomTokenData, as readers give.")
+
+
+def _check_rows_of(
+    data: AtomTokenData, rows: dict[str, tuple[int, str]], *mend: str
+) -> None:
+    for key, (count, what) in rows.items():
+        value = data.get(key)
+        if isinstance(value, Tensor):
+            check_rows(key, value, count, what, *mend)

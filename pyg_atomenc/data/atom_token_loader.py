@@ -1,6 +1,7 @@
 """`AtomTokenLoader`: batches that carry their token layout."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch_geometric.data import Batch
@@ -33,19 +34,17 @@ class AtomTokenLoader(DataLoader):
 
     def __init__(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset, *args, **kwargs)
-        self.collate_fn = _WithLayout(self.collate_fn)
+        self.collate_fn = partial(_collate_with_layout, self.collate_fn)
 
 
-class _WithLayout:
-    def __init__(self, collate: Callable[[Sequence[Any]], Batch]) -> None:
-        self.collate = collate
-
-    def __call__(self, graphs: Sequence[Any]) -> Batch:
-        batch = self.collate(graphs)
-        if not isinstance(batch, AtomTokenData):
-            raise AtomEncodingError(
-                f"'dataset' gives {type(graphs[0]).__name__}: an AtomTokenLoader needs "
-                f"AtomTokenData, whose tokens it can number."
-            )
-        batch[LAYOUT_KEY] = batch.token_layout()
-        return batch
+def _collate_with_layout(
+    collate: Callable[[Sequence[Any]], Batch], graphs: Sequence[Any]
+) -> Batch:
+    batch = collate(graphs)
+    if not isinstance(batch, AtomTokenData):
+        raise AtomEncodingError(
+            f"'dataset' gives {type(graphs[0]).__name__}: an AtomTokenLoader needs "
+            f"AtomTokenData, whose tokens it can number."
+        )
+    batch[LAYOUT_KEY] = batch.token_layout()
+    return batch

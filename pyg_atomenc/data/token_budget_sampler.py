@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any, Optional, Union
 
 import torch
@@ -10,9 +11,8 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pyg_atomenc.checks import check_integer
-from pyg_atomenc.data.graph_sizes import dataset_sizes
-from pyg_atomenc.data.packing import pack_evenly, pack_in_order
+from pyg_atomenc.checks import check_choice, check_index, check_integer
+from pyg_atomenc.data.packing import dataset_sizes, pack_evenly, pack_in_order
 from pyg_atomenc.errors import AtomEncodingError
 
 _OVERSIZED = ("alone", "skip", "raise")
@@ -85,23 +85,28 @@ class TokenBudgetSampler(Sampler[list[int]]):
         drop_last: bool = False,
         oversized: str = "alone",
     ) -> None:
-        _check_budgets(max_pairs, max_atoms)
-        if oversized not in _OVERSIZED:
+        budgets = {"pairs": max_pairs, "atoms": max_atoms}
+        self._budgets = {
+            name: check_integer(f"max_{name}", budget)
+            for name, budget in budgets.items()
+            if budget is not None
+        }
+        if not self._budgets:
             raise AtomEncodingError(
-                f"'oversized' is {oversized!r}: pass one of {_OVERSIZED}."
+                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
             )
-        # Whole numbers of NumPy as well, which are no `int`.
-        self.max_pairs = None if max_pairs is None else int(max_pairs)
-        self.max_atoms = None if max_atoms is None else int(max_atoms)
+        self.max_pairs = self._budgets.get("pairs")
+        self.max_atoms = self._budgets.get("atoms")
         self.shuffle, self.drop_last = shuffle, drop_last
         self.seed = check_integer("seed", seed, 0)
-        self.oversized = oversized
+        self.oversized = check_choice("oversized", oversized, _OVERSIZED)
         self.num_replicas, self.rank = _find_rank(num_replicas, rank)
         self.epoch = 0
         self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        sizes = _find_sizes(dataset, max_pairs, max_atoms, pairs, atoms)
-        self._scale(*sizes)
+        given = {"pairs": pairs, "atoms": atoms}
+        sizes = _find_sizes(dataset, given, list(self._budgets))
+        self._set_sizes({name: sizes[name] for name in self._budgets})
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch, from their first.
@@ -151,18 +156,16 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Raises:
             ValueError: If the sampler of the state made other batches.
         """
-        own = self.state_dict()
-        missing = set(own) - set(state) if isinstance(state, dict) else set(own)
-        if missing:
-            raise AtomEncodingError(
-                f"'state' has no {min(missing)!r}: pass what state_dict() of such a "
-                f"sampler gave."
-            )
-        for name in [*_SETTINGS, "samples"]:
-            if state[name] != own[name]:
+        for name, own in self.state_dict().items():
+            if not isinstance(state, dict) or name not in state:
+                raise AtomEncodingError(
+                    f"'state' has no {name!r}: pass what state_dict() of such a "
+                    f"sampler gave."
+                )
+            if name not in ("epoch", "given") and state[name] != own:
                 raise AtomEncodingError(
                     f"'state' is of a sampler with {name}={state[name]!r}, and this "
-                    f"one has {own[name]!r}: make the sampler with the same arguments."
+                    f"one has {own!r}: make the sampler with the same arguments."
                 )
         self.set_epoch(state["epoch"])
         self._start = self._given = state["given"]
@@ -171,47 +174,34 @@ class TokenBudgetSampler(Sampler[list[int]]):
         budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"
         return f"{type(self).__name__}({budgets}, shuffle={self.shuffle})"
 
-    def _scale(self, pairs: Optional[Tensor], atoms: Optional[Tensor]) -> None:
+    def _set_sizes(self, found: dict[str, list[int]]) -> None:
         """Bring both sizes to one scale, exactly, and find what is over a budget."""
-        columns = [
-            (size.tolist(), budget)
-            for size, budget in ((pairs, self.max_pairs), (atoms, self.max_atoms))
-            if size is not None and budget is not None
-        ]
         # Python's integers do not overflow.
-        self._budget = math.lcm(*(budget for _, budget in columns))
+        self._budget = math.lcm(*self._budgets.values())
         scaled = [
-            [size * (self._budget // budget) for size in sizes]
-            for sizes, budget in columns
+            [size * (self._budget // self._budgets[name]) for size in sizes]
+            for name, sizes in found.items()
         ]
-        sizes = list(zip(scaled[0], scaled[-1], strict=True))
-        over = [i for i, pair in enumerate(sizes) if max(pair) > self._budget]
-        self._samples = len(sizes)
+        self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
+        self._samples = len(self._sizes)
+        over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
         self.oversized_index = torch.tensor(over, dtype=torch.long)
-        if over:
-            self._meet_oversized(columns, over)
         left_out = set(over if self.oversized == "skip" else [])
-        self._index = [i for i in range(len(sizes)) if i not in left_out]
-        self._sizes = sizes
-
-    def _meet_oversized(self, columns: list[Any], over: list[int]) -> None:
-        found = " and ".join(
-            f"{sizes[over[0]]:,} of {budget:,} {name}"
-            for (sizes, budget), name in zip(columns, self._names(), strict=True)
+        self._index = [i for i in range(self._samples) if i not in left_out]
+        if not over or self.oversized == "alone":
+            return
+        first = " and ".join(
+            f"{sizes[over[0]]:,} of {self._budgets[name]:,} {name}"
+            for name, sizes in found.items()
         )
         text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
-        text += f"first is graph {over[0]} with {found}"
+        text += f"first is graph {over[0]} with {first}"
         if self.oversized == "raise":
             raise AtomEncodingError(
                 f"'oversized' is 'raise', and {text}: raise the budget, or pass "
                 f"oversized='alone' or 'skip'."
             )
-        if self.oversized == "skip":
-            warnings.warn(f"{text}: they are left out.", stacklevel=4)
-
-    def _names(self) -> list[str]:
-        budgets = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        return [name for name, budget in budgets.items() if budget is not None]
+        warnings.warn(f"{text}: they are left out.", stacklevel=3)
 
     def _batches(self) -> list[list[int]]:
         """This rank's batches, made once an epoch."""
@@ -220,47 +210,29 @@ class TokenBudgetSampler(Sampler[list[int]]):
         return self._made[1]
 
     def _pack(self) -> list[list[int]]:
-        if not self.shuffle:
-            return _pick(self._index, self._sizes, self._budget, pack_in_order)
+        index, pack = self._index, pack_in_order
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(len(self._index), generator=generator).tolist()
-        index = [self._index[place] for place in order]
-        batches = _pick(index, self._sizes, self._budget, pack_evenly)
+        if self.shuffle:
+            index, pack = _shuffle(index, generator), pack_evenly
+        packed = pack([self._sizes[i] for i in index], self._budget)
+        batches = [[index[place] for place in batch] for batch in packed]
         # Full batches and fillers come in no order.
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        return [batches[place] for place in order]
+        return _shuffle(batches, generator) if self.shuffle else batches
 
     def _share(self, batches: list[list[int]]) -> list[list[int]]:
-        excess = len(batches) % self.num_replicas
-        if excess and self.drop_last:
-            if len(batches) < self.num_replicas:
-                raise AtomEncodingError(
-                    f"'drop_last' leaves no batch: there are {len(batches)} for "
-                    f"{self.num_replicas} ranks. Lower the budget, or pass "
-                    f"drop_last=False."
-                )
-            batches = batches[: len(batches) - excess]
-        elif excess:
-            missing = self.num_replicas - excess
-            batches = batches + [batches[i % len(batches)] for i in range(missing)]
-        return batches[self.rank :: self.num_replicas]
+        rounds = len(batches) / self.num_replicas
+        count = (int if self.drop_last else math.ceil)(rounds) * self.num_replicas
+        if batches and count == 0:
+            raise AtomEncodingError(
+                f"'drop_last' leaves no batch: there are {len(batches)} for "
+                f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
+            )
+        return list(islice(cycle(batches), self.rank, count, self.num_replicas))
 
 
-def _pick(
-    index: list[int], sizes: list[tuple[int, int]], budget: int, pack: Any
-) -> list[list[int]]:
-    batches = pack([sizes[i] for i in index], budget)
-    return [[index[place] for place in batch] for batch in batches]
-
-
-def _check_budgets(max_pairs: Any, max_atoms: Any) -> None:
-    if max_pairs is None and max_atoms is None:
-        raise AtomEncodingError(
-            "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
-        )
-    for name, value in (("max_pairs", max_pairs), ("max_atoms", max_atoms)):
-        if value is not None:
-            check_integer(name, value, 1)
+def _shuffle(values: list[Any], generator: torch.Generator) -> list[Any]:
+    order = torch.randperm(len(values), generator=generator).tolist()
+    return [values[place] for place in order]
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
@@ -279,51 +251,47 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
 
 
 def _find_sizes(
-    dataset: Any, max_pairs: Any, max_atoms: Any, pairs: Any, atoms: Any
-) -> tuple[Optional[Tensor], Optional[Tensor]]:
-    found: dict[str, Optional[Tensor]] = {"pairs": None, "atoms": None}
-    given = {"pairs": (pairs, max_pairs), "atoms": (atoms, max_atoms)}
-    missing = []
-    for name, (sizes, budget) in given.items():
-        if sizes is not None:
-            found[name] = _check_sizes(name, sizes)
-        elif budget is not None:
-            missing.append(name)
-    if missing:
-        if dataset is None:
-            raise AtomEncodingError(
-                f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, "
-                f"or the {missing[0]} of every graph."
-            )
-        of_dataset = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
-        found |= {name: of_dataset[name] for name in missing}
-    lengths = {name: len(sizes) for name, sizes in found.items() if sizes is not None}
+    dataset: Any, given: dict[str, Any], needed: list[str]
+) -> dict[str, list[int]]:
+    """The sizes of all graphs by name: those given, and what is missing of those."""
+    found = {
+        name: _check_sizes(name, sizes)
+        for name, sizes in given.items()
+        if sizes is not None
+    }
+    missing = [name for name in needed if name not in found]
+    if missing and dataset is None:
+        raise AtomEncodingError(
+            f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
+            f"the {missing[0]} of every graph."
+        )
     if dataset is not None and not hasattr(dataset, "__len__"):
         raise AtomEncodingError(
             f"'dataset' is of type {type(dataset).__name__}, which has no length: pass "
             f"a dataset or list of graphs, or None."
         )
+    if missing:
+        atoms, pairs = dataset_sizes(dataset)
+        known = {"atoms": atoms.tolist(), "pairs": pairs.tolist()}
+        found |= {name: known[name] for name in missing}
+    lengths = {name: len(sizes) for name, sizes in found.items()}
     if dataset is not None:
         lengths["dataset"] = len(dataset)
     if len(set(lengths.values())) > 1:
         raise AtomEncodingError(
             f"the lengths differ, {lengths}: give every graph one size of each kind."
         )
-    return found["pairs"], found["atoms"]
+    return found
 
 
-def _check_sizes(name: str, sizes: Any) -> Tensor:
+def _check_sizes(name: str, sizes: Any) -> list[int]:
+    mend = "pass a vector of integers, one for each graph."
     try:
-        found = torch.as_tensor(sizes).cpu()
+        found = torch.as_tensor(sizes)
     except (TypeError, ValueError, RuntimeError):
-        raise AtomEncodingError(
-            f"'{name}' is {sizes!r}: pass a vector of integers, one for each graph."
-        ) from None
-    if found.dim() != 1 or (found.numel() and found.is_floating_point()):
-        raise AtomEncodingError(
-            f"'{name}' is {found.dtype} of shape {list(found.shape)}: pass a vector of "
-            f"integers, one for each graph."
-        )
+        raise AtomEncodingError(f"'{name}' is {sizes!r}: {mend}") from None
+    # An empty list makes a vector of floating numbers.
+    found = check_index(name, found if found.numel() else found.long(), mend)
     if found.numel() and int(found.min()) < 0:
         raise AtomEncodingError(f"'{name}' holds {int(found.min())}: sizes count.")
-    return found.long()
+    return found.tolist()

@@ -6,6 +6,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 Weights = Union[Tensor, Sequence[float]]
@@ -49,8 +50,7 @@ def draw_atom_weights(
             weight for every atom, or if ``limits`` or ``size`` cannot be drawn.
         ImportError: If RDKit is not installed.
     """
-    draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
-    return str(_draw(draw.MolDraw2DSVG, mol, weights, legend, limits, size))
+    return str(_draw("MolDraw2DSVG", mol, weights, legend, limits, size))
 
 
 def draw_atom_weights_png(
@@ -68,53 +68,53 @@ def draw_atom_weights_png(
     Returns:
         bytes: The contents of a PNG file.
     """
-    draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights_png")
-    return bytes(_draw(draw.MolDraw2DCairo, mol, weights, legend, limits, size))
+    return bytes(_draw("MolDraw2DCairo", mol, weights, legend, limits, size))
+
+
+def _rdkit(module: str) -> Any:
+    return require_package(f"rdkit.{module}", "draw_atom_weights")
 
 
 def _draw(
-    canvas_type: Any,
+    canvas_type: str,
     mol: Any,
     weights: Weights,
     legend: str,
     limits: Optional[tuple[float, float]],
     size: tuple[int, int],
 ) -> Any:
-    draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
+    draw = _rdkit("Chem.Draw.rdMolDraw2D")
     values = _check_weights(mol, weights)
-    low, high = _check_limits(values, limits)
-    width, height = _check_size(size)
-    flat = _flatten(mol)
-    canvas = canvas_type(width, height, width, height - _BAR_HEIGHT)
+    low, high = limits = _find_limits(values, limits)
+    # Less has no place for the colour bar and its letters.
+    width, height = (check_integer("size", side, 150) for side in size)
+    canvas = getattr(draw, canvas_type)(width, height, width, height - _BAR_HEIGHT)
     options = canvas.drawOptions()
     options.fillHighlights = True
     options.atomHighlightsAreCircles = True
     options.highlightRadius = 0.4
     # Letters in black: the colours of elements are lost on orange.
     options.useBWAtomPalette()
-    shades = [_shade(value, low, high) for value in values]
     draw.PrepareAndDrawMolecule(
         canvas,
-        flat,
+        _flatten(mol),
         highlightAtoms=list(range(len(values))),
-        highlightAtomColors=dict(enumerate(shades)),
+        highlightAtomColors={
+            i: _shade(value, low, high) for i, value in enumerate(values)
+        },
         highlightBonds=[],
     )
-    _draw_bar(canvas, width, height, (low, high), legend)
+    _draw_bar(canvas, width, height, limits, legend)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
 
 
 def _check_weights(mol: Any, weights: Weights) -> list[float]:
-    chem = require_package("rdkit.Chem", "draw_atom_weights")
-    if not isinstance(mol, chem.Mol) or mol.GetNumAtoms() == 0:
-        found = type(mol).__name__
-        found = "without atoms" if isinstance(mol, chem.Mol) else f"of type {found}"
-        raise AtomEncodingError(
-            f"'mol' is {found}: pass an rdkit.Chem.Mol with at least one atom."
-        )
+    mend = "pass an rdkit.Chem.Mol with at least one atom."
+    num_atoms = check_type("mol", mol, _rdkit("Chem").Mol, mend).GetNumAtoms()
+    if num_atoms == 0:
+        raise AtomEncodingError(f"'mol' is without atoms: {mend}")
     values = torch.as_tensor(weights).detach().double().cpu()
-    num_atoms = mol.GetNumAtoms()
     if values.dim() != 1 or values.numel() != num_atoms:
         raise AtomEncodingError(
             f"'weights' has shape {list(values.shape)}, but 'mol' has {num_atoms} "
@@ -130,41 +130,29 @@ def _check_weights(mol: Any, weights: Weights) -> list[float]:
     return values.tolist()
 
 
-def _check_limits(
+def _find_limits(
     values: list[float], limits: Optional[tuple[float, float]]
 ) -> tuple[float, float]:
     if limits is None:
         low, high = min(0.0, *values), max(values)
         return (low, high) if low < high else (low, low + 1.0)
-    low, high = limits
-    if not low < high:
+    if not limits[0] < limits[1]:
         raise AtomEncodingError(
             f"'limits' is {limits}: the first number must be less than the second."
         )
-    return low, high
-
-
-def _check_size(size: tuple[int, int]) -> tuple[int, int]:
-    width, height = size
-    if width < 150 or height < 150:
-        raise AtomEncodingError(
-            f"'size' is {size}: a picture needs at least 150 x 150 pixels."
-        )
-    return width, height
+    return limits
 
 
 def _flatten(mol: Any) -> Any:
     """A copy whose only conformer is a 2D drawing."""
-    chem = require_package("rdkit.Chem", "draw_atom_weights")
-    depict = require_package("rdkit.Chem.rdDepictor", "draw_atom_weights")
+    chem = _rdkit("Chem")
     flat = chem.Mol(mol)
-    drawn = [found.GetId() for found in flat.GetConformers() if not found.Is3D()]
-    if not drawn:
-        depict.Compute2DCoords(flat)
-        return flat
-    for conformer in [found.GetId() for found in flat.GetConformers()]:
-        if conformer != drawn[0]:
-            flat.RemoveConformer(conformer)
+    drawn = [chem.Conformer(known) for known in mol.GetConformers() if not known.Is3D()]
+    flat.RemoveAllConformers()
+    if drawn:
+        flat.AddConformer(drawn[0])
+    else:
+        _rdkit("Chem.rdDepictor").Compute2DCoords(flat)
     return flat
 
 
@@ -174,13 +162,9 @@ def _shade(value: float, low: float, high: float) -> tuple[float, ...]:
 
 
 def _draw_bar(
-    canvas: Any,
-    width: int,
-    height: int,
-    limits: tuple[float, float],
-    legend: str,
+    canvas: Any, width: int, height: int, limits: tuple[float, float], legend: str
 ) -> None:
-    point = require_package("rdkit.Geometry", "draw_atom_weights").Point2D
+    point = _rdkit("Geometry").Point2D
     left, right = 0.2 * width, 0.8 * width
     top, bottom = height - _BAR_HEIGHT + 4.0, height - _BAR_HEIGHT + 18.0
     step = (right - left) / _BAR_STEPS
@@ -193,6 +177,9 @@ def _draw_bar(
     canvas.SetColour((0.0, 0.0, 0.0))
     middle = (top + bottom) / 2
     canvas.SetFontSize(13)
-    canvas.DrawString(f"{limits[0]:.3g}", point(left - 24, middle), rawCoords=True)
-    canvas.DrawString(f"{limits[1]:.3g}", point(right + 24, middle), rawCoords=True)
-    canvas.DrawString(legend, point(width / 2, bottom + 14), rawCoords=True)
+    for text, x, y in (
+        (f"{limits[0]:.3g}", left - 24, middle),
+        (f"{limits[1]:.3g}", right + 24, middle),
+        (legend, width / 2, bottom + 14),
+    ):
+        canvas.DrawString(text, point(x, y), rawCoords=True)

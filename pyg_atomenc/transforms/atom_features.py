@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.checks import check_graph
+from pyg_atomenc.data.atom_token_data import check_graph
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.transforms.perceive import (
     HYBRIDIZATIONS,

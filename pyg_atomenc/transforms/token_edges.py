@@ -9,9 +9,9 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, remove_self_loops
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.checks import check_graph
+from pyg_atomenc.data.atom_token_data import check_graph, check_pos
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.transforms.neighbors import check_neighbors, neighbors
+from pyg_atomenc.transforms.radius_edges import check_neighbors, neighbors
 
 _KINDS = ("bond", "representative", "contact")
 
@@ -71,15 +71,15 @@ class TokenEdges(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
         check_graph(data)
-        edges, kind = [], []
-        for column, name in enumerate(self.kinds):
-            found, _ = remove_self_loops(self._edges(data, name))
-            found = coalesce(found, num_nodes=data.total_num_tokens)
-            edges.append(found)
-            kind.append(found.new_full((found.size(1),), column))
-        attr = torch.nn.functional.one_hot(torch.cat(kind), len(self.kinds)).float()
+        count = data.total_num_tokens
+        found = [
+            coalesce(remove_self_loops(self._edges(data, kind))[0], num_nodes=count)
+            for kind in self.kinds
+        ]
+        column = [edges.new_full(edges.shape[1:], i) for i, edges in enumerate(found)]
+        attr = torch.nn.functional.one_hot(torch.cat(column), len(found)).float()
         data.token_edge_index, data.token_edge_attr = coalesce(
-            torch.cat(edges, dim=1), attr, num_nodes=data.total_num_tokens
+            torch.cat(found, dim=1), attr, num_nodes=count
         )
         return data
 
@@ -91,16 +91,11 @@ class TokenEdges(BaseTransform):
                 return index.new_empty((2, 0))
             # A bond may be listed one way or both.
             return torch.cat([index[bonds], index[bonds.flip(0)]], dim=1)
-        name = "token_pos" if kind == "representative" else "pos"
-        if data.get(name) is None:
-            raise AtomEncodingError(
-                f"'{name}' is missing from the data: edges of the kind {kind!r} go by "
-                f"positions in ångström."
-            )
+        why = f"edges of the kind {kind!r} go by positions in ångström."
         if kind == "representative":
-            graph = data.token_batch
-            return neighbors(data.token_pos, graph, self.cutoff, self.max_neighbors)
-        return index[neighbors(data.pos, data.batch, self.cutoff, None)]
+            pos, graph = check_pos(data, why, "token_pos"), data.token_batch
+            return neighbors(pos, graph, self.cutoff, self.max_neighbors)
+        return index[neighbors(check_pos(data, why), data.batch, self.cutoff, None)]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.kinds)}, cutoff={self.cutoff})"

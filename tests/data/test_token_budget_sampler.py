@@ -128,7 +128,7 @@ def test_oversized_graphs():
     assert list(sampler) == [[0, 2]] and sampler.oversized_index.tolist() == [1]
     with pytest.raises(ValueError, match="'oversized' is 'raise', and 1 of 3 graphs"):
         TokenBudgetSampler(oversized="raise", **sizes)
-    with pytest.raises(ValueError, match="'oversized' is 'drop': pass one of"):
+    with pytest.raises(ValueError, match="'oversized' is 'drop': choose one of"):
         TokenBudgetSampler(oversized="drop", **sizes)
 
 
@@ -184,8 +184,11 @@ BAD = [
     ({"max_atoms": 2.5, "atoms": [1]}, "'max_atoms' is 2.5"),
     ({"max_pairs": 5}, "'pairs' is missing for 'max_pairs': pass the dataset"),
     ({"max_pairs": 5, "atoms": [1]}, "'pairs' is missing"),
-    ({"max_pairs": 5, "pairs": [1.5]}, "'pairs' is torch.float32 of shape"),
-    ({"max_pairs": 5, "pairs": [[1]]}, r"'pairs' is torch.int64 of shape \[1, 1\]"),
+    (
+        {"max_pairs": 5, "pairs": [1.5]},
+        "'pairs' is of type torch.float32: pass a vector",
+    ),
+    ({"max_pairs": 5, "pairs": [[1]]}, r"'pairs' has shape \[1, 1\]: pass a vector"),
     ({"max_pairs": 5, "pairs": [-1]}, "'pairs' holds -1"),
     ({"max_pairs": 5, "pairs": [1], "atoms": [1, 2]}, "the lengths differ"),
     ({"max_pairs": 5, "pairs": [1], "dataset": [1, 2]}, "the lengths differ"),

@@ -9,14 +9,14 @@ from pyg_atomenc.io import from_smiles
 from pyg_atomenc.transforms import (
     AtomFeatures,
     FromHetero,
-    PairBias,
+    PairFeatures,
     RadiusEdges,
     ToHetero,
     TokenEdges,
 )
 
 pytest.importorskip("rdkit", reason="RDKit is not installed")
-BY_BONDS = [AtomFeatures(), PairBias(num_rbf=0), TokenEdges(["bond"])]
+BY_BONDS = [AtomFeatures(), PairFeatures(num_rbf=0), TokenEdges(["bond"])]
 
 
 @pytest.mark.parametrize("transform", [*BY_BONDS, RadiusEdges()])
@@ -40,10 +40,18 @@ def test_bonds_of_atoms_that_are_not_there(transform):
 @pytest.mark.parametrize(
     "name, change, message",
     [
-        ("edge_index", lambda x: x.float(), "'edge_index' is of torch.float32"),
-        ("edge_index", lambda x: torch.cat([x, x[:1]]), r"'edge_index' has shape \[3,"),
-        ("edge_attr", lambda x: x[1:], "'edge_attr' has 3 rows, and 4 are needed"),
-        ("z", lambda x: x[1:], "'z' has 2 rows, and 3 are needed"),
+        (
+            "edge_index",
+            lambda x: x.float(),
+            "'edge_index' is of type torch.float32: pass integers",
+        ),
+        (
+            "edge_index",
+            lambda x: torch.cat([x, x[:1]]),
+            r"'edge_index' needs the shape \[2, E\], found: \[3,",
+        ),
+        ("edge_attr", lambda x: x[1:], "'edge_attr' has 3 rows for 4 bonds"),
+        ("z", lambda x: x[1:], "'z' has 2 rows for 3 atoms"),
     ],
 )
 def test_rows_that_do_not_fit(transform, name, change, message):
@@ -56,7 +64,11 @@ def test_rows_that_do_not_fit(transform, name, change, message):
 @pytest.mark.parametrize("transform", BY_BONDS)
 def test_bonds_that_are_listed_one_way(transform):
     both = from_smiles("C[C@H](N)C(=O)Oc1ccccc1", hydrogens=True)
-    names = {AtomFeatures: "x", PairBias: "pair_attr", TokenEdges: "token_edge_index"}
+    names = {
+        AtomFeatures: "x",
+        PairFeatures: "pair_attr",
+        TokenEdges: "token_edge_index",
+    }
     name = names[type(transform)]
     expected = transform(both)[name]
     for down in (True, False):
@@ -72,7 +84,7 @@ def test_bonds_that_are_listed_one_way(transform):
         (lambda: RadiusEdges("5"), "'cutoff' is '5'"),
         (lambda: RadiusEdges(None), "'cutoff' is None"),
         (lambda: RadiusEdges(max_neighbors=True), "'max_neighbors' is True"),
-        (lambda: PairBias(cutoff="5"), "'cutoff' is '5'"),
+        (lambda: PairFeatures(cutoff="5"), "'cutoff' is '5'"),
         (lambda: TokenEdges(3), "'kinds' is"),
         (lambda: TokenEdges(None), "'kinds' is"),
         (lambda: AtomFeatures(attr=3), "'attr' is 3"),
@@ -83,11 +95,17 @@ def test_arguments_of_other_types(make, message):
         make()
 
 
-@pytest.mark.parametrize("pos", [torch.rand(2, 2), torch.ones(2, 3).long()])
-def test_positions_that_are_none(pos):
+@pytest.mark.parametrize(
+    "pos, message",
+    [
+        (torch.rand(2, 2), r"'pos' needs the shape \[N, 3\], found: \[2, 2\]"),
+        (torch.ones(2, 3).long(), "'pos' is of type torch.int64: pass floating"),
+    ],
+)
+def test_positions_that_are_none(pos, message):
     data = AtomTokenData(pos=pos, atom_to_token=torch.tensor([0, 0]))
-    for transform in (RadiusEdges(), PairBias()):
-        with pytest.raises(ValueError, match="'pos' is .*floating numbers"):
+    for transform in (RadiusEdges(), PairFeatures()):
+        with pytest.raises(ValueError, match=message):
             transform(data)
 
 

@@ -1,23 +1,22 @@
-"""`PairBias`: what is known of every pair of atoms in a token."""
+"""`PairFeatures`: what is known of every pair of atoms in a token."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
-from torch_geometric.utils import is_undirected, to_undirected
+from torch_geometric.utils import to_undirected
 
 from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.checks import check_graph, check_pos
+from pyg_atomenc.data.atom_token_data import check_graph, check_pos
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.transforms.graph_distance import bonds_apart
 from pyg_atomenc.transforms.perceive import BOND_COLUMNS, check_bond_types
 
 _FARTHEST = 6
 
 
-class PairBias(BaseTransform):
+class PairFeatures(BaseTransform):
     r"""Adds ``pair_attr`` ``[P, D]``, float32: features of the pairs inside tokens.
 
     There is a row for every column of ``data.token_layout().to_edge_index()``, ``P``
@@ -43,9 +42,9 @@ class PairBias(BaseTransform):
 
     Example:
         >>> from pyg_atomenc.io import from_smiles
-        >>> bias = PairBias(num_rbf=0)
-        >>> data = bias(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> encoder = AtomAttentionEncoder(119, edge_dim=bias.edge_dim)
+        >>> features = PairFeatures(num_rbf=0)
+        >>> data = features(from_smiles("CC(=O)Oc1ccccc1"))
+        >>> encoder = AtomAttentionEncoder(119, edge_dim=features.edge_dim)
         >>> x = torch.nn.functional.one_hot(data.z, 119).float()
         >>> encoder(x, data.token_layout(), edge_attr=data.pair_attr).shape
         torch.Size([3, 128])
@@ -74,11 +73,12 @@ class PairBias(BaseTransform):
         apart = bonds_apart(bonds, count, pairs, _FARTHEST)
         known = _bond_types(bonds, kind, pairs, count)
         parts = [known, F.one_hot(apart, _FARTHEST + 2)]
+        dtype = torch.get_default_dtype()
         if self.num_rbf:
-            check_pos(data, "pass num_rbf=0, or give every atom a position.")
-            parts.append(_gaussians(data.pos, pairs, self.num_rbf, self.cutoff))
-        like = parts[-1] if self.num_rbf else torch.empty(0, device=pairs.device)
-        data.pair_attr = torch.cat([part.to(like.dtype) for part in parts], dim=1)
+            pos = check_pos(data, "pass num_rbf=0, or give every atom a position.")
+            parts.append(_gaussians(pos, pairs, self.num_rbf, self.cutoff))
+            dtype = pos.dtype
+        data.pair_attr = torch.cat([part.to(dtype) for part in parts], dim=1)
         return data
 
     def __repr__(self) -> str:
@@ -86,25 +86,22 @@ class PairBias(BaseTransform):
 
 
 def _bonds_both_ways(data: AtomTokenData, count: int) -> tuple[Tensor, Tensor]:
-    bonds = data.edge_index
+    """Every bond in both directions ``[2, E]``, sorted, and its type ``[E, 5]``."""
+    bonds, index = data.edge_index, data.atom_to_token
     if bonds is None or bonds.numel() == 0:
-        index = data.atom_to_token
         none = index.new_empty((0, BOND_COLUMNS), dtype=torch.float32)
         return index.new_empty((2, 0)), none
     check_bond_types(data)
-    if is_undirected(bonds, num_nodes=count):
-        return bonds, data.edge_attr
     both = to_undirected(bonds, data.edge_attr, num_nodes=count, reduce="max")
     return both[0], both[1]
 
 
 def _bond_types(bonds: Tensor, kind: Tensor, pairs: Tensor, count: int) -> Tensor:
-    if bonds.numel() == 0:
-        return kind.new_zeros((pairs.size(1), BOND_COLUMNS))
-    known, order = (bonds[0] * count + bonds[1]).sort(stable=True)
-    pair = pairs[0] * count + pairs[1]
-    slot = torch.searchsorted(known, pair).clamp(max=known.numel() - 1)
-    return kind[order[slot]] * (known[slot] == pair).unsqueeze(1)
+    slot = _find(bonds[0] * count + bonds[1], pairs[0] * count + pairs[1])
+    joined = slot >= 0
+    types = kind.new_zeros((pairs.size(1), BOND_COLUMNS))
+    types[joined] = kind[slot[joined]]
+    return types
 
 
 def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
@@ -116,3 +113,57 @@ def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
     distance = square.clamp(min=1e-12).sqrt()
     rbf = GaussianSmearing(0.0, cutoff, count).to(pos)(distance)
     return rbf * known[pairs].all(dim=0).unsqueeze(1)
+
+
+def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
+    """The length of the shortest path over bonds, for every pair.
+
+    A breadth-first search from all atoms at once, that ends after ``most`` bonds and
+    goes on only from atoms of which a pair is still open. Its cost grows with the
+    atoms within ``most`` bonds of an atom, whatever the size of the graph.
+
+    Args:
+        edge_index (Tensor): Bonds in both directions ``[2, E]``, int64.
+        num_atoms (int): The number of atoms ``N``.
+        pairs (Tensor): The pairs ``[2, P]``, int64; none may be there twice.
+        most (int): The longest path to look for.
+
+    Returns:
+        Tensor: ``[P]``, int64, from 0 to ``most``; ``most + 1`` where the path is
+        longer, or where there is none.
+    """
+    distance = torch.full_like(pairs[0], most + 1)
+    wanted, where = (pairs[0] * num_atoms + pairs[1]).sort()
+    first, last = edge_index[:, edge_index[0].argsort(stable=True)]
+    degree = first.bincount(minlength=num_atoms)
+    start = degree.cumsum(0) - degree
+    open_pairs = pairs[0].bincount(minlength=num_atoms)
+    # A pair is one number, so that sets of pairs are sorted vectors.
+    front = torch.arange(num_atoms, device=pairs.device) * (num_atoms + 1)
+    before = front[:0]
+    for step in range(most + 1):
+        slot = _find(wanted, front)
+        found = slot[slot >= 0]
+        distance[where[found]] = step
+        sources = front // num_atoms
+        open_pairs -= sources[slot >= 0].bincount(minlength=num_atoms)
+        going = front[open_pairs[sources] > 0]
+        if step == most or going.numel() == 0:
+            break
+        source, atom = going // num_atoms, going % num_atoms
+        count = degree[atom]
+        skip = (start[atom] - count.cumsum(0) + count).repeat_interleave(count)
+        reached = last[skip + torch.arange(skip.numel(), device=skip.device)]
+        after = (source.repeat_interleave(count) * num_atoms + reached).unique()
+        # Bonds lead one step back, aside, or on.
+        after = after[(_find(front, after) < 0) & (_find(before, after) < 0)]
+        before, front = front, after
+    return distance
+
+
+def _find(values: Tensor, wanted: Tensor) -> Tensor:
+    """Where each of ``wanted`` stands in the sorted ``values``, or -1."""
+    if values.numel() == 0:
+        return torch.full_like(wanted, -1)
+    slot = torch.searchsorted(values, wanted).clamp(max=values.numel() - 1)
+    return torch.where(values[slot] == wanted, slot, -1)

@@ -10,7 +10,7 @@ from pyg_atomenc import AtomTokenData
 from pyg_atomenc.io import from_smiles, from_structure
 from pyg_atomenc.transforms import (
     FromHetero,
-    PairBias,
+    PairFeatures,
     RadiusEdges,
     ToHetero,
     TokenEdges,
@@ -38,7 +38,7 @@ def graph(count=7, tokens=4):
 
 def full(data):
     pytest.importorskip("scipy", reason="SciPy is not installed")
-    return TokenEdges(cutoff=0.8)(RadiusEdges(0.6)(PairBias(num_rbf=3)(data)))
+    return TokenEdges(cutoff=0.8)(RadiusEdges(0.6)(PairFeatures(num_rbf=3)(data)))
 
 
 def assert_equal(one, other):
@@ -141,7 +141,7 @@ def test_any_order_of_the_edges_between_atoms_and_tokens():
 def test_bad_input_there():
     with pytest.raises(ValueError, match="'data' is of type Data"):
         ToHetero()(Data(x=torch.ones(2, 1)))
-    with pytest.raises(ValueError, match="converted first, and batched then"):
+    with pytest.raises(ValueError, match="pass one AtomTokenData; of a batch batch"):
         ToHetero()(Batch.from_data_list([graph()]))
     with pytest.raises(ValueError, match="'atom_to_token' is missing"):
         ToHetero()(AtomTokenData(x=torch.ones(2, 1)))

@@ -7,7 +7,8 @@ from torch_geometric.data import Batch
 from pyg_atomenc import AtomAttentionEncoder, AtomTokenData
 from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_smiles
 from pyg_atomenc.tokenizers import Atom, RingsAndChains
-from pyg_atomenc.transforms import PairBias
+from pyg_atomenc.transforms import PairFeatures
+from pyg_atomenc.transforms.pair_features import bonds_apart
 
 chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
 
@@ -24,10 +25,10 @@ def molecule(smiles=DRUG):
 
 def test_every_row_is_what_rdkit_says_of_the_pair():
     mol = molecule()
-    bias = PairBias(num_rbf=5, cutoff=4.0)
-    data = bias(from_rdmol(mol, RingsAndChains()))
+    features = PairFeatures(num_rbf=5, cutoff=4.0)
+    data = features(from_rdmol(mol, RingsAndChains()))
     pairs = data.token_layout().to_edge_index().t().tolist()
-    assert data.pair_attr.shape == (len(pairs), bias.edge_dim) == (len(pairs), 18)
+    assert data.pair_attr.shape == (len(pairs), features.edge_dim) == (len(pairs), 18)
     apart = chem.GetDistanceMatrix(mol)
     place = mol.GetConformer().GetPositions()
     for (a, b), row in zip(pairs, data.pair_attr.tolist(), strict=True):
@@ -46,7 +47,7 @@ def test_a_path_may_leave_the_token():
     # Two carbons of one token, joined over an atom of another.
     data = from_smiles("CCC", Atom())
     data.atom_to_token, data.num_tokens = torch.tensor([0, 1, 0]), 2
-    pair = PairBias(num_rbf=0)(data).pair_attr
+    pair = PairFeatures(num_rbf=0)(data).pair_attr
     pairs = data.token_layout().to_edge_index().t().tolist()
     assert pair[pairs.index([0, 2])].tolist() == [0] * 5 + [0, 0, 1, 0, 0, 0, 0, 0]
 
@@ -62,15 +63,15 @@ def test_a_batch_has_the_rows_of_its_graphs_in_the_order_of_its_layout():
     # Tokens need not be sorted.
     turned = torch.randperm(graphs[0].num_nodes)
     graphs[0] = graphs[0].subgraph(turned)
-    bias = PairBias()
-    one_by_one = Batch.from_data_list([bias(graph) for graph in graphs])
-    together = bias(Batch.from_data_list(graphs))
+    features = PairFeatures()
+    one_by_one = Batch.from_data_list([features(graph) for graph in graphs])
+    together = features(Batch.from_data_list(graphs))
     assert together.pair_attr.equal(one_by_one.pair_attr)
     one_by_one.validate()
-    encoder = AtomAttentionEncoder(4, 8, 2, edge_dim=bias.edge_dim)
+    encoder = AtomAttentionEncoder(4, 8, 2, edge_dim=features.edge_dim)
     x = torch.randn(together.num_nodes, 4)
     tokens = encoder(x, together.token_layout(), edge_attr=together.pair_attr)
-    first = bias(graphs[0])
+    first = features(graphs[0])
     alone = encoder(
         x[: first.num_nodes], first.token_layout(), edge_attr=first.pair_attr
     )
@@ -83,7 +84,7 @@ def test_distances_are_differentiable_twice_and_where_atoms_are_unknown():
     data.pos[3] = torch.nan
     pos = data.pos.clone().requires_grad_()
     data.pos = pos
-    rbf = PairBias(num_rbf=4, cutoff=3.0)(data).pair_attr[:, 13:]
+    rbf = PairFeatures(num_rbf=4, cutoff=3.0)(data).pair_attr[:, 13:]
     assert rbf.dtype == torch.float64 and rbf.isfinite().all()
     (grad,) = torch.autograd.grad(rbf.square().sum(), pos, create_graph=True)
     known = torch.arange(len(pos)) != 3
@@ -93,14 +94,14 @@ def test_distances_are_differentiable_twice_and_where_atoms_are_unknown():
 
     def energy(moved):
         data.pos = torch.where(known.unsqueeze(1), moved, torch.nan)
-        return PairBias(num_rbf=4, cutoff=3.0)(data).pair_attr[:, 13:].sum(0)
+        return PairFeatures(num_rbf=4, cutoff=3.0)(data).pair_attr[:, 13:].sum(0)
 
     torch.autograd.gradcheck(energy, (pos.detach().nan_to_num(0.0).requires_grad_(),))
 
 
 def test_no_bonds_and_no_atoms():
     data = AtomTokenData(pos=torch.rand(3, 3), atom_to_token=torch.tensor([0, 0, 1]))
-    pair = PairBias(num_rbf=2)(data).pair_attr
+    pair = PairFeatures(num_rbf=2)(data).pair_attr
     assert pair[:, :5].eq(0).all() and pair[:, 5].tolist() == [1, 0, 0, 1, 1]
     assert pair[:, 12].tolist() == [0, 1, 1, 0, 0]
     empty = AtomTokenData(
@@ -108,18 +109,50 @@ def test_no_bonds_and_no_atoms():
         atom_to_token=torch.empty(0, dtype=torch.long),
         num_tokens=2,
     )
-    assert PairBias()(empty).pair_attr.shape == (0, 29)
+    assert PairFeatures()(empty).pair_attr.shape == (0, 29)
 
 
 @pytest.mark.parametrize("num_rbf", [-1, 1, 2.0])
 def test_bad_arguments(num_rbf):
     with pytest.raises(ValueError, match="'num_rbf' is"):
-        PairBias(num_rbf)
+        PairFeatures(num_rbf)
     with pytest.raises(ValueError, match="'cutoff' is -1"):
-        PairBias(cutoff=-1)
+        PairFeatures(cutoff=-1)
     with pytest.raises(ValueError, match="'pos' is missing.*num_rbf=0"):
-        PairBias()(from_smiles("CCO"))
+        PairFeatures()(from_smiles("CCO"))
     data = from_smiles("CCO")
     data.edge_attr = data.edge_attr[:, :4]
     with pytest.raises(ValueError, match="'edge_attr' has 4 columns"):
-        PairBias(num_rbf=0)(data)
+        PairFeatures(num_rbf=0)(data)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 6])
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_the_shortest_path_of_networkx(seed, most):
+    nx = pytest.importorskip("networkx", reason="networkx is not installed")
+    graph = nx.gnm_random_graph(40, 44, seed=seed)
+    once = torch.tensor(list(graph.edges)).t()
+    edge_index = torch.cat([once, once.flip(0)], dim=1)
+    edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
+    # Some pairs in any order, an atom with itself among them.
+    pair = torch.randperm(1600)[:300]
+    pairs = torch.stack([pair // 40, pair % 40])
+    found = bonds_apart(edge_index, 40, pairs, most)
+    length = dict(nx.all_pairs_shortest_path_length(graph))
+    expected = [
+        min(length[a].get(b, most + 1), most + 1) for a, b in pairs.t().tolist()
+    ]
+    assert found.tolist() == expected
+
+
+def test_no_bonds_and_no_pairs():
+    none = torch.empty((2, 0), dtype=torch.long)
+    pairs = torch.tensor([[0, 1, 0], [0, 1, 1]])
+    assert bonds_apart(none, 2, pairs, 6).tolist() == [0, 0, 7]
+    assert bonds_apart(none, 2, none, 6).tolist() == []
+    assert bonds_apart(none, 0, none, 6).tolist() == []
+
+
+def test_bonds_that_are_listed_twice():
+    edge_index = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0]])
+    assert bonds_apart(edge_index, 2, torch.tensor([[0], [1]]), 6).tolist() == [1]

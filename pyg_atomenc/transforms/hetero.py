@@ -1,0 +1,184 @@
+"""`ToHetero` and `FromHetero`: atoms and tokens as two types of nodes, and back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, HeteroData
+from torch_geometric.transforms import BaseTransform
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.storage import is_token_attr
+from pyg_atomenc.errors import AtomEncodingError
+
+_INSIDE = ("atom", "in", "token")
+_PAIR = ("atom", "pair", "atom")
+# Type of edges → attribute of the edges → attribute of the graph.
+_EDGES = {
+    ("atom", "bond", "atom"): {"edge_index": "edge_index", "edge_attr": "edge_attr"},
+    ("atom", "radius", "atom"): {
+        "edge_index": "radius_edge_index",
+        "distance": "radius_distance",
+    },
+    _PAIR: {"edge_attr": "pair_attr"},
+    ("token", "edge", "token"): {
+        "edge_index": "token_edge_index",
+        "edge_attr": "token_edge_attr",
+    },
+}
+_PLACES = {
+    graph_name: (edge_type, name)
+    for edge_type, names in _EDGES.items()
+    for name, graph_name in names.items()
+}
+
+
+class ToHetero(BaseTransform):
+    """Turns a graph into a ``HeteroData`` with nodes of type ``atom`` and ``token``.
+
+    - ``data['atom']`` holds what every atom has, ``data['token']`` what is named
+      ``token_*`` in the graph, without that prefix
+    - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
+    - ``data['atom', 'bond', 'atom']`` holds the bonds; where the graph has them,
+      ``['atom', 'radius', 'atom']`` what
+      :class:`~pyg_atomenc.transforms.RadiusEdges` found, ``['atom', 'pair', 'atom']``
+      the pairs inside tokens with their
+      :class:`~pyg_atomenc.transforms.PairFeatures`, and ``['token', 'edge', 'token']``
+      what :class:`~pyg_atomenc.transforms.TokenEdges` found
+    - everything else belongs to the whole graph and stays where it is
+
+    PyG batches the result as any ``HeteroData``.
+    :class:`~pyg_atomenc.transforms.FromHetero` goes back.
+
+    Raises:
+        ValueError: If the data is no ``AtomTokenData``, is a batch, or has no
+            ``atom_to_token``.
+
+    Example:
+        >>> from pyg_atomenc.io import from_smiles
+        >>> data = ToHetero()(from_smiles("CC(=O)Oc1ccccc1"))
+        >>> data.node_types
+        ['atom', 'token']
+        >>> data["atom", "in", "token"].edge_index[1].tolist()
+        [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
+    """
+
+    def forward(self, data: AtomTokenData) -> HeteroData:
+        """Make the heterogeneous graph; tensors are shared, not copied."""
+        _check_single(data, AtomTokenData)
+        data.validate()
+        out = HeteroData()
+        out["atom"].num_nodes = data.num_nodes
+        out["token"].num_nodes = data.total_num_tokens
+        index = data.atom_to_token
+        atoms = torch.arange(index.numel(), device=index.device)
+        out[_INSIDE].edge_index = torch.stack([atoms, index])
+        for name, value in data.to_dict().items():
+            if name not in ("atom_to_token", "num_tokens", "num_nodes"):
+                _place(out, data, name, value)
+        if "pair_attr" in data:
+            out[_PAIR].edge_index = data.token_layout().to_edge_index()
+        return out
+
+
+class FromHetero(BaseTransform):
+    """Turns what :class:`~pyg_atomenc.transforms.ToHetero` made back into one graph.
+
+    Every attribute of the nodes, edges and the graph that was there, or was added
+    since, is kept under the name that ``ToHetero`` would read it from.
+
+    Raises:
+        ValueError: If the data is no ``HeteroData``, is a batch, lacks one of the two
+            types of nodes or the edges ``('atom', 'in', 'token')``, gives an atom no
+            token or several, or has nodes or edges of other types.
+    """
+
+    def forward(self, data: HeteroData) -> AtomTokenData:
+        """Make the graph; tensors are shared, not copied."""
+        _check_types(data)
+        out = AtomTokenData()
+        out.num_tokens = int(data["token"].num_nodes)
+        out.atom_to_token = _token_of_atom(data)
+        for kind, prefix in (("atom", ""), ("token", "token_")):
+            for name, value in data[kind].items():
+                if name != "num_nodes":
+                    out[prefix + name] = value
+        for edge_type, names in _EDGES.items():
+            edges = data[edge_type] if edge_type in data.edge_types else {}
+            for name, value in edges.items():
+                if edge_type == _PAIR and name == "edge_index":
+                    _check_pairs(out, value)
+                else:
+                    out[names.get(name, name)] = value
+        for name, value in data.to_dict()["_global_store"].items():
+            if name in out:
+                raise AtomEncodingError(
+                    f"'data' has {name!r} for the whole graph, and for nodes or edges, "
+                    f"too: rename one of them."
+                )
+            out[name] = value
+        out.validate()
+        return out
+
+
+def _place(out: HeteroData, data: AtomTokenData, name: str, value: Any) -> None:
+    if name in _PLACES:
+        edge_type, own_name = _PLACES[name]
+        out[edge_type][own_name] = value
+    elif is_token_attr(name):
+        out["token"][name.removeprefix("token_")] = value
+    elif name == "y" and isinstance(value, Tensor) and len(value) == 1:
+        # Of a graph with one atom or bond, PyG takes a label for theirs.
+        out[name] = value
+    elif data.is_node_attr(name):
+        out["atom"][name] = value
+    elif data.is_edge_attr(name):
+        out["atom", "bond", "atom"][name] = value
+    else:
+        out[name] = value
+
+
+def _token_of_atom(data: HeteroData) -> Tensor:
+    atom, token = data[_INSIDE].edge_index
+    num_atoms = int(data["atom"].num_nodes)
+    order = atom.argsort(stable=True)
+    if not torch.equal(atom[order], torch.arange(num_atoms, device=atom.device)):
+        raise AtomEncodingError(
+            f"{_INSIDE} has {atom.numel()} edges for {num_atoms} atoms: it must give "
+            f"every atom exactly one token."
+        )
+    return token[order]
+
+
+def _check_pairs(out: AtomTokenData, pairs: Tensor) -> None:
+    # Their order is that of the layout, which the features have to keep.
+    if not torch.equal(pairs, out.token_layout().to_edge_index()):
+        raise AtomEncodingError(
+            f"{_PAIR} has other edges than the layout of the tokens: leave them in "
+            f"their order, or remove them."
+        )
+
+
+def _check_single(data: Any, kind: type[Any]) -> None:
+    if not isinstance(data, kind) or isinstance(data, Batch):
+        raise AtomEncodingError(
+            f"'data' is of type {type(data).__name__}: pass one {kind.__name__}; of a "
+            f"batch batch[i]."
+        )
+
+
+def _check_types(data: HeteroData) -> None:
+    _check_single(data, HeteroData)
+    missing = {"atom", "token"} - set(data.node_types)
+    if missing or _INSIDE not in data.edge_types:
+        raise AtomEncodingError(
+            f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
+            f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
+        )
+    known = {"atom", "token", _INSIDE, *_EDGES}
+    more = [kind for kind in data.node_types + data.edge_types if kind not in known]
+    if more:
+        raise AtomEncodingError(
+            f"'data' has {more[0]!r}, which an AtomTokenData has no place for: remove "
+            f"it first."
+        )
