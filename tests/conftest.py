@@ -27,30 +27,9 @@ settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What asks for the fixture `scatter` meets torch_scatter."""
-    for item in items:
-        if "scatter" in getattr(item, "fixturenames", ()):
-            item.add_marker("scatter")
-
-
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(12345)
-
-
-@pytest.fixture(
-    params=["pyg"] if "torch_scatter" in HIDDEN else ["torch_scatter", "pyg"]
-)
-def scatter(request, monkeypatch):
-    """Runs a test with torch_scatter's operators, and with PyG's own."""
-    from pyg_atomenc.attention import edges
-
-    if request.param == "torch_scatter" and not edges.HAS_TORCH_SCATTER:
-        pytest.skip("torch_scatter is not installed; PyG's own scatters are tested")
-    monkeypatch.setattr(edges, "HAS_TORCH_SCATTER", request.param == "torch_scatter")
-    return request.param
 
 
 @pytest.fixture(scope="session")

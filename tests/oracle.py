@@ -1,7 +1,21 @@
 """The definition as a plain NumPy loop over tokens, and partitions to try it on."""
 
 import numpy as np
+import pytest
 import torch
+
+from pyg_atomenc.attention import backends
+
+# In float64, which Triton's kernels do not take; they have tests of their own.
+BACKENDS = [name for name, b in backends().items() if torch.float64 in b.tolerance]
+# The edges meet torch_scatter, and are tested with it and without.
+BY_BACKEND = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(name, marks=[pytest.mark.scatter] if name == "edges" else [])
+        for name in BACKENDS
+    ],
+)
 
 
 def softmax(logits):
@@ -12,8 +26,8 @@ def softmax(logits):
 def token_loop(query, key, value, atom_to_token, num_tokens, bias=None):
     """Loops over tokens and heads; gives atoms, tokens, weights and all alphas.
 
-    ``bias`` is ``{(target atom, source atom): [H]}``; the alphas are ``[N, N, H]``,
-    from every target to every source, zeros where these share no token.
+    ``bias`` and alphas are ``[N, N, H]``, from every target to every source; where
+    these share no token, the alphas are zero.
     """
     query, key, value = (t.detach().double().numpy() for t in (query, key, value))
     index = atom_to_token.numpy()
@@ -30,13 +44,23 @@ def token_loop(query, key, value, atom_to_token, num_tokens, bias=None):
                 continue
             logits = query[members, head] @ key[members, head].T / np.sqrt(channels)
             if bias is not None:
-                logits += [[bias[a, b][head] for b in members] for a in members]
+                logits += bias[np.ix_(members, members, [head])][:, :, 0]
             alpha = softmax(logits)
             atoms[members, head] = alpha @ value[members, head]
             weights[members, head] = alpha.mean(0)
             tokens[token, head] = atoms[members, head].mean(0)
             alphas[np.ix_(members, members, [head])] = alpha[:, :, None]
     return atoms, tokens, weights, alphas
+
+
+def bias_matrix(layout, bias):
+    """A bias with one row an edge, as ``[N, N, H]``."""
+    if bias is None:
+        return None
+    source, target = layout.to_edge_index().numpy()
+    matrix = np.zeros((layout.num_targets, layout.num_sources, bias.size(1)))
+    matrix[target, source] = bias.detach().numpy()
+    return matrix
 
 
 def encode_loop(encoder, x, atom_to_token, num_tokens, bias=None):

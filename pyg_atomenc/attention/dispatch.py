@@ -50,12 +50,9 @@ def _reasons(
     backend: Backend, inputs: Union[AttentionInputs, EncodeInputs], automatic: bool
 ) -> list[str]:
     if not isinstance(inputs.layout, backend.layouts):
-        able = [
-            b.name for b in _BACKENDS.values() if isinstance(inputs.layout, b.layouts)
-        ]
-        return [
-            f"it does not attend over a {type(inputs.layout).__name__}, as "
-            f"{' and '.join(map(repr, able))} do"
-        ]
+        others = _BACKENDS.values()
+        able = [repr(b.name) for b in others if isinstance(inputs.layout, b.layouts)]
+        kind = type(inputs.layout).__name__
+        return [f"it does not attend over {kind}s, for which take {' or '.join(able)}"]
     reasons = backend.not_supported_reasons(inputs)
     return reasons + (backend.not_automatic_reasons(inputs) if automatic else [])

@@ -4,17 +4,22 @@ import pickle
 
 import pytest
 import torch
-from oracle import encode_loop, partitions
+from oracle import (
+    BACKENDS,
+    BY_BACKEND,
+    bias_matrix,
+    encode_loop,
+    partitions,
+    token_loop,
+)
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import Sequential
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
-from pyg_atomenc.attention import backends
+from pyg_atomenc.nn.projections import fuse_projections
 
 PARTITIONS = partitions()
-# In float64, which Triton's kernels do not take; they have tests of their own.
-BACKENDS = [name for name, b in backends().items() if torch.float64 in b.tolerance]
 
 
 def make(name="shuffled", dtype=torch.float64, **options):
@@ -23,10 +28,10 @@ def make(name="shuffled", dtype=torch.float64, **options):
     return encoder, torch.randn(index.numel(), 7, dtype=dtype), index, num_tokens
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@BY_BACKEND
 @pytest.mark.parametrize("name", PARTITIONS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_equals_the_numpy_loop(backend, name, bias, scatter):
+def test_equals_the_numpy_loop(backend, name, bias):
     encoder, x, index, num_tokens = make(name, backend=backend, bias=bias)
     if bias:
         for linear in (encoder.lin_query, encoder.lin_key, encoder.lin_value):
@@ -40,25 +45,21 @@ def test_equals_the_numpy_loop(backend, name, bias, scatter):
     assert torch.equal(encoder(x, layout), encoder(x, index, dim_size=num_tokens))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@BY_BACKEND
 def test_edge_attr_biases_the_logits_of_its_pair(backend):
     encoder, x, index, num_tokens = make(edge_dim=3, backend=backend)
     layout = TokenLayout.from_index(index, num_tokens)
     edge_attr = torch.randn(layout.num_pairs, 3, dtype=torch.float64)
-    bias = (edge_attr @ encoder.lin_edge.weight.T).detach().numpy()
-    by_pair = {
-        (b, a): row
-        for (a, b), row in zip(layout.to_edge_index().t().tolist(), bias, strict=True)
-    }
-    expected, _ = encode_loop(encoder, x, index, num_tokens, by_pair)
+    bias = bias_matrix(layout, edge_attr @ encoder.lin_edge.weight.T)
+    expected, _ = encode_loop(encoder, x, index, num_tokens, bias)
     out = encoder(x, layout, edge_attr=edge_attr)
     torch.testing.assert_close(out, torch.from_numpy(expected), rtol=0, atol=1e-12)
     one = AtomAttentionEncoder(7, edge_dim=1).double()
     assert one(x, layout, edge_attr=edge_attr[:, 0]).shape == (num_tokens, 128)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_derivatives_by_atoms_and_weights(backend, scatter):
+@BY_BACKEND
+def test_derivatives_by_atoms_and_weights(backend):
     encoder, x, index, num_tokens = make("gappy", backend=backend)
     inputs = [x.requires_grad_(), *encoder.parameters()]
     names = [name for name, _ in encoder.named_parameters()]
@@ -72,8 +73,9 @@ def test_derivatives_by_atoms_and_weights(backend, scatter):
             {"dim_size": num_tokens, "return_attention_weights": True},
         )
 
-    assert gradcheck(function, inputs)
-    assert gradgradcheck(function, inputs)
+    # In full they stand beside: tests/attention has those of every formula.
+    assert gradcheck(function, inputs, fast_mode=True)
+    assert gradgradcheck(function, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
@@ -147,6 +149,25 @@ def test_lazy_channels():
         lazy(torch.randn(3, 4), layout, edge_attr=edge_attr)
 
 
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_tokens_may_be_told_by_pointers_as_aggregations_have_it(name):
+    encoder, x, index, num_tokens = make(name)
+    layout = TokenLayout.from_index(index.sort().values, num_tokens)
+    expected = encoder(x, layout)
+    assert torch.equal(encoder(x, None, layout.ptr), expected)
+    assert torch.equal(encoder(x, ptr=layout.ptr, dim_size=num_tokens, dim=0), expected)
+    assert torch.equal(encoder(x, index.sort().values, None, num_tokens, -2), expected)
+
+
+def test_heads_may_be_averaged():
+    encoder, x, index, num_tokens = make(concat=False)
+    joined, *_ = make()
+    joined.load_state_dict(encoder.state_dict())
+    out = encoder(x, index, dim_size=num_tokens)
+    expected = joined(x, index, dim_size=num_tokens).view(num_tokens, 2, 4).mean(1)
+    torch.testing.assert_close(out, expected)
+
+
 def test_inside_pyg_sequential():
     model = Sequential(
         "x, layout",
@@ -160,7 +181,7 @@ def test_inside_pyg_sequential():
     assert model(x, TokenLayout.from_index(index, num_tokens)).shape == (num_tokens, 2)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@BY_BACKEND
 def test_odd_inputs(backend):
     encoder, x, index, num_tokens = make(backend=backend)
     expected = encoder(x, index, dim_size=num_tokens)
@@ -174,7 +195,7 @@ def test_odd_inputs(backend):
     empty.sum().backward()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@BY_BACKEND
 def test_dropout_only_when_training_and_not_in_the_weights(backend):
     encoder, x, index, num_tokens = make(dropout=0.5, backend=backend)
     given = {"dim_size": num_tokens, "return_attention_weights": True}
@@ -185,7 +206,7 @@ def test_dropout_only_when_training_and_not_in_the_weights(backend):
     assert torch.equal(encoder(x, index, **given)[0], expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@BY_BACKEND
 def test_autocast(backend):
     encoder, x, index, num_tokens = make("many sizes", torch.float32, backend=backend)
     expected = encoder(x, index, dim_size=num_tokens)
@@ -284,6 +305,24 @@ BAD_CALLS = {
         {},
         r"'x' is on cpu, but 'layout' on meta",
     ),
+    "nothing": ((X,), {}, "'index' and 'ptr' are both missing"),
+    "both": (
+        (X, torch.tensor([0, 0, 1]), torch.tensor([0, 2, 3])),
+        {},
+        "'index' and 'ptr' are both there",
+    ),
+    "short pointers": (
+        (X, None, torch.tensor([0, 2])),
+        {},
+        "'ptr' goes from 0 to 2.* for 3 atoms",
+    ),
+    "falling pointers": (
+        (X, None, torch.tensor([0, 4, 3])),
+        {},
+        "or falls, for 3 atoms",
+    ),
+    "float pointers": ((X, None, torch.zeros(2)), {}, "'ptr' is of type torch.float32"),
+    "dimension": ((X, LAYOUT), {"dim": -1}, "'dim' is -1"),
     "layout count": (
         (X, LAYOUT),
         {"dim_size": 5},
@@ -359,7 +398,7 @@ def test_edges_named_in_a_trace_of_an_index_says_why_not():
         compiled(x, index, dim_size=num_tokens)
 
 
-@pytest.mark.parametrize("backend", ["dense", "edges"])
+@BY_BACKEND
 def test_given_a_layout_no_value_is_read_back(backend):
     """What reads a value back, such as `.item()`, would wait for a GPU."""
     seen = []
@@ -384,26 +423,69 @@ def test_given_a_layout_no_value_is_read_back(backend):
     assert len(seen) > 10 and not waiting & set(seen)
 
 
-def test_projections_with_hooks_or_replaced_are_called():
+def test_projections_with_hooks_are_called():
     encoder, x, index, num_tokens = make()
     expected = encoder(x, index, dim_size=num_tokens)
+    layout = TokenLayout.from_index(index, num_tokens)
     calls = []
     handle = encoder.lin_value.register_forward_hook(lambda *_: calls.append(1))
     torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), expected)
     handle.remove()
     assert len(calls) == 1
 
-    class Doubled(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner, self.weight = inner, inner.weight
-            self.in_channels = inner.in_channels
+    with torch.nn.modules.module.register_module_forward_hook(
+        lambda module, *_: calls.append(module)
+    ):
+        torch.testing.assert_close(encoder(x, layout), expected)
+    assert encoder.lin_query in calls and encoder.lin_key in calls
 
-        def forward(self, h):
-            return 2 * self.inner(h)
 
-    encoder.lin_value = Doubled(encoder.lin_value)
-    torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), 2 * expected)
+# What maps [N, C] to [N, H * d] and is no plain projection.
+def doubled(inner):
+    return torch.nn.Sequential(inner, torch.nn.Linear(8, 8))
+
+
+def plain(inner):
+    linear = torch.nn.Linear(7, 8, bias=False).double()
+    linear.load_state_dict(inner.state_dict())
+    return linear
+
+
+REPLACED = {
+    "a Linear of torch": plain,
+    "two layers": lambda inner: doubled(inner).double(),
+    "old weight_norm": torch.nn.utils.weight_norm,
+    "weight_norm": torch.nn.utils.parametrizations.weight_norm,
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_any_module_may_project(name):
+    encoder, x, index, num_tokens = make()
+    layout = TokenLayout.from_index(index, num_tokens)
+    encoder.lin_query = REPLACED[name](encoder.lin_query)
+    encoder.lin_value = REPLACED[name](encoder.lin_value)
+    h = torch.nn.functional.layer_norm(x, (7,))
+    qkv = [
+        linear(h).view(-1, 2, 4)
+        for linear in (encoder.lin_query, encoder.lin_key, encoder.lin_value)
+    ]
+    _, tokens, *_ = token_loop(*qkv, index, num_tokens)
+    out = encoder(x, layout)
+    torch.testing.assert_close(out, torch.from_numpy(tokens).flatten(1))
+    out.sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_why_projections_are_not_fused():
+    encoder, x, *_ = make()
+    linears = [encoder.lin_query, encoder.lin_key, encoder.lin_value]
+    assert fuse_projections(linears, 2, x).weights[0].shape == (2, 4, 7)
+    handle = linears[0].register_forward_pre_hook(lambda *_: None)
+    assert fuse_projections(linears, 2, x) == "a hook wants to see one"
+    handle.remove()
+    linears[1] = torch.nn.Linear(7, 8)
+    assert fuse_projections(linears, 2, x) == "one is of type Linear"
 
 
 def test_parametrized_projections_are_respected():

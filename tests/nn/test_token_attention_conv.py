@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from oracle import partitions, token_loop
+from oracle import BY_BACKEND, partitions, token_loop
 from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 from torch_geometric.nn import GCNConv, MessagePassing, Sequential, global_add_pool
 from torch_geometric.testing import assert_module
@@ -15,8 +15,8 @@ PARTITIONS = partitions()
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-@pytest.mark.parametrize("backend", ["dense", "edges"])
-def test_over_a_layout_equals_the_loop(name, backend, scatter):
+@BY_BACKEND
+def test_over_a_layout_equals_the_loop(name, backend):
     index, num_tokens = PARTITIONS[name]
     layout = TokenLayout.from_index(index, num_tokens)
     conv = TokenAttentionConv(5, 4, heads=2, backend=backend).double()
@@ -34,12 +34,11 @@ def test_over_a_layout_equals_the_loop(name, backend, scatter):
     torch.testing.assert_close(alpha, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.scatter
 @pytest.mark.parametrize("concat", [False, True])
 @pytest.mark.parametrize("edge_dim", [None, 3])
 @pytest.mark.parametrize("kind", ["tokens", "windows"])
-def test_any_edge_list_equals_a_layout_of_the_same_edges(
-    concat, edge_dim, kind, scatter
-):
+def test_any_edge_list_equals_a_layout_of_the_same_edges(concat, edge_dim, kind):
     index, num_tokens = PARTITIONS["shuffled"]
     layout = TokenLayout.from_index(index, num_tokens)
     if kind == "windows":
@@ -58,7 +57,8 @@ def test_any_edge_list_equals_a_layout_of_the_same_edges(
     torch.testing.assert_close(conv(x, edges[:, order], shuffled), expected)
 
 
-def test_pyg_assert_module_and_isolated_targets(scatter):
+@pytest.mark.scatter
+def test_pyg_assert_module_and_isolated_targets():
     x = torch.randn(5, 7)
     edge_index = torch.tensor([[0, 1, 2, 0], [1, 2, 0, 2]])
     conv = TokenAttentionConv(7, 4, heads=3)
@@ -79,8 +79,9 @@ def test_bipartite():
     assert lazy.lin_query.weight.shape == (8, 3)
 
 
+@pytest.mark.scatter
 @pytest.mark.parametrize("bipartite", [False, True])
-def test_messages_of_either_flow_follow_their_edges(bipartite, scatter):
+def test_messages_of_either_flow_follow_their_edges(bipartite):
     flow = "target_to_source"
     conv = TokenAttentionConv((3, 3), 4, heads=2, edge_dim=2, flow=flow).double()
     other = TokenAttentionConv((3, 3), 4, heads=2, edge_dim=2).double()
@@ -189,7 +190,7 @@ BONDS = torch.tensor([[0, 1, 1, 2, 2, 3, 3, 4], [1, 0, 2, 1, 3, 2, 4, 3]])
 TOKENS = torch.tensor([0, 0, 1, 1, 1])
 
 
-@pytest.mark.parametrize("backend", ["dense", "edges"])
+@BY_BACKEND
 def test_gnn_explainer_explains_bonds_around_the_encoder(backend):
     model = Model(GCNConv(6, 8), AtomAttentionEncoder(8, backend=backend))
     x = torch.randn(5, 6)

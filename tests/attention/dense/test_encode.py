@@ -87,8 +87,10 @@ def test_first_and_second_derivatives(name, pairs):
     def function(*values):
         return encode(dict(zip(inputs, values, strict=True)), layout)
 
-    assert gradcheck(function, list(inputs.values()))
-    assert gradgradcheck(function, list(inputs.values()))
+    # In full for few atoms, along random directions for more.
+    fast = layout.num_atoms > 6
+    assert gradcheck(function, list(inputs.values()), fast_mode=fast)
+    assert gradgradcheck(function, list(inputs.values()), fast_mode=fast)
 
 
 @given(
@@ -147,8 +149,8 @@ def test_atoms_in_float32_with_weights_in_bfloat16():
     assert all(grad.isfinite().all() for grad in grads.values())
 
 
-def test_dropout_thins_forward_and_backward_alike():
-    inputs, layout = make(*PARTITIONS["shuffled"])
+def test_dropout_is_alike_forward_and_backward():
+    inputs, layout = make(*PARTITIONS["gappy"])
 
     def function(*values):
         torch.manual_seed(5)

@@ -21,11 +21,12 @@ def run(layout, query, key, value, bias=None, backend="dense", dropout=0.0):
     return attention(query, key, value, layout, bias, backend=backend, dropout=dropout)
 
 
+@pytest.mark.scatter
 @pytest.mark.parametrize("ptr", [[0, 9], [0, 1, 24], [0, 3, 3, 4, 40], [0, 4, 12], [0]])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("step", [1, 512])
-def test_equals_the_edges(ptr, bias, shifted, step, scatter, monkeypatch):
+def test_equals_the_edges(ptr, bias, shifted, step, monkeypatch):
     monkeypatch.setattr(dense_windows, "MAX_WINDOWS", step)
     layout, tensors = make(ptr, bias=bias, shifted=shifted)
     outs = [run(layout, *tensors, backend=name) for name in ("dense", "edges")]

@@ -51,7 +51,7 @@ def run(layout, tensors, pool, name):
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["triton", "dense", "edges"])
-def test_backends_agree(name, dtype, pool, scatter):
+def test_backends_agree(name, dtype, pool):
     layout, tensors = make(mixed(), dtype)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     expected = run(layout, exact, pool, "edges")
