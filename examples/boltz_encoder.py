@@ -7,21 +7,24 @@ With a checkpoint of Boltz-1 or Boltz-2 it loads the encoder that embeds the inp
 one before the trunk); without one it draws random weights, and says so: its features
 then mean nothing. Without a file it encodes a peptide and a ligand built on the spot.
 Writes one .safetensors with a tensor [tokens, channels] for every structure, and prints
-a table. Needs biotite for files, RDKit without, and safetensors.
+a table. Needs the extras `save` and `structure`, or `chem` without a file.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch_geometric.loader import DataLoader
 
 from pyg_atomenc.checkpoints import load_boltz
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io import from_smiles, from_structure
 from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
 from pyg_atomenc.tokenizers import Boltz1, Boltz2
 from pyg_atomenc.transforms import BoltzFeatures
+
+# The package, or a message that says how to install it.
+save_file = require_package("safetensors.torch", "boltz_encoder.py").save_file
 
 BUILT = {
     "peptide": "CC(N)C(=O)NCC(=O)NC(CO)C(=O)O",

@@ -68,7 +68,9 @@ def test_starts_as_a_user_starts_it(script):
     [
         ("quickstart.py", "rdkit", "chem"),
         ("encode_structure.py", "safetensors", "save"),
+        ("boltz_encoder.py", "safetensors", "save"),
         ("benchmarks/attention.py", "matplotlib", "plot"),
+        ("benchmarks/boltz_encoder.py", "matplotlib", "plot"),
     ],
 )
 def test_says_which_extra_brings_what_it_lacks(

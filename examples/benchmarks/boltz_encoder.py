@@ -9,7 +9,8 @@ weights and inputs, and are not timed if their results differ; a process of its 
 measures the peak memory of each one's first full pass. A full pass is conditioning and
 encoding; a step encodes with what the first pass has kept. A second table shows how
 time and memory grow with the atoms where there is no pair tensor, in the form that
-embeds the inputs. Writes `benchmark_boltz.md` and `benchmark_boltz.svg`.
+embeds the inputs. Writes `benchmark_boltz.md` and `benchmark_boltz.svg`. Needs the
+extra `plot`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from pyg_atomenc.checkpoints import to_boltz_state_dict
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
 
 ATOMS = 8
@@ -196,11 +198,8 @@ def answer(name, *arguments):
 
 def plot(rows, path):
     """Seconds and bytes over tokens."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    require_package("matplotlib", "boltz_encoder.py").use("Agg")
+    pyplot = require_package("matplotlib.pyplot", "boltz_encoder.py")
     figure, axes = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
     for axis, key in zip(axes, ("full", "step", "memory"), strict=True):
         for version in (1, 2):
@@ -225,6 +224,7 @@ def main():
     if args.one:
         print(json.dumps(answer(*args.one)))
         return
+    require_package("matplotlib", "boltz_encoder.py")
 
     lines = [
         f"CPU, {args.threads} threads, torch {torch.__version__}, float32: boltz, "
