@@ -1,8 +1,7 @@
 """`PairBias`: features of atom pairs → a bias on the logits of every layer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Union, cast
+from typing import Protocol, Union, cast
 
 import torch
 from torch import Tensor
@@ -11,40 +10,43 @@ from torch.utils.checkpoint import checkpoint
 
 from pyg_atomenc.attention import WindowBias, WindowLayout
 from pyg_atomenc.attention.inputs import Bias
-from pyg_atomenc.checks import check_sizes, check_tensor
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_sizes
+
+# Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
+CPU_WINDOWS = 32
+MAX_WINDOWS = 1024
 
 
-@dataclass(frozen=True, eq=False)
-class WindowPairs:
-    """Features of all pairs in windows, computed where they are used.
+class WindowPairs(Protocol):
+    """Pairs of atoms in windows, whose features are made where they are used.
 
     All pairs together would take more memory than anything else of a structure, so they
     are made a few windows at a time, and only what is made of them is kept.
-
-    Attributes:
-        layout (WindowLayout): The windows.
-        embed (callable): From a slice of the windows to the features of their pairs
-            ``[C, k, W, keys]``, normalised over the channels as by a LayerNorm without
-            parameters; anything finite at places that are no pair.
-        step (int): Windows to work on together.
-        tracked (bool): Whether gradients flow to what the features are made of.
     """
 
-    layout: WindowLayout
-    embed: Callable[[slice], Tensor]
-    step: int
-    tracked: bool
+    @property
+    def layout(self) -> WindowLayout:
+        """The windows."""
 
-    def groups(self) -> list[slice]:
-        """The slices to work on, one after the other."""
-        count = self.layout.num_windows
-        if torch.compiler.is_compiling():
-            return [slice(0, count)]
-        return [
-            slice(start, min(start + self.step, count))
-            for start in range(0, count, self.step)
-        ]
+    def features(self, windows: slice) -> Tensor:
+        """The features of all pairs of some windows.
+
+        Args:
+            windows (slice): Which windows, ``k`` in number.
+
+        Returns:
+            Tensor: ``[C, k, W, keys]``, a fresh one, normalised over the channels as by
+            a LayerNorm without parameters; anything finite at places that are no pair.
+        """
+
+
+def window_groups(layout: WindowLayout) -> list[slice]:
+    """The windows to work on together, group after group."""
+    count = layout.num_windows
+    if torch.compiler.is_compiling():
+        return [slice(0, count)]
+    step = CPU_WINDOWS if layout.device.type == "cpu" else MAX_WINDOWS
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 class PairBias(torch.nn.Module):
@@ -63,12 +65,12 @@ class PairBias(torch.nn.Module):
             LayerNorm. (default: ``False``)
 
     Shapes:
-        - input: ``[E, C]``, one row an edge; or the pairs of windows
+        - input: ``[E, C]``, one row an edge; or :class:`WindowPairs`
         - output: a list of ``L`` biases, each ``[E, H]``; or one
           :class:`~pyg_atomenc.attention.WindowBias` a layer
 
     Raises:
-        ValueError: If a size is not positive, or the input does not fit.
+        ValueError: If a size is not positive.
     """
 
     def __init__(
@@ -94,13 +96,8 @@ class PairBias(torch.nn.Module):
 
     def forward(self, pair: Union[Tensor, WindowPairs]) -> list[Bias]:
         """Project; shapes are those of the class."""
-        if isinstance(pair, WindowPairs):
+        if not isinstance(pair, Tensor):
             return self._of_windows(pair)
-        if check_tensor("pair", pair).dim() != 2 or pair.size(1) != self.pair_channels:
-            raise AtomEncodingError(
-                f"'pair' needs the shape [num_edges, {self.pair_channels}], one row "
-                f"for every edge of layout.to_edge_index(), found: {list(pair.shape)}."
-            )
         # The layers' LayerNorms differ in their weights alone.
         normed = F.layer_norm(pair, (self.pair_channels,))
         return [F.linear(normed, *self._folded(i)) for i in range(self.depth)]
@@ -114,17 +111,17 @@ class PairBias(torch.nn.Module):
     def _of_windows(self, pairs: WindowPairs) -> list[Bias]:
         folded = [self._folded(layer) for layer in range(self.depth)]
         weight, shift = (torch.cat(part) for part in zip(*folded, strict=True))
-        _, is_key = pairs.layout.key_index()
+        layout = pairs.layout
+        _, is_key = layout.key_index()
 
         def project(group: slice) -> Tensor:
-            features = pairs.embed(group)
+            features = pairs.features(group)
             bias = (weight @ features.flatten(1)).add_(shift.unsqueeze(1))
             bias = bias.view(-1, *features.shape[1:])
             return bias.masked_fill_(~is_key[group][:, None], -torch.inf)
 
-        groups, layout = pairs.groups(), pairs.layout
-        tracked = torch.is_grad_enabled() and (pairs.tracked or weight.requires_grad)
-        if tracked and groups:
+        groups = window_groups(layout)
+        if torch.is_grad_enabled() and groups:
             values = torch.cat([_compute_again(project, g) for g in groups], dim=1)
         else:
             shape = (len(weight), layout.num_windows, layout.queries, layout.keys)

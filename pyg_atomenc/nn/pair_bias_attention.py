@@ -1,6 +1,7 @@
 """`PairBiasAttention`: gated attention with a pair bias, over any layout."""
 
-from typing import Optional, Union
+from dataclasses import dataclass
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -11,6 +12,19 @@ from pyg_atomenc.attention.edges import attend_edges
 from pyg_atomenc.attention.inputs import Bias, Layout
 from pyg_atomenc.checks import check_sizes
 from pyg_atomenc.errors import AtomEncodingError
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeList:
+    """A checked edge list, until :class:`EdgeLayout` takes its place."""
+
+    edge_index: Tensor
+    num_atoms: int
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of edges."""
+        return self.edge_index.size(1)
 
 
 class PairBiasAttention(torch.nn.Module):
@@ -64,15 +78,13 @@ class PairBiasAttention(torch.nn.Module):
             linear.reset_parameters()
         torch.nn.init.zeros_(self.lin_out.weight)
 
-    def forward(
-        self, x: Tensor, layout: Union[Layout, Tensor], bias: Optional[Bias] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, bias: Optional[Bias] = None) -> Tensor:
         """Attend; shapes are those of the class.
 
         Args:
             x (Tensor): Atoms.
-            layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which;
-                a tensor is an edge list ``[2, E]``, (source, target) = (key, query).
+            layout (TokenLayout, WindowLayout or EdgeLayout): Which atoms attend to
+                which.
             bias (Tensor or WindowBias, optional): Added to the logits.
                 (default: ``None``)
         """
@@ -94,14 +106,14 @@ class PairBiasAttention(torch.nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        layout: Union[Layout, Tensor],
+        layout: Layout,
         bias: Optional[Bias],
     ) -> Tensor:
         # Softmax and sums stay in float32 under autocast.
         with torch.autocast(query.device.type, enabled=False):
-            if isinstance(layout, Tensor):
-                assert not isinstance(bias, WindowBias)  # made for a layout alone
-                return attend_edges(layout, query, key, value, bias)
+            if isinstance(layout, EdgeList):
+                assert not isinstance(bias, WindowBias)  # made for windows alone
+                return attend_edges(layout.edge_index, query, key, value, bias)
             return attention(query, key, value, layout, bias, backend=self.backend)
 
     def __repr__(self) -> str:
