@@ -226,7 +226,7 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     else:
         sizes["token_channels"] = size(module + "atom_to_token_trans.0.weight")
     make = BoltzConfig.boltz2 if versions[-1] == 2 else BoltzConfig.boltz1
-    config = make(part)  # type: ignore[arg-type]
+    config = make(part)
     heads = size(_bias(config, "encoder", 0) + "1.weight")
     sizes["heads"] = heads // max(depth, 1) if config.shared_pair_norm else heads
     return replace(config, **sizes, **_options(config, size(embedding + features, 1)))

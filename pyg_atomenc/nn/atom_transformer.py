@@ -1,25 +1,30 @@
 """`AtomTransformer`: conditioned attention with a pair bias, over any layout."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Optional, Self, Union
+from typing import Any, NamedTuple, Optional, Self, Union, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention.inputs import Bias, Layout, check_layout
 from pyg_atomenc.checks import check_range, check_shape, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.adaptive_layer_norm import (
+from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
-    gate_linear,
+    ConditionedTransition,
+    ConditionGate,
     modulate,
-    reset_gate,
 )
-from pyg_atomenc.nn.conditioned_transition import ConditionedTransition
-from pyg_atomenc.nn.pair_bias import PairBias, WindowPairs
-from pyg_atomenc.nn.pair_bias_attention import EdgeList, PairBiasAttention
+from pyg_atomenc.nn.pair_bias_attention import (
+    EdgeList,
+    PairBias,
+    PairBiasAttention,
+    WindowPairs,
+)
 
 
 class TensorDataclass:
@@ -95,25 +100,19 @@ class AtomTransformerLayer(torch.nn.Module):
         super().__init__()
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         self.attention = PairBiasAttention(channels, heads, backend)
-        self.lin_cond = gate_linear(cond_channels, channels)
+        self.lin_cond = ConditionGate(cond_channels, channels)
         self.transition = ConditionedTransition(channels, cond_channels, expansion)
         self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        self.norm.reset_parameters()
-        self.attention.reset_parameters()
-        reset_gate(self.lin_cond)
-        self.transition.reset_parameters()
-        if self.post_norm is not None:
-            self.post_norm.reset_parameters()
+        for child in self.children():
+            reset(child)
 
     def modulation(self, cond: Tensor) -> Modulation:
         """What the layer makes of the condition ``[N, S]``."""
-        gate = self.lin_cond(cond).sigmoid()
-        return Modulation(
-            *self.norm.modulation(cond), gate, *self.transition.modulation(cond)
-        )
+        attention = (*self.norm.modulation(cond), self.lin_cond(cond))
+        return Modulation(*attention, *self.transition.modulation(cond))
 
     def forward(
         self,
@@ -221,10 +220,8 @@ class AtomTransformer(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        if self.pair_bias is not None:
-            self.pair_bias.reset_parameters()
-        for layer in self._layers():
-            layer.reset_parameters()
+        for child in self.children():
+            reset(child)
 
     def condition(
         self,
@@ -264,7 +261,8 @@ class AtomTransformer(torch.nn.Module):
                 channels = self.pair_bias.pair_channels
                 check_shape("pair", pair, edges, channels, hint=hint)
             biases = list(self.pair_bias(pair))
-        modulations = [layer.modulation(cond) for layer in self._layers()]
+        layers = cast(Iterable[AtomTransformerLayer], self.layers)
+        modulations = [layer.modulation(cond) for layer in layers]
         return TransformerConditioning(layout, modulations, biases)
 
     def forward(
@@ -306,11 +304,6 @@ class AtomTransformer(torch.nn.Module):
             else:
                 x = layer(x, layout.layout, modulation, bias)
         return x
-
-    def _layers(self) -> list[AtomTransformerLayer]:
-        return [
-            layer for layer in self.layers if isinstance(layer, AtomTransformerLayer)
-        ]
 
     def __repr__(self) -> str:
         return (

@@ -33,6 +33,10 @@ def make(layout, dtype=torch.float64, **options):
     return transformer, x, cond, torch.randn(count, 3, dtype=dtype)
 
 
+def gate(part, cond):
+    return (cond @ part.lin_cond.weight.T + part.lin_cond.bias).sigmoid()
+
+
 def plain(transformer, x, edge_index, cond, pair):
     """Every formula written out, edge by edge."""
     norm = torch.nn.functional.layer_norm
@@ -55,13 +59,13 @@ def plain(transformer, x, edge_index, cond, pair):
                 torch.einsum("bh,bhd->hd", logits.softmax(0), v[seen]).flatten()
             )
         out = att.lin_out(att.lin_gate(a).sigmoid() * torch.stack(rows))
-        x = x + layer.lin_cond(cond).sigmoid() * out
+        x = x + gate(layer, cond) * out
         step = layer.transition
         s = step.norm.norm_cond(cond)
         a = step.norm.lin_scale(s).sigmoid() * norm(x, (8,)) + step.norm.lin_shift(s)
-        gate = torch.nn.functional.silu(step.lin_gate(a))
-        inner = gate * step.lin_value(a) * step.lin_up(a)
-        x = x + step.lin_cond(cond).sigmoid() * step.lin_out(inner)
+        silu = torch.nn.functional.silu(step.lin_gate(a))
+        inner = silu * step.lin_value(a) * step.lin_up(a)
+        x = x + gate(step, cond) * step.lin_out(inner)
         if layer.post_norm is not None:
             x = layer.post_norm(x)
     return x
@@ -128,11 +132,14 @@ def test_first_and_second_derivatives(checkpoint):
     assert gradgradcheck(run, tensors)
 
 
-def test_compiles():
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_compiles(backend):
     layout = layouts()["windows"]
     transformer, *tensors = make(layout, torch.float32)
     x, cond, pair = tensors
-    compiled = torch.compile(transformer, fullgraph=True)
+    compiled = torch.compile(transformer, fullgraph=True, backend=backend)
     torch.testing.assert_close(
         compiled(x, layout, cond, pair),
         transformer(x, layout, cond, pair),

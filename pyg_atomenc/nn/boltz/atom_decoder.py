@@ -5,6 +5,7 @@ from typing import Optional, Union
 
 import torch
 from torch import Tensor
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.checks import check_shape, check_type
@@ -88,11 +89,10 @@ class BoltzAtomDecoder(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        self.transformer.reset_parameters()
+        for child in self.children():
+            reset(child)
         torch.nn.init.zeros_(self.lin_token.weight)
         torch.nn.init.zeros_(self.lin_out.weight)
-        if self.norm_out is not None:
-            self.norm_out.reset_parameters()
 
     def condition(self, conditioning: BoltzConditioning) -> BoltzDecoderConditioning:
         """Compute what does not change from step to step.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
 from pyg_atomenc.checks import check_shape, check_type
@@ -126,10 +127,9 @@ class BoltzAtomEncoder(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for module in (self.features, self.pairs, self.transformer, self.lin_token):
-            module.reset_parameters()
+        for child in self.children():
+            reset(child)
         if self.config.diffusion:
-            self.norm_trunk.reset_parameters()
             torch.nn.init.zeros_(self.lin_trunk.weight)
             torch.nn.init.zeros_(self.lin_noisy.weight)
 

@@ -6,12 +6,13 @@ from typing import Optional, cast
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import WindowLayout
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import TokenPairs, gather
-from pyg_atomenc.nn.pair_bias import window_groups
+from pyg_atomenc.nn.pair_bias_attention import window_groups
 
 # Rows of token pairs that are normalised together.
 MAX_ROWS = 2**16
@@ -21,8 +22,8 @@ MAX_ROWS = 2**16
 class AtomPairs(TensorDataclass):
     """The pairs of atoms in windows: what their features are made of, few at a time.
 
-    It serves :class:`~pyg_atomenc.nn.pair_bias.PairBias`, and holds copies of the few
-    weights that it needs: later changes of the embedding's do not reach it.
+    It is what :class:`PairBias` reads, and holds copies of the few weights that it
+    needs: later changes of the embedding's do not reach it.
 
     Attributes:
         layout (WindowLayout): The windows.
@@ -114,14 +115,11 @@ class AtomPairEmbedding(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for linear in (self.lin_position, self.lin_distance, self.lin_same, *self.mlp):
-            linear.reset_parameters()
-        zeros: list[torch.nn.Module] = [self.lin_query, self.lin_key, self.mlp[-1]]
-        if self.norm_token is not None and self.lin_token is not None:
-            self.norm_token.reset_parameters()
-            zeros.append(self.lin_token)
-        for linear in zeros:
-            torch.nn.init.zeros_(cast(Tensor, linear.weight))
+        for child in self.children():
+            reset(child)
+        for linear in (self.lin_query, self.lin_key, self.mlp[-1], self.lin_token):
+            if linear is not None:
+                torch.nn.init.zeros_(cast(Tensor, linear.weight))
 
     def forward(
         self,

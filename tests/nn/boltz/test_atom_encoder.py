@@ -17,7 +17,7 @@ from pyg_atomenc.nn import (
     BoltzAtomEncoder,
     BoltzConfig,
     conditioned_transition,
-    pair_bias,
+    pair_bias_attention,
 )
 from pyg_atomenc.nn.boltz import BoltzInputs, atom_encoder, atom_pairs
 
@@ -217,7 +217,7 @@ def test_groups_of_windows_and_rows_change_nothing(grad, monkeypatch):
     flat.z.requires_grad_(grad)
     outs, grads = [], []
     for windows, rows in ((1, 7), (10**6, 10**6)):
-        monkeypatch.setattr(pair_bias, "CPU_WINDOWS", windows)
+        monkeypatch.setattr(pair_bias_attention, "CPU_WINDOWS", windows)
         monkeypatch.setattr(atom_pairs, "MAX_ROWS", rows)
         monkeypatch.setattr(dense_windows, "CPU_WINDOWS", windows)
         monkeypatch.setattr(conditioned_transition, "MAX_ROWS", rows)
@@ -506,7 +506,10 @@ def test_past_16384_atoms_memory_grows_with_the_atoms_alone(monkeypatch):
         expected = encoder(alone).tokens
     torch.testing.assert_close(tokens[-1:], expected, rtol=1e-4, atol=1e-5)
     # Of all pairs' features, few windows' are there at a time.
-    assert sum(counts[:-1]) == 17_000 // 32 + 2 and max(counts) == pair_bias.CPU_WINDOWS
+    assert (
+        sum(counts[:-1]) == 17_000 // 32 + 2
+        and max(counts) == pair_bias_attention.CPU_WINDOWS
+    )
 
 
 def test_bad_input():
