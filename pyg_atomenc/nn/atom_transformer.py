@@ -77,25 +77,17 @@ class AtomTransformerLayer(torch.nn.Module):
 
     Algorithm 23 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w), one after the other as Boltz has it.
-
-    Args:
-        channels (int): Channels ``C`` of the atoms.
-        cond_channels (int): Channels ``S`` of the condition.
-        heads (int): Number of heads. (default: ``4``)
-        expansion (int): Inner channels of the transition as a multiple of ``C``.
-            (default: ``2``)
-        post_norm (bool): End with a LayerNorm. (default: ``False``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+    The arguments are those of :class:`AtomTransformer`.
     """
 
     def __init__(
         self,
         channels: int,
         cond_channels: int,
-        heads: int = 4,
-        expansion: int = 2,
-        post_norm: bool = False,
-        backend: str = "auto",
+        heads: int,
+        expansion: int,
+        post_norm: bool,
+        backend: str,
     ) -> None:
         super().__init__()
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
@@ -115,11 +107,7 @@ class AtomTransformerLayer(torch.nn.Module):
         return Modulation(*attention, *self.transition.modulation(cond))
 
     def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        modulation: Modulation,
-        bias: Optional[Bias],
+        self, x: Tensor, layout: Layout, modulation: Modulation, bias: Optional[Bias]
     ) -> Tensor:
         """Attend and transform ``[N, C]`` or ``[M, N, C]``."""
         scale, shift, gate, *transition = modulation
@@ -206,11 +194,9 @@ class AtomTransformer(torch.nn.Module):
         self.cond_channels = cond_channels
         self.heads = heads
         self.checkpoint = checkpoint
-        self.pair_bias = (
-            None
-            if pair_channels is None
-            else PairBias(pair_channels, heads, depth, shared_pair_norm)
-        )
+        self.pair_bias = None
+        if pair_channels is not None:
+            self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
         self.layers = torch.nn.ModuleList(
             AtomTransformerLayer(
                 channels, cond_channels, heads, expansion, post_norm, backend
@@ -297,12 +283,12 @@ class AtomTransformer(torch.nn.Module):
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         rest = zip(layout.modulations, layout.biases, strict=True)
         for layer, (modulation, bias) in zip(self.layers, rest, strict=True):
-            if again:
-                x = run_again(
-                    layer, x, layout.layout, modulation, bias, use_reentrant=False
-                )
-            else:
-                x = layer(x, layout.layout, modulation, bias)
+            given = (x, layout.layout, modulation, bias)
+            x = (
+                run_again(layer, *given, use_reentrant=False)
+                if again
+                else layer(*given)
+            )
         return x
 
     def __repr__(self) -> str:

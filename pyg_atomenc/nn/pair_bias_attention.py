@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Optional, Protocol, Union, cast
+from typing import Any, Optional, Protocol, Union, cast
 
 import torch
 from torch import Tensor
@@ -34,14 +34,10 @@ class WindowPairs(Protocol):
         """The windows."""
 
     def features(self, windows: slice) -> Tensor:
-        """The features of all pairs of some windows.
+        """The features of the pairs of ``k`` windows, ``[C, k, W, keys]``.
 
-        Args:
-            windows (slice): Which windows, ``k`` in number.
-
-        Returns:
-            Tensor: ``[C, k, W, keys]``, a fresh one, normalised over the channels as by
-            a LayerNorm without parameters; anything finite at places that are no pair.
+        Normalised over the channels as by a LayerNorm without parameters; anything
+        finite at places that are no pair.
         """
 
 
@@ -227,12 +223,7 @@ class PairBiasAttention(torch.nn.Module):
         return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))
 
     def _attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        layout: Layout,
-        bias: Optional[Bias],
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, bias: Any
     ) -> Tensor:
         # Softmax and sums stay in float32 under autocast.
         with torch.autocast(query.device.type, enabled=False):

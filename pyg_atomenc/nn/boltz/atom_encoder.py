@@ -105,13 +105,10 @@ class BoltzAtomEncoder(torch.nn.Module):
         self.features = AtomFeatureEmbedding(config)
         self.pairs = AtomPairEmbedding(config)
         if config.diffusion:
-            self.norm_trunk = torch.nn.LayerNorm(config.token_channels)
-            self.lin_trunk = torch.nn.Linear(
-                config.token_channels, channels, bias=False
-            )
-            self.lin_noisy = torch.nn.Linear(
-                config.position_channels, channels, bias=False
-            )
+            width, noisy = config.token_channels, config.position_channels
+            self.norm_trunk = torch.nn.LayerNorm(width)
+            self.lin_trunk = torch.nn.Linear(width, channels, bias=False)
+            self.lin_noisy = torch.nn.Linear(noisy, channels, bias=False)
         self.transformer = AtomTransformer(
             channels,
             config.heads,
@@ -153,11 +150,14 @@ class BoltzAtomEncoder(torch.nn.Module):
         with torch.autocast(self.lin_token.weight.device.type, enabled=False):
             layout = given.layout()
             ptr = given.graph_ptr(layout.num_atoms).to(layout.device)
-            self._check_trunk(given, layout)
+            for name in ("s_trunk", "z_trunk"):
+                self._check_form(name, getattr(given, name))
             cond = start = self.features(given, layout)
             pairs_of_tokens = None
             if given.s_trunk is not None and given.z_trunk is not None:
-                trunk = self.norm_trunk(given.s_trunk.to(start.dtype))
+                shape = (layout.num_tokens, config.token_channels)
+                trunk = check_shape("s_trunk", given.s_trunk, *shape).to(start.dtype)
+                trunk = self.norm_trunk(trunk)
                 trunk = self.lin_trunk(trunk).index_select(0, layout.atom_to_token)
                 cond = start + trunk
                 channels = config.token_pair_channels
@@ -189,23 +189,29 @@ class BoltzAtomEncoder(torch.nn.Module):
         """
         mend = "pass what encoder.condition(...) gave."
         check_type("conditioning", conditioning, BoltzConditioning, mend)
+        self._check_form("r", r)
         x = conditioning.start
-        if self.config.diffusion:
+        if r is not None:
             noisy = check_samples("r", r, x.size(0), 3).to(x.dtype)
             x = x + F.linear(noisy, self.lin_noisy.weight[:, :3])
-        elif r is not None:
-            raise AtomEncodingError(
-                "'r' was passed, but the config is of the trunk's form: leave it out, "
-                "or make the encoder with diffusion=True."
-            )
         atoms = self.transformer(x, conditioning.transformer)
         with torch.autocast(atoms.device.type, enabled=False):
-            tokens = self._pool(
-                atoms.to(self.lin_token.weight.dtype), conditioning.layout
-            )
+            tokens = self._pool(atoms, conditioning.layout)
         return EncodedAtoms(tokens, atoms)
 
+    def _check_form(self, name: str, value: Any) -> None:
+        """Check that what the diffusion form alone reads was passed to it alone."""
+        if (value is None) == self.config.diffusion:
+            raise AtomEncodingError(
+                f"'{name}' is missing: the config is of the diffusion form, which "
+                f"needs it."
+                if value is None
+                else f"'{name}' was passed, but the config is of the trunk's form: "
+                f"leave it out, or make the encoder with diffusion=True."
+            )
+
     def _pool(self, atoms: Tensor, layout: TokenLayout) -> Tensor:
+        atoms = atoms.to(self.lin_token.weight.dtype)
         shape = (*atoms.shape[:-2], layout.num_tokens, self.config.out_channels)
         tokens = atoms.new_zeros(shape)
         # Far more channels than an atom has: not for all atoms at once if possible.
@@ -215,20 +221,6 @@ class BoltzAtomEncoder(torch.nn.Module):
             hidden = F.relu(self.lin_token(atoms[..., rows, :]))
             tokens.index_add_(-2, layout.atom_to_token[rows], hidden)
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
-
-    def _check_trunk(self, given: BoltzInputs, layout: TokenLayout) -> None:
-        for name in ("s_trunk", "z_trunk"):
-            if (getattr(given, name) is None) == self.config.diffusion:
-                raise AtomEncodingError(
-                    f"'{name}' is missing: the config is of the diffusion form, which "
-                    f"is conditioned on the trunk."
-                    if self.config.diffusion
-                    else f"'{name}' was passed, but the config is of the trunk's form: "
-                    f"leave it out, or make the encoder with diffusion=True."
-                )
-        if self.config.diffusion:
-            expected = (layout.num_tokens, self.config.token_channels)
-            check_shape("s_trunk", given.s_trunk, *expected)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config})"

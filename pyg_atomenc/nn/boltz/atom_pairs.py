@@ -104,13 +104,11 @@ class AtomPairEmbedding(torch.nn.Module):
         self.mlp = torch.nn.ModuleList(
             torch.nn.Linear(channels, channels, bias=False) for _ in range(3)
         )
-        self.norm_token: Optional[torch.nn.LayerNorm] = None
-        self.lin_token: Optional[torch.nn.Linear] = None
+        self.norm_token = self.lin_token = None
         if config.diffusion:
-            self.norm_token = torch.nn.LayerNorm(config.token_pair_channels)
-            self.lin_token = torch.nn.Linear(
-                config.token_pair_channels, channels, bias=False
-            )
+            width = config.token_pair_channels
+            self.norm_token = torch.nn.LayerNorm(width)
+            self.lin_token = torch.nn.Linear(width, channels, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
