@@ -1,15 +1,16 @@
 """Boltz's checkpoints → `BoltzAtomEncoder` and `BoltzAtomDecoder`, and back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 
 from pyg_atomenc.checkpoints.tensor_file import read_tensors
+from pyg_atomenc.checks import check_choice, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.boltz import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
 
@@ -17,12 +18,43 @@ _TRUNK = "input_embedder."
 _SCORE = "structure_module.score_model."
 _DIFFUSION = "diffusion_conditioning."
 
-
-class _Entry(NamedTuple):
-    """One tensor of Boltz, and ours that are its rows; under several names there."""
-
-    theirs: tuple[str, ...]
-    ours: tuple[str, ...]
+# Our modules → Boltz's, whose weights may have two names there.
+_EMBEDDING = {
+    "features.lin": "embed_atom_features",
+    "pairs.lin_position": "embed_atompair_ref_pos",
+    "pairs.lin_distance": "embed_atompair_ref_dist",
+    "pairs.lin_same": "embed_atompair_mask",
+    "pairs.lin_query": "c_to_p_trans_q.1",
+    "pairs.lin_key": "c_to_p_trans_k.1",
+    "pairs.mlp.0": "p_mlp.1",
+    "pairs.mlp.1": "p_mlp.3",
+    "pairs.mlp.2": "p_mlp.5",
+    "norm_trunk": "s_to_c_trans.0",
+    "lin_trunk": "s_to_c_trans.1",
+    "pairs.norm_token": "z_to_p_trans.0",
+    "pairs.lin_token": "z_to_p_trans.1",
+}
+_LAYER = {
+    "norm.norm_cond": "adaln.s_norm",
+    "norm.lin_scale": "adaln.s_scale",
+    "norm.lin_shift": "adaln.s_bias",
+    "attention.lin_query": "pair_bias_attn.proj_q",
+    "attention.lin_key": "pair_bias_attn.proj_k",
+    "attention.lin_value": "pair_bias_attn.proj_v",
+    "attention.lin_gate": "pair_bias_attn.proj_g",
+    "attention.lin_out": "pair_bias_attn.proj_o",
+    "lin_cond": "output_projection_linear output_projection.0",
+    "transition.norm.norm_cond": "transition.adaln.s_norm",
+    "transition.norm.lin_scale": "transition.adaln.s_scale",
+    "transition.norm.lin_shift": "transition.adaln.s_bias",
+    # Two of ours are the rows of one, in this order.
+    "transition.lin_value": "transition.swish_gate.0",
+    "transition.lin_gate": "transition.swish_gate.0",
+    "transition.lin_up": "transition.a_to_b",
+    "transition.lin_out": "transition.b_to_a",
+    "transition.lin_cond": "transition.output_projection.0",
+    "post_norm": "post_lnorm",
+}
 
 
 def load_boltz(
@@ -52,28 +84,30 @@ def load_boltz(
         ValueError: If the file cannot be read, is of neither version, or lacks weights
             or has some that nothing reads; the message lists them.
     """
-    if part not in ("trunk", "diffusion"):
-        raise AtomEncodingError(f"'part' is {part!r}: pass 'trunk' or 'diffusion'.")
+    check_choice("part", part, ("trunk", "diffusion"))
     tensors = {
         name.replace("_orig_mod.", ""): tensor
         for name, tensor in read_tensors(path_or_state_dict).items()
     }
     if "embed_atom_features.weight" in tensors:
         tensors = _with_prefix(tensors, part)
-    config = _infer_config(tensors, part)
-    config = replace(config, queries=queries, keys=keys)
-    encoder = BoltzAtomEncoder(config)
-    found = _rename(tensors, list(_encoder_entries(config)))
-    prefix = _SCORE + "atom_attention_decoder."
-    has_decoder = part == "diffusion" and any(n.startswith(prefix) for n in tensors)
-    decoder = BoltzAtomDecoder(config) if has_decoder else None
-    entries = list(_encoder_entries(config))
+    config = replace(_infer_config(tensors, part), queries=queries, keys=keys)
+    encoder, decoder = BoltzAtomEncoder(config), None
+    if any(name.startswith(_SCORE + "atom_attention_decoder.") for name in tensors):
+        decoder = BoltzAtomDecoder(config) if config.diffusion else None
+    names = _load(encoder, tensors)
     if decoder is not None:
-        entries += _decoder_entries(config)
-    _check_unused(tensors, entries, part)
-    _load(encoder, found)
-    if decoder is not None:
-        _load(decoder, _rename(tensors, list(_decoder_entries(config))))
+        names |= _load(decoder, tensors)
+    own = {
+        "trunk": (_TRUNK + "atom_attention_encoder.", _TRUNK + "atom_enc"),
+        "diffusion": (_SCORE + "atom_attention_", _DIFFUSION + "atom_"),
+    }[part]
+    unread = [name for name in tensors if name.startswith(own) and name not in names]
+    if unread:
+        raise AtomEncodingError(
+            f"'path_or_state_dict' has weights that nothing reads: {listed(unread)}. "
+            f"It is of another version than Boltz-1 and Boltz-2."
+        )
     return encoder, decoder
 
 
@@ -90,208 +124,116 @@ def to_boltz_state_dict(
         dict: Copies of the weights, all keys with the prefixes of the whole model.
     """
     state: dict[str, Tensor] = {}
-    pairs: list[tuple[torch.nn.Module, Iterator[_Entry]]] = [
-        (encoder, _encoder_entries(encoder.config))
-    ]
-    if decoder is not None:
-        pairs.append((decoder, _decoder_entries(decoder.config)))
-    for module, entries in pairs:
-        ours = module.state_dict()
-        for entry in entries:
-            tensor = torch.cat([ours[name] for name in entry.ours])
-            state |= {name: tensor.detach().clone() for name in entry.theirs}
+    for module in (encoder, decoder):
+        if module is not None:
+            weights = module.state_dict()
+            for theirs, ours in _names(module).items():
+                state[theirs] = torch.cat([weights[name].detach() for name in ours])
     return state
 
 
-def _encoder_entries(config: BoltzConfig) -> Iterator[_Entry]:
-    """Every tensor of the encoder, by its names in a whole checkpoint."""
+def _prefixes(version: int, diffusion: bool) -> tuple[str, str]:
+    """Where a checkpoint has the encoder, and where what embeds its inputs."""
+    encoder = (_SCORE if diffusion else _TRUNK) + "atom_attention_encoder."
+    if version == 1:
+        return encoder, encoder
+    return encoder, (_DIFFUSION if diffusion else _TRUNK) + "atom_encoder."
+
+
+def _layers(diffusion: bool, which: str) -> str:
+    base = _SCORE if diffusion else _TRUNK
+    return f"{base}atom_attention_{which}.atom_{which}.diffusion_transformer.layers."
+
+
+def _bias(config: BoltzConfig, which: str, layer: int) -> str:
+    """Where a checkpoint has the norm and the projection of a layer's pair bias."""
     if config.version == 1:
-        base = _SCORE if config.diffusion else _TRUNK
-        module = embedding = base + "atom_attention_encoder."
-    elif config.diffusion:
-        module = _SCORE + "atom_attention_encoder."
-        embedding = _DIFFUSION + "atom_encoder."
-    else:
-        module = _TRUNK + "atom_attention_encoder."
-        embedding = _TRUNK + "atom_encoder."
-    names = {
-        "embed_atom_features.weight": "features.lin.weight",
-        "embed_atompair_ref_pos.weight": "pairs.lin_position.weight",
-        "embed_atompair_ref_dist.weight": "pairs.lin_distance.weight",
-        "embed_atompair_mask.weight": "pairs.lin_same.weight",
-        "c_to_p_trans_q.1.weight": "pairs.lin_query.weight",
-        "c_to_p_trans_k.1.weight": "pairs.lin_key.weight",
-        "p_mlp.1.weight": "pairs.mlp.0.weight",
-        "p_mlp.3.weight": "pairs.mlp.1.weight",
-        "p_mlp.5.weight": "pairs.mlp.2.weight",
-    }
-    if config.feature_bias:
-        names["embed_atom_features.bias"] = "features.lin.bias"
+        return f"{_layers(config.diffusion, which)}{layer}.pair_bias_attn.proj_z."
     if config.diffusion:
-        names |= {
-            "s_to_c_trans.0.weight": "norm_trunk.weight",
-            "s_to_c_trans.0.bias": "norm_trunk.bias",
-            "s_to_c_trans.1.weight": "lin_trunk.weight",
-            "z_to_p_trans.0.weight": "pairs.norm_token.weight",
-            "z_to_p_trans.0.bias": "pairs.norm_token.bias",
-            "z_to_p_trans.1.weight": "pairs.lin_token.weight",
-        }
-        yield _Entry((module + "r_to_q_trans.weight",), ("lin_noisy.weight",))
-    for theirs, ours in names.items():
-        yield _Entry((embedding + theirs,), (ours,))
-    yield _Entry((module + "atom_to_token_trans.0.weight",), ("lin_token.weight",))
-    layers = module + "atom_encoder.diffusion_transformer.layers."
-    post_norm = config.post_norm and config.diffusion
-    yield from _layer_entries(layers, config.encoder_depth, post_norm)
-    if config.version == 1:
-        yield from _bias_entries(layers + "{}.pair_bias_attn.proj_z", config, "encoder")
-    elif config.diffusion:
-        yield from _bias_entries(_DIFFUSION + "atom_enc_proj_z.{}", config, "encoder")
+        return f"{_DIFFUSION}atom_{which[:3]}_proj_z.{layer}."
+    # One of all layers, which share the norm; the projections are its rows.
+    return f"{_TRUNK}atom_enc_proj_z."
+
+
+def _names(
+    module: Union[BoltzAtomEncoder, BoltzAtomDecoder],
+) -> dict[str, list[str]]:
+    """The names of all weights in a whole checkpoint → ours, which are their rows."""
+    config = module.config
+    if isinstance(module, BoltzAtomEncoder):
+        which = "encoder"
+        base, embedding = _prefixes(config.version, config.diffusion)
+        table = {ours: embedding + theirs for ours, theirs in _EMBEDDING.items()}
+        table["lin_noisy"] = base + "r_to_q_trans"
+        table["lin_token"] = base + "atom_to_token_trans.0"
     else:
-        yield from _shared_bias_entries(config)
-
-
-def _decoder_entries(config: BoltzConfig) -> Iterator[_Entry]:
-    module = _SCORE + "atom_attention_decoder."
-    yield _Entry((module + "a_to_q_trans.weight",), ("lin_token.weight",))
-    update = module + "atom_feat_to_atom_pos_update."
-    if config.post_norm:
-        yield _Entry((update + "weight",), ("lin_out.weight",))
-    else:
-        yield _Entry((update + "0.weight",), ("norm_out.weight",))
-        yield _Entry((update + "0.bias",), ("norm_out.bias",))
-        yield _Entry((update + "1.weight",), ("lin_out.weight",))
-    layers = module + "atom_decoder.diffusion_transformer.layers."
-    yield from _layer_entries(layers, config.decoder_depth, config.post_norm)
-    if config.version == 1:
-        yield from _bias_entries(layers + "{}.pair_bias_attn.proj_z", config, "decoder")
-    else:
-        yield from _bias_entries(_DIFFUSION + "atom_dec_proj_z.{}", config, "decoder")
-
-
-_ADALN = {
-    "s_norm.weight": "norm_cond.weight",
-    "s_scale.weight": "lin_scale.weight",
-    "s_scale.bias": "lin_scale.bias",
-    "s_bias.weight": "lin_shift.weight",
-}
-_LAYER = {
-    **{f"adaln.{theirs}": f"norm.{ours}" for theirs, ours in _ADALN.items()},
-    "pair_bias_attn.proj_q.weight": "attention.lin_query.weight",
-    "pair_bias_attn.proj_q.bias": "attention.lin_query.bias",
-    "pair_bias_attn.proj_k.weight": "attention.lin_key.weight",
-    "pair_bias_attn.proj_v.weight": "attention.lin_value.weight",
-    "pair_bias_attn.proj_g.weight": "attention.lin_gate.weight",
-    "pair_bias_attn.proj_o.weight": "attention.lin_out.weight",
-    **{
-        f"transition.adaln.{theirs}": f"transition.norm.{ours}"
-        for theirs, ours in _ADALN.items()
-    },
-    "transition.a_to_b.weight": "transition.lin_up.weight",
-    "transition.b_to_a.weight": "transition.lin_out.weight",
-    "transition.output_projection.0.weight": "transition.lin_cond.weight",
-    "transition.output_projection.0.bias": "transition.lin_cond.bias",
-}
-
-
-def _layer_entries(prefix: str, depth: int, post_norm: bool) -> Iterator[_Entry]:
-    for layer in range(depth):
-        theirs, ours = f"{prefix}{layer}.", f"transformer.layers.{layer}."
-        for name, own in _LAYER.items():
-            yield _Entry((theirs + name,), (ours + own,))
-        for kind in ("weight", "bias"):
-            # The same parameter is registered twice.
-            aliases = ("output_projection_linear.", "output_projection.0.")
-            names = tuple(theirs + alias + kind for alias in aliases)
-            yield _Entry(names, (f"{ours}lin_cond.{kind}",))
-            if post_norm:
-                norm = f"{ours}post_norm.{kind}"
-                yield _Entry((f"{theirs}post_lnorm.{kind}",), (norm,))
-        rows = ("transition.lin_value.weight", "transition.lin_gate.weight")
-        yield _Entry(
-            (theirs + "transition.swish_gate.0.weight",),
-            tuple(ours + row for row in rows),
-        )
-
-
-def _bias_entries(prefix: str, config: BoltzConfig, which: str) -> Iterator[_Entry]:
-    for layer in range(getattr(config, f"{which}_depth")):
-        theirs, ours = prefix.format(layer), "transformer.pair_bias."
-        for kind in ("weight", "bias"):
-            yield _Entry((f"{theirs}.0.{kind}",), (f"{ours}norms.{layer}.{kind}",))
-        yield _Entry((f"{theirs}.1.weight",), (f"{ours}lins.{layer}.weight",))
-
-
-def _shared_bias_entries(config: BoltzConfig) -> Iterator[_Entry]:
-    theirs, ours = _TRUNK + "atom_enc_proj_z.", "transformer.pair_bias."
-    for kind in ("weight", "bias"):
-        yield _Entry((f"{theirs}0.{kind}",), (f"{ours}norms.0.{kind}",))
-    layers = range(config.encoder_depth)
-    lins = tuple(f"{ours}lins.{layer}.weight" for layer in layers)
-    yield _Entry((theirs + "1.weight",), lins)
+        which = "decoder"
+        base = _SCORE + "atom_attention_decoder."
+        update = base + "atom_feat_to_atom_pos_update"
+        table = {"lin_token": base + "a_to_q_trans", "norm_out": update + ".0"}
+        table["lin_out"] = update if config.post_norm else update + ".1"
+    for layer in range(len(module.transformer.layers)):
+        prefix = f"{_layers(config.diffusion, which)}{layer}."
+        for ours, theirs in _LAYER.items():
+            names = " ".join(prefix + name for name in theirs.split())
+            table[f"transformer.layers.{layer}.{ours}"] = names
+        bias = _bias(config, which, layer)
+        table[f"transformer.pair_bias.norms.{layer}"] = bias + "0"
+        table[f"transformer.pair_bias.lins.{layer}"] = bias + "1"
+    found: dict[str, list[str]] = {}
+    own = module.state_dict()
+    for ours, kind in product(table, ("weight", "bias")):
+        if f"{ours}.{kind}" in own:
+            for theirs in table[ours].split():
+                found.setdefault(f"{theirs}.{kind}", []).append(f"{ours}.{kind}")
+    return found
 
 
 def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     """The sizes and options that the weights tell."""
-    base = _SCORE if part == "diffusion" else _TRUNK
-    second = (_DIFFUSION if part == "diffusion" else _TRUNK) + "atom_encoder."
-    module = base + "atom_attention_encoder."
-    if second + "embed_atom_features.weight" in tensors:
-        make, embedding = BoltzConfig.boltz2, second
-    elif module + "embed_atom_features.weight" in tensors:
-        make, embedding = BoltzConfig.boltz1, module
-    else:
+    diffusion = part == "diffusion"
+    features = "embed_atom_features.weight"
+    known = [_prefixes(version, diffusion)[1] + features for version in (1, 2)]
+    versions = [v for v, name in enumerate(known, 1) if name in tensors]
+    if not versions:
         raise AtomEncodingError(
             f"'path_or_state_dict' is a checkpoint of neither Boltz-1 nor Boltz-2: it "
-            f"has neither '{module}embed_atom_features.weight' nor "
-            f"'{second}embed_atom_features.weight', which part={part!r} needs; it has "
-            f"{_listed(sorted(tensors))}."
+            f"has neither '{known[0]}' nor '{known[1]}', which part={part!r} needs; it "
+            f"has {listed(sorted(tensors))}."
         )
 
-    def shape(name: str) -> torch.Size:
-        if name not in tensors:
-            raise AtomEncodingError(
-                f"'path_or_state_dict' lacks '{name}': it is not a whole checkpoint."
-            )
-        return tensors[name].shape
+    def size(name: str, dim: int = 0) -> int:
+        if name not in tensors or tensors[name].dim() <= dim:
+            raise AtomEncodingError(_lacks([name]))
+        return tensors[name].size(dim)
 
-    atom_channels, width = shape(embedding + "embed_atom_features.weight")
-    config = make(
-        part,  # type: ignore[arg-type]
-        atom_channels=atom_channels,
-        pair_channels=shape(embedding + "embed_atompair_ref_pos.weight")[0],
-    )
-    config = replace(config, **_feature_options(config, width))
-    if part == "diffusion":
-        config = replace(
-            config,
-            token_channels=shape(embedding + "s_to_c_trans.0.weight")[0],
-            token_pair_channels=shape(embedding + "z_to_p_trans.0.weight")[0],
-            position_channels=shape(module + "r_to_q_trans.weight")[1],
-        )
-    else:
-        token = shape(module + "atom_to_token_trans.0.weight")[0]
-        config = replace(config, token_channels=token)
-    layers = module + "atom_encoder.diffusion_transformer.layers."
+    module, embedding = _prefixes(versions[-1], diffusion)
+    layers = _layers(diffusion, "encoder")
     depth = _depth(tensors, layers)
-    if config.version == 1:
-        heads = shape(layers + "0.pair_bias_attn.proj_z.1.weight")[0]
-    elif part == "diffusion":
-        heads = shape(_DIFFUSION + "atom_enc_proj_z.0.1.weight")[0]
+    sizes: dict[str, Any] = {
+        "atom_channels": size(embedding + features),
+        "pair_channels": size(embedding + "embed_atompair_ref_pos.weight"),
+        "encoder_depth": depth,
+        "decoder_depth": max(_depth(tensors, _layers(True, "decoder")), 1),
+        "post_norm": layers + "0.post_lnorm.weight" in tensors,
+    }
+    if diffusion:
+        sizes |= {
+            "token_channels": size(embedding + "s_to_c_trans.0.weight"),
+            "token_pair_channels": size(embedding + "z_to_p_trans.0.weight"),
+            "position_channels": size(module + "r_to_q_trans.weight", 1),
+        }
     else:
-        heads = shape(_TRUNK + "atom_enc_proj_z.1.weight")[0] // max(depth, 1)
-    decoder = _SCORE + "atom_attention_decoder.atom_decoder.diffusion_transformer."
-    decoder_depth = _depth(tensors, decoder + "layers.")
-    return replace(
-        config,
-        heads=heads,
-        encoder_depth=depth,
-        decoder_depth=max(decoder_depth, 1),
-        post_norm=layers + "0.post_lnorm.weight" in tensors,
-    )
+        sizes["token_channels"] = size(module + "atom_to_token_trans.0.weight")
+    make = BoltzConfig.boltz2 if versions[-1] == 2 else BoltzConfig.boltz1
+    config = make(part)
+    heads = size(_bias(config, "encoder", 0) + "1.weight")
+    sizes["heads"] = heads // max(depth, 1) if config.shared_pair_norm else heads
+    return replace(config, **sizes, **_options(config, size(embedding + features, 1)))
 
 
-def _feature_options(config: BoltzConfig, width: int) -> dict[str, bool]:
+def _options(config: BoltzConfig, width: int) -> dict[str, bool]:
+    """Which features there are, of the width of them all."""
     for names, backbone, residue in product((True, False), repeat=3):
         options = {"atom_names": names, "backbone": backbone, "residue": residue}
         if sum(replace(config, **options).features.values()) == width:
@@ -302,13 +244,10 @@ def _feature_options(config: BoltzConfig, width: int) -> dict[str, bool]:
     )
 
 
-def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    layers = {
-        int(name[len(prefix) :].split(".")[0])
-        for name in tensors
-        if name.startswith(prefix) and name[len(prefix) :].split(".")[0].isdigit()
-    }
-    return max(layers) + 1 if layers else 0
+def _depth(tensors: Iterable[str], prefix: str) -> int:
+    rest = (name[len(prefix) :] for name in tensors if name.startswith(prefix))
+    heads = [name.split(".")[0] for name in rest]
+    return max((int(head) + 1 for head in heads if head.isdigit()), default=0)
 
 
 def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -324,68 +263,36 @@ def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
             f"'part' is {part!r}, but the state_dict is of the {found}'s encoder: pass "
             f"part={found!r}."
         )
-    base = _SCORE if part == "diffusion" else _TRUNK
-    return {base + "atom_attention_encoder." + n: t for n, t in tensors.items()}
+    prefix, _ = _prefixes(1, part == "diffusion")
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _rename(tensors: Mapping[str, Tensor], entries: list[_Entry]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    missing = []
-    for entry in entries:
-        present = [tensors[name] for name in entry.theirs if name in tensors]
-        if not present:
-            missing.append(entry.theirs[0])
-        elif present[0].dim() == 0 or present[0].size(0) % len(entry.ours):
-            raise AtomEncodingError(
-                f"'path_or_state_dict' has '{entry.theirs[0]}' of shape "
-                f"{list(present[0].shape)}, which does not split into "
-                f"{len(entry.ours)} parts."
-            )
-        else:
-            rows = present[0].chunk(len(entry.ours))
-            found |= dict(zip(entry.ours, rows, strict=True))
-    if missing:
-        raise AtomEncodingError(
-            f"'path_or_state_dict' lacks {_listed(missing)}: it is not a whole "
-            f"checkpoint."
-        )
-    return found
-
-
-def _check_unused(
-    tensors: Mapping[str, Tensor], entries: list[_Entry], part: str
-) -> None:
-    """Raise a ValueError if a weight of the modules themselves was not read."""
-    read = {name for entry in entries for name in entry.theirs}
-    if part == "trunk":
-        modules = [_TRUNK + n for n in ("atom_attention_encoder.", "atom_enc")]
-    else:
-        modules = [_SCORE + "atom_attention_", _DIFFUSION + "atom_"]
-    unused = [
-        name for name in tensors if name.startswith(tuple(modules)) and name not in read
-    ]
-    if unused:
-        raise AtomEncodingError(
-            f"'path_or_state_dict' has weights that nothing reads: {_listed(unused)}. "
-            f"It is of another version than Boltz-1 and Boltz-2."
-        )
-
-
-def _load(module: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    own = module.state_dict()
-    wrong = [
-        f"{name}: {list(tensor.shape)} for {list(own[name].shape)}"
-        for name, tensor in state.items()
-        if name in own and own[name].shape != tensor.shape
-    ]
+def _load(
+    module: Union[BoltzAtomEncoder, BoltzAtomDecoder], tensors: Mapping[str, Tensor]
+) -> dict[str, list[str]]:
+    """Load all weights of a module, if their sizes fit; gives its names."""
+    own, names = module.state_dict(), _names(module)
+    state: dict[str, Tensor] = {}
+    wrong = []
+    for theirs, ours in names.items():
+        tensor, parts = tensors.get(theirs), [own[name] for name in ours]
+        shape = torch.cat(parts).shape
+        if tensor is not None and tensor.shape != shape:
+            wrong.append(f"{theirs}: {list(tensor.shape)} for {list(shape)}")
+        elif tensor is not None:
+            rows = tensor.split([len(part) for part in parts])
+            state |= dict(zip(ours, rows, strict=True))
     if wrong:
         raise AtomEncodingError(
             f"'path_or_state_dict' has weights whose sizes do not fit each other: "
-            f"{_listed(wrong)}."
+            f"{listed(wrong)}."
         )
+    missing = [theirs for theirs, ours in names.items() if ours[0] not in state]
+    if missing:
+        raise AtomEncodingError(_lacks(missing))
     module.load_state_dict(state)
+    return names
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+def _lacks(names: list[str]) -> str:
+    return f"'path_or_state_dict' lacks {listed(names)}: it is not a whole checkpoint."

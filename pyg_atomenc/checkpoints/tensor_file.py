@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Union
@@ -20,39 +21,18 @@ class _Inert:
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
         return super().__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+    __init__ = __setstate__ = __setitem__ = append = extend = add = _ignore
 
     def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
         return _Inert()
 
-    def __setstate__(self, state: Any) -> None:
-        pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-    def add(self, value: Any) -> None:
-        pass
-
-
-def _rebuild_tensor(*args: Any) -> Any:
-    return torch._utils._rebuild_tensor_v2(*args)  # type: ignore[no-untyped-call]
-
-
-def _rebuild_parameter(data: Any, *rest: Any) -> Any:
-    return data
-
-
-_ADMITTED = {
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
     ("collections", "OrderedDict"): OrderedDict,
 }
 
@@ -111,31 +91,23 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileFormatError(f"{path}: there is no such file; pass a checkpoint.")
-    if path.suffix == ".safetensors":
-        safetensors = require_package("safetensors.torch", "reading .safetensors")
-        try:
-            return safetensors.load_file(path)
-        except Exception as error:
-            raise FileFormatError(
-                f"{path}: not readable as safetensors, it may be cut short ({error}); "
-                f"fetch it anew."
-            ) from error
-    if not zipfile.is_zipfile(path):
+    kind = "safetensors" if path.suffix == ".safetensors" else "a file of torch.save"
+    if kind == "safetensors":
+        read = require_package("safetensors.torch", "reading .safetensors").load_file
+    elif zipfile.is_zipfile(path):
+        read = partial(torch.load, map_location="cpu", pickle_module=_PICKLE)
+        read = partial(read, weights_only=False, mmap=True)
+    else:
         raise FileFormatError(
             f"{path}: neither a file of torch.save in its zip format nor .safetensors, "
             f"or cut short; fetch it anew, or save it with a newer torch."
         )
     try:
-        content = torch.load(
-            str(path),
-            map_location="cpu",
-            pickle_module=_PICKLE,
-            weights_only=False,
-            mmap=True,
-        )
+        content = read(str(path))
     except Exception as error:
         raise FileFormatError(
-            f"{path}: not readable as a file of torch.save ({error}); fetch it anew."
+            f"{path}: not readable as {kind}, it may be cut short ({error}); fetch it "
+            f"anew."
         ) from error
     if not isinstance(content, Mapping):
         raise FileFormatError(

@@ -1,24 +1,48 @@
 """`AtomTransformer`: conditioned attention with a pair bias, over any layout."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, Optional, Union
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Optional, Self, Union, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
+from torch_geometric.nn.inits import reset
 
-from pyg_atomenc.attention import Bias, Layout, check_layout
-from pyg_atomenc.checks import check_sizes, check_tensor
+from pyg_atomenc.attention import Bias, Layout, as_layout
+from pyg_atomenc.checks import check_shape, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.adaptive_layer_norm import (
+from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
-    gate_linear,
+    ConditionedTransition,
+    ConditionGate,
     modulate,
-    reset_gate,
 )
-from pyg_atomenc.nn.conditioned_transition import ConditionedTransition
-from pyg_atomenc.nn.pair_bias import PairBias, WindowPairs
-from pyg_atomenc.nn.pair_bias_attention import PairBiasAttention
+from pyg_atomenc.nn.pair_bias_attention import (
+    PairBias,
+    PairBiasAttention,
+    WindowPairs,
+)
+
+
+class TensorDataclass:
+    """What dataclasses of tensors, layouts and each other share: they move as one."""
+
+    def to(
+        self, device: Union[str, int, torch.device], non_blocking: bool = False
+    ) -> Self:
+        """The same on a device."""
+
+        def move(value: Any) -> Any:
+            movable = hasattr(value, "to")
+            return value.to(device, non_blocking=non_blocking) if movable else value
+
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in names}
+        # A layout may keep some of its tensors where they are.
+        moved = tree_map(move, values, is_leaf=lambda value: hasattr(value, "to"))
+        return type(self)(**moved)
 
 
 class Modulation(NamedTuple):
@@ -33,16 +57,16 @@ class Modulation(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TransformerConditioning:
+class TransformerConditioning(TensorDataclass):
     """All that does not change from step to step; of ``AtomTransformer.condition``.
 
     Attributes:
-        layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which.
+        layout (TokenLayout, WindowLayout or EdgeLayout): Which atoms attend to which.
         modulations (list): One :class:`Modulation` a layer.
         biases (list): One bias on the logits a layer, ``None`` without pairs.
     """
 
-    layout: Union[Layout, Tensor]
+    layout: Layout
     modulations: list[Modulation]
     biases: list[Optional[Bias]]
 
@@ -52,55 +76,37 @@ class AtomTransformerLayer(torch.nn.Module):
 
     Algorithm 23 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w), one after the other as Boltz has it.
-
-    Args:
-        channels (int): Channels ``C`` of the atoms.
-        cond_channels (int): Channels ``S`` of the condition.
-        heads (int): Number of heads. (default: ``4``)
-        expansion (int): Inner channels of the transition as a multiple of ``C``.
-            (default: ``2``)
-        post_norm (bool): End with a LayerNorm. (default: ``False``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+    The arguments are those of :class:`AtomTransformer`.
     """
 
     def __init__(
         self,
         channels: int,
         cond_channels: int,
-        heads: int = 4,
-        expansion: int = 2,
-        post_norm: bool = False,
-        backend: str = "auto",
+        heads: int,
+        expansion: int,
+        post_norm: bool,
+        backend: str,
     ) -> None:
         super().__init__()
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         self.attention = PairBiasAttention(channels, heads, backend)
-        self.lin_cond = gate_linear(cond_channels, channels)
+        self.lin_cond = ConditionGate(cond_channels, channels)
         self.transition = ConditionedTransition(channels, cond_channels, expansion)
         self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        self.norm.reset_parameters()
-        self.attention.reset_parameters()
-        reset_gate(self.lin_cond)
-        self.transition.reset_parameters()
-        if self.post_norm is not None:
-            self.post_norm.reset_parameters()
+        for child in self.children():
+            reset(child)
 
     def modulation(self, cond: Tensor) -> Modulation:
         """What the layer makes of the condition ``[N, S]``."""
-        gate = self.lin_cond(cond).sigmoid()
-        return Modulation(
-            *self.norm.modulation(cond), gate, *self.transition.modulation(cond)
-        )
+        attention = (*self.norm.modulation(cond), self.lin_cond(cond))
+        return Modulation(*attention, *self.transition.modulation(cond))
 
     def forward(
-        self,
-        x: Tensor,
-        layout: Union[Layout, Tensor],
-        modulation: Modulation,
-        bias: Optional[Bias],
+        self, x: Tensor, layout: Layout, modulation: Modulation, bias: Optional[Bias]
     ) -> Tensor:
         """Attend and transform ``[N, C]`` or ``[M, N, C]``."""
         scale, shift, gate, *transition = modulation
@@ -187,11 +193,9 @@ class AtomTransformer(torch.nn.Module):
         self.cond_channels = cond_channels
         self.heads = heads
         self.checkpoint = checkpoint
-        self.pair_bias = (
-            None
-            if pair_channels is None
-            else PairBias(pair_channels, heads, depth, shared_pair_norm)
-        )
+        self.pair_bias = None
+        if pair_channels is not None:
+            self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
         self.layers = torch.nn.ModuleList(
             AtomTransformerLayer(
                 channels, cond_channels, heads, expansion, post_norm, backend
@@ -201,10 +205,8 @@ class AtomTransformer(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        if self.pair_bias is not None:
-            self.pair_bias.reset_parameters()
-        for layer in self._layers():
-            layer.reset_parameters()
+        for child in self.children():
+            reset(child)
 
     def condition(
         self,
@@ -218,15 +220,16 @@ class AtomTransformer(torch.nn.Module):
             layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which; a
                 tensor is an edge list ``[2, E]``, (source, target) = (key, query).
             cond (Tensor): The condition of every atom ``[N, S]``.
-            pair (Tensor, optional): The features of every edge ``[E, pair_channels]``.
+            pair (Tensor or WindowPairs, optional): The features of every edge
+                ``[E, pair_channels]``; or what makes those of windows.
                 (default: ``None``)
 
         Returns:
-            TransformerConditioning: For any number of calls of :meth:`forward`, until
-            the weights change.
+            TransformerConditioning: For any number of calls of :meth:`forward`.
+            Computed of the weights as they are now: condition again once they change.
         """
-        _check_cond(cond, self.cond_channels)
-        _check_layout(layout, cond)
+        check_shape("cond", cond, "num_atoms", self.cond_channels)
+        layout = as_layout(layout, cond.size(0), name="layout")
         if (pair is None) != (self.pair_bias is None):
             raise AtomEncodingError(
                 "'pair' is missing: the transformer was made with pair_channels; pass "
@@ -236,12 +239,15 @@ class AtomTransformer(torch.nn.Module):
                 "make it with pair_channels set."
             )
         biases: list[Optional[Bias]] = [None] * len(self.layers)
-        if self.pair_bias is not None:
-            assert pair is not None
-            if not isinstance(pair, WindowPairs):
-                _check_rows(check_tensor("pair", pair), layout)
+        if self.pair_bias is not None and pair is not None:
+            if not hasattr(pair, "features"):
+                edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
+                hint = "one row for every edge of layout.to_edge_index()"
+                channels = self.pair_bias.pair_channels
+                check_shape("pair", pair, edges, channels, hint=hint)
             biases = list(self.pair_bias(pair))
-        modulations = [layer.modulation(cond) for layer in self._layers()]
+        layers = cast(Iterable[AtomTransformerLayer], self.layers)
+        modulations = [layer.modulation(cond) for layer in layers]
         return TransformerConditioning(layout, modulations, biases)
 
     def forward(
@@ -271,33 +277,18 @@ class AtomTransformer(torch.nn.Module):
             raise AtomEncodingError(
                 "'cond' and 'pair' are part of the conditioning: leave them out."
             )
-        self._check_atoms(x, layout)
+        count = layout.modulations[0].scale.size(-2)
+        check_samples("x", x, count, self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         rest = zip(layout.modulations, layout.biases, strict=True)
         for layer, (modulation, bias) in zip(self.layers, rest, strict=True):
-            if again:
-                x = run_again(
-                    layer, x, layout.layout, modulation, bias, use_reentrant=False
-                )
-            else:
-                x = layer(x, layout.layout, modulation, bias)
-        return x
-
-    def _layers(self) -> list[AtomTransformerLayer]:
-        return [
-            layer for layer in self.layers if isinstance(layer, AtomTransformerLayer)
-        ]
-
-    def _check_atoms(self, x: Tensor, conditioning: TransformerConditioning) -> None:
-        count = conditioning.modulations[0].scale.size(-2)
-        if check_tensor("x", x).dim() not in (2, 3) or x.shape[-2:] != (
-            count,
-            self.channels,
-        ):
-            raise AtomEncodingError(
-                f"'x' needs the shape [{count}, {self.channels}], or [samples, "
-                f"{count}, {self.channels}], found: {list(x.shape)}."
+            given = (x, layout.layout, modulation, bias)
+            x = (
+                run_again(layer, *given, use_reentrant=False)
+                if again
+                else layer(*given)
             )
+        return x
 
     def __repr__(self) -> str:
         return (
@@ -306,46 +297,8 @@ class AtomTransformer(torch.nn.Module):
         )
 
 
-def _check_cond(cond: Tensor, channels: int) -> None:
-    if not isinstance(cond, Tensor) or cond.dim() != 2 or cond.size(1) != channels:
-        found = list(cond.shape) if isinstance(cond, Tensor) else type(cond).__name__
-        raise AtomEncodingError(
-            f"'cond' needs the shape [num_atoms, {channels}], found: {found}."
-        )
-
-
-def _check_layout(layout: Union[Layout, Tensor], cond: Tensor) -> None:
-    count = cond.size(0)
-    if isinstance(layout, Tensor):
-        if (
-            layout.dim() != 2
-            or layout.size(0) != 2
-            or layout.dtype not in (torch.int64, torch.int32)
-        ):
-            raise AtomEncodingError(
-                f"'layout' is a tensor {list(layout.shape)} of {layout.dtype}: pass a "
-                f"layout, or edges [2, num_edges] of integers."
-            )
-        if not torch.compiler.is_compiling() and layout.numel():
-            low, high = (int(end) for end in layout.aminmax())
-            if low < 0 or high >= count:
-                raise AtomEncodingError(
-                    f"'layout' has edges between atoms {low} to {high}, but 'cond' "
-                    f"has {count} rows: edges go from 0 to {count - 1}."
-                )
-        return
-    check_layout(layout)
-    if layout.num_sources != count:
-        raise AtomEncodingError(
-            f"'cond' has {count} rows, but 'layout' was built for {layout.num_sources} "
-            f"atoms: build the layout from this batch."
-        )
-
-
-def _check_rows(pair: Tensor, layout: Union[Layout, Tensor]) -> None:
-    edges = layout.size(1) if isinstance(layout, Tensor) else layout.num_pairs
-    if edges is not None and pair.size(0) != edges:
-        raise AtomEncodingError(
-            f"'pair' has {pair.size(0)} rows for {edges} edges: give it one row for "
-            f"every edge of layout.to_edge_index()."
-        )
+def check_samples(name: str, value: Any, *shape: int) -> Tensor:
+    """The value, if it is a tensor of ``shape``, or of samples of that shape."""
+    dim = value.dim() if isinstance(value, Tensor) else 0
+    lead = ("samples",) if dim > len(shape) else ()
+    return check_shape(name, value, *lead, *shape)

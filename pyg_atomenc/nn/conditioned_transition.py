@@ -1,19 +1,80 @@
-"""`ConditionedTransition`: the feed-forward block of a conditioned transformer."""
+"""`AdaptiveLayerNorm` and `ConditionedTransition`: layers with a condition."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.checks import check_sizes
-from pyg_atomenc.nn.adaptive_layer_norm import (
-    AdaptiveLayerNorm,
-    gate_linear,
-    modulate,
-    reset_gate,
-)
 
 # Atoms that are transformed together where no gradients are asked for.
 MAX_ROWS = 1024
+
+
+class AdaptiveLayerNorm(torch.nn.Module):
+    r"""LayerNorm whose scale and shift come from a condition.
+
+    .. math::
+        \sigma(W_s \, \mathrm{LN}(c) + b_s) \odot \mathrm{LN}(x) + W_b \, \mathrm{LN}(c)
+
+    from `"Accurate structure prediction of biomolecular interactions with AlphaFold 3"
+    <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 26 of its supplement. The
+    LayerNorm of :math:`x` has no parameters, that of :math:`c` a weight alone.
+
+    Args:
+        channels (int): Channels ``C`` of the input.
+        cond_channels (int): Channels ``S`` of the condition.
+
+    Shapes:
+        - input: ``[..., C]`` and the condition ``[..., S]``, broadcast to each other
+        - output: ``[..., C]``
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+
+    def __init__(self, channels: int, cond_channels: int) -> None:
+        super().__init__()
+        check_sizes(channels=channels, cond_channels=cond_channels)
+        self.norm_cond = torch.nn.LayerNorm(cond_channels, bias=False)
+        self.lin_scale = torch.nn.Linear(cond_channels, channels)
+        self.lin_shift = torch.nn.Linear(cond_channels, channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        for child in self.children():
+            reset(child)
+
+    def modulation(self, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale and the shift of a condition, each ``[..., C]``."""
+        cond = self.norm_cond(cond)
+        return self.lin_scale(cond).sigmoid(), self.lin_shift(cond)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Normalise; shapes are those of the class."""
+        return modulate(x, *self.modulation(cond))
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LayerNorm without parameters, then ``scale`` and ``shift``."""
+    return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:]))
+
+
+class ConditionGate(torch.nn.Linear):
+    """What gates a residual branch by a condition ``[..., S]``: ``[..., C]``, 0 to 1.
+
+    Nearly shut at the start: a weight of zeros and a bias of -2, as in Algorithms 24
+    and 25 of AlphaFold 3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
+    """
+
+    def reset_parameters(self) -> None:
+        """Shut it."""
+        torch.nn.init.zeros_(self.weight)
+        torch.nn.init.constant_(self.bias, -2.0)
+
+    def forward(self, cond: Tensor) -> Tensor:
+        """The gate of a condition."""
+        return super().forward(cond).sigmoid()
 
 
 class ConditionedTransition(torch.nn.Module):
@@ -50,18 +111,16 @@ class ConditionedTransition(torch.nn.Module):
         self.lin_value = torch.nn.Linear(channels, inner, bias=False)
         self.lin_up = torch.nn.Linear(channels, inner, bias=False)
         self.lin_out = torch.nn.Linear(inner, channels, bias=False)
-        self.lin_cond = gate_linear(cond_channels, channels)
+        self.lin_cond = ConditionGate(cond_channels, channels)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        self.norm.reset_parameters()
-        for linear in (self.lin_gate, self.lin_value, self.lin_up, self.lin_out):
-            linear.reset_parameters()
-        reset_gate(self.lin_cond)
+        for child in self.children():
+            reset(child)
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, shift and gate of a condition, each ``[..., C]``."""
-        return *self.norm.modulation(cond), self.lin_cond(cond).sigmoid()
+        return *self.norm.modulation(cond), self.lin_cond(cond)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Transform; shapes are those of the class."""
@@ -71,22 +130,14 @@ class ConditionedTransition(torch.nn.Module):
         self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor
     ) -> Tensor:
         """The same, from what :meth:`modulation` made of the condition."""
-        if torch.is_grad_enabled() or x.size(-2) <= MAX_ROWS:
-            return self._transform(x, scale, shift, gate)
-        # The inner channels of a few atoms stay in cache.
-        out = torch.empty_like(x)
-        for start in range(0, x.size(-2), MAX_ROWS):
-            rows = slice(start, start + MAX_ROWS)
-            part = (t[..., rows, :] for t in (x, scale, shift, gate))
-            out[..., rows, :] = self._transform(*part)
-        return out
-
-    def _transform(
-        self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor
-    ) -> Tensor:
+        if not torch.is_grad_enabled() and x.size(-2) > MAX_ROWS:
+            # The inner channels of a few atoms stay in cache.
+            out = torch.empty_like(x)
+            for start in range(0, x.size(-2), MAX_ROWS):
+                rows = slice(start, start + MAX_ROWS)
+                part = (t[..., rows, :] for t in (x, scale, shift, gate))
+                out[..., rows, :] = self.transform(*part)
+            return out
         a = modulate(x, scale, shift)
         inner = F.silu(self.lin_gate(a)) * self.lin_value(a) * self.lin_up(a)
         return gate * self.lin_out(inner)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.norm.channels}, {self.norm.cond_channels})"

@@ -27,7 +27,11 @@ def check_layout(layout: Any, kind: Any = Layout) -> Any:
 
 
 def as_layout(
-    edges: Any, num_sources: int, num_targets: Optional[int] = None
+    edges: Any,
+    num_sources: int,
+    num_targets: Optional[int] = None,
+    *,
+    name: str = "edge_index",
 ) -> Layout:
     """What a user passed where edges go, as a layout: a layer's border.
 
@@ -38,6 +42,7 @@ def as_layout(
         num_sources (int): The number of source nodes.
         num_targets (int, optional): The number of target nodes.
             (default: ``num_sources``)
+        name (str): What errors call the edges. (default: ``"edge_index"``)
 
     Raises:
         ValueError: If it is none of these, or does not fit the nodes.
@@ -47,7 +52,7 @@ def as_layout(
     if not isinstance(edges, Layout):
         if isinstance(edges, SparseTensor) or is_torch_sparse_tensor(edges):
             edges = to_edge_index(edges)[0].flip(0)
-        return EdgeLayout.from_edge_index(edges, num_sources, num_targets)
+        return EdgeLayout.from_edge_index(edges, num_sources, num_targets, name=name)
     if (edges.num_sources, edges.num_targets) != (num_sources, num_targets):
         raise AtomEncodingError(
             f"'layout' was built for {_counted(edges.num_sources, edges.num_targets)}, "

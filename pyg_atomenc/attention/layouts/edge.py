@@ -36,6 +36,7 @@ class EdgeLayout(Layout):
         num_targets: Optional[int] = None,
         *,
         check: Optional[bool] = None,
+        name: str = "edge_index",
     ) -> "EdgeLayout":
         """Check edges once.
 
@@ -46,6 +47,7 @@ class EdgeLayout(Layout):
                 (default: ``num_sources``)
             check (bool, optional): Whether to look at the values, for which a GPU
                 waits. (default: on the CPU, outside of traces)
+            name (str): What errors call the edges. (default: ``"edge_index"``)
 
         Raises:
             ValueError: If the edges are no such list, or leave the nodes.
@@ -59,7 +61,7 @@ class EdgeLayout(Layout):
             or edge_index.dtype not in (torch.int64, torch.int32)
         ):
             raise AtomEncodingError(
-                f"'edge_index' is {found(edge_index)}: pass a layout, or edges [2, "
+                f"'{name}' is {found(edge_index)}: pass a layout, or edges [2, "
                 f"num_edges] of integers."
             )
         tracing = torch.compiler.is_compiling()
@@ -67,8 +69,8 @@ class EdgeLayout(Layout):
             num_sources = check_integer("num_sources", num_sources, 0)
             num_targets = check_integer("num_targets", num_targets, 0)
         if check or (check is None and edge_index.device.type == "cpu" and not tracing):
-            check_range("edge_index[0]", edge_index[0], num_sources, "source nodes")
-            check_range("edge_index[1]", edge_index[1], num_targets, "target nodes")
+            check_range(f"{name}[0]", edge_index[0], num_sources, "source nodes")
+            check_range(f"{name}[1]", edge_index[1], num_targets, "target nodes")
         return EdgeLayout(edge_index.long(), num_sources, num_targets)
 
     @property

@@ -1,14 +1,23 @@
 """The atom attention encoder and decoder of Boltz-1 and Boltz-2."""
 
-from pyg_atomenc.nn.boltz.atom_decoder import BoltzAtomDecoder
-from pyg_atomenc.nn.boltz.atom_encoder import BoltzAtomEncoder
-from pyg_atomenc.nn.boltz.conditioning import BoltzConditioning, EncodedAtoms
+from pyg_atomenc.nn.boltz.atom_decoder import (
+    BoltzAtomDecoder,
+    BoltzDecoderConditioning,
+)
+from pyg_atomenc.nn.boltz.atom_encoder import (
+    BoltzAtomEncoder,
+    BoltzConditioning,
+    EncodedAtoms,
+)
 from pyg_atomenc.nn.boltz.config import BoltzConfig
+from pyg_atomenc.nn.boltz.inputs import BoltzInputs
 
 __all__ = [
     "BoltzAtomDecoder",
     "BoltzAtomEncoder",
     "BoltzConditioning",
     "BoltzConfig",
+    "BoltzDecoderConditioning",
+    "BoltzInputs",
     "EncodedAtoms",
 ]

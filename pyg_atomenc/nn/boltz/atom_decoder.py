@@ -1,20 +1,42 @@
 """`BoltzAtomDecoder`: Boltz's atom attention decoder, from tokens back to atoms."""
 
-from typing import Optional
+from dataclasses import dataclass
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
+from torch_geometric.nn.inits import reset
 
-from pyg_atomenc.checks import check_tensor
+from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.checks import check_shape, check_type
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.atom_transformer import AtomTransformer
-from pyg_atomenc.nn.boltz.atom_encoder import check_config
-from pyg_atomenc.nn.boltz.conditioning import (
+from pyg_atomenc.nn.atom_transformer import (
+    AtomTransformer,
+    TensorDataclass,
+    TransformerConditioning,
+)
+from pyg_atomenc.nn.boltz.atom_encoder import (
     BoltzConditioning,
     EncodedAtoms,
-    check_conditioning,
+    check_config,
 )
 from pyg_atomenc.nn.boltz.config import BoltzConfig
+
+
+@dataclass(frozen=True, eq=False)
+class BoltzDecoderConditioning(TensorDataclass):
+    """What one decoder makes of a batch once; of :meth:`BoltzAtomDecoder.condition`.
+
+    As :class:`BoltzConditioning`, it is of the weights as they were.
+
+    Attributes:
+        layout (TokenLayout): Which atoms form a token.
+        transformer (TransformerConditioning): What the decoder's transformer makes of
+            condition and pairs.
+    """
+
+    layout: TokenLayout
+    transformer: TransformerConditioning
 
 
 class BoltzAtomDecoder(torch.nn.Module):
@@ -67,14 +89,34 @@ class BoltzAtomDecoder(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        self.transformer.reset_parameters()
+        for child in self.children():
+            reset(child)
         torch.nn.init.zeros_(self.lin_token.weight)
         torch.nn.init.zeros_(self.lin_out.weight)
-        if self.norm_out is not None:
-            self.norm_out.reset_parameters()
+
+    def condition(self, conditioning: BoltzConditioning) -> BoltzDecoderConditioning:
+        """Compute what does not change from step to step.
+
+        Args:
+            conditioning (BoltzConditioning): What the encoder was given.
+
+        Returns:
+            BoltzDecoderConditioning: For :meth:`forward` of this decoder.
+        """
+        mend = "pass what encoder.condition(...) gave."
+        given = check_type("conditioning", conditioning, BoltzConditioning, mend)
+        # In float32 whether it is asked for under autocast or not.
+        with torch.autocast(given.cond.device.type, enabled=False):
+            prepared = self.transformer.condition(
+                given.pairs.layout, given.cond, given.pairs
+            )
+        return BoltzDecoderConditioning(given.layout, prepared)
 
     def forward(
-        self, a: Tensor, encoded: EncodedAtoms, conditioning: BoltzConditioning
+        self,
+        a: Tensor,
+        encoded: EncodedAtoms,
+        conditioning: Union[BoltzConditioning, BoltzDecoderConditioning],
     ) -> Tensor:
         """Decode tokens.
 
@@ -82,7 +124,9 @@ class BoltzAtomDecoder(torch.nn.Module):
             a (Tensor): Token features ``[T, 2 * token_channels]``, or ``[M, T, ...]``
                 for ``M`` samples.
             encoded (EncodedAtoms): What the encoder gave.
-            conditioning (BoltzConditioning): What the encoder was given.
+            conditioning (BoltzDecoderConditioning or BoltzConditioning): Of
+                :meth:`condition`; or what the encoder was given, of which it is then
+                computed at every call.
 
         Returns:
             Tensor: The coordinates' updates ``[N, 3]``, or ``[M, N, 3]``, in the units
@@ -91,23 +135,16 @@ class BoltzAtomDecoder(torch.nn.Module):
         Raises:
             ValueError: If the shapes do not fit.
         """
-        layout = check_conditioning(conditioning).layout
-        check_tensor("a", a)
-        if not isinstance(encoded, EncodedAtoms):
-            raise AtomEncodingError(
-                f"'encoded' is of type {type(encoded).__name__}: pass what the encoder "
-                f"gave."
-            )
-        expected = (layout.num_tokens, self.config.out_channels)
-        lead = encoded.atoms.shape[:-2]
-        if a.shape not in ((*lead, *expected), expected):
-            raise AtomEncodingError(
-                f"'a' needs the shape {[*lead, *expected]}, found: {list(a.shape)}."
-            )
+        if not isinstance(conditioning, BoltzDecoderConditioning):
+            conditioning = self.condition(conditioning)
+        layout = conditioning.layout
+        check_type("encoded", encoded, EncodedAtoms, "pass what the encoder gave.")
+        lead = encoded.atoms.shape[:-2] if isinstance(a, Tensor) and a.dim() > 2 else ()
+        check_shape("a", a, *lead, layout.num_tokens, self.config.out_channels)
         with torch.autocast(a.device.type, enabled=False):
             tokens = self.lin_token(a.to(self.lin_token.weight.dtype))
         x = encoded.atoms + tokens.index_select(-2, layout.atom_to_token)
-        x = self.transformer(x, conditioning.prepare(self.transformer))
+        x = self.transformer(x, conditioning.transformer)
         if self.norm_out is not None:
             x = self.norm_out(x)
         return self.lin_out(x)

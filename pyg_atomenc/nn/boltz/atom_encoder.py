@@ -1,32 +1,67 @@
 """`BoltzAtomEncoder`: Boltz's atom attention encoder, from atoms to tokens."""
 
-from typing import Any, Optional, Union
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.checks import check_tensor
+from pyg_atomenc.checks import check_shape, check_type
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.atom_transformer import AtomTransformer
-from pyg_atomenc.nn.boltz.atom_features import AtomFeatureEmbedding
-from pyg_atomenc.nn.boltz.atom_pairs import AtomPairEmbedding
-from pyg_atomenc.nn.boltz.conditioning import (
-    BoltzConditioning,
-    EncodedAtoms,
-    check_conditioning,
+from pyg_atomenc.nn.atom_transformer import (
+    AtomTransformer,
+    TensorDataclass,
+    TransformerConditioning,
+    check_samples,
 )
+from pyg_atomenc.nn.boltz.atom_features import AtomFeatureEmbedding
+from pyg_atomenc.nn.boltz.atom_pairs import AtomPairEmbedding, AtomPairs
 from pyg_atomenc.nn.boltz.config import BoltzConfig
-from pyg_atomenc.nn.boltz.token_pairs import TokenPairs
+from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
 
-_ATTRIBUTES = (
-    "ref_pos ref_charge z ref_atom_name_chars ref_space_uid atom_to_token batch "
-    "num_tokens backbone token_res_type token_modified token_mol_type"
-).split()
+
+@dataclass(frozen=True, eq=False)
+class BoltzConditioning(TensorDataclass):
+    """All of a batch that does not change from step to step.
+
+    Computed by :meth:`BoltzAtomEncoder.condition` of the weights as they were, and in
+    the grad mode that it was called in. Nothing is computed anew behind it: once the
+    encoder's weights change, or for training after inference, condition again.
+
+    Attributes:
+        layout (TokenLayout): Which atoms form a token.
+        start (Tensor): The atoms' features ``[N, atom_channels]``, which the encoder's
+            residual stream starts from.
+        cond (Tensor): The atoms' condition ``[N, atom_channels]``: the features, and in
+            the diffusion form those of their tokens.
+        pairs (AtomPairs): The pairs of atoms in windows.
+        transformer (TransformerConditioning): What the encoder's transformer makes of
+            condition and pairs.
+    """
+
+    layout: TokenLayout
+    start: Tensor
+    cond: Tensor
+    pairs: AtomPairs
+    transformer: TransformerConditioning
+
+
+class EncodedAtoms(NamedTuple):
+    """What :class:`BoltzAtomEncoder` gives.
+
+    Attributes:
+        tokens (Tensor): ``[T, D]``, or ``[M, T, D]`` for ``M`` samples.
+        atoms (Tensor): ``[N, atom_channels]`` or ``[M, N, atom_channels]``.
+    """
+
+    tokens: Tensor
+    atoms: Tensor
 
 
 class BoltzAtomEncoder(torch.nn.Module):
@@ -70,13 +105,10 @@ class BoltzAtomEncoder(torch.nn.Module):
         self.features = AtomFeatureEmbedding(config)
         self.pairs = AtomPairEmbedding(config)
         if config.diffusion:
-            self.norm_trunk = torch.nn.LayerNorm(config.token_channels)
-            self.lin_trunk = torch.nn.Linear(
-                config.token_channels, channels, bias=False
-            )
-            self.lin_noisy = torch.nn.Linear(
-                config.position_channels, channels, bias=False
-            )
+            width, noisy = config.token_channels, config.position_channels
+            self.norm_trunk = torch.nn.LayerNorm(width)
+            self.lin_trunk = torch.nn.Linear(width, channels, bias=False)
+            self.lin_noisy = torch.nn.Linear(noisy, channels, bias=False)
         self.transformer = AtomTransformer(
             channels,
             config.heads,
@@ -92,109 +124,53 @@ class BoltzAtomEncoder(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for module in (self.features, self.pairs, self.transformer, self.lin_token):
-            module.reset_parameters()
+        for child in self.children():
+            reset(child)
         if self.config.diffusion:
-            self.norm_trunk.reset_parameters()
             torch.nn.init.zeros_(self.lin_trunk.weight)
             torch.nn.init.zeros_(self.lin_noisy.weight)
 
-    def condition(
-        self,
-        data: Any = None,
-        *,
-        ref_pos: Optional[Tensor] = None,
-        ref_charge: Optional[Tensor] = None,
-        z: Optional[Tensor] = None,
-        ref_atom_name_chars: Optional[Tensor] = None,
-        ref_space_uid: Optional[Tensor] = None,
-        atom_to_token: Union[Tensor, TokenLayout, None] = None,
-        batch: Optional[Tensor] = None,
-        num_tokens: Union[int, Tensor, None] = None,
-        s_trunk: Optional[Tensor] = None,
-        z_trunk: Optional[Tensor] = None,
-        backbone: Optional[Tensor] = None,
-        token_res_type: Optional[Tensor] = None,
-        token_modified: Optional[Tensor] = None,
-        token_mol_type: Optional[Tensor] = None,
-    ) -> BoltzConditioning:
+    def condition(self, data: Any = None, **inputs: Any) -> BoltzConditioning:
         """Compute what does not change from step to step.
 
         Args:
-            data (Data, optional): A graph or batch that has what is not passed; the
-                :class:`~pyg_atomenc.transforms.BoltzFeatures` transform makes it.
-            ref_pos (Tensor): Reference positions ``[N, 3]``, in ångström.
-            ref_charge (Tensor): Formal charges ``[N]``.
-            z (Tensor): Atomic numbers ``[N]``.
-            ref_atom_name_chars (Tensor): Codes of the names' characters ``[N, 4]``, 0
-                to 63: ``ord - 32``, modulo 64.
-            ref_space_uid (Tensor): The reference conformer of every atom ``[N]``.
-            atom_to_token (Tensor or TokenLayout): The token of every atom ``[N]``.
-            batch (Tensor, optional): The graph of every atom ``[N]``, sorted.
-                (default: all in one graph)
-            num_tokens (int or Tensor, optional): The number of tokens, in all or of
-                every graph ``[G]``. (default: seen from the atoms)
-            s_trunk (Tensor, optional): Token features ``[T, token_channels]``; needed
-                in the diffusion form.
-            z_trunk (Tensor, optional): Token pair features: the ``[n_g, n_g]`` blocks
-                of all graphs flattened to ``[sum of n_g ** 2, token_pair_channels]``,
-                or padded ``[G, n, n, token_pair_channels]``; needed in the diffusion
-                form. They are those that the pairwise conditioner gives.
-            backbone (Tensor, optional): Kinds of backbone atoms ``[N]``, 0 to 16, where
-                the config has them.
-            token_res_type (Tensor, optional): Residue types ``[T]``, 0 to 32, likewise.
-            token_modified (Tensor, optional): Whether a residue is modified ``[T]``.
-            token_mol_type (Tensor, optional): Molecule types ``[T]``, 0 to 3.
+            data (Data or BoltzInputs, optional): A graph or batch that has what is not
+                passed; the :class:`~pyg_atomenc.transforms.BoltzFeatures` transform
+                makes it. (default: ``None``)
+            **inputs: What :class:`BoltzInputs` has, by name: ``s_trunk`` and
+                ``z_trunk`` of the diffusion form, and what the data lacks.
 
         Returns:
-            BoltzConditioning: For encoder and decoder, until their weights change.
+            BoltzConditioning: For any number of steps, of any number of samples.
 
         Raises:
             ValueError: If something is missing or does not fit.
         """
-        given = {name: value for name, value in locals().items() if name in _ATTRIBUTES}
-        if data is not None:
-            for name in _ATTRIBUTES:
-                if given[name] is None:
-                    given[name] = getattr(data, name, None)
+        given, config = BoltzInputs.from_data(data, **inputs), self.config
         with torch.autocast(self.lin_token.weight.device.type, enabled=False):
-            return self._condition(given, data, s_trunk, z_trunk)
-
-    def _condition(
-        self,
-        given: dict[str, Any],
-        data: Any,
-        s_trunk: Optional[Tensor],
-        z_trunk: Optional[Tensor],
-    ) -> BoltzConditioning:
-        config = self.config
-        trunk_inputs = {"s_trunk": s_trunk, "z_trunk": z_trunk}
-        for name, value in (given | trunk_inputs).items():
-            if value is not None and name not in ("num_tokens", "atom_to_token"):
-                check_tensor(name, value)
-        layout, counts = _tokens(given)
-        ptr = _graph_ptr(given["batch"], data, layout.num_atoms).to(layout.device)
-        windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
-        _check_trunk(config, s_trunk, z_trunk, layout)
-        start = self.features(given, layout.atom_to_token)
-        cond, token_pairs = start, None
-        if s_trunk is not None and z_trunk is not None:
-            trunk = self.norm_trunk(s_trunk.to(start.dtype))
-            trunk = self.lin_trunk(trunk).index_select(0, layout.atom_to_token)
-            cond = start + trunk
-            token_pairs = TokenPairs.from_blocks(
-                z_trunk, layout, ptr, counts, config.token_pair_channels
-            )
-        space = given["ref_space_uid"]
-        if space is None or space.shape != (layout.num_atoms,):
-            raise AtomEncodingError(
-                f"'ref_space_uid' needs the shape [{layout.num_atoms}], found: "
-                f"{None if space is None else list(space.shape)}."
-            )
-        pairs = self.pairs(windows, given["ref_pos"], space, cond, token_pairs)
-        conditioning = BoltzConditioning(layout, start, cond, pairs)
-        conditioning.prepare(self.transformer)
-        return conditioning
+            layout = given.layout()
+            ptr = given.graph_ptr(layout.num_atoms).to(layout.device)
+            for name in ("s_trunk", "z_trunk"):
+                self._check_form(name, getattr(given, name))
+            cond = start = self.features(given, layout)
+            pairs_of_tokens = None
+            if given.s_trunk is not None and given.z_trunk is not None:
+                shape = (layout.num_tokens, config.token_channels)
+                trunk = check_shape("s_trunk", given.s_trunk, *shape).to(start.dtype)
+                trunk = self.norm_trunk(trunk)
+                trunk = self.lin_trunk(trunk).index_select(0, layout.atom_to_token)
+                cond = start + trunk
+                channels = config.token_pair_channels
+                pairs_of_tokens = TokenPairs.from_blocks(
+                    given.z_trunk, layout, ptr, given.num_tokens, channels
+                )
+            position, space = given.ref_pos, given.ref_space_uid
+            space = check_shape("ref_space_uid", space, layout.num_atoms)
+            assert position is not None  # as the features checked
+            windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
+            pairs = self.pairs(windows, position, space, cond, pairs_of_tokens)
+            prepared = self.transformer.condition(windows, cond, pairs)
+        return BoltzConditioning(layout, start, cond, pairs, prepared)
 
     def forward(
         self, conditioning: BoltzConditioning, r: Optional[Tensor] = None
@@ -211,21 +187,31 @@ class BoltzAtomEncoder(torch.nn.Module):
             EncodedAtoms: ``tokens`` ``[T, D]`` and ``atoms`` ``[N, atom_channels]``,
             with a first dimension ``M`` for samples. An empty token is zeros.
         """
-        x = check_conditioning(conditioning).start
-        if self.config.diffusion:
-            x = x + F.linear(self._check_noisy(r, x), self.lin_noisy.weight[:, :3])
-        elif r is not None:
-            raise AtomEncodingError(
-                "'r' was passed, but the config is of the trunk's form: leave it out, "
-                "or make the encoder with diffusion=True."
-            )
-        atoms = self.transformer(x, conditioning.prepare(self.transformer))
+        mend = "pass what encoder.condition(...) gave."
+        check_type("conditioning", conditioning, BoltzConditioning, mend)
+        self._check_form("r", r)
+        x = conditioning.start
+        if r is not None:
+            noisy = check_samples("r", r, x.size(0), 3).to(x.dtype)
+            x = x + F.linear(noisy, self.lin_noisy.weight[:, :3])
+        atoms = self.transformer(x, conditioning.transformer)
         with torch.autocast(atoms.device.type, enabled=False):
-            tokens = self._pool(atoms.to(self.lin_token.weight.dtype), conditioning)
+            tokens = self._pool(atoms, conditioning.layout)
         return EncodedAtoms(tokens, atoms)
 
-    def _pool(self, atoms: Tensor, conditioning: BoltzConditioning) -> Tensor:
-        layout = conditioning.layout
+    def _check_form(self, name: str, value: Any) -> None:
+        """Check that what the diffusion form alone reads was passed to it alone."""
+        if (value is None) == self.config.diffusion:
+            raise AtomEncodingError(
+                f"'{name}' is missing: the config is of the diffusion form, which "
+                f"needs it."
+                if value is None
+                else f"'{name}' was passed, but the config is of the trunk's form: "
+                f"leave it out, or make the encoder with diffusion=True."
+            )
+
+    def _pool(self, atoms: Tensor, layout: TokenLayout) -> Tensor:
+        atoms = atoms.to(self.lin_token.weight.dtype)
         shape = (*atoms.shape[:-2], layout.num_tokens, self.config.out_channels)
         tokens = atoms.new_zeros(shape)
         # Far more channels than an atom has: not for all atoms at once if possible.
@@ -236,95 +222,12 @@ class BoltzAtomEncoder(torch.nn.Module):
             tokens.index_add_(-2, layout.atom_to_token[rows], hidden)
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
 
-    def _check_noisy(self, r: Optional[Tensor], x: Tensor) -> Tensor:
-        if r is not None:
-            check_tensor("r", r)
-        if r is None or r.dim() not in (2, 3) or r.shape[-2:] != (x.size(0), 3):
-            raise AtomEncodingError(
-                f"'r' needs the shape [{x.size(0)}, 3] or [samples, {x.size(0)}, 3], "
-                f"found: {None if r is None else list(r.shape)}."
-            )
-        return r.to(x.dtype)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config})"
 
 
 def check_config(config: Optional[BoltzConfig]) -> BoltzConfig:
-    """The config, or that of Boltz-2.
-
-    Raises:
-        ValueError: If it is of another type.
-    """
-    if config is None:
-        return BoltzConfig.boltz2()
-    if not isinstance(config, BoltzConfig):
-        raise AtomEncodingError(
-            f"'config' is of type {type(config).__name__}: pass a BoltzConfig, for "
-            f"example BoltzConfig.boltz2()."
-        )
-    return config
-
-
-def _tokens(given: dict[str, Any]) -> tuple[TokenLayout, Optional[Tensor]]:
-    index, num_tokens = given["atom_to_token"], given["num_tokens"]
-    counts = None
-    if isinstance(num_tokens, Tensor) and num_tokens.dim() == 1:
-        counts, num_tokens = num_tokens, int(num_tokens.sum())
-    elif num_tokens is not None:
-        if int(num_tokens) != num_tokens:
-            raise AtomEncodingError(
-                f"'num_tokens' is {num_tokens}: pass an int, or one for every graph."
-            )
-        num_tokens = int(num_tokens)
-    if index is None:
-        raise AtomEncodingError(
-            "'atom_to_token' is missing: pass the token of every atom, or data that "
-            "has it."
-        )
-    if isinstance(index, TokenLayout):
-        return index, counts
-    return TokenLayout.from_index(index, num_tokens), counts
-
-
-def _graph_ptr(batch: Optional[Tensor], data: Any, num_atoms: int) -> Tensor:
-    if batch is None:
-        ptr = getattr(data, "ptr", None)
-        return torch.tensor([0, num_atoms]) if ptr is None else ptr
-    if batch.shape != (num_atoms,) or batch.dtype.is_floating_point:
-        raise AtomEncodingError(
-            f"'batch' needs the graph of {num_atoms} atoms as integers, found: "
-            f"{list(batch.shape)} of {batch.dtype}."
-        )
-    if num_atoms and (int(batch.diff().min() if num_atoms > 1 else 0) < 0):
-        raise AtomEncodingError(
-            "'batch' falls: sort the atoms by graph, as PyG's batches are."
-        )
-    # A graph at the end without atoms does not show in the vector.
-    ptr = getattr(data, "ptr", None)
-    if ptr is not None:
-        return ptr
-    sizes = batch.long().bincount()
-    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-
-
-def _check_trunk(
-    config: BoltzConfig,
-    s_trunk: Optional[Tensor],
-    z_trunk: Optional[Tensor],
-    layout: TokenLayout,
-) -> None:
-    for name, tensor in (("s_trunk", s_trunk), ("z_trunk", z_trunk)):
-        if (tensor is None) == config.diffusion:
-            raise AtomEncodingError(
-                f"'{name}' is missing: the config is of the diffusion form, which is "
-                f"conditioned on the trunk."
-                if tensor is None
-                else f"'{name}' was passed, but the config is of the trunk's form: "
-                f"leave it out, or make the encoder with diffusion=True."
-            )
-    expected = (layout.num_tokens, config.token_channels)
-    if s_trunk is not None and s_trunk.shape != expected:
-        raise AtomEncodingError(
-            f"'s_trunk' needs the shape {list(expected)}, found: {list(s_trunk.shape)}."
-        )
+    """The config, or that of Boltz-2; a ValueError if it is of another type."""
+    mend = "pass a BoltzConfig, for example BoltzConfig.boltz2()."
+    default = BoltzConfig.boltz2() if config is None else config
+    return check_type("config", default, BoltzConfig, mend)

@@ -1,21 +1,79 @@
 """`AtomPairEmbedding`: what pairs of atoms in a window are to each other."""
 
+from dataclasses import dataclass, replace
 from typing import Optional, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import WindowLayout
+from pyg_atomenc.nn.atom_transformer import TensorDataclass
 from pyg_atomenc.nn.boltz.config import BoltzConfig
-from pyg_atomenc.nn.boltz.token_pairs import TokenPairs
-from pyg_atomenc.nn.pair_bias import WindowPairs
+from pyg_atomenc.nn.boltz.inputs import TokenPairs, gather
+from pyg_atomenc.nn.pair_bias_attention import window_groups
 
-# Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
-CPU_WINDOWS = 32
-MAX_WINDOWS = 1024
 # Rows of token pairs that are normalised together.
 MAX_ROWS = 2**16
+
+
+@dataclass(frozen=True, eq=False)
+class AtomPairs(TensorDataclass):
+    """The pairs of atoms in windows: what their features are made of, few at a time.
+
+    It is what :class:`PairBias` reads, and holds copies of the few weights that it
+    needs: later changes of the embedding's do not reach it.
+
+    Attributes:
+        layout (WindowLayout): The windows.
+        query (Tensor): The queries of every window ``[K, W]``.
+        key (Tensor): The keys of every window ``[K, H]``.
+        space (Tensor): The reference space of every atom ``[N]``.
+        position (Tensor): Reference positions ``[N, 3]`` in ångström.
+        of_query (Tensor): What every atom gives its pairs as a query ``[N, C]``.
+        of_key (Tensor): What it gives them as a key ``[N, C]``.
+        geometry (Tensor): Weights of offset, distance and one reference ``[C, 5]``.
+        mlp (Tensor): Weights of the three layers ``[3, C, C]``.
+        tokens (TokenPairs, optional): What the tokens' pairs give ``[R, C]``.
+    """
+
+    layout: WindowLayout
+    query: Tensor
+    key: Tensor
+    space: Tensor
+    position: Tensor
+    of_query: Tensor
+    of_key: Tensor
+    geometry: Tensor
+    mlp: Tensor
+    tokens: Optional[TokenPairs] = None
+
+    def features(self, windows: slice) -> Tensor:
+        """The normalised features of some windows' pairs ``[C, k, W, H]``."""
+        query, key, space = self.query[windows], self.key[windows], self.space
+        same = gather(space, query).unsqueeze(2) == gather(space, key).unsqueeze(1)
+        offset = _columns(self.position, key).unsqueeze(2)
+        offset = offset - _columns(self.position, query).unsqueeze(3)
+        distance = (1 + offset.square().sum(0, keepdim=True)).reciprocal()
+        given = torch.cat([offset, distance, torch.ones_like(distance)]).mul_(same)
+        pair = self.geometry @ given.flatten(1)
+        if self.tokens is not None:
+            # A product with the identity transposes faster than a copy does.
+            rows = self.tokens.values.index_select(0, self.tokens.index(query, key))
+            identity = torch.eye(rows.size(1), dtype=rows.dtype, device=rows.device)
+            pair.addmm_(identity, rows.T)
+        pair = pair.view(-1, *given.shape[1:])
+        pair += _columns(self.of_query, query).unsqueeze(3)
+        pair += _columns(self.of_key, key).unsqueeze(2)
+        first, second, third = self.mlp.unbind()
+        hidden = first @ F.relu(pair.flatten(1))
+        hidden = second @ hidden.relu_()
+        hidden = third @ hidden.relu_()
+        pair += hidden.view_as(pair)
+        # LayerNorm over the first dimension.
+        pair -= pair.mean(0)
+        return pair * (pair.square().mean(0) + 1e-5).rsqrt()
 
 
 class AtomPairEmbedding(torch.nn.Module):
@@ -29,8 +87,7 @@ class AtomPairEmbedding(torch.nn.Module):
 
     for query :math:`a` and key :math:`b`, with the reference offset :math:`d_{ab}` in
     ångström, and :math:`v_{ab} = 1` where both lie in one reference space, else 0.
-    Channels come first, so that every step runs over long rows, and windows go through
-    all of it in groups.
+    Channels come first, so that every step runs over long rows.
 
     Args:
         config (BoltzConfig): The sizes.
@@ -47,25 +104,20 @@ class AtomPairEmbedding(torch.nn.Module):
         self.mlp = torch.nn.ModuleList(
             torch.nn.Linear(channels, channels, bias=False) for _ in range(3)
         )
-        self.norm_token: Optional[torch.nn.LayerNorm] = None
-        self.lin_token: Optional[torch.nn.Linear] = None
+        self.norm_token = self.lin_token = None
         if config.diffusion:
-            self.norm_token = torch.nn.LayerNorm(config.token_pair_channels)
-            self.lin_token = torch.nn.Linear(
-                config.token_pair_channels, channels, bias=False
-            )
+            width = config.token_pair_channels
+            self.norm_token = torch.nn.LayerNorm(width)
+            self.lin_token = torch.nn.Linear(width, channels, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for linear in (self.lin_position, self.lin_distance, self.lin_same, *self.mlp):
-            linear.reset_parameters()
-        zeros: list[torch.nn.Module] = [self.lin_query, self.lin_key, self.mlp[-1]]
-        if self.norm_token is not None and self.lin_token is not None:
-            self.norm_token.reset_parameters()
-            zeros.append(self.lin_token)
-        for linear in zeros:
-            torch.nn.init.zeros_(cast(Tensor, linear.weight))
+        for child in self.children():
+            reset(child)
+        for linear in (self.lin_query, self.lin_key, self.mlp[-1], self.lin_token):
+            if linear is not None:
+                torch.nn.init.zeros_(cast(Tensor, linear.weight))
 
     def forward(
         self,
@@ -74,7 +126,7 @@ class AtomPairEmbedding(torch.nn.Module):
         ref_space_uid: Tensor,
         cond: Tensor,
         token_pairs: Optional[TokenPairs] = None,
-    ) -> WindowPairs:
+    ) -> AtomPairs:
         """Prepare the pairs.
 
         Args:
@@ -86,78 +138,40 @@ class AtomPairEmbedding(torch.nn.Module):
                 (default: ``None``)
 
         Returns:
-            WindowPairs: The pairs, made when they are used.
+            AtomPairs: The pairs, whose features are made when they are used.
         """
         active = F.relu(cond)
-        atoms = (ref_pos.to(cond.dtype), self.lin_query(active), self.lin_key(active))
-        query, _ = layout.query_index()
-        key, _ = layout.key_index()
-        table: tuple[Tensor, ...] = ()
-        if token_pairs is not None:
-            table = self._project_tokens(token_pairs, query, key)
-        given = (ref_space_uid, *atoms, *table)
-
-        def embed(group: slice) -> Tensor:
-            return self._embed(query[group], key[group], *given)
-
-        tracked = any(t.requires_grad for t in (*given, *self.parameters()))
-        return WindowPairs(layout, embed, _step(cond.device), tracked)
-
-    def _embed(
-        self,
-        query: Tensor,
-        key: Tensor,
-        space: Tensor,
-        position: Tensor,
-        of_query: Tensor,
-        of_key: Tensor,
-        *table: Tensor,
-    ) -> Tensor:
-        """The pairs of queries ``[k, W]`` and keys ``[k, H]``: ``[C, k, W, H]``."""
-        same = _rows(space, query).unsqueeze(2) == _rows(space, key).unsqueeze(1)
-        offset = _columns(position, key).unsqueeze(2)
-        offset = offset - _columns(position, query).unsqueeze(3)
-        distance = (1 + offset.square().sum(0, keepdim=True)).reciprocal()
-        features = torch.cat([offset, distance, torch.ones_like(distance)]).mul_(same)
         linears = (self.lin_position, self.lin_distance, self.lin_same)
-        weight = torch.cat([linear.weight for linear in linears], dim=1)
-        pair = weight @ features.flatten(1)
-        if table:
-            # A product with the identity transposes faster than a copy does.
-            rows = _token_rows(query, key, *table)
-            identity = torch.eye(rows.size(1), dtype=rows.dtype, device=rows.device)
-            pair.addmm_(identity, rows.T)
-        pair = pair.view(-1, *features.shape[1:])
-        pair += _columns(of_query, query).unsqueeze(3)
-        pair += _columns(of_key, key).unsqueeze(2)
-        first, second, third = (cast(Tensor, linear.weight) for linear in self.mlp)
-        hidden = first @ F.relu(pair.flatten(1))
-        hidden = second @ hidden.relu_()
-        hidden = third @ hidden.relu_()
-        pair += hidden.view_as(pair)
-        # LayerNorm over the first dimension.
-        pair -= pair.mean(0)
-        return pair * (pair.square().mean(0) + 1e-5).rsqrt()
+        mlp = [cast(Tensor, linear.weight) for linear in self.mlp]
+        pairs = AtomPairs(
+            layout,
+            layout.query_index()[0],
+            layout.key_index()[0],
+            ref_space_uid,
+            ref_pos.to(cond.dtype),
+            self.lin_query(active),
+            self.lin_key(active),
+            torch.cat([linear.weight for linear in linears], dim=1),
+            torch.stack(mlp),
+        )
+        if token_pairs is None:
+            return pairs
+        return replace(pairs, tokens=self._project_tokens(token_pairs, pairs))
 
-    def _project_tokens(
-        self, pairs: TokenPairs, query: Tensor, key: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Projected rows, where to find them, and the renumbering of rows if any.
+    def _project_tokens(self, tokens: TokenPairs, pairs: AtomPairs) -> TokenPairs:
+        """The rows projected.
 
         Windows see few of the pairs of a long chain's tokens: only those that some
         window sees are normalised and projected.
         """
         assert self.norm_token is not None and self.lin_token is not None
-        values = pairs.values
-        places = query.numel() * key.size(-1)
-        rank: tuple[Tensor, ...] = ()
+        values, rank = tokens.values, None
+        places = pairs.query.numel() * pairs.key.size(-1)
         if not torch.compiler.is_compiling() and 8 * values.size(0) > places:
             seen = torch.zeros(values.size(0), dtype=torch.bool, device=values.device)
-            step = _step(values.device)
-            for start in range(0, query.size(0), step):
-                group = slice(start, start + step)
-                seen[_pair_rows(query[group], key[group], pairs.row, pairs.column)] = 1
-            rank = (seen.cumsum(0, dtype=torch.int32) - 1,)
+            for group in window_groups(pairs.layout):
+                seen[tokens.index(pairs.query[group], pairs.key[group])] = True
+            rank = seen.cumsum(0, dtype=torch.int32) - 1
             values = values.index_select(0, seen.nonzero().squeeze(1))
         dtype = self.lin_token.weight.dtype
         blocks = [
@@ -165,36 +179,9 @@ class AtomPairEmbedding(torch.nn.Module):
             for block in values.split(MAX_ROWS)
         ]
         table = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        return (table, pairs.row, pairs.column, *rank)
-
-
-def _step(device: torch.device) -> int:
-    return CPU_WINDOWS if device.type == "cpu" else MAX_WINDOWS
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
+        return replace(tokens, values=table, rank=rank)
 
 
 def _columns(x: Tensor, index: Tensor) -> Tensor:
     """``[N, C]`` → ``[C, *index.shape]``."""
     return x.index_select(0, index.flatten()).T.reshape(-1, *index.shape)
-
-
-def _pair_rows(query: Tensor, key: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    rows = _rows(row, query).unsqueeze(2) + _rows(column, key).unsqueeze(1)
-    return rows.flatten()
-
-
-def _token_rows(
-    query: Tensor,
-    key: Tensor,
-    table: Tensor,
-    row: Tensor,
-    column: Tensor,
-    rank: Optional[Tensor] = None,
-) -> Tensor:
-    index = _pair_rows(query, key, row, column)
-    if rank is not None:
-        index = rank.index_select(0, index)
-    return table.index_select(0, index)

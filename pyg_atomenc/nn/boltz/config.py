@@ -1,13 +1,11 @@
 """`BoltzConfig`: the sizes and options by which the Boltz versions differ."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 from pyg_atomenc.attention import check_window_sizes
-from pyg_atomenc.checks import check_sizes
+from pyg_atomenc.checks import check_choice, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
-
-Part = Literal["trunk", "diffusion"]
 
 ELEMENTS = 128
 NAME_CHARACTERS = 64
@@ -52,11 +50,11 @@ class BoltzConfig:
         ValueError: If a size is not positive, or the windows break their rules.
     """
 
-    diffusion: bool
-    feature_bias: bool
-    mask_feature: bool
-    position_channels: int
-    shared_pair_norm: bool
+    diffusion: bool = True
+    feature_bias: bool = True
+    mask_feature: bool = False
+    position_channels: int = 3
+    shared_pair_norm: bool = False
     atom_names: bool = True
     backbone: bool = False
     residue: bool = False
@@ -72,10 +70,8 @@ class BoltzConfig:
     decoder_depth: int = 3
 
     def __post_init__(self) -> None:
-        names = "atom_channels pair_channels token_channels token_pair_channels heads"
-        sizes = {name: getattr(self, name) for name in names.split()}
-        sizes |= {n: getattr(self, n) for n in ("encoder_depth", "decoder_depth")}
-        check_sizes(**sizes, position_channels=self.position_channels)
+        numbers = [f.name for f in fields(self) if f.type is int]
+        check_sizes(**{name: getattr(self, name) for name in numbers})
         check_window_sizes(self.queries, self.keys)
         if self.atom_channels % self.heads:
             raise AtomEncodingError(
@@ -88,34 +84,22 @@ class BoltzConfig:
             )
 
     @staticmethod
-    def boltz1(part: Part = "diffusion", **options: Any) -> "BoltzConfig":
+    def boltz1(part: str = "diffusion", **options: Any) -> "BoltzConfig":
         """Boltz-1.
 
         Args:
             part (str): ``"diffusion"`` or ``"trunk"``. (default: ``"diffusion"``)
             **options: Other than the defaults of this class.
         """
-        defaults: dict[str, Any] = {
-            "diffusion": _is_diffusion(part),
-            "feature_bias": False,
-            "mask_feature": True,
-            "position_channels": 10,
-            "shared_pair_norm": False,
-        }
-        return BoltzConfig(**(defaults | options))
+        own = {"feature_bias": False, "mask_feature": True, "position_channels": 10}
+        return BoltzConfig.boltz2(part, **({"shared_pair_norm": False} | own | options))
 
     @staticmethod
-    def boltz2(part: Part = "diffusion", **options: Any) -> "BoltzConfig":
+    def boltz2(part: str = "diffusion", **options: Any) -> "BoltzConfig":
         """Boltz-2; arguments as for :meth:`boltz1`."""
-        diffusion = _is_diffusion(part)
-        defaults: dict[str, Any] = {
-            "diffusion": diffusion,
-            "feature_bias": True,
-            "mask_feature": False,
-            "position_channels": 3,
-            "shared_pair_norm": not diffusion,
-        }
-        return BoltzConfig(**(defaults | options))
+        check_choice("part", part, ("trunk", "diffusion"))
+        own = {"diffusion": part == "diffusion", "shared_pair_norm": part == "trunk"}
+        return BoltzConfig(**(own | options))
 
     @property
     def version(self) -> int:
@@ -145,9 +129,3 @@ class BoltzConfig:
     def out_channels(self) -> int:
         """Channels of the encoded tokens."""
         return self.token_channels * (2 if self.diffusion else 1)
-
-
-def _is_diffusion(part: Any) -> bool:
-    if part not in ("trunk", "diffusion"):
-        raise AtomEncodingError(f"'part' is {part!r}: pass 'trunk' or 'diffusion'.")
-    return part == "diffusion"

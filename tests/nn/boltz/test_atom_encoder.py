@@ -1,9 +1,13 @@
 """Encoder and decoder equal those of the `boltz` package."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from boltz_oracle import SIZES, Boltz1, Boltz2, Flat, fill, require_boltz
 from torch.nn import functional as F
+from torch.optim import swa_utils
 from torch_geometric.data import Data
 
 from pyg_atomenc.attention.dense import windows as dense_windows
@@ -13,10 +17,12 @@ from pyg_atomenc.nn import (
     BoltzAtomEncoder,
     BoltzConfig,
     conditioned_transition,
+    pair_bias_attention,
 )
-from pyg_atomenc.nn.boltz import atom_encoder, atom_pairs
+from pyg_atomenc.nn.boltz import BoltzInputs, atom_encoder, atom_pairs
 
-RAGGED = [1, 31, 33, 500, 2000]
+RAGGED = [1, 31, 33, 100]
+LARGE = [1, 31, 33, 500, 2000]
 
 
 def close(found, expected):
@@ -56,11 +62,19 @@ def oracle(request):
     return request.param
 
 
-@pytest.mark.parametrize("part", ["trunk", "diffusion"])
-@pytest.mark.parametrize("sizes, samples", [([77], 1), (RAGGED, 1), (RAGGED, 4)])
+@pytest.mark.parametrize(
+    "part, sizes, samples",
+    [
+        ("trunk", [77], 1),
+        ("trunk", RAGGED, 1),
+        ("diffusion", [77], 1),
+        ("diffusion", RAGGED, 4),
+        pytest.param("trunk", LARGE, 1, marks=pytest.mark.slow),
+        pytest.param("diffusion", LARGE, 1, marks=pytest.mark.slow),
+        pytest.param("diffusion", LARGE, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_equals_boltz(oracle, part, sizes, samples):
-    if part == "trunk" and samples > 1:
-        pytest.skip("the trunk's form has no samples")
     with torch.no_grad():
         theirs, ours, _ = both(oracle(part), Flat(sizes, samples))
     for one, other in zip(ours, theirs, strict=True):
@@ -91,11 +105,12 @@ def test_the_options_of_boltz2(options):
     "sizes, samples, dtype",
     [
         ([40], 1, torch.float32),
-        ([1, 31, 33, 300], 2, torch.float32),
+        pytest.param([1, 31, 33, 300], 2, torch.float32, marks=pytest.mark.slow),
         # In larger batches some ReLU is so near zero that rounding decides about its
         # gradient, in Boltz as here; in float64 none is.
-        (RAGGED, 1, torch.float64),
-        ([1, 31, 33, 500], 4, torch.float64),
+        (RAGGED, 2, torch.float64),
+        pytest.param(LARGE, 1, torch.float64, marks=pytest.mark.slow),
+        pytest.param([1, 31, 33, 500], 4, torch.float64, marks=pytest.mark.slow),
     ],
 )
 def test_gradients_equal_those_of_boltz(
@@ -202,7 +217,7 @@ def test_groups_of_windows_and_rows_change_nothing(grad, monkeypatch):
     flat.z.requires_grad_(grad)
     outs, grads = [], []
     for windows, rows in ((1, 7), (10**6, 10**6)):
-        monkeypatch.setattr(atom_pairs, "CPU_WINDOWS", windows)
+        monkeypatch.setattr(pair_bias_attention, "CPU_WINDOWS", windows)
         monkeypatch.setattr(atom_pairs, "MAX_ROWS", rows)
         monkeypatch.setattr(dense_windows, "CPU_WINDOWS", windows)
         monkeypatch.setattr(conditioned_transition, "MAX_ROWS", rows)
@@ -258,44 +273,166 @@ def test_batched_is_as_alone_and_padded_pairs_do():
         start, token, pair = start + size, token + count, pair + count**2
 
 
-def test_new_weights_are_seen_and_training_follows_inference():
+def scale(layers, factor=1.5):
+    for parameter in layers.parameters():
+        parameter.data.copy_(factor * parameter.data)
+
+
+def by_data(averaged):
+    scale(averaged.module)
+
+
+def by_optimizer(averaged):
+    optimizer = torch.optim.SGD(averaged.parameters(), lr=0.1)
+    for parameter in averaged.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
+def by_state_dict(averaged):
+    state = averaged.module.state_dict()
+    averaged.module.load_state_dict({k: 1.5 * v for k, v in state.items()})
+
+
+def by_averaging(averaged):
+    other = copy.deepcopy(averaged.module)
+    for _ in range(2):
+        scale(other)
+        averaged.update_parameters(other)
+
+
+@pytest.mark.parametrize("change", [by_data, by_optimizer, by_state_dict, by_averaging])
+@torch.no_grad()
+def test_new_weights_are_seen_however_they_came(change):
+    *layers, flat = make(samples=1)
+    averaged = swa_utils.AveragedModel(
+        torch.nn.ModuleList(layers), multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.5)
+    )
+    encoder, decoder = averaged.module
+    old = encoder.condition(**flat.inputs, **flat.trunk())
+    encoded = encoder(old, flat.r)
+    before = [*encoded, decoder(flat.a, encoded, old)]
+    features = old.pairs.features(slice(None))
+    change(averaged)
+    fresh, fresh_decoder, _ = make()
+    fresh.load_state_dict(encoder.state_dict())
+    fresh_decoder.load_state_dict(decoder.state_dict())
+    found, expected = run(encoder, decoder, flat), run(fresh, fresh_decoder, flat)
+    for one, other, stale in zip(found, expected, before, strict=True):
+        assert torch.equal(one, other) and not torch.allclose(one, stale)
+    # A decoder makes its own conditioning of what the encoder was given.
+    update = decoder(flat.a, encoded, old)
+    assert torch.equal(update, fresh_decoder(flat.a, encoded, old))
+    assert torch.equal(update, decoder(flat.a, encoded, decoder.condition(old)))
+    assert not torch.allclose(update, before[2])
+    # What was computed stays as it was.
+    assert torch.equal(old.pairs.features(slice(None)), features)
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_training_with_several_decoders(once):
+    encoder, decoder, flat = make()
+    decoders = [decoder, copy.deepcopy(decoder)]
+    fill(decoders[1])
+    with torch.no_grad():
+        # Inference before training leaves nothing behind.
+        run(encoder, decoder, flat)
+    conditioning = encoder.condition(**flat.inputs, **flat.trunk())
+    encoded = encoder(conditioning, flat.r)
+    outs = [
+        d(flat.a, encoded, d.condition(conditioning) if once else conditioning)
+        for d in decoders
+    ]
+    sum(out.sin().sum() for out in outs).backward()
+    together = {name: p.grad for name, p in encoder.named_parameters()}
+    own = [p.grad for d in decoders for p in d.parameters()]
+    names = [name for name, grad in together.items() if grad is None]
+    assert names == ["lin_token.weight"] and all(grad is not None for grad in own)
+    encoder.zero_grad()
+    for one in decoders:
+        run(encoder, one, flat)[2].sin().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        if name not in names:
+            torch.testing.assert_close(parameter.grad, together[name])
+
+
+def test_a_conditioning_moves_and_is_copied():
     encoder, decoder, flat = make()
     with torch.no_grad():
-        conditioning = encoder.condition(**flat.inputs, **flat.trunk())
-        before = encoder(conditioning, flat.r).atoms
-        decoder(flat.a, encoder(conditioning, flat.r), conditioning)
-        for parameter in encoder.transformer.parameters():
-            parameter.mul_(1.5)
-        assert not torch.allclose(encoder(conditioning, flat.r).atoms, before)
-    encoded = encoder(conditioning, flat.r)
-    decoder(flat.a, encoded, conditioning).sum().backward()
-    for layer in (encoder.transformer, decoder.transformer):
-        for name, parameter in layer.named_parameters():
-            assert parameter.grad is not None, name
+        inputs = BoltzInputs(**flat.inputs, **flat.trunk())
+        conditioning = encoder.condition(inputs)
+        decoding = decoder.condition(conditioning)
+        expected = run(encoder, decoder, flat)
+        for again, decode in (
+            (conditioning.to("cpu"), decoding.to("cpu")),
+            copy.deepcopy((conditioning, decoding)),
+            (encoder.condition(inputs.to("cpu")), decoding),
+        ):
+            encoded = encoder(again, flat.r)
+            found = [*encoded, decoder(flat.a, encoded, decode)]
+            assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    for moved in (conditioning.to("meta"), decoding.to("meta"), inputs.to("meta")):
+        assert all(t.is_meta for t in tensors_of(moved))
+    assert not any(t.is_meta for t in tensors_of(conditioning))
 
 
-def test_the_step_compiles():
-    encoder, decoder, flat = make(dtype=torch.float32)
+def tensors_of(value):
+    """All tensors of a dataclass, below its layouts."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [t for part in value for t in tensors_of(part)]
+    if dataclasses.is_dataclass(value) and not hasattr(value, "to_edge_index"):
+        fields = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        return tensors_of(fields)
+    return []
 
-    def step(conditioning, r, a):
+
+def test_inputs_are_read_of_data_and_replaced():
+    _, _, flat = make()
+    data = Data(**flat.inputs, s_trunk=flat.s, ptr=torch.tensor([0, 118]))
+    inputs = BoltzInputs.from_data(data, z=flat.inputs["z"] + 1, batch=None)
+    assert inputs.s_trunk is None and torch.equal(inputs.z, data.z + 1)
+    assert inputs.batch is data.batch and inputs.ptr is data.ptr
+    more = BoltzInputs.from_data(inputs, s_trunk=flat.s)
+    assert more.s_trunk is flat.s and more.z is inputs.z
+    with pytest.raises(TypeError, match="s_trunks"):
+        BoltzInputs.from_data(data, s_trunks=flat.s)
+
+
+@pytest.mark.parametrize(
+    "backend, depth",
+    [("aot_eager", 1), pytest.param("inductor", 2, marks=pytest.mark.slow)],
+)
+@torch.no_grad()
+def test_the_step_compiles(backend, depth):
+    sizes = SMALL | {"encoder_depth": depth}
+    config = BoltzConfig.boltz2(queries=8, keys=16, **sizes)
+    encoder, decoder, flat = make(config, dtype=torch.float32)
+
+    def step(conditioning, decoding, r, a):
         encoded = encoder(conditioning, r)
-        return encoded.tokens, decoder(a, encoded, conditioning)
+        return encoded.tokens, decoder(a, encoded, decoding)
 
-    with torch.no_grad():
-        conditioning = encoder.condition(**flat.inputs, **flat.trunk())
-        expected = step(conditioning, flat.r, flat.a)
-        found = torch.compile(step, fullgraph=True)(conditioning, flat.r, flat.a)
+    conditioning = encoder.condition(**flat.inputs, **flat.trunk())
+    given = (decoder.condition(conditioning), flat.r, flat.a)
+    expected = step(conditioning, *given)
+    found = torch.compile(step, fullgraph=True, backend=backend)(conditioning, *given)
+    if depth > 1:
         # Conditioning reads sizes from the data: it compiles in parts.
         again = torch.compile(encoder.condition)(**flat.inputs, **flat.trunk())
-        found += step(again, flat.r, flat.a)
-    for one, other in zip(found, expected * 2, strict=True):
+        found += step(again, decoder.condition(again), *given[1:])
+        # A decoder that conditions at every call does so in one graph.
+        again = torch.compile(step, fullgraph=True)
+        found += again(conditioning, conditioning, *given[1:])
+    for one, other in zip(found, expected * 3, strict=False):
         close(one, other)
 
 
 def prepared(conditioning):
     """The pair features and the encoder's biases."""
-    pairs = [conditioning.pairs.embed(group) for group in conditioning.pairs.groups()]
-    return [*pairs, *(b.values for b in conditioning._prepared[0][2].biases)]
+    pairs = conditioning.pairs.features(slice(None))
+    return [pairs, *(bias.values for bias in conditioning.transformer.biases)]
 
 
 def test_autocast_keeps_the_islands():
@@ -347,8 +484,16 @@ def test_nothing_and_no_samples(grad):
         assert [len(out) for out in run(encoder, decoder, flat)] == [0, 0, 0]
 
 
-def test_past_16384_atoms_memory_grows_with_the_atoms_alone():
+def test_past_16384_atoms_memory_grows_with_the_atoms_alone(monkeypatch):
     config = BoltzConfig.boltz2("trunk", **SMALL)
+    counts, features = [], atom_pairs.AtomPairs.features
+
+    def counted(self, windows):
+        out = features(self, windows)
+        counts.append(out.size(1))
+        return out
+
+    monkeypatch.setattr(atom_pairs.AtomPairs, "features", counted)
     encoder, _, flat = make(config, sizes=(17_000, 3), samples=1, dtype=torch.float32)
     with torch.no_grad():
         tokens = encoder(encoder.condition(**flat.inputs)).tokens
@@ -360,6 +505,11 @@ def test_past_16384_atoms_memory_grows_with_the_atoms_alone():
         alone = encoder.condition(**(last | {"batch": None, "num_tokens": 1}))
         expected = encoder(alone).tokens
     torch.testing.assert_close(tokens[-1:], expected, rtol=1e-4, atol=1e-5)
+    # Of all pairs' features, few windows' are there at a time.
+    assert (
+        sum(counts[:-1]) == 17_000 // 32 + 2
+        and max(counts) == pair_bias_attention.CPU_WINDOWS
+    )
 
 
 def test_bad_input():
@@ -375,7 +525,7 @@ def test_bad_input():
     fails(r"'s_trunk' needs the shape", s_trunk=flat.s[1:])
     fails("'z_trunk' has .* rows, but graphs of", z_trunk=flat.z[1:])
     fails("'z_trunk' needs the shape", z_trunk=flat.z[:, 1:])
-    fails("'z_trunk' has blocks of shape", z_trunk=flat.pad_pairs()[:2])
+    fails(r"'z_trunk' needs the shape \[3, ", z_trunk=flat.pad_pairs()[:2])
     fails("'num_tokens' is .* for 3 graphs", num_tokens=F.pad(flat.counts, [0, 1]))
     more = {
         "num_tokens": int(flat.counts.sum()) + 1,
@@ -383,33 +533,34 @@ def test_bad_input():
     }
     fails("'num_tokens' is one number, but", **more)
     fails("which belongs to another graph", num_tokens=flat.counts.flip(0))
-    fails("'ref_pos' is missing", ref_pos=None)
+    fails("'ref_pos' needs .* BoltzFeatures", ref_pos=None)
     fails(r"'ref_pos' needs the shape \[118, 3\]", ref_pos=inputs["ref_pos"][1:])
-    fails("'z' goes from .* to 128", z=inputs["z"] * 0 + 128)
+    fails("'z' has values from .* to 128", z=inputs["z"] * 0 + 128)
     fails("'z' is of type", z=inputs["z"].double())
     fails(
-        "'ref_atom_name_chars' goes from",
+        "'ref_atom_name_chars' has values from",
         ref_atom_name_chars=-torch.ones(118, 4).long(),
     )
     fails("'ref_space_uid' needs", ref_space_uid=None)
     fails("'atom_to_token' is missing", atom_to_token=None)
     fails("'batch' falls", batch=inputs["batch"].flip(0))
-    fails("'batch' needs the graph of 118", batch=inputs["batch"][1:])
+    fails(r"'batch' needs the shape \[118\]", batch=inputs["batch"][1:])
     fails("'ref_pos' is of type list", ref_pos=[1.0])
     fails("'s_trunk' is of type list", s_trunk=[1.0])
     fails("'num_tokens' is 24.5", num_tokens=24.5)
     conditioning = encoder.condition(**inputs, **trunk)
     with pytest.raises(ValueError, match="'conditioning' is of type NoneType"):
         encoder(None, flat.r)
-    with pytest.raises(ValueError, match="'r' is of type str"):
+    with pytest.raises(ValueError, match="'r' needs .* found: str"):
         encoder(conditioning, "r")
     for r in (None, flat.r[:, 1:], flat.r[..., :2]):
-        with pytest.raises(ValueError, match=r"'r' needs the shape \[118, 3\]"):
+        message = r"'r' (is missing|needs the shape .*118, 3\])"
+        with pytest.raises(ValueError, match=message):
             encoder(conditioning, r)
     encoded = encoder(conditioning, flat.r)
     with pytest.raises(ValueError, match="'a' needs the shape"):
         decoder(flat.a[:, 1:], encoded, conditioning)
-    with pytest.raises(ValueError, match="'a' is of type list"):
+    with pytest.raises(ValueError, match="'a' needs .* found: list"):
         decoder([1.0], encoded, conditioning)
     with pytest.raises(ValueError, match="'encoded' is of type Tensor"):
         decoder(flat.a, flat.a, conditioning)

@@ -1,0 +1,249 @@
+"""What the Boltz encoder reads of a batch: `BoltzInputs`, and its pairs of tokens."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.checks import (
+    check_index,
+    check_integer,
+    check_shape,
+    check_tensor,
+    listed,
+)
+from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.nn.atom_transformer import TensorDataclass
+
+_TRUNK = ("s_trunk", "z_trunk")
+
+
+@dataclass(frozen=True, eq=False)
+class BoltzInputs(TensorDataclass):
+    """What :meth:`BoltzAtomEncoder.condition` reads of a batch.
+
+    ``N`` atoms, ``T`` tokens and ``G`` graphs, one after the other, nothing padded. The
+    :class:`~pyg_atomenc.transforms.BoltzFeatures` transform makes all but the trunk's.
+
+    Args:
+        ref_pos (Tensor): Reference positions ``[N, 3]``, in ångström.
+        ref_charge (Tensor): Formal charges ``[N]``.
+        z (Tensor): Atomic numbers ``[N]``.
+        ref_atom_name_chars (Tensor): Codes of the names' characters ``[N, 4]``, 0 to
+            63: ``ord - 32``, modulo 64; where the config has them.
+        ref_space_uid (Tensor): The reference conformer of every atom ``[N]``.
+        atom_to_token (Tensor or TokenLayout): The token of every atom ``[N]``.
+        batch (Tensor, optional): The graph of every atom ``[N]``, sorted.
+            (default: all in one graph)
+        ptr (Tensor, optional): The atoms of graph ``g`` are ``ptr[g]`` to
+            ``ptr[g + 1] - 1``; ``[G + 1]``, needed where the last graphs have no atoms.
+            (default: seen from ``batch``)
+        num_tokens (int or Tensor, optional): The number of tokens, in all or of every
+            graph ``[G]``. (default: seen from the atoms)
+        s_trunk (Tensor, optional): Token features ``[T, token_channels]``; needed in
+            the diffusion form.
+        z_trunk (Tensor, optional): Token pair features: the ``[n_g, n_g]`` blocks of
+            all graphs flattened to ``[sum of n_g ** 2, token_pair_channels]``, or
+            padded ``[G, n, n, token_pair_channels]``; needed in the diffusion form.
+            They are those that the pairwise conditioner gives.
+        backbone (Tensor, optional): Kinds of backbone atoms ``[N]``, 0 to 16, where the
+            config has them.
+        token_res_type (Tensor, optional): Residue types ``[T]``, 0 to 32, likewise.
+        token_modified (Tensor, optional): Whether a residue is modified ``[T]``.
+        token_mol_type (Tensor, optional): Molecule types ``[T]``, 0 to 3.
+
+    Raises:
+        ValueError: If something that needs to be a tensor is none.
+    """
+
+    ref_pos: Optional[Tensor] = None
+    ref_charge: Optional[Tensor] = None
+    z: Optional[Tensor] = None
+    ref_atom_name_chars: Optional[Tensor] = None
+    ref_space_uid: Optional[Tensor] = None
+    atom_to_token: Union[Tensor, TokenLayout, None] = None
+    batch: Optional[Tensor] = None
+    ptr: Optional[Tensor] = None
+    num_tokens: Union[int, Tensor, None] = None
+    s_trunk: Optional[Tensor] = None
+    z_trunk: Optional[Tensor] = None
+    backbone: Optional[Tensor] = None
+    token_res_type: Optional[Tensor] = None
+    token_modified: Optional[Tensor] = None
+    token_mol_type: Optional[Tensor] = None
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if value is not None and name not in ("atom_to_token", "num_tokens"):
+                check_tensor(name, value)
+
+    @staticmethod
+    def from_data(data: Any = None, **inputs: Any) -> "BoltzInputs":
+        """Read a graph or batch.
+
+        Args:
+            data (Data or BoltzInputs, optional): What has the attributes that are not
+                passed, but for ``s_trunk`` and ``z_trunk``, which no graph carries.
+                (default: ``None``)
+            **inputs: What to take in place of the data's.
+        """
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if isinstance(data, BoltzInputs):
+            return replace(data, **given)
+        names = [f.name for f in fields(BoltzInputs) if f.name not in _TRUNK]
+        return BoltzInputs(**({n: getattr(data, n, None) for n in names} | given))
+
+    def layout(self) -> TokenLayout:
+        """Which atoms form a token."""
+        index, number = self.atom_to_token, self.num_tokens
+        if index is None:
+            raise AtomEncodingError(
+                "'atom_to_token' is missing: pass the token of every atom, or data "
+                "that has it."
+            )
+        if isinstance(number, Tensor):
+            number = int(number.sum())
+        elif number is not None:
+            number = check_integer("num_tokens", number, 0)
+        if isinstance(index, TokenLayout):
+            return index
+        return TokenLayout.from_index(index, number)
+
+    def graph_ptr(self, num_atoms: int) -> Tensor:
+        """The first atom of every graph, and the number of atoms ``[G + 1]``."""
+        batch = self.batch
+        if batch is not None:
+            check_index("batch", batch, f"pass the graph of {num_atoms} atoms.")
+            check_shape("batch", batch, num_atoms)
+            if num_atoms > 1 and int(batch.diff().min()) < 0:
+                raise AtomEncodingError(
+                    "'batch' falls: sort the atoms by graph, as PyG's batches are."
+                )
+        # A graph at the end without atoms does not show in the vector.
+        if self.ptr is not None:
+            return self.ptr
+        if batch is None:
+            return torch.tensor([0, num_atoms])
+        sizes = batch.long().bincount()
+        return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPairs(TensorDataclass):
+    """Rows of token pair features, and where those of two atoms are found.
+
+    Attributes:
+        values (Tensor): The rows ``[R, C]``.
+        row (Tensor): For every atom as a query, where its token's rows start ``[N]``.
+        column (Tensor): For every atom as a key, what to add ``[N]``.
+        rank (Tensor, optional): The place of such a row in ``values``, where not all
+            rows are kept.
+    """
+
+    values: Tensor
+    row: Tensor
+    column: Tensor
+    rank: Optional[Tensor] = None
+
+    @staticmethod
+    def from_blocks(
+        z_trunk: Tensor,
+        layout: TokenLayout,
+        ptr: Tensor,
+        num_tokens: Union[int, Tensor, None],
+        channels: int,
+    ) -> "TokenPairs":
+        """Read the pairs of all graphs.
+
+        Args:
+            z_trunk (Tensor): As :class:`BoltzInputs` has it.
+            layout (TokenLayout): The tokens of the atoms.
+            ptr (Tensor): The graphs' pointers ``[G + 1]``.
+            num_tokens (int or Tensor, optional): Tokens of every graph ``[G]``; else
+                they are seen from the atoms.
+            channels (int): Channels of a pair.
+
+        Raises:
+            ValueError: If the blocks do not have the size of the graphs.
+        """
+        sizes = ptr.diff()
+        graph = torch.arange(sizes.numel(), device=sizes.device)
+        graph = graph.repeat_interleave(sizes)
+        counts = _token_counts(layout, sizes, graph, num_tokens)
+        if z_trunk.dim() == 4:
+            graphs, width = counts.numel(), z_trunk.size(1)
+            check_shape("z_trunk", z_trunk, graphs, width, width, channels)
+            largest = int(counts.max()) if graphs else 0
+            if width < largest:
+                raise AtomEncodingError(
+                    f"'z_trunk' has blocks of {width} tokens, but the batch has graphs "
+                    f"of up to {largest}."
+                )
+            stride = torch.full_like(counts, width)
+        else:
+            stride, total = counts, int((counts**2).sum())
+            hint = f"or [graphs, n, n, {channels}]"
+            check_shape("z_trunk", z_trunk, "sum of n_g ** 2", channels, hint=hint)
+            if z_trunk.size(0) != total:
+                raise AtomEncodingError(
+                    f"'z_trunk' has {z_trunk.size(0)} rows, but graphs of "
+                    f"{listed(counts.tolist())} tokens have {total} pairs: flatten the "
+                    f"[n_g, n_g] blocks of all graphs one after the other, and say in "
+                    f"'num_tokens' how many tokens every graph has."
+                )
+        local = layout.atom_to_token - (counts.cumsum(0) - counts)[graph]
+        block = stride**2
+        row = (block.cumsum(0) - block)[graph] + local * stride[graph]
+        return TokenPairs(z_trunk.reshape(-1, channels), row, local)
+
+    def index(self, query: Tensor, key: Tensor) -> Tensor:
+        """The rows of queries ``[k, W]`` and keys ``[k, H]``, as ``[k * W * H]``."""
+        start, step = gather(self.row, query), gather(self.column, key)
+        index = (start.unsqueeze(2) + step.unsqueeze(1)).flatten()
+        return index if self.rank is None else self.rank.index_select(0, index)
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """``[N, ...]`` → ``[*index.shape, ...]``."""
+    return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
+
+
+def _token_counts(
+    layout: TokenLayout,
+    sizes: Tensor,
+    graph: Tensor,
+    num_tokens: Union[int, Tensor, None],
+) -> Tensor:
+    """Tokens of every graph, from their atoms' numbers, and every atom's graph."""
+    graphs, token = sizes.numel(), layout.atom_to_token
+    if isinstance(num_tokens, Tensor) and num_tokens.dim() == 1:
+        counts = num_tokens.to(layout.device).long()
+        if counts.shape != (graphs,) or int(counts.sum()) != layout.num_tokens:
+            raise AtomEncodingError(
+                f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs with "
+                f"{layout.num_tokens} tokens: pass one number for every graph."
+            )
+    elif graphs == 1:
+        return torch.tensor([layout.num_tokens], device=layout.device)
+    else:
+        if not bool((layout.sizes > 0).all()) or not bool((sizes > 0).all()):
+            raise AtomEncodingError(
+                "'num_tokens' is one number, but some tokens or graphs have no atoms: "
+                "pass the number of tokens of every graph."
+            )
+        owner = layout.sizes.new_empty(layout.num_tokens)
+        owner[token] = graph
+        counts = owner.bincount(minlength=graphs)
+    first = counts.cumsum(0) - counts
+    strange = (token < first[graph]) | (token >= (first + counts)[graph])
+    if bool(strange.any()):
+        atom = int(strange.nonzero()[0])
+        raise AtomEncodingError(
+            f"'atom_to_token' puts atom {atom} of graph {int(graph[atom])} into token "
+            f"{int(token[atom])}, which belongs to another graph: number the tokens "
+            f"graph by graph, as AtomTokenData batches them."
+        )
+    return counts
