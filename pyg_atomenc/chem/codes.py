@@ -39,6 +39,15 @@ def by_first_atom(codes: Integers) -> tuple[Integers, Integers]:
     return rank[inverse.reshape(-1)], first[order]
 
 
+def count_before(codes: Integers) -> Integers:
+    """How many equal codes stand before each ``[N]``."""
+    order = np.argsort(codes, kind="stable")
+    ordered = codes[order]
+    count = np.empty_like(order)
+    count[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return count
+
+
 def connected(count: int, pairs: NDArray[Any]) -> Integers:
     """The connected component of each of ``count`` nodes, as its least node.
 

@@ -7,16 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_atomenc.chem.bonds import BOND_TYPES, bond_tensors
-from pyg_atomenc.chem.chirality import dictionary_chirality
-from pyg_atomenc.chem.elements import SYMBOLS, atomic_numbers
-from pyg_atomenc.chem.hydrogens import count_hydrogens
+from pyg_atomenc.chem.bonds import BOND_TYPES, bond_column, bond_tensors
+from pyg_atomenc.chem.components import (
+    SYMBOLS,
+    atomic_numbers,
+    count_hydrogens,
+    dictionary_chirality,
+)
+from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
-from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
-from pyg_atomenc.tokenizers.residue import Residue, find_residues
-from pyg_atomenc.tokenizers.source import check_atom_array, integers
+from pyg_atomenc.tokenizers.features import structure_tokens
+from pyg_atomenc.tokenizers.residue import Residue
 
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
@@ -245,10 +248,8 @@ def _features(atoms: Any, tokens: Tokens) -> dict[str, Any]:
     """What the tokenizer gave, and what it left out of the features of residues."""
     if "token_entity_kind" in tokens.attributes:
         return dict(tokens.attributes)
-    residue, first = find_residues(atoms)
-    kinds = residue_kinds(atoms, residue, first)
-    index = tokens.atom_to_token.numpy()
-    more = structure_tokens(atoms, index, tokens.num_tokens, residue, kinds)
+    index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
+    more = structure_tokens(find_residues(atoms), index, count=count)
     return {**more.attributes, **tokens.attributes}
 
 
@@ -292,15 +293,8 @@ def _bonds(bonds: NDArray[Any]) -> tuple[Tensor, Tensor]:
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     column = np.full(256, BOND_TYPES.index("other"))
     for kind in kinds:
-        name = _bond_name(kind.name)
-        if name in BOND_TYPES:
-            column[int(kind)] = BOND_TYPES.index(name)
+        column[int(kind)] = bond_column(kind.name)
     return bond_tensors(bonds[:, :2], column[bonds[:, 2]])
-
-
-def _bond_name(name: str) -> str:
-    # AROMATIC_SINGLE and its like are one type here, as in RDKit.
-    return "aromatic" if name.startswith("AROMATIC") else name.lower()
 
 
 def _bond_array(structure: Any, data: AtomTokenData) -> NDArray[Any]:

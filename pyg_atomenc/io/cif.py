@@ -8,7 +8,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.chem.residue_bonds import are_near, residue_bonds
+from pyg_atomenc.chem.bonds import are_near, residue_bonds
+from pyg_atomenc.chem.residues import POLYMER_LINKS
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.altloc import NO_ALTLOC, choose_altloc
 from pyg_atomenc.io.cif_binary import read_binary
@@ -176,9 +177,9 @@ def _connections(atoms: Any, ours: Any) -> Any:
     """
     pairs = atoms.bonds.as_array()
     names = atoms.atom_name[pairs[:, :2]]
-    links = np.isin(names, ("C", "N")).all(axis=1) | np.isin(names, ("O3'", "P")).all(
-        axis=1
-    )
+    links = np.zeros(len(pairs), dtype=bool)
+    for link in POLYMER_LINKS:
+        links |= np.isin(names, (link.tail, link.head)).all(axis=1)
     count = np.int64(len(atoms.atom_name))
     known = ours.as_array()[:, :2].astype(np.int64) @ [count, 1]
     found = np.sort(pairs[:, :2].astype(np.int64), axis=1) @ [count, 1]

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from pyg_atomenc.chem.codes import code, code_runs, join
+from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.tokenizers.residue import find_residues
 
 _MOST = 64
 _NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name")
@@ -22,7 +22,7 @@ def check_crowds(atoms: Any) -> None:
     count = np.bincount(codes)
     if len(count) and count.max() > _MOST:
         # Numbers that start anew, as after 9,999 waters, name other molecules.
-        codes = join(find_residues(atoms)[0], code(atoms.atom_name))
+        codes = join(find_residues(atoms).index, code(atoms.atom_name))
         count = np.bincount(codes)
     if len(count) and count.max() > _MOST:
         atom = int((codes == count.argmax()).argmax())

@@ -8,15 +8,15 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.bonds import residue_bonds
 from pyg_atomenc.chem.components import component_atoms
-from pyg_atomenc.chem.residue_bonds import residue_bonds
+from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.altloc import choose_altloc
 from pyg_atomenc.io.crowds import check_crowds
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.pdb_lines import ATOM, check_lines, fill_blanks
 from pyg_atomenc.io.text import decode
-from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONMETALS = "H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split()
 
@@ -122,7 +122,7 @@ def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
     As in mmCIF, between residues they are single, or coordinate a metal.
     """
     types = require_package("biotite.structure", "from_structure").BondType
-    residue, _ = find_residues(atoms)
+    residue = find_residues(atoms).index
     metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
     kind = np.where(metal, int(types.COORDINATION), int(types.SINGLE))
     within = residue[ends[:, 0]] == residue[ends[:, 1]]

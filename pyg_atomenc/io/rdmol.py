@@ -6,13 +6,18 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.chem.bonds import BOND_TYPES, bond_tensors
+from pyg_atomenc.chem.bonds import bond_column, bond_tensors
+from pyg_atomenc.chem.rdkit import (
+    bond_ends,
+    check_mol,
+    cip_codes,
+    residue_columns,
+)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_representatives
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
-from pyg_atomenc.tokenizers.brics import BRICS
-from pyg_atomenc.tokenizers.source import check_mol, residue_columns
+from pyg_atomenc.tokenizers.fragments import BRICS
 
 
 def from_rdmol(
@@ -282,16 +287,12 @@ def _find_conformer(mol: Any, conformer: Optional[int]) -> Any:
 
 
 def _bonds(mol: Any) -> tuple[Tensor, Tensor]:
-    pairs = []
-    types = []
-    column = {name: i for i, name in enumerate(BOND_TYPES)}
-    for bond in mol.GetBonds():
-        pairs.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
-        # A kekulized molecule may keep its aromatic flags; they are what holds.
-        aromatic = bond.GetIsAromatic()
-        name = "aromatic" if aromatic else str(bond.GetBondType()).lower()
-        types.append(column.get(name, column["other"]))
-    return bond_tensors(pairs, types)
+    # A kekulized molecule may keep its aromatic flags; they are what holds.
+    types = [
+        bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
+        for bond in mol.GetBonds()
+    ]
+    return bond_tensors(bond_ends(mol), types)
 
 
 def _hydrogens(mol: Any) -> Tensor:
@@ -307,9 +308,4 @@ def _chirality(mol: Any) -> Tensor:
     with base.BlockLogs():
         chem.FastFindRings(mol)
         chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-    codes = {"R": 1, "S": 2}
-    label = [
-        atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
-        for atom in mol.GetAtoms()
-    ]
-    return torch.tensor([codes.get(text, 0) for text in label])
+    return cip_codes(mol)

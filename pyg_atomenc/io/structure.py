@@ -8,6 +8,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from pyg_atomenc.chem.residues import WATERS
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import check_positions, from_atom_array
@@ -27,7 +28,6 @@ _FORMATS = {
 # How the names of structure files end, each also with .gz behind it.
 SUFFIXES = tuple(_FORMATS)
 _FIELDS = ("charge", "occupancy")
-_WATER = ("HOH", "DOD", "WAT", "H2O")
 _NUMBERINGS = ("author", "label")
 
 
@@ -244,7 +244,7 @@ def _select(
             )
         keep &= np.isin(atoms.chain_id, list(chains))
     if not waters:
-        keep &= ~np.isin(atoms.res_name, _WATER)
+        keep &= ~np.isin(atoms.res_name, WATERS)
     if not hydrogens:
         keep &= ~np.isin(np.char.upper(atoms.element), ("H", "D", "T"))
     return atoms if keep.all() else atoms[keep]

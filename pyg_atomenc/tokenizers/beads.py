@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem.codes import Integers, by_first_atom
+from pyg_atomenc.chem.rdkit import as_atom_array
+from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
-from pyg_atomenc.tokenizers.residue import find_residues
-from pyg_atomenc.tokenizers.source import as_atom_array
+from pyg_atomenc.tokenizers.features import structure_tokens
 
 Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
 
@@ -84,17 +84,16 @@ class Beads:
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
         atoms = as_atom_array(source)
-        residue, first = find_residues(atoms)
+        residues = find_residues(atoms)
         names, bead = self._look_up(atoms)
-        bead = _spread(atoms, residue, bead)
-        token, start = by_first_atom(residue * (len(names) + 1) + bead + 1)
+        bead = _spread(atoms, residues.index, bead)
+        token, start = by_first_atom(residues.index * (len(names) + 1) + bead + 1)
         of_residue = atoms.res_name[start].tolist()
         labels = [
             f"{name}:{names[number]}" if number >= 0 else name
             for name, number in zip(of_residue, bead[start].tolist(), strict=True)
         ]
-        kinds = residue_kinds(atoms, residue, first)
-        return structure_tokens(atoms, token, len(start), residue, kinds, labels)
+        return structure_tokens(residues, token, labels)
 
     def _look_up(self, atoms: Any) -> tuple[list[str], Integers]:
         """The names of beads, and which one each atom is named in ``[N]``, or -1."""
