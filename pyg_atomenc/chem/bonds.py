@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pyg_atomenc.chem.codes import Integers, code, count_before, join
-from pyg_atomenc.chem.residues import (
-    POLYMER_LINKS,
-    Residues,
-    find_residues,
-    link_type,
+from pyg_atomenc.chem.codes import (
+    Integers,
+    code,
+    count_before,
+    join,
+    of_distinct,
+    places,
 )
+from pyg_atomenc.chem.residues import POLYMER_LINKS, Residues, find_residues, link_type
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
@@ -111,13 +113,11 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
     parts = [_along(residues)]
     # How many atoms of the same name stand before each in its residue.
     rank = count_before(join(residue, code(atoms.atom_name)))
-    names, component = np.unique(atoms.res_name, return_inverse=True)
-    order = np.argsort(component.reshape(-1), kind="stable")
-    ends = np.cumsum(np.bincount(component.reshape(-1)))[:-1]
-    for name, rows in zip(names.tolist(), np.split(order, ends), strict=True):
-        if table.get(name):
+    for rows in places(code(atoms.res_name)):
+        bonds = table.get(str(atoms.res_name[rows[0]]))
+        if bonds:
             of = (residue[rows], atoms.atom_name[rows], rank[rows])
-            parts.append(_within(rows, *of, table[name]))
+            parts.append(_within(rows, *of, bonds))
     return structure.BondList(len(residue), np.concatenate(parts))
 
 
@@ -131,20 +131,13 @@ def _within(
     """Bonds in all the residues of one component."""
     named = dict.fromkeys(name for pair in bonds for name in pair)
     number = {name: i for i, name in enumerate(named)}
-    distinct, which = np.unique(names, return_inverse=True)
-    column = np.array([number.get(name, -1) for name in distinct.tolist()])[
-        which.reshape(-1)
-    ]
+    column, row = of_distinct(lambda name: number.get(name, -1), names), code(residue)
     there = column >= 0
-    which_residue = np.unique(residue, return_inverse=True)[1].reshape(-1)
     # Of each copy of a name, which atom it is in each residue.
-    shape = (rank.max() + 1, which_residue.max() + 1, len(number))
-    place = np.full(shape, -1)
-    place[rank[there], which_residue[there], column[there]] = rows[there]
-    one = [number[a] for a, _ in bonds]
-    other = [number[b] for _, b in bonds]
-    kind = np.array([int(bond) for bond in bonds.values()])
-    kind = np.broadcast_to(kind, (shape[1], len(bonds)))
+    place = np.full((rank.max() + 1, row.max() + 1, len(number)), -1)
+    place[rank[there], row[there], column[there]] = rows[there]
+    one, other = np.array([[number[a], number[b]] for a, b in bonds]).T
+    kind = np.broadcast_to([int(k) for k in bonds.values()], (len(place[0]), len(one)))
     parts = []
     for a in place:
         for b in place:
@@ -157,9 +150,7 @@ def _along(residues: Residues) -> NDArray[np.int64]:
     """Bonds from each residue to the next in a peptide or nucleic acid ``[B, 3]``."""
     atoms, first = residues.atoms, residues.first
     same, certain = _follows(atoms, first)
-    names, component = np.unique(residues.names, return_inverse=True)
-    types = np.array([link_type(name) for name in names.tolist()])
-    types = types[component.reshape(-1)]
+    types = of_distinct(link_type, residues.names)
     parts = [np.zeros((0, 3), dtype=np.int64)]
     for link in POLYMER_LINKS:
         fits = np.isin(types, link.types)

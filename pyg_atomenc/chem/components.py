@@ -6,22 +6,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.codes import code, of_distinct, places
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
-_NAMED = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn "
-    "Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce "
-    "Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At "
-    "Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn "
-    "Nh Fl Mc Lv Ts Og"
-).split()
-
-_NUMBER = {symbol.upper(): number for number, symbol in enumerate(_NAMED, start=1)}
-# Deuterium and tritium are hydrogen; the PDB writes an unknown atom as X.
-SYMBOLS = ("X", *(symbol.upper() for symbol in _NAMED))
+SYMBOLS = tuple(
+    "X H HE LI BE B C N O F NE NA MG AL SI P S CL AR K CA SC TI V CR MN FE CO NI CU "
+    "ZN GA GE AS SE BR KR RB SR Y ZR NB MO TC RU RH PD AG CD IN SN SB TE I XE CS BA "
+    "LA CE PR ND PM SM EU GD TB DY HO ER TM YB LU HF TA W RE OS IR PT AU HG TL PB BI "
+    "PO AT RN FR RA AC TH PA U NP PU AM CM BK CF ES FM MD NO LR RF DB SG BH HS MT DS "
+    "RG CN NH FL MC LV TS OG".split()
+)
 """Symbols in capitals by atomic number, as biotite writes them; 0 is unknown."""
 
-_NUMBER |= {"D": 1, "T": 1, "X": 0}
+# Deuterium and tritium are hydrogen; the PDB writes an unknown atom as X.
+_NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS)} | {"D": 1, "T": 1}
 
 
 def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -37,17 +35,14 @@ def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
     Raises:
         ValueError: If a symbol is no element.
     """
-    symbols, inverse = np.unique(elements, return_inverse=True)
-    numbers = []
-    for symbol in symbols.tolist():
-        if symbol.upper() not in _NUMBER:
-            atom = int((elements == symbol).argmax())
-            raise AtomEncodingError(
-                f"'element' is {symbol!r} for atom {atom}: give every atom the symbol "
-                f"of its element, or 'X' where it is not known."
-            )
-        numbers.append(_NUMBER[symbol.upper()])
-    return np.array(numbers, dtype=np.int64)[inverse.reshape(-1)]
+    numbers = of_distinct(lambda symbol: _NUMBER.get(symbol.upper(), -1), elements)
+    if (numbers < 0).any():
+        atom = int(numbers.argmin())
+        raise AtomEncodingError(
+            f"'element' is {str(elements[atom])!r} for atom {atom}: give every atom "
+            f"the symbol of its element, or 'X' where it is not known."
+        )
+    return numbers.astype(np.int64)
 
 
 # The valences of neutral atoms, the least that suffices counts; a charge of N, O and
@@ -136,19 +131,17 @@ def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
         numpy.ndarray: ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S, −1 where
         the dictionary does not know the component.
     """
-    code = np.full(atoms.array_length(), -1, dtype=np.int64)
+    found = np.full(atoms.array_length(), -1, dtype=np.int64)
     # A structure repeats few components: one comparison for each of their centres.
-    names, component = np.unique(atoms.res_name, return_inverse=True)
-    for i, name in enumerate(names.tolist()):
-        known, *_, stereo = component_atoms(name)
+    for rows in places(code(atoms.res_name)):
+        known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
         if len(known) == 0:
             continue
-        rows = np.flatnonzero(component == i)
-        code[rows] = 0
+        found[rows] = 0
         for text, value in (("R", 1), ("S", 2)):
             centres = known[stereo == text]
-            code[rows[np.isin(atoms.atom_name[rows], centres)]] = value
-    return code
+            found[rows[np.isin(atoms.atom_name[rows], centres)]] = value
+    return found
 
 
 @lru_cache(maxsize=10_000)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
@@ -25,30 +26,19 @@ def is_mol(source: Any) -> bool:
     return type(source).__module__.startswith("rdkit")
 
 
-def check_mol(mol: Any, argument: str = "mol") -> None:
-    """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms.
-
-    Args:
-        mol (rdkit.Chem.Mol): What the user gave.
-        argument (str): Its name, for the message. (default: ``"mol"``)
-
-    Raises:
-        ValueError: If it is no molecule or has no atoms.
-    """
+def check_mol(mol: Any) -> None:
+    """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms."""
     chem = require_package("rdkit.Chem", "a molecule")
     if mol is None:
         raise AtomEncodingError(
-            f"'{argument}' is None, which is what RDKit returns for a molecule that it "
-            f"cannot read: check the text or file that it was read from."
+            "'mol' is None, which is what RDKit returns for a molecule that it cannot "
+            "read: check the text or file that it was read from."
         )
-    if not isinstance(mol, chem.Mol):
-        raise AtomEncodingError(
-            f"'{argument}' is of type {type(mol).__name__}: pass an rdkit.Chem.Mol; "
-            f"for a SMILES, use pyg_atomenc.io.from_smiles."
-        )
+    mend = "pass an rdkit.Chem.Mol; for a SMILES, use pyg_atomenc.io.from_smiles."
+    check_type("mol", mol, chem.Mol, mend)
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
-            f"'{argument}' has no atoms: pass a molecule with at least one atom."
+            "'mol' has no atoms: pass a molecule with at least one atom."
         )
 
 

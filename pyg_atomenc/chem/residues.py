@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.codes import (
     Integers,
     by_first_atom,
@@ -14,6 +15,7 @@ from pyg_atomenc.chem.codes import (
     code_runs,
     count_before,
     join,
+    of_distinct,
 )
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -56,13 +58,9 @@ class PolymerLink(NamedTuple):
     types: tuple[str, ...]
 
 
+_PEPTIDES = ("PEPTIDE LINKING", "L-PEPTIDE LINKING", "D-PEPTIDE LINKING")
 POLYMER_LINKS = (
-    PolymerLink(
-        "C",
-        "N",
-        ("C", "N"),
-        ("PEPTIDE LINKING", "L-PEPTIDE LINKING", "D-PEPTIDE LINKING"),
-    ),
+    PolymerLink("C", "N", ("C", "N"), _PEPTIDES),
     PolymerLink("O3'", "P", ("O3'", "P", "O5'"), ("RNA LINKING", "DNA LINKING")),
 )
 """The peptide bond and the phosphodiester bond."""
@@ -101,9 +99,7 @@ class Residues:
         polymer = self.numbered
         if polymer is None:
             polymer = ~self.atoms.hetero[self.first] | self.linked
-        names, which = np.unique(self.names, return_inverse=True)
-        kinds = np.array([_component_kind(str(name)) for name in names], dtype=np.int64)
-        return np.where(polymer, kinds[which.reshape(-1)], LIGAND)
+        return np.where(polymer, of_distinct(_component_kind, self.names), LIGAND)
 
     @property
     def standard(self) -> NDArray[np.bool_]:
@@ -186,30 +182,17 @@ def _component_kind(name: str) -> int:
     return LIGAND
 
 
-def check_atom_array(atoms: Any, argument: str = "atoms") -> None:
-    """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms.
-
-    Args:
-        atoms (biotite.structure.AtomArray): What the user gave.
-        argument (str): Its name, for the message. (default: ``"atoms"``)
-
-    Raises:
-        ValueError: If it is something else or empty.
-    """
+def check_atom_array(atoms: Any) -> None:
+    """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms."""
     structure = require_package("biotite.structure", "an AtomArray")
-    if not isinstance(atoms, structure.AtomArray):
-        mend = (
-            "pass one model of the stack, such as stack[0]"
-            if isinstance(atoms, structure.AtomArrayStack)
-            else "pass a biotite.structure.AtomArray"
-        )
-        raise AtomEncodingError(
-            f"'{argument}' is of type {type(atoms).__name__}: {mend}."
-        )
+    mend = "pass a biotite.structure.AtomArray."
+    if isinstance(atoms, structure.AtomArrayStack):
+        mend = "pass one model of the stack, such as stack[0]."
+    check_type("atoms", atoms, structure.AtomArray, mend)
     if atoms.array_length() == 0:
         raise AtomEncodingError(
-            f"'{argument}' has no atoms: pass at least one, and check what they were "
-            f"filtered by."
+            "'atoms' has no atoms: pass at least one, and check what they were "
+            "filtered by."
         )
 
 

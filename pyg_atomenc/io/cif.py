@@ -11,10 +11,8 @@ import numpy as np
 from pyg_atomenc.chem.bonds import are_near, residue_bonds
 from pyg_atomenc.chem.residues import POLYMER_LINKS
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.altloc import NO_ALTLOC, choose_altloc
-from pyg_atomenc.io.cif_binary import read_binary
-from pyg_atomenc.io.cif_text import read_text
-from pyg_atomenc.io.crowds import check_crowds
+from pyg_atomenc.io.cif_blocks import read_binary, read_text
+from pyg_atomenc.io.duplicates import NO_ALTLOC, check_duplicates, choose_altloc
 from pyg_atomenc.io.limits import Limits
 
 _LABELS = ("label_asym_id", "label_seq_id")
@@ -144,7 +142,7 @@ class CifDocument:
                 del table["label_alt_id"]
             table = {name: _take(column, keep) for name, column in table.items()}
             site = type(self.site)(table)
-        check_crowds(_places(site))
+        check_duplicates(_places(site))
         others = {name: self.block[name] for name in _CATEGORIES if name in self.block}
         # For biotite nothing but connections: our own bonds in residues take less time.
         others["chem_comp_bond"] = type(self.site)({key: ["."] for key in _BOND})
