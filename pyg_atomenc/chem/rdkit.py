@@ -113,25 +113,16 @@ def residue_columns(mol: Any) -> dict[str, Any]:
         if info is None and atom.GetAtomicNum() == 1:
             near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
             info = next((other for other in near if other is not None), None)
-        rows.append(
-            ("UNL", 0, "", "", True)
-            if info is None
-            else (
-                info.GetResidueName().strip() or "UNL",
-                info.GetResidueNumber(),
-                info.GetChainId().strip(),
-                info.GetInsertionCode().strip(),
-                info.GetIsHeteroAtom(),
-            )
-        )
-    name, number, chain, code, hetero = map(list, zip(*rows, strict=True))
-    return {
-        "res_name": name,
-        "res_id": np.array(number, dtype=np.int64),
-        "chain_id": chain,
-        "ins_code": code,
-        "hetero": np.array(hetero, dtype=bool),
-    }
+        if info is None:
+            rows.append(("UNL", "", "", 0, True))
+            continue
+        names = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
+        known = [text.strip() for text in names]
+        rows.append((known[0] or "UNL", *known[1:], info.GetResidueNumber(),
+                     info.GetIsHeteroAtom()))  # fmt: skip
+    name, chain, code, number, hetero = map(list, zip(*rows, strict=True))
+    text = dict(res_name=name, chain_id=chain, ins_code=code)
+    return text | dict(res_id=torch.tensor(number), hetero=torch.tensor(hetero))
 
 
 def bond_ends(mol: Any) -> NDArray[np.int64]:

@@ -101,13 +101,12 @@ def molecule_tokens(mol: Any, token: Integers, names: list[str]) -> Tokens:
     They have the features of a structure's tokens, so that both batch together: the
     residue of their first atom is that of the molecule's PDB information.
     """
-    count = len(names)
+    count, known = len(names), residue_columns(mol)
     _, first = by_first_atom(token)
-    known = residue_columns(mol)
     attributes = {
         "token_name": names,
         "token_chain": [known["chain_id"][atom] for atom in first.tolist()],
-        "token_res_id": torch.from_numpy(known["res_id"][first]),
+        "token_res_id": known["res_id"][torch.from_numpy(first)],
         "token_ins_code": [known["ins_code"][atom] for atom in first.tolist()],
         "token_entity_kind": torch.full((count,), LIGAND),
         "token_is_standard": torch.zeros(count, dtype=torch.bool),
