@@ -1,13 +1,40 @@
-"""Bonds as the tensors that PyG's layers take."""
+"""Bonds: their types, as tensors, and by tables of components along polymers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch_geometric.data import Data
+
+from pyg_atomenc.chem.codes import (
+    Integers,
+    code,
+    count_before,
+    join,
+    of_distinct,
+    places,
+)
+from pyg_atomenc.chem.residues import POLYMER_LINKS, Residues, find_residues, link_type
+from pyg_atomenc.errors import AtomEncodingError, require_package
 
 BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
 """The columns of ``edge_attr``; coordination and unknown bonds are ``"other"``."""
+
+BOND_COLUMNS = len(BOND_TYPES)
+
+Table = Mapping[str, Mapping[tuple[str, str], int]]
+# Where the numbers of two residues do not tell, their atoms are closer if bonded (Å).
+_LONGEST = 2.0
+
+
+def bond_column(name: str) -> int:
+    """The column in :data:`BOND_TYPES` of a bond type's name in RDKit or biotite."""
+    # AROMATIC_SINGLE and its like are one type here, as in RDKit.
+    name = "aromatic" if name.startswith("AROMATIC") else name.lower()
+    return BOND_TYPES.index(name if name in BOND_TYPES else "other")
 
 
 def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
@@ -26,7 +53,145 @@ def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
     ends = np.concatenate([ends, ends[:, ::-1]])
     column = np.tile(np.asarray(types, dtype=np.int64).reshape(-1), 2)
     order = np.lexsort((ends[:, 1], ends[:, 0]))
-    edge_attr = np.zeros((len(order), len(BOND_TYPES)), dtype=np.float32)
+    edge_attr = np.zeros((len(order), BOND_COLUMNS), dtype=np.float32)
     edge_attr[np.arange(len(order)), column[order]] = 1
     edge_index = np.ascontiguousarray(ends[order].T)
     return torch.from_numpy(edge_index), torch.from_numpy(edge_attr)
+
+
+def unique_bonds(data: Data) -> tuple[Tensor, Tensor]:
+    """Each bond of a graph once, with its type.
+
+    Returns:
+        tuple: The two atoms ``[2, B]``, the lesser first, and the column in
+        :data:`BOND_TYPES` ``[B]``, both int64 on the CPU.
+
+    Raises:
+        ValueError: If there are bonds, but no one-hot bond types.
+    """
+    if data.edge_index is None:
+        return torch.empty((2, 0), dtype=torch.long), torch.empty(0, dtype=torch.long)
+    check_bond_types(data)
+    # A bond may be listed one way or both; which of them stands first does not matter.
+    apart = data.edge_index[0] != data.edge_index[1]
+    ends = data.edge_index[:, apart].cpu().sort(dim=0).values
+    key = ends[0] * (ends.max() + 1 if ends.numel() else 1) + ends[1]
+    first = torch.from_numpy(np.unique(key.numpy(), return_index=True)[1])
+    return ends[:, first], data.edge_attr[apart].cpu()[first].argmax(dim=1)
+
+
+def check_bond_types(data: Data) -> None:
+    """Raise a ValueError unless ``edge_attr`` holds one-hot bond types."""
+    if data.edge_attr is None or data.edge_attr.dim() != 2:
+        raise AtomEncodingError(
+            "'edge_attr' is missing from the data, or no matrix: read it with "
+            "from_structure, from_atom_array, from_smiles or from_rdmol, or set the "
+            "one-hot bond types [E, 5] of pyg_atomenc.io.BOND_TYPES."
+        )
+    if data.edge_attr.size(1) != BOND_COLUMNS:
+        raise AtomEncodingError(
+            f"'edge_attr' has {data.edge_attr.size(1)} columns: the bond types of "
+            f"pyg_atomenc.io.BOND_TYPES are {BOND_COLUMNS}."
+        )
+
+
+def residue_bonds(atoms: Any, table: Table) -> Any:
+    """Bond the atoms of every residue, and each residue to the next of its polymer.
+
+    The atoms of a residue need not stand together.
+
+    Args:
+        atoms (biotite.structure.AtomArray): ``N`` atoms.
+        table (mapping): Component → pairs of atom names → biotite's bond type.
+
+    Returns:
+        biotite.structure.BondList: Of ``N`` atoms.
+    """
+    structure = require_package("biotite.structure", "bonds")
+    residues = find_residues(atoms)
+    residue = residues.index
+    parts = [_along(residues)]
+    # How many atoms of the same name stand before each in its residue.
+    rank = count_before(join(residue, code(atoms.atom_name)))
+    for rows in places(code(atoms.res_name)):
+        bonds = table.get(str(atoms.res_name[rows[0]]))
+        if bonds:
+            of = (residue[rows], atoms.atom_name[rows], rank[rows])
+            parts.append(_within(rows, *of, bonds))
+    return structure.BondList(len(residue), np.concatenate(parts))
+
+
+def _within(
+    rows: Integers,
+    residue: Integers,
+    names: NDArray[Any],
+    rank: Integers,
+    bonds: Mapping[tuple[str, str], int],
+) -> NDArray[np.int64]:
+    """Bonds in all the residues of one component."""
+    named = dict.fromkeys(name for pair in bonds for name in pair)
+    number = {name: i for i, name in enumerate(named)}
+    column, row = of_distinct(lambda name: number.get(name, -1), names), code(residue)
+    there = column >= 0
+    # Of each copy of a name, which atom it is in each residue.
+    place = np.full((rank.max() + 1, row.max() + 1, len(number)), -1)
+    place[rank[there], row[there], column[there]] = rows[there]
+    one, other = np.array([[number[a], number[b]] for a, b in bonds]).T
+    kind = np.broadcast_to([int(k) for k in bonds.values()], (len(place[0]), len(one)))
+    parts = []
+    for a in place:
+        for b in place:
+            found = np.stack([a[:, one], b[:, other], kind], axis=-1).reshape(-1, 3)
+            parts.append(found[(found[:, :2] >= 0).all(axis=1)])
+    return np.concatenate(parts)
+
+
+def _along(residues: Residues) -> NDArray[np.int64]:
+    """Bonds from each residue to the next in a peptide or nucleic acid ``[B, 3]``."""
+    atoms, first = residues.atoms, residues.first
+    same, certain = _follows(atoms, first)
+    types = of_distinct(link_type, residues.names)
+    parts = [np.zeros((0, 3), dtype=np.int64)]
+    for link in POLYMER_LINKS:
+        fits = np.isin(types, link.types)
+        start = np.flatnonzero(same & fits[:-1] & fits[1:])
+        ends = []
+        for name, of in ((link.tail, start), (link.head, start + 1)):
+            atom = np.full(len(first), -1)
+            rows = np.flatnonzero(atoms.atom_name == name)[::-1]
+            atom[residues.index[rows]] = rows
+            ends.append(atom[of])
+        near = are_near(atoms, *ends) | certain[start]
+        near &= (ends[0] >= 0) & (ends[1] >= 0)
+        parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
+    return np.concatenate(parts)
+
+
+def are_near(atoms: Any, one: Integers, other: Integers) -> NDArray[np.bool_]:
+    """Whether two atoms are as close as bonded ones ``[B]``."""
+    distance = np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
+    return distance < _LONGEST
+
+
+def _follows(
+    atoms: Any, first: Integers
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether a residue may be bonded to the next one, and surely is ``[R - 1]``.
+
+    Numbers may jump, above all those of authors, and stay the same where insertion
+    codes count.
+    """
+    known = atoms.get_annotation_categories()
+    same = np.ones(len(first) - 1, dtype=bool)
+    for name in ("chain_id", "label_asym_id", "sym_id"):
+        if name in known:
+            value = getattr(atoms, name)[first]
+            same &= value[1:] == value[:-1]
+    number = atoms.res_id[first]
+    if "label_seq_id" in known:
+        label = atoms.label_seq_id[first].astype(str)
+        digits = np.char.isdigit(label)
+        same &= digits[1:] & digits[:-1]
+        number = np.where(digits, label, "0").astype(int)
+    step = np.diff(number)
+    return same, (step == 0) | (step == 1)

@@ -1,5 +1,6 @@
 """Integer codes that are equal where annotations of atoms are equal."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,30 @@ def by_first_atom(codes: Integers) -> tuple[Integers, Integers]:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return rank[inverse.reshape(-1)], first[order]
+
+
+def of_distinct(function: Callable[[Any], Any], values: NDArray[Any]) -> NDArray[Any]:
+    """A function's values for ``[N]``, called once for every distinct one of them."""
+    distinct, which = np.unique(values, return_inverse=True)
+    found = np.array([function(value) for value in distinct.tolist()])
+    return found[which.reshape(-1)]
+
+
+def places(codes: Integers) -> list[Integers]:
+    """Where each code stands, for the codes 0, 1, … in their order."""
+    if len(codes) == 0:
+        return []
+    ends = np.cumsum(np.bincount(codes))[:-1]
+    return np.split(np.argsort(codes, kind="stable"), ends)
+
+
+def count_before(codes: Integers) -> Integers:
+    """How many equal codes stand before each ``[N]``."""
+    order = np.argsort(codes, kind="stable")
+    ordered = codes[order]
+    count = np.empty_like(order)
+    count[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return count
 
 
 def connected(count: int, pairs: NDArray[Any]) -> Integers:

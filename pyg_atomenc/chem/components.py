@@ -1,4 +1,4 @@
-"""What the Chemical Component Dictionary knows of a component's atoms."""
+"""Elements and components: symbols, valences, and the component dictionary."""
 
 from functools import lru_cache
 from typing import Any
@@ -6,7 +6,92 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.errors import require_package
+from pyg_atomenc.chem.codes import code, of_distinct, places
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+SYMBOLS = tuple(
+    "X H HE LI BE B C N O F NE NA MG AL SI P S CL AR K CA SC TI V CR MN FE CO NI CU "
+    "ZN GA GE AS SE BR KR RB SR Y ZR NB MO TC RU RH PD AG CD IN SN SB TE I XE CS BA "
+    "LA CE PR ND PM SM EU GD TB DY HO ER TM YB LU HF TA W RE OS IR PT AU HG TL PB BI "
+    "PO AT RN FR RA AC TH PA U NP PU AM CM BK CF ES FM MD NO LR RF DB SG BH HS MT DS "
+    "RG CN NH FL MC LV TS OG".split()
+)
+"""Symbols in capitals by atomic number, as biotite writes them; 0 is unknown."""
+
+# Deuterium and tritium are hydrogen; the PDB writes an unknown atom as X.
+_NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS)} | {"D": 1, "T": 1}
+
+
+def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Look up atomic numbers.
+
+    Args:
+        elements (numpy.ndarray): Symbols ``[N]``, in any case; ``D`` and ``T`` are
+            hydrogen, ``X`` is an unknown atom.
+
+    Returns:
+        numpy.ndarray: Atomic numbers ``[N]``, int64, 0 for an unknown atom.
+
+    Raises:
+        ValueError: If a symbol is no element.
+    """
+    numbers = of_distinct(lambda symbol: _NUMBER.get(symbol.upper(), -1), elements)
+    if (numbers < 0).any():
+        atom = int(numbers.argmin())
+        raise AtomEncodingError(
+            f"'element' is {str(elements[atom])!r} for atom {atom}: give every atom "
+            f"the symbol of its element, or 'X' where it is not known."
+        )
+    return numbers.astype(np.int64)
+
+
+# The valences of neutral atoms, the least that suffices counts; a charge of N, O and
+# their like adds to it, one of the others takes from it.
+_VALENCES = {
+    5: (3,), 6: (4,), 7: (3,), 8: (2,), 9: (1,), 14: (4,), 15: (3, 5), 16: (2, 4, 6),
+    17: (1,), 33: (3, 5), 34: (2, 4, 6), 35: (1,), 53: (1,),
+}  # fmt: skip
+_GAINS = (7, 8, 9, 15, 16, 17, 33, 34, 35, 53)
+# Single, double, triple, quadruple of biotite's BondType; aromatic bonds as well. Of a
+# bond whose order nobody knows (0) there is one at least.
+_ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
+
+
+def count_hydrogens(
+    z: NDArray[np.int64], charge: NDArray[np.int64], bonds: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Hydrogens of every atom, those that are atoms themselves included.
+
+    Args:
+        z (numpy.ndarray): Atomic numbers ``[N]``, int64.
+        charge (numpy.ndarray): Formal charges ``[N]``, int64.
+        bonds (numpy.ndarray): Bonds ``[B, 3]``: two atoms and biotite's bond type.
+
+    Returns:
+        numpy.ndarray: ``[N]``, int64: the hydrogens bonded to an atom, and as many as
+        its valence leaves room for; none more for metals and unknown atoms. Bonds of an
+        unknown order count as single.
+    """
+    ends, kind = bonds[:, :2].astype(np.int64), bonds[:, 2].astype(np.int64)
+    order = np.zeros(max(_ORDER) + 3)
+    order[list(_ORDER)] = list(_ORDER.values())
+    weight = np.repeat(order[np.minimum(kind, len(order) - 1)], 2)
+    flat = ends.ravel()
+    used = np.bincount(flat, weight, minlength=len(z))
+    bonded = np.bincount(flat, z[ends[:, ::-1].ravel()] == 1, minlength=len(z))
+    free = np.zeros(len(z))
+    for number, valences in _VALENCES.items():
+        rows = np.flatnonzero(z == number)
+        if len(rows) == 0:
+            continue
+        sign = charge[rows] if number in _GAINS else -np.abs(charge[rows])
+        room = np.array(valences) + sign[:, None] - used[rows, None]
+        # The first valence that is enough; none if all are too small.
+        enough = room >= 0
+        first = enough.argmax(axis=1)
+        free[rows] = np.where(enough.any(axis=1), room[np.arange(len(rows)), first], 0)
+    return (bonded + np.floor(free)).astype(np.int64)
+
 
 _COLUMNS = (
     "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag", "pdbx_stereo_config",
@@ -34,3 +119,47 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
     names, elements, charges, leaving, stereo = (c.as_array(str) for c in found)
     charges = np.where(np.isin(charges, (".", "?", "")), "0", charges).astype(np.int64)
     return names, np.char.upper(elements), charges, leaving == "Y", stereo
+
+
+def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
+    """The CIP code that the dictionary gives every atom.
+
+    Args:
+        atoms (biotite.structure.AtomArray): The atoms.
+
+    Returns:
+        numpy.ndarray: ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S, −1 where
+        the dictionary does not know the component.
+    """
+    found = np.full(atoms.array_length(), -1, dtype=np.int64)
+    # A structure repeats few components: one comparison for each of their centres.
+    for rows in places(code(atoms.res_name)):
+        known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
+        if len(known) == 0:
+            continue
+        found[rows] = 0
+        for text, value in (("R", 1), ("S", 2)):
+            centres = known[stereo == text]
+            found[rows[np.isin(atoms.atom_name[rows], centres)]] = value
+    return found
+
+
+@lru_cache(maxsize=10_000)
+def ideal_conformer(name: str) -> dict[str, tuple[Any, float]]:
+    """The ideal position and the charge of a component's atoms, by their names.
+
+    Args:
+        name (str): The component, such as ``"ALA"``.
+
+    Returns:
+        dict: Atom name → position ``[3]`` in ångström and charge in elementary charges,
+        to be left as they are; empty for a component that is not known.
+    """
+    info = require_package("biotite.structure.info", "ideal conformers")
+    try:
+        component = info.residue(name)
+    except KeyError:
+        return {}
+    charges = [float(charge) for charge in component.charge]
+    rows = zip(component.atom_name, component.coord, charges, strict=True)
+    return {str(atom): (coord, charge) for atom, coord, charge in rows}

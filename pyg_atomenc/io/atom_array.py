@@ -7,19 +7,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_atomenc.chem.bonds import BOND_TYPES, bond_tensors
-from pyg_atomenc.chem.chirality import dictionary_chirality
-from pyg_atomenc.chem.elements import SYMBOLS, atomic_numbers
-from pyg_atomenc.chem.hydrogens import count_hydrogens
+from pyg_atomenc.checks import check_index, check_range, check_shape
+from pyg_atomenc.chem.bonds import bond_column, bond_tensors
+from pyg_atomenc.chem.codes import of_distinct
+from pyg_atomenc.chem.components import (
+    SYMBOLS,
+    atomic_numbers,
+    count_hydrogens,
+    dictionary_chirality,
+)
+from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
-from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
-from pyg_atomenc.tokenizers.residue import Residue, find_residues
-from pyg_atomenc.tokenizers.source import check_atom_array, integers
+from pyg_atomenc.tokenizers.features import structure_tokens
+from pyg_atomenc.tokenizers.residue import Residue
 
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
+_NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
 
 
 def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTokenData:
@@ -79,7 +85,9 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     else:
         # What has no bonds at all was not looked at.
         hydrogens = 0 * z if atoms.bonds is None else count_hydrogens(z, charge, bonds)
-    edge_index, edge_attr = _bonds(bonds)
+    kinds = require_package("biotite.structure", "from_atom_array").BondType
+    types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
+    edge_index, edge_attr = bond_tensors(bonds[:, :2], types)
     data = AtomTokenData(
         z=torch.from_numpy(z),
         pos=pos,
@@ -142,20 +150,19 @@ def to_atom_array(
     atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
     atoms.element = np.array(SYMBOLS)[data.z.cpu().numpy()]
     _set_annotations(atoms, data)
-    atoms.atom_name = np.array(data.get("atom_name", [""] * count))
     # A molecule of RDKit has no residues.
-    atoms.res_name = np.array(data.get("res_name", ["UNL"] * count))
-    atoms.chain_id = np.array(data.get("chain_id", ["A"] * count))
-    atoms.ins_code = np.array(data.get("ins_code", [""] * count))
+    absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")
+    for name, text in absent.items():
+        setattr(atoms, name, np.array(data.get(name, [text] * count)))
     number = data.get("res_id", torch.ones(count, dtype=torch.long))
     atoms.res_id = number.cpu().numpy().astype(int)
     atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
     if data.edge_index is not None:
         atoms.bonds = structure.BondList(count, _bond_array(structure, data))
     if token_values is not None:
+        taken = ("", "coord", "bonds", *atoms.get_annotation_categories())
         if annotation not in ("b_factor", "occupancy") and (
-            not isinstance(annotation, str)
-            or annotation in ("", "coord", "bonds", *atoms.get_annotation_categories())
+            not isinstance(annotation, str) or annotation in taken
         ):
             raise AtomEncodingError(
                 f"'annotation' is {annotation!r}: pass a name that the atoms do not "
@@ -168,14 +175,14 @@ def to_atom_array(
 
 def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
     """What names atoms, and what cannot be told from them alone."""
-    index = data.atom_to_token.cpu() if "atom_to_token" in data else None
     for name, key in (("charge", "formal_charge"), ("num_hydrogens", "num_hydrogens")):
         if key in data:
             atoms.set_annotation(name, data[key].cpu().numpy().astype(int))
     if "is_resolved" in data:
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
-    if index is None or "token_sym_id" not in data:
+    if "atom_to_token" not in data or "token_sym_id" not in data:
         return
+    index = data.atom_to_token.cpu()
     if data.token_sym_id.any():
         atoms.set_annotation("sym_id", data.token_sym_id.cpu()[index].numpy())
     if any(data.token_label_chain):
@@ -187,17 +194,15 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
 
 
 def _token_values(data: AtomTokenData, token_values: Any) -> Tensor:
+    mend = f"pass one real number for each of the {data.total_num_tokens} tokens."
     try:
         values = torch.as_tensor(token_values).detach().cpu()
-        fits = values.shape == (data.total_num_tokens,) and not values.is_complex()
-        found = f"has shape {list(values.shape)} of {values.dtype}"
     except (TypeError, ValueError, RuntimeError):
-        fits, found = False, f"is of type {type(token_values).__name__}"
-    if not fits:
-        raise AtomEncodingError(
-            f"'token_values' {found}: pass one real number for each of the "
-            f"{data.total_num_tokens} tokens."
-        )
+        kind = type(token_values).__name__
+        raise AtomEncodingError(f"'token_values' is of type {kind}: {mend}") from None
+    if values.shape != (data.total_num_tokens,) or values.is_complex():
+        shape = f"shape {list(values.shape)} of {values.dtype}"
+        raise AtomEncodingError(f"'token_values' has {shape}: {mend}")
     return values.double()
 
 
@@ -217,21 +222,17 @@ def check_positions(
             f"atoms that were not observed."
         )
     # Sorting by one coordinate is enough to find the few that are equal in all.
+    known = atoms.get_annotation_categories()
+    names = [getattr(atoms, name) for name in _NAMES if name in known]
     order = np.argsort(coord[:, 0], kind="stable")
     equal = (np.diff(coord[order], axis=0) == 0).all(axis=1)
     for i in np.flatnonzero(equal).tolist():
         one, other = sorted((int(order[i]), int(order[i + 1])))
-        if _identity(atoms, one) == _identity(atoms, other):
+        if all(values[one] == values[other] for values in names):
             raise AtomEncodingError(
                 f"{_tell(atoms, other)} is there twice, first as atom {one}, at the "
                 f"same position: remove one of them."
             )
-
-
-def _identity(atoms: Any, atom: int) -> tuple[Any, ...]:
-    names = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
-    known = atoms.get_annotation_categories()
-    return tuple(getattr(atoms, name)[atom] for name in names if name in known)
 
 
 def _tell(atoms: Any, atom: int) -> str:
@@ -245,10 +246,8 @@ def _features(atoms: Any, tokens: Tokens) -> dict[str, Any]:
     """What the tokenizer gave, and what it left out of the features of residues."""
     if "token_entity_kind" in tokens.attributes:
         return dict(tokens.attributes)
-    residue, first = find_residues(atoms)
-    kinds = residue_kinds(atoms, residue, first)
-    index = tokens.atom_to_token.numpy()
-    more = structure_tokens(atoms, index, tokens.num_tokens, residue, kinds)
+    index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
+    more = structure_tokens(find_residues(atoms), index, count=count)
     return {**more.attributes, **tokens.attributes}
 
 
@@ -276,41 +275,18 @@ def _check_graph(data: Any) -> None:
             raise AtomEncodingError(
                 f"'{name}' is missing from the data: an AtomArray needs it."
             )
-    z, pos = data.z, data.pos
-    if z.is_floating_point() or not bool(((z >= 0) & (z < len(SYMBOLS))).all()):
-        raise AtomEncodingError(
-            f"'z' is of {z.dtype} with values outside of 0 to {len(SYMBOLS) - 1}: pass "
-            f"atomic numbers as integers."
-        )
-    if pos.shape != (z.numel(), 3):
-        raise AtomEncodingError(
-            f"'pos' has shape {list(pos.shape)} for {z.numel()} atoms: pass [N, 3]."
-        )
-
-
-def _bonds(bonds: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    kinds = require_package("biotite.structure", "from_atom_array").BondType
-    column = np.full(256, BOND_TYPES.index("other"))
-    for kind in kinds:
-        name = _bond_name(kind.name)
-        if name in BOND_TYPES:
-            column[int(kind)] = BOND_TYPES.index(name)
-    return bond_tensors(bonds[:, :2], column[bonds[:, 2]])
-
-
-def _bond_name(name: str) -> str:
-    # AROMATIC_SINGLE and its like are one type here, as in RDKit.
-    return "aromatic" if name.startswith("AROMATIC") else name.lower()
+    z = check_index("z", data.z, "pass atomic numbers as integers.")
+    check_range("z", z, len(SYMBOLS), "elements")
+    check_shape("pos", data.pos, z.numel(), 3)
 
 
 def _bond_array(structure: Any, data: AtomTokenData) -> NDArray[Any]:
     # Each bond once, whichever way it is listed; BondList drops what is there twice.
     pairs = data.edge_index.t().cpu().numpy()
     kinds = structure.BondType
-    names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
-    table = np.array([int(kind) for kind in names])
     if data.edge_attr is None:
         kind = np.full(len(pairs), int(kinds.ANY))
     else:
-        kind = table[data.edge_attr.argmax(dim=1).cpu().numpy()]
+        names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
+        kind = np.array(names, int)[data.edge_attr.argmax(dim=1).cpu().numpy()]
     return np.concatenate([pairs, kind[:, None]], axis=1)

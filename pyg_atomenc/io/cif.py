@@ -8,12 +8,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.chem.residue_bonds import are_near, residue_bonds
+from pyg_atomenc.chem.bonds import are_near, residue_bonds
+from pyg_atomenc.chem.residues import POLYMER_LINKS
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.altloc import NO_ALTLOC, choose_altloc
-from pyg_atomenc.io.cif_binary import read_binary
-from pyg_atomenc.io.cif_text import read_text
-from pyg_atomenc.io.crowds import check_crowds
+from pyg_atomenc.io.cif_blocks import read_binary, read_text
+from pyg_atomenc.io.duplicates import NO_ALTLOC, check_duplicates, choose_altloc
 from pyg_atomenc.io.limits import Limits
 
 _LABELS = ("label_asym_id", "label_seq_id")
@@ -143,7 +142,7 @@ class CifDocument:
                 del table["label_alt_id"]
             table = {name: _take(column, keep) for name, column in table.items()}
             site = type(self.site)(table)
-        check_crowds(_places(site))
+        check_duplicates(_places(site))
         others = {name: self.block[name] for name in _CATEGORIES if name in self.block}
         # For biotite nothing but connections: our own bonds in residues take less time.
         others["chem_comp_bond"] = type(self.site)({key: ["."] for key in _BOND})
@@ -176,9 +175,9 @@ def _connections(atoms: Any, ours: Any) -> Any:
     """
     pairs = atoms.bonds.as_array()
     names = atoms.atom_name[pairs[:, :2]]
-    links = np.isin(names, ("C", "N")).all(axis=1) | np.isin(names, ("O3'", "P")).all(
-        axis=1
-    )
+    links = np.zeros(len(pairs), dtype=bool)
+    for link in POLYMER_LINKS:
+        links |= np.isin(names, (link.tail, link.head)).all(axis=1)
     count = np.int64(len(atoms.atom_name))
     known = ours.as_array()[:, :2].astype(np.int64) @ [count, 1]
     found = np.sort(pairs[:, :2].astype(np.int64), axis=1) @ [count, 1]

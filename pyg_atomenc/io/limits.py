@@ -1,12 +1,17 @@
-"""What a file may cost: bytes, bytes when unpacked, atoms."""
+"""A file → its bytes or text, within limits: bytes, bytes when unpacked, atoms."""
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pyg_atomenc.checks import check_integer
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
+
+# Python breaks lines at these, other readers do not; NUL ends a NumPy string.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise AtomEncodingError(
-                    f"'{name}' is {value!r}: pass the limit as a positive integer."
-                )
+            check_integer(name, value)
 
     def check_atoms(self, file: Path, count: int) -> None:
         """Raise a ValueError if a file holds more than ``atoms``."""
@@ -93,3 +95,28 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
     if not content or content.isspace():
         raise FileFormatError(f"{file}: is empty. Fetch it anew.")
     return content
+
+
+def decode(content: bytes) -> str:
+    r"""The text of a structure file, with ``\n`` as line ends.
+
+    Raises:
+        ValueError: If it is no UTF-8, holds control characters, or one line so long
+            that a table of it would fill the memory.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AtomEncodingError(f"it is no UTF-8 text: {error}") from error
+    if "\r" in text:
+        text = re.sub("\r\n?", "\n", text)
+    found = _CONTROL.search(text)
+    if found:
+        line = text.count("\n", 0, found.start()) + 1
+        raise AtomEncodingError(f"it has the character {found[0]!r} in line {line}")
+    # NumPy makes all texts of a column as wide as the longest of them.
+    lines = text.split("\n")
+    longest = max(map(len, lines))
+    if longest * len(lines) > max(2**28, 200 * len(text)):
+        raise AtomEncodingError(f"it has a line of {longest:,} characters")
+    return text

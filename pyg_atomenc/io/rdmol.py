@@ -6,13 +6,19 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.chem.bonds import BOND_TYPES, bond_tensors
+from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.chem.bonds import bond_column, bond_tensors
+from pyg_atomenc.chem.rdkit import (
+    bond_ends,
+    check_mol,
+    cip_codes,
+    residue_columns,
+)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_representatives
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
-from pyg_atomenc.tokenizers.brics import BRICS
-from pyg_atomenc.tokenizers.source import check_mol, residue_columns
+from pyg_atomenc.tokenizers.fragments import BRICS
 
 
 def from_rdmol(
@@ -74,20 +80,29 @@ def from_rdmol(
     atom_name = _atom_names(mol)
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
-    edge_index, edge_attr = _bonds(mol)
+    # A kekulized molecule may keep its aromatic flags; they are what holds.
+    types = [
+        "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
+        for bond in mol.GetBonds()
+    ]
+    bonds = bond_tensors(bond_ends(mol), [bond_column(name) for name in types])
+    mol.UpdatePropertyCache(strict=False)
+    with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
+        chem.FastFindRings(mol)
+        chem.AssignStereochemistry(mol, cleanIt=False, force=True)
     atoms = mol.GetAtoms()
     data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
-        num_hydrogens=_hydrogens(mol),
-        chirality=_chirality(mol),
+        num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
+        chirality=cip_codes(mol),
         pos=pos,
-        edge_index=edge_index,
-        edge_attr=edge_attr,
+        edge_index=bonds[0],
+        edge_attr=bonds[1],
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
         atom_name=atom_name,
-        **_residues(mol),
+        **residue_columns(mol),
         **tokens.attributes,
     )
     set_representatives(data, tokens)
@@ -141,16 +156,9 @@ def from_smiles(
 
 
 def _check_text(smiles: Any, max_length: int) -> str:
-    if not isinstance(smiles, str):
-        raise AtomEncodingError(
-            f"'smiles' is of type {type(smiles).__name__}: pass one SMILES as a str; "
-            f"for an rdkit.Chem.Mol, use pyg_atomenc.io.from_rdmol."
-        )
-    if isinstance(max_length, bool) or not isinstance(max_length, int):
-        raise AtomEncodingError(
-            f"'max_length' is {max_length!r}: pass a number of characters."
-        )
-    text = smiles.strip()
+    mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
+    check_integer("max_length", max_length, 0)
+    text = check_type("smiles", smiles, str, mend).strip()
     if any(0xD800 <= ord(letter) < 0xE000 for letter in text[: max_length + 1]):
         raise AtomEncodingError(
             f"'smiles' is {text[:50]!r}, which holds half a character: read the text "
@@ -161,12 +169,7 @@ def _check_text(smiles: Any, max_length: int) -> str:
             f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "
             f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
         )
-    if not text:
-        raise AtomEncodingError(
-            f"'smiles' is {smiles!r}, which holds no atoms: pass a SMILES such as "
-            f"'CCO'."
-        )
-    _, *rest = text.split(maxsplit=1)
+    rest = text.split(maxsplit=1)[1:]
     if rest and not rest[0].startswith("|"):
         raise AtomEncodingError(
             f"'smiles' is {_short(smiles)}, with {_short(rest[0])} behind a blank: "
@@ -196,8 +199,7 @@ def _parse(smiles: str) -> Any:
         )
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
-            f"'smiles' is {smiles!r}, which holds no atoms: pass a SMILES such as "
-            f"'CCO'."
+            f"'smiles' is {smiles!r}, which holds no atoms: pass one such as 'CCO'."
         )
     return mol
 
@@ -228,23 +230,15 @@ def _atom_names(mol: Any) -> list[str]:
     names = []
     count: Counter[str] = Counter()
     for atom in mol.GetAtoms():
-        element = atom.GetSymbol()
+        element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
-        residue = atom.GetPDBResidueInfo()
         pdb_name = residue.GetName().strip() if residue else ""
         names.append(pdb_name or f"{element}{count[element]}")
     return names
 
 
-def _residues(mol: Any) -> dict[str, Any]:
-    columns = residue_columns(mol)
-    for name in ("res_id", "hetero"):
-        columns[name] = torch.from_numpy(columns[name])
-    return columns
-
-
 def _positions(
-    mol: Any, conformer: Optional[int], atom_name: list[str]
+    mol: Any, conformer: Optional[int], names: list[str]
 ) -> Optional[Tensor]:
     found = _find_conformer(mol, conformer)
     if found is None:
@@ -254,9 +248,8 @@ def _positions(
     if wrong:
         raise AtomEncodingError(
             f"'mol' has positions that are not finite in conformer {found.GetId()}, "
-            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} "
-            f"({atom_name[wrong[0]]}): embed the molecule again, or pass "
-            f"conformer=None to leave positions out."
+            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} ({names[wrong[0]]}): "
+            f"embed the molecule again, or pass conformer=None to leave positions out."
         )
     return pos
 
@@ -279,37 +272,3 @@ def _find_conformer(mol: Any, conformer: Optional[int]) -> Any:
             f"mol.GetConformer({conformer}).Set3D(True) if it is 3D after all."
         )
     return known[conformer]
-
-
-def _bonds(mol: Any) -> tuple[Tensor, Tensor]:
-    pairs = []
-    types = []
-    column = {name: i for i, name in enumerate(BOND_TYPES)}
-    for bond in mol.GetBonds():
-        pairs.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
-        # A kekulized molecule may keep its aromatic flags; they are what holds.
-        aromatic = bond.GetIsAromatic()
-        name = "aromatic" if aromatic else str(bond.GetBondType()).lower()
-        types.append(column.get(name, column["other"]))
-    return bond_tensors(pairs, types)
-
-
-def _hydrogens(mol: Any) -> Tensor:
-    mol.UpdatePropertyCache(strict=False)
-    return torch.tensor(
-        [atom.GetTotalNumHs(includeNeighbors=True) for atom in mol.GetAtoms()]
-    )
-
-
-def _chirality(mol: Any) -> Tensor:
-    chem = require_package("rdkit.Chem", "from_rdmol")
-    base = require_package("rdkit.rdBase", "from_rdmol")
-    with base.BlockLogs():
-        chem.FastFindRings(mol)
-        chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-    codes = {"R": 1, "S": 2}
-    label = [
-        atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
-        for atom in mol.GetAtoms()
-    ]
-    return torch.tensor([codes.get(text, 0) for text in label])

@@ -2,12 +2,15 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 
+from pyg_atomenc.checks import check_choice
+from pyg_atomenc.chem.residues import WATERS
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import check_positions, from_atom_array
@@ -26,9 +29,6 @@ _FORMATS = {
 }
 # How the names of structure files end, each also with .gz behind it.
 SUFFIXES = tuple(_FORMATS)
-_FIELDS = ("charge", "occupancy")
-_WATER = ("HOH", "DOD", "WAT", "H2O")
-_NUMBERINGS = ("author", "label")
 
 
 def from_structure(
@@ -89,34 +89,46 @@ def from_structure(
     """
     require_package("biotite.structure.io", "from_structure")
     _check_options(model, assembly, chains, numbering)
-    file = Path(path)
-    limits = limits or Limits()
-    kind = _format(file)
-    content = read_bytes(file, limits)
-    document = _open(file, kind, content, limits)
-    numbers = _models(file, document, model)
-    if assembly is not None:
-        known = _attempt(file, kind, lambda: document.assemblies)
-        if assembly not in known:
-            raise FileFormatError(
-                f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these "
-                f"as 'assembly', or None."
-            )
+    file, limits = Path(path), limits or Limits()
+    suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
+    if suffix not in _FORMATS:
+        raise FileFormatError(
+            f"{file}: its name ends in none of {', '.join(_FORMATS)} (with or without "
+            f".gz). Rename the file after its format."
+        )
+    kind = _FORMATS[suffix]
+    kept = (read_bytes(file, limits), kind == "BinaryCIF", limits)
+    with _one_kind_of_error(file, kind):
+        document: Any = (PdbDocument if kind == "PDB" else CifDocument)(file, *kept)
+        count = document.num_models
+        known = document.assemblies if assembly is not None else [None]
+    if model != "all" and model > count:
+        raise FileFormatError(
+            f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
+            f"to {count}, or 'all'."
+        )
+    if assembly not in known:
+        raise FileFormatError(
+            f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these as "
+            f"'assembly', or None."
+        )
     graphs = []
-    for number in numbers:
-        atoms = _attempt(file, kind, document.read, number, assembly, _FIELDS)
+    for number in range(1, count + 1) if model == "all" else [model]:
+        with _one_kind_of_error(file, kind):
+            atoms = document.read(number, assembly, ("charge", "occupancy"))
         limits.check_atoms(file, atoms.array_length())
         try:
-            atoms = _prepare(atoms, document, kind, numbering, unresolved)
-            found = atoms.array_length()
-            atoms = _select(atoms, chains, waters, hydrogens)
-            if atoms.array_length() == 0:
+            if atoms.array_length() > 0:
+                atoms = _prepare(atoms, document, kind, numbering, unresolved)
+            left = _select(atoms, chains, waters, hydrogens)
+            if left.array_length() == 0:
+                found = atoms.array_length()
                 raise AtomEncodingError(
                     f"holds no atoms in model {number}"
                     + (f" but {found} of waters and hydrogens" if found else "")
                     + ". Check the file, and 'model', 'waters' and 'hydrogens'."
                 )
-            graphs.append(from_atom_array(atoms, tokenizer))
+            graphs.append(from_atom_array(left, tokenizer))
         except AtomEncodingError as error:
             raise FileFormatError(f"{file}: {error}") from error
     return graphs if model == "all" else graphs[0]
@@ -137,13 +149,11 @@ def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> No
         raise AtomEncodingError(
             f"'chains' is {chains!r}: pass a list of names, such as ['A', 'B']."
         )
-    if numbering not in _NUMBERINGS:
-        raise AtomEncodingError(
-            f"'numbering' is {numbering!r}: pass one of {_NUMBERINGS}."
-        )
+    check_choice("numbering", numbering, ("author", "label"))
 
 
-def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
+@contextmanager
+def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
     """Whatever the parsers raise on a damaged file, the user gets one kind of error.
 
     They warn of what they fill up: missing columns that others stand in for.
@@ -151,7 +161,7 @@ def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return work(*arguments)
+            yield
     except FileFormatError:
         raise
     except Exception as error:
@@ -161,29 +171,14 @@ def _attempt(file: Path, kind: str, work: Any, *arguments: Any) -> Any:
         ) from error
 
 
-def _open(file: Path, kind: str, content: bytes, limits: Limits) -> Any:
-    document = PdbDocument if kind == "PDB" else CifDocument
-    return _attempt(file, kind, document, file, content, kind == "BinaryCIF", limits)
-
-
-def _models(file: Path, document: Any, model: Union[int, str]) -> Sequence[int]:
-    count = document.num_models
-    if model == "all":
-        return range(1, count + 1)
-    assert isinstance(model, int)
-    if model > count:
-        raise FileFormatError(
-            f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
-            f"to {count}, or 'all'."
-        )
-    return [model]
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return f"no {text}" if isinstance(error, KeyError) else text
 
 
 def _prepare(
     atoms: Any, document: Any, kind: str, numbering: str, unresolved: bool
 ) -> Any:
-    if atoms.array_length() == 0:
-        return atoms
     check_positions(atoms, atoms.coord)
     if unresolved:
         if kind == "PDB":
@@ -214,22 +209,6 @@ def _prepare(
     return atoms
 
 
-def _format(file: Path) -> str:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    suffix = "".join(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:])
-    if suffix not in _FORMATS:
-        raise FileFormatError(
-            f"{file}: its name ends in none of {', '.join(_FORMATS)} (with or without "
-            f".gz). Rename the file after its format."
-        )
-    return _FORMATS[suffix]
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return f"no {text}" if isinstance(error, KeyError) else text
-
-
 def _select(
     atoms: Any, chains: Optional[Sequence[str]], waters: bool, hydrogens: bool
 ) -> Any:
@@ -244,7 +223,7 @@ def _select(
             )
         keep &= np.isin(atoms.chain_id, list(chains))
     if not waters:
-        keep &= ~np.isin(atoms.res_name, _WATER)
+        keep &= ~np.isin(atoms.res_name, WATERS)
     if not hydrogens:
         keep &= ~np.isin(np.char.upper(atoms.element), ("H", "D", "T"))
     return atoms if keep.all() else atoms[keep]

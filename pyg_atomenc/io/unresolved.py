@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem.bonds import residue_bonds
 from pyg_atomenc.chem.components import component_atoms
-from pyg_atomenc.chem.residue_bonds import residue_bonds
+from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.tokenizers.residue import find_residues
 
 _NONE = (".", "?", "")
 _PHOSPHATE = ("P", "OP1", "OP2")
@@ -91,7 +91,7 @@ def _make(structure: Any, like: Any, missing: NDArray[np.bool_], name: str) -> A
 
 
 def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
-    residue, first = find_residues(atoms)
+    residue = find_residues(atoms).index
     parts = []
     present = np.split(
         np.argsort(residue, kind="stable"), np.cumsum(np.bincount(residue))[:-1]
@@ -140,6 +140,5 @@ def _sequence_order(atoms: Any) -> NDArray[np.int64]:
     )
     numbered = ~np.isin(atoms.label_seq_id, _NONE)
     number = np.where(numbered, atoms.label_seq_id, "0").astype(int)
-    residue, _ = find_residues(atoms)
-    residue = np.where(numbered, 0, residue)
+    residue = np.where(numbered, 0, find_residues(atoms).index)
     return np.lexsort((residue, number, first[chain.reshape(-1)]))

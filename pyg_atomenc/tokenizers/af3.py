@@ -1,21 +1,23 @@
 """Structures → the tokens of AlphaFold 3."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.rdkit import as_atom_array
+from pyg_atomenc.chem.residues import (
+    POLYMER_LINKS,
+    Residues,
+    check_bonds,
+    find_residues,
+)
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.features import LIGAND, STANDARD, residue_kinds
-from pyg_atomenc.tokenizers.residue import find_residues
-from pyg_atomenc.tokenizers.source import as_atom_array, check_bonds
-from pyg_atomenc.tokenizers.split import split_residues
-
-# A bond between two of the same set keeps its residues whole.
-_BACKBONE_BONDS = (("N", "C"), ("P", "O3'", "O5'"))
+from pyg_atomenc.tokenizers.features import split_residues
 
 
+@dataclass(eq=False)
 class AF3:
     """Makes a standard residue of a polymer one token, all else one an atom.
 
@@ -45,32 +47,25 @@ class AF3:
             ``atomize_modified`` asks for them.
     """
 
-    def __init__(self, atomize_modified: bool = True) -> None:
-        self.atomize_modified = atomize_modified
+    atomize_modified: bool = True
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its token; see the class."""
-        atoms = as_atom_array(source)
-        residue, first = find_residues(atoms)
-        kinds = residue_kinds(atoms, residue, first)
-        split = ~np.isin(atoms.res_name[first], STANDARD) | (kinds == LIGAND)
+        residues = find_residues(as_atom_array(source))
+        split = ~residues.standard
         if self.atomize_modified:
-            check_bonds(atoms)
-            split |= _modified(atoms, residue, len(first))
-        return split_residues(atoms, residue, kinds, split)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(atomize_modified={self.atomize_modified})"
+            check_bonds(residues.atoms)
+            split |= _modified(residues)
+        return split_residues(residues, split)
 
 
-def _modified(atoms: Any, residue: Integers, count: int) -> NDArray[np.bool_]:
+def _modified(residues: Residues) -> NDArray[np.bool_]:
     """Which residues have a bond to another one that is none of a backbone ``[R]``."""
-    ends = atoms.bonds.as_array()[:, :2]
-    ends = ends[residue[ends[:, 0]] != residue[ends[:, 1]]]
-    names = atoms.atom_name[ends]
+    ends = residues.bonds_between()
+    names = residues.atoms.atom_name[ends]
     backbone = np.zeros(len(ends), dtype=bool)
-    for linking in _BACKBONE_BONDS:
-        backbone |= np.isin(names, linking).all(axis=1)
-    modified = np.zeros(count, dtype=bool)
-    modified[residue[ends[~backbone]].ravel()] = True
+    for link in POLYMER_LINKS:
+        backbone |= np.isin(names, link.backbone).all(axis=1)
+    modified = np.zeros(len(residues), dtype=bool)
+    modified[residues.index[ends[~backbone]].ravel()] = True
     return modified

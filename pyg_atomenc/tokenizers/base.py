@@ -7,6 +7,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from pyg_atomenc.checks import check_integer, check_range, found
 from pyg_atomenc.errors import AtomEncodingError
 
 TOKEN_PREFIX = "token_"
@@ -37,34 +38,14 @@ class Tokens:
     representative: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
-        index = self.atom_to_token
-        if (
-            not isinstance(index, Tensor)
-            or index.dtype != torch.long
-            or index.dim() != 1
-        ):
-            found = (
-                f"{index.dtype} of shape {list(index.shape)}"
-                if isinstance(index, Tensor)
-                else type(index).__name__
-            )
+        index, tensor = self.atom_to_token, isinstance(self.atom_to_token, Tensor)
+        if not tensor or index.dtype != torch.long or index.dim() != 1:
             raise AtomEncodingError(
-                f"'atom_to_token' is {found}: pass an int64 tensor with one token id "
-                f"per atom."
+                f"'atom_to_token' is {found(index)}: pass an int64 tensor with one "
+                f"token id per atom."
             )
-        count = self.num_tokens
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise AtomEncodingError(
-                f"'num_tokens' is {count!r}: pass the number of tokens as an integer."
-            )
-        if index.numel():
-            low, high = index.min().item(), index.max().item()
-            if low < 0 or high >= self.num_tokens:
-                raise AtomEncodingError(
-                    f"'atom_to_token' has values from {low} to {high} for "
-                    f"'num_tokens' {self.num_tokens}: they must lie in "
-                    f"[0, num_tokens)."
-                )
+        check_integer("num_tokens", self.num_tokens, 0)
+        check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
             if not name.startswith(TOKEN_PREFIX):
                 raise AtomEncodingError(
@@ -77,30 +58,27 @@ class Tokens:
                     f"'attributes' has {rows} entries in {name!r} for "
                     f"{self.num_tokens} tokens: give one per token."
                 )
+        first = _first_atoms(index, self.num_tokens)
         if self.representative is None:
             # A frozen dataclass sets its own fields this way.
-            first = _first_atoms(index, self.num_tokens)
             object.__setattr__(self, "representative", first)
         else:
-            self._check_representative(self.representative)
+            self._check_representative(self.representative, first)
 
-    def _check_representative(self, atom: Tensor) -> None:
+    def _check_representative(self, atom: Tensor, first: Tensor) -> None:
+        index = self.atom_to_token
         fits = isinstance(atom, Tensor) and atom.dtype == torch.long
-        fits = fits and atom.shape == (self.num_tokens,)
-        if fits:
-            first = _first_atoms(self.atom_to_token, self.num_tokens)
-            found = atom >= 0
-            fits = bool((atom < self.atom_to_token.numel()).all())
-            # A token has a representative if it has atoms.
-            fits = fits and bool((found == (first >= 0)).all())
-        if not fits or (
-            (self.atom_to_token[atom[found]] != found.nonzero().flatten()).any()
-        ):
-            raise AtomEncodingError(
-                f"'representative' is {atom!r}: give one atom of each of the "
-                f"{self.num_tokens} tokens as an int64 tensor, -1 for a token without "
-                f"atoms."
-            )
+        if fits and atom.shape == first.shape and bool((atom < index.numel()).all()):
+            # A token has a representative if it has atoms, and it is one of them.
+            token = torch.cat([index, index.new_tensor([-1])])[atom.clamp(min=-1)]
+            own = torch.arange(self.num_tokens).where(first >= 0, -1)
+            if token.equal(own):
+                return
+        raise AtomEncodingError(
+            f"'representative' is {atom!r}: give one atom of each of the "
+            f"{self.num_tokens} tokens as an int64 tensor, -1 for a token without "
+            f"atoms."
+        )
 
 
 def _has_rows(values: Any) -> bool:

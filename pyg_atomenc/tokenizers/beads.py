@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom
+from pyg_atomenc.checks import found
+from pyg_atomenc.chem.codes import Integers, by_first_atom, code, join
+from pyg_atomenc.chem.rdkit import as_atom_array
+from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.features import residue_kinds, structure_tokens
-from pyg_atomenc.tokenizers.residue import find_residues
-from pyg_atomenc.tokenizers.source import as_atom_array
+from pyg_atomenc.tokenizers.features import structure_tokens
 
 Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
 
@@ -84,17 +84,16 @@ class Beads:
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
         atoms = as_atom_array(source)
-        residue, first = find_residues(atoms)
+        residues = find_residues(atoms)
         names, bead = self._look_up(atoms)
-        bead = _spread(atoms, residue, bead)
-        token, start = by_first_atom(residue * (len(names) + 1) + bead + 1)
+        bead = _spread(atoms, residues.index, bead)
+        token, start = by_first_atom(residues.index * (len(names) + 1) + bead + 1)
         of_residue = atoms.res_name[start].tolist()
         labels = [
             f"{name}:{names[number]}" if number >= 0 else name
             for name, number in zip(of_residue, bead[start].tolist(), strict=True)
         ]
-        kinds = residue_kinds(atoms, residue, first)
-        return structure_tokens(atoms, token, len(start), residue, kinds, labels)
+        return structure_tokens(residues, token, labels)
 
     def _look_up(self, atoms: Any) -> tuple[list[str], Integers]:
         """The names of beads, and which one each atom is named in ``[N]``, or -1."""
@@ -106,21 +105,10 @@ class Beads:
             for bead, members in beads.items()
             for atom in members
         }
-        residue_names, residue = np.unique(atoms.res_name, return_inverse=True)
-        atom_names, atom = np.unique(atoms.atom_name, return_inverse=True)
-        pair = residue.reshape(-1) * len(atom_names) + atom.reshape(-1)
-        kinds, kind = np.unique(pair, return_inverse=True)
-        found = [
-            table.get(
-                (
-                    str(residue_names[k // len(atom_names)]),
-                    str(atom_names[k % len(atom_names)]),
-                ),
-                -1,
-            )
-            for k in kinds.tolist()
-        ]
-        return names, np.array(found, dtype=np.int64)[kind.reshape(-1)]
+        pair, first = by_first_atom(join(code(atoms.res_name), code(atoms.atom_name)))
+        named = zip(atoms.res_name[first].tolist(), atoms.atom_name[first].tolist(),
+                    strict=True)  # fmt: skip
+        return names, np.array([table.get(name, -1) for name in named])[pair]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.mapping)} residues)"
@@ -130,33 +118,23 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
     """Give atoms without a bead that of a neighbour in their residue ``[N]``."""
     if atoms.bonds is None:
         return bead
-    ends: NDArray[Any] = atoms.bonds.as_array()[:, :2]
-    ends = ends[residue[ends[:, 0]] == residue[ends[:, 1]]].astype(np.int64)
-    ends = np.concatenate([ends, ends[:, ::-1]])
-    ends = ends[np.argsort(ends[:, 0], kind="stable")]
-    degree = np.bincount(ends[:, 0], minlength=len(bead))
-    start = np.cumsum(degree) - degree
-    bead = bead.copy()
-    front = np.flatnonzero(bead >= 0)
-    while len(front):
-        # The bonds of the atoms that were reached last.
-        count = degree[front]
-        skip = np.repeat(start[front] - np.cumsum(count) + count, count)
-        reached = ends[skip + np.arange(len(skip))]
-        reached = reached[bead[reached[:, 1]] < 0]
+    ends = atoms.bonds.as_array()[:, :2].astype(np.int64)
+    ends = ends[residue[ends[:, 0]] == residue[ends[:, 1]]]
+    ends, bead = np.concatenate([ends, ends[:, ::-1]]), bead.copy()
+    while True:
+        ends = ends[bead[ends[:, 1]] < 0]
+        reached = ends[bead[ends[:, 0]] >= 0]
+        if len(reached) == 0:
+            return bead
         # Of several neighbours the one that stands first in the file decides.
         reached = reached[np.argsort(-reached[:, 0], kind="stable")]
         bead[reached[:, 1]] = bead[reached[:, 0]]
-        front = np.unique(reached[:, 1])
-    return bead
 
 
 def _check(mapping: Any) -> None:
     mend = "pass a dict: residue name → bead → list of atom names"
     if not isinstance(mapping, Mapping):
-        raise AtomEncodingError(
-            f"'mapping' is of type {type(mapping).__name__}: {mend}."
-        )
+        raise AtomEncodingError(f"'mapping' is {found(mapping)}: {mend}.")
     for residue, beads in mapping.items():
         if not isinstance(beads, Mapping):
             raise AtomEncodingError(

@@ -1,24 +1,18 @@
 """Structures → the tokens of Boltz-1 and Boltz-2."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.rdkit import as_atom_array
+from pyg_atomenc.chem.residues import LIGAND, Residues, check_bonds, find_residues
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.features import (
-    LIGAND,
-    STANDARD,
-    in_polymer_bond,
-    in_sequence,
-    residue_kinds,
-)
-from pyg_atomenc.tokenizers.residue import find_residues
-from pyg_atomenc.tokenizers.source import as_atom_array, check_bonds
-from pyg_atomenc.tokenizers.split import split_residues
+from pyg_atomenc.tokenizers.features import split_residues
 
 
+@dataclass(eq=False)
 class Boltz1:
     """Makes a standard residue or nucleotide one token, all else one an atom.
 
@@ -42,26 +36,19 @@ class Boltz1:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its token; see the class."""
-        atoms = as_atom_array(source)
-        residue, first = find_residues(atoms)
-        if in_sequence(atoms, first) is None:
-            check_bonds(atoms)
-        kinds = residue_kinds(atoms, residue, first)
+        residues = find_residues(as_atom_array(source))
+        if residues.numbered is None:
+            check_bonds(residues.atoms)
+        return split_residues(residues, ~self._whole(residues))
+
+    def _whole(self, residues: Residues) -> NDArray[np.bool_]:
+        """Which residues are one token ``[R]``."""
         # An amino acid that is no part of a chain is a ligand.
-        whole = np.isin(atoms.res_name[first], [*STANDARD, "MSE"]) & (kinds != LIGAND)
-        whole |= self._modified(atoms, residue, first)
-        return split_residues(atoms, residue, kinds, ~whole)
-
-    def _modified(
-        self, atoms: Any, residue: Integers, first: Integers
-    ) -> NDArray[np.bool_]:
-        """Which other residues are one token, too ``[R]``."""
-        return np.zeros(len(first), dtype=bool)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        methionine = (residues.names == "MSE") & (residues.kinds != LIGAND)
+        return residues.standard | methionine
 
 
+@dataclass(eq=False)
 class Boltz2(Boltz1):
     """Makes a residue or nucleotide of a polymer one token, all else one an atom.
 
@@ -78,10 +65,8 @@ class Boltz2(Boltz1):
         ValueError: As :class:`Boltz1`.
     """
 
-    def _modified(
-        self, atoms: Any, residue: Integers, first: Integers
-    ) -> NDArray[np.bool_]:
-        numbered = in_sequence(atoms, first)
-        if numbered is None:
-            return in_polymer_bond(atoms, residue, len(first))
-        return numbered
+    def _whole(self, residues: Residues) -> NDArray[np.bool_]:
+        numbered = residues.numbered
+        return super()._whole(residues) | (
+            residues.linked if numbered is None else numbered
+        )

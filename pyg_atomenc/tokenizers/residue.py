@@ -1,19 +1,19 @@
-"""Structures → residues: one token for every residue, nucleotide or ligand."""
+"""Structures and molecules → residues, single atoms, or connected components."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom, code, join
+from pyg_atomenc.chem.codes import by_first_atom, connected
+from pyg_atomenc.chem.rdkit import as_atom_array, bond_ends, check_mol, is_mol
+from pyg_atomenc.chem.residues import check_atom_array, check_bonds, find_residues
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.features import (
-    residue_codes,
-    residue_kinds,
-    structure_tokens,
-)
-from pyg_atomenc.tokenizers.source import as_atom_array
+from pyg_atomenc.tokenizers.features import molecule_tokens, structure_tokens
+from pyg_atomenc.tokenizers.fragments import fragment_names
 
 
+@dataclass(eq=False)
 class Residue:
     """Makes every residue, nucleotide, water and ligand molecule one token.
 
@@ -53,36 +53,68 @@ class Residue:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its residue; see the class."""
-        atoms = as_atom_array(source)
-        residue, first = find_residues(atoms)
-        kinds = residue_kinds(atoms, residue, first)
-        return structure_tokens(atoms, residue, len(first), residue, kinds)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        residues = find_residues(as_atom_array(source))
+        return structure_tokens(residues, residues.index)
 
 
-def find_residues(atoms: Any) -> tuple[Integers, Integers]:
-    """The residue of every atom ``[N]``, and the first atom of each ``[R]``."""
-    residue = residue_codes(atoms)
-    run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
-    runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
-    if len(np.unique(runs)) < len(runs):
-        copy = _copy_of_run(residue, run, code(atoms.atom_name))[run]
-        residue = join(residue, copy)
-    return by_first_atom(residue)
+@dataclass(eq=False)
+class Atom:
+    """Makes every atom a token.
+
+    For a structure the tokens know their residue, as those of
+    :class:`~pyg_atomenc.tokenizers.Residue`; for a molecule ``token_name`` is the
+    element's symbol.
+
+    Shapes:
+        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
+          atoms, left unchanged
+        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
+          ``[N]``, int64: 0 to ``N - 1``
+
+    Raises:
+        ValueError: If the input is neither or has no atoms.
+    """
+
+    def __call__(self, source: Any) -> Tokens:
+        """Assign every atom a token; see the class."""
+        if is_mol(source):
+            check_mol(source)
+            names = [atom.GetSymbol() for atom in source.GetAtoms()]
+            return molecule_tokens(source, np.arange(len(names)), names)
+        check_atom_array(source)
+        residues = find_residues(source)
+        return structure_tokens(residues, np.arange(len(residues.index)))
 
 
-def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
-    """How many runs of the same residue before each run repeat one of its names."""
-    named = join(residue, name)
-    order = np.lexsort((run, named))
-    named, run = named[order], run[order]
-    new = np.ones(len(named), dtype=bool)
-    new[1:] = (named[1:] != named[:-1]) | (run[1:] != run[:-1])
-    named, run = named[new], run[new]
-    start = np.searchsorted(named, named)
-    earlier = np.arange(len(named)) - start
-    copies = np.zeros(run.max() + 1, dtype=np.int64)
-    np.maximum.at(copies, run, earlier)
-    return copies
+@dataclass(eq=False)
+class Components:
+    """Makes all atoms that bonds connect one token: a chain, a ligand, a water, an ion.
+
+    The tokens of a structure have the features of the residue of their first atom, as
+    in :class:`~pyg_atomenc.tokenizers.Residue`; those of a molecule have their
+    canonical SMILES as ``token_name``.
+
+    Shapes:
+        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
+          of ``N > 0`` atoms, left unchanged
+        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
+          ``[N]``, int64, numbered by their first atoms
+
+    Raises:
+        ValueError: If the input is neither, has no atoms or an array no bonds.
+    """
+
+    def __call__(self, source: Any) -> Tokens:
+        """Assign every atom to its component; see the class."""
+        if is_mol(source):
+            check_mol(source)
+            piece, first = by_first_atom(
+                connected(source.GetNumAtoms(), bond_ends(source))
+            )
+            names = fragment_names(source, piece, len(first))
+            return molecule_tokens(source, piece, names)
+        check_atom_array(source)
+        check_bonds(source)
+        ends = source.bonds.as_array()[:, :2]
+        token, _ = by_first_atom(connected(source.array_length(), ends))
+        return structure_tokens(find_residues(source), token)

@@ -5,13 +5,13 @@ from typing import Any, Union
 
 import numpy as np
 
+from pyg_atomenc.checks import check_choice
 from pyg_atomenc.chem.codes import connected
+from pyg_atomenc.chem.rdkit import as_mol, bond_ends, with_hydrogens
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokens
-from pyg_atomenc.tokenizers.molecule import bond_ends, chemical_tokens, with_hydrogens
-from pyg_atomenc.tokenizers.source import as_mol
+from pyg_atomenc.tokenizers.features import chemical_tokens
 
-_REST = ("atom", "component")
 _MOST_MATCHES = 1_000_000
 
 
@@ -55,8 +55,7 @@ class Smarts:
                 f"'patterns' is {patterns!r}: pass a list of SMARTS, or a dict of them "
                 f"by name, with at least one."
             )
-        if rest not in _REST:
-            raise AtomEncodingError(f"'rest' is {rest!r}: pass one of {_REST}.")
+        check_choice("rest", rest, ("atom", "component"))
         if not isinstance(patterns, Mapping):
             patterns = {pattern: pattern for pattern in patterns}
         self.patterns = dict(patterns)

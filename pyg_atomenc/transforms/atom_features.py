@@ -6,19 +6,17 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
+from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
+from pyg_atomenc.chem.rdkit import (
+    HYBRIDIZATIONS,
+    chirality_of_positions,
+    graph_mol,
+    hybridization,
+    ring_size,
+)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.transforms.perceive import (
-    HYBRIDIZATIONS,
-    aromatic_atoms,
-    bonded_atoms,
-    bonded_hydrogens,
-    chirality,
-    hybridization,
-    ring_size,
-    to_mol,
-)
 
 _LARGEST_RING = 8
 
@@ -80,16 +78,27 @@ class AtomFeatures(BaseTransform):
                 f"'z' has values from {data.z.min()} to {data.z.max()}: atomic numbers "
                 f"go from 0 to 118."
             )
-        mol = to_mol(data)
+        z, charge, hydrogens = (
+            data[name].cpu() for name in ("z", "formal_charge", "num_hydrogens")
+        )
+        bonds, types = unique_bonds(data)
+        aromatic = torch.zeros_like(z)
+        aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
+        # Hydrogens may be atoms, implicit, or both: each counts once.
+        ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
+        heavy = ends[z[others] != 1].bincount(minlength=len(z))
+        bonded = ends.bincount(minlength=len(z)) - heavy
+        implicit = (hydrogens - bonded).clamp(min=0)
+        mol = graph_mol(z, charge, implicit, bonds, types)
         features = dict(
-            element=data.z.cpu(),
-            charge=data.formal_charge.cpu() + 5,
-            degree=_degree(data),
+            element=z,
+            charge=charge + 5,
+            degree=heavy + hydrogens,
             hybridization=hybridization(mol),
-            is_aromatic=aromatic_atoms(data).long(),
+            is_aromatic=aromatic,
             ring_size=ring_size(mol, _LARGEST_RING),
             chirality=_handedness(data, mol),
-            num_hydrogens=data.num_hydrogens.cpu(),
+            num_hydrogens=hydrogens,
         )
         x = torch.stack([features[name] for name in self.columns], dim=1)
         x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
@@ -97,15 +106,11 @@ class AtomFeatures(BaseTransform):
         return data
 
 
-def _degree(data: AtomTokenData) -> Tensor:
-    heavy = bonded_atoms(data) - bonded_hydrogens(data)
-    return heavy + data.num_hydrogens.cpu()
-
-
 def _handedness(data: AtomTokenData, mol: Any) -> Tensor:
     count = data.z.numel()
     code = data.get("chirality", torch.full((count,), -1)).cpu()
     unknown = code < 0
     if isinstance(data.pos, Tensor) and bool(unknown.any()):
-        code = torch.where(unknown, chirality(mol, data.pos), code)
+        found = chirality_of_positions(mol, data.pos)
+        code = torch.where(unknown, found, code)
     return code.clamp(min=0)

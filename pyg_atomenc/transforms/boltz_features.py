@@ -1,20 +1,29 @@
 """`BoltzFeatures`: what Boltz's atom encoder reads of a molecule."""
 
-from typing import Any
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
+from pyg_atomenc.chem.components import ideal_conformer
+from pyg_atomenc.chem.rdkit import embed_smiles
+from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.transforms.reference import (
-    backbone_codes,
-    read_as_methionine,
-    reference_conformers,
-    reference_spaces,
-    residue_codes,
-)
+
+RESIDUE_TYPES = [
+    *("<pad>", "-", *AMINO_ACIDS, "UNK"),
+    *("A", "G", "C", "U", "N", "DA", "DG", "DC", "DT", "DN"),
+]
+"""Boltz's residue types, in the order of their codes."""
+
+PROTEIN_BACKBONE = "N CA C O".split()
+NUCLEIC_BACKBONE = "P OP1 OP2 O5' C5' C4' O4' C3' O3' C2' O2' C1'".split()
+_UNKNOWN = {PROTEIN: "UNK", DNA: "DN", RNA: "N", LIGAND: "UNK"}
+# What residues are called that nobody named.
+_NAMELESS = ("", "UNL")
 
 
 class BoltzFeatures(BaseTransform):
@@ -36,7 +45,8 @@ class BoltzFeatures(BaseTransform):
       protein; 5 to 16 P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1' of DNA
       and RNA
     - with ``residue``: ``token_res_type`` ``[T]``, int64, 0 to 32; ``token_modified``
-      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: 0 protein, 1 DNA, 2 RNA, 3 other
+      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: 0 protein, 1 DNA, 2 RNA, 3 other,
+      which is ``token_entity_kind``
 
     Args:
         backbone (bool): Add the kinds of backbone atoms. (default: ``False``)
@@ -80,7 +90,7 @@ class BoltzFeatures(BaseTransform):
         if self.backbone:
             data.backbone = backbone_codes(data)
         if self.residue:
-            for name, value in residue_codes(data).items():
+            for name, value in residue_types(data).items():
                 setattr(data, name, value)
         return data
 
@@ -90,7 +100,7 @@ class BoltzFeatures(BaseTransform):
         )
 
 
-def name_codes(names: Any) -> Tensor:
+def name_codes(names: Iterable[str]) -> Tensor:
     """The codes of atom names ``[N, 4]``.
 
     Raises:
@@ -120,3 +130,127 @@ def _centre(pos: Tensor, space: Tensor, rotate: bool) -> Tensor:
         turn = turn * turn.det().view(-1, 1, 1)
         pos = (turn[space] @ pos.unsqueeze(2)).squeeze(2)
     return pos
+
+
+def residue_names(data: AtomTokenData) -> list[str]:
+    """The name of every token's residue, which need not be the token's own."""
+    if "res_name" not in data:
+        return list(data.get("token_name", [""] * data.total_num_tokens))
+    count = data.atom_to_token.numel()
+    first = torch.full((data.total_num_tokens,), count)
+    first.scatter_reduce_(0, data.atom_to_token, torch.arange(count), "amin")
+    names = [*data.res_name, ""]
+    return [names[atom] for atom in first.tolist()]
+
+
+def is_structure(data: AtomTokenData) -> bool:
+    """Whether the tokens are, or are parts of, residues that have names."""
+    return "token_res_id" in data and bool(set(residue_names(data)) - set(_NAMELESS))
+
+
+def read_as_methionine(data: AtomTokenData) -> None:
+    """Turn selenomethionine into methionine; nothing that was read is written to."""
+    names = residue_names(data)
+    if not is_structure(data) or "MSE" not in names:
+        return
+    in_residue = torch.tensor([name == "MSE" for name in names])[data.atom_to_token]
+    for key in ("token_name", "res_name"):
+        if key in data:
+            data[key] = ["MET" if name == "MSE" else name for name in data[key]]
+    data.z = torch.where(in_residue & (data.z == 34), 16, data.z)
+    atoms = zip(data.atom_name, in_residue.tolist(), strict=True)
+    data.atom_name = [
+        "SD" if inside and name == "SE" else name for name, inside in atoms
+    ]
+
+
+def reference_spaces(data: AtomTokenData) -> Tensor:
+    """The residue of every atom ``[N]``; a molecule is one."""
+    index = data.atom_to_token
+    if not is_structure(data):
+        return torch.zeros_like(index)
+    identity = list(
+        zip(
+            data.token_chain,
+            data.token_res_id.tolist(),
+            data.token_ins_code,
+            residue_names(data),
+            strict=True,
+        )
+    )
+    # Neighbouring tokens of one residue share its space.
+    new = [a != b for a, b in zip(identity[1:], identity, strict=False)]
+    return torch.tensor([0, *new], dtype=torch.long).cumsum(0)[index]
+
+
+def reference_conformers(data: AtomTokenData, seed: int) -> tuple[Tensor, Tensor]:
+    """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
+    charge = data.formal_charge.float()
+    if is_structure(data):
+        return _component_conformers(data, charge)
+    if "pos" in data:
+        return data.pos.clone(), charge
+    if "given_smiles" not in data:
+        raise AtomEncodingError(
+            "'pos' is missing from the data, which has no SMILES either: embed the "
+            "molecule with RDKit and read it with from_rdmol."
+        )
+    return embed_smiles(data.given_smiles, seed)[: len(charge)], charge
+
+
+def _component_conformers(data: AtomTokenData, charge: Tensor) -> tuple[Tensor, Tensor]:
+    pos, space = data.pos.clone(), reference_spaces(data)
+    names = np.array(residue_names(data), dtype=object)[data.atom_to_token.numpy()]
+    for atoms in space.argsort(stable=True).split(space.bincount().tolist()):
+        if len(atoms) == 0:
+            continue
+        known = ideal_conformer(names[int(atoms[0])])
+        found = [known.get(data.atom_name[atom]) for atom in atoms.tolist()]
+        entries = [entry for entry in found if entry is not None]
+        # A residue with atoms that its component lacks keeps its own conformer.
+        if len(entries) == len(found) and all(np.isfinite(e[0]).all() for e in entries):
+            pos[atoms] = torch.from_numpy(np.stack([entry[0] for entry in entries]))
+            charge[atoms] = torch.tensor([entry[1] for entry in entries])
+    return pos, charge
+
+
+def entity_kinds(data: AtomTokenData) -> list[int]:
+    """The kind of every token's residue, as its reader found it; of molecules ligand.
+
+    Raises:
+        ValueError: If residues have names, but no kinds.
+    """
+    if not is_structure(data):
+        return [LIGAND] * data.total_num_tokens
+    if "token_entity_kind" not in data:
+        raise AtomEncodingError(
+            "'token_entity_kind' is missing from the data: read it with from_structure "
+            "or from_atom_array, or set the kind of every token, a position in "
+            "pyg_atomenc.tokenizers.ENTITY_KINDS."
+        )
+    return data.token_entity_kind.tolist()
+
+
+def backbone_codes(data: AtomTokenData) -> Tensor:
+    """The kind of every atom in a backbone ``[N]``, 0 for none."""
+    protein = {name: i + 1 for i, name in enumerate(PROTEIN_BACKBONE)}
+    nucleic = {name: i + 5 for i, name in enumerate(NUCLEIC_BACKBONE)}
+    table = {PROTEIN: protein, DNA: nucleic, RNA: nucleic, LIGAND: {}}
+    kinds = entity_kinds(data)
+    atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
+    return torch.tensor([table[kinds[token]].get(name, 0) for name, token in atoms])
+
+
+def residue_types(data: AtomTokenData) -> dict[str, Tensor]:
+    """``token_res_type``, ``token_modified`` and ``token_mol_type``, each ``[T]``."""
+    kinds, code = entity_kinds(data), {name: i for i, name in enumerate(RESIDUE_TYPES)}
+    types, modified = [], []
+    for name, kind in zip(residue_names(data), kinds, strict=True):
+        standard = kind != LIGAND and name in code
+        types.append(code[name if standard else _UNKNOWN[kind]])
+        modified.append(int(kind != LIGAND and not standard))
+    return {
+        "token_res_type": torch.tensor(types),
+        "token_modified": torch.tensor(modified),
+        "token_mol_type": torch.tensor(kinds),
+    }

@@ -8,10 +8,10 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
 from pyg_atomenc.checks import check_integer, check_positive
+from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.transforms.perceive import BOND_COLUMNS, check_bond_types
 
 _FARTHEST = 6
 

@@ -119,10 +119,10 @@ def test_graphs_that_are_no_atoms():
     data = from_atom_array(chain(("ALA", "N", "CA")))
     for z in ([200, 6], [-1, 6], [6.0, 7.0]):
         data.z = torch.tensor(z)
-        with pytest.raises(ValueError, match="'z' is of"):
+        with pytest.raises(ValueError, match="'z' (is of|has values)"):
             to_atom_array(data)
     data.z, data.pos = torch.tensor([6, 7]), torch.rand(2, 2)
-    with pytest.raises(ValueError, match=r"'pos' has shape \[2, 2\]"):
+    with pytest.raises(ValueError, match=r"'pos' needs .* found: \[2, 2\]"):
         to_atom_array(data)
     with pytest.raises(ValueError, match="'pos' is missing"):
         to_atom_array(from_smiles("CCO"))

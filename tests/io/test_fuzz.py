@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import cuts, flips, mutations
 
-from pyg_atomenc.chem.elements import SYMBOLS
+from pyg_atomenc.chem.components import SYMBOLS
 from pyg_atomenc.errors import FileFormatError
 from pyg_atomenc.io import from_structure
 

@@ -1,7 +1,6 @@
 import gzip
 import os
 
-import numpy as np
 import pytest
 from base_files import cif_text, pdb_text
 
@@ -47,16 +46,3 @@ def test_a_pipe_that_would_never_end(tmp_path):
     os.mkfifo(tmp_path / "a.cif")
     with pytest.raises(ValueError, match="no regular file"):
         from_structure(tmp_path / "a.cif")
-
-
-def test_waters_whose_numbers_start_anew_are_no_crowd():
-    from pyg_atomenc.io.crowds import check_crowds
-
-    structure = pytest.importorskip("biotite.structure")
-    atoms = structure.AtomArray(700)
-    atoms.res_id = np.arange(700) % 7
-    atoms.res_name[:], atoms.atom_name[:], atoms.chain_id[:] = "HOH", "O", "W"
-    check_crowds(atoms)
-    atoms.res_id[:] = 1
-    with pytest.raises(ValueError, match="it has 700 atoms O in residue HOH 1"):
-        check_crowds(atoms)

@@ -13,10 +13,10 @@ def test_holds_tokens_and_what_is_known_of_them():
 @pytest.mark.parametrize(
     "index, num_tokens, attributes, message",
     [
-        ([0, 1], 2, {}, "'atom_to_token' is list"),
+        ([0, 1], 2, {}, "'atom_to_token' is of type list"),
         (torch.tensor([0.0]), 1, {}, "'atom_to_token' is torch.float32"),
         (torch.zeros(2, 1).long(), 1, {}, r"of shape \[2, 1\]"),
-        (torch.tensor([0, 3]), 3, {}, "values from 0 to 3 for 'num_tokens' 3"),
+        (torch.tensor([0, 3]), 3, {}, "values from 0 to 3 for 3 tokens"),
         (torch.tensor([-1, 0]), 3, {}, "values from -1 to 0"),
         (torch.tensor([0]), 1, {"name": ["a"]}, "'attributes' names 'name'"),
         (

@@ -6,8 +6,12 @@ from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.io import from_atom_array, from_rdmol, from_smiles, from_structure
 from pyg_atomenc.nn import BoltzAtomEncoder, BoltzConfig
 from pyg_atomenc.transforms import BoltzFeatures
-from pyg_atomenc.transforms.boltz_features import name_codes
-from pyg_atomenc.transforms.reference import RESIDUE_TYPES
+from pyg_atomenc.transforms.boltz_features import (
+    NUCLEIC_BACKBONE,
+    PROTEIN_BACKBONE,
+    RESIDUE_TYPES,
+    name_codes,
+)
 
 
 def test_names():
@@ -24,9 +28,7 @@ def test_codes_are_those_of_boltz():
     const = pytest.importorskip("boltz.data.const", reason="boltz is not installed")
     assert RESIDUE_TYPES == const.tokens
     backbone = const.protein_backbone_atom_names + const.nucleic_backbone_atom_names
-    from pyg_atomenc.transforms import reference
-
-    assert backbone == reference._PROTEIN_BACKBONE + reference._NUCLEIC_BACKBONE
+    assert backbone == PROTEIN_BACKBONE + NUCLEIC_BACKBONE
 
 
 def test_a_smiles_gets_a_conformer():
@@ -156,3 +158,20 @@ def test_features_go_by_residues_whatever_the_tokens_are_called():
     ]
     types = other.token_res_type[other.atom_to_token]
     assert types.equal(one.token_res_type[one.atom_to_token])
+
+
+def test_kinds_are_those_that_the_data_carries():
+    atoms = chain(("ALA", "N", "CA", "C"), ("PHE", "N", "CA", "C"))
+    # A free amino acid is a ligand, as in Boltz, whatever its name.
+    atoms.hetero[3:] = True
+    features = BoltzFeatures(backbone=True, residue=True)
+    plain = from_atom_array(atoms)
+    data = features(plain)
+    assert data.token_mol_type.equal(plain.token_entity_kind)
+    assert data.token_mol_type.tolist() == [0, 3]
+    assert data.backbone.tolist() == [1, 2, 3, 0, 0, 0]
+    assert [RESIDUE_TYPES[i] for i in data.token_res_type.tolist()] == ["ALA", "UNK"]
+    del plain.token_entity_kind
+    assert "ref_pos" in BoltzFeatures()(plain)
+    with pytest.raises(ValueError, match="'token_entity_kind' is missing"):
+        features(plain)

@@ -1,6 +1,6 @@
 import pytest
 
-from pyg_atomenc.io.pdb_lines import check_lines, fill_blanks
+from pyg_atomenc.io.pdb import check_lines, fill_blanks
 
 LINE = "HETATM    1 {:4} {:3} A   1      10.000  20.000  30.000"
 

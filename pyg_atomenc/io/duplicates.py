@@ -1,13 +1,18 @@
-"""Alternate locations: which of them to keep."""
+"""Atoms that are there several times: alternate locations, and equal names."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import code, join
+from pyg_atomenc.chem.codes import code, code_runs, join
+from pyg_atomenc.chem.residues import find_residues
+from pyg_atomenc.errors import AtomEncodingError
 
 NO_ALTLOC = (".", "?", " ", "")
+_NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name")
+# The most atoms that no name tells apart.
+_MOST = 64
 
 
 def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
@@ -42,3 +47,24 @@ def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
     chosen = np.zeros(option.max() + 1, dtype=bool)
     chosen[option[order[best]]] = True
     return keep | chosen[option]
+
+
+def check_duplicates(atoms: Any) -> None:
+    """Raise a ValueError if very many atoms of one residue have the same name.
+
+    The bonds of such a residue go from each of them to each of their neighbours, which
+    would fill the memory: so it is where all waters have the same number.
+    """
+    codes = join(*(code_runs(getattr(atoms, name)) for name in _NAMES))
+    count = np.bincount(codes)
+    if len(count) and count.max() > _MOST:
+        # Numbers that start anew, as after 9,999 waters, name other molecules.
+        codes = join(find_residues(atoms).index, code(atoms.atom_name))
+        count = np.bincount(codes)
+    if len(count) and count.max() > _MOST:
+        atom = int((codes == count.argmax()).argmax())
+        raise AtomEncodingError(
+            f"it has {count.max()} atoms {atoms.atom_name[atom]} in residue "
+            f"{atoms.res_name[atom]} {atoms.res_id[atom]} of chain "
+            f"{atoms.chain_id[atom]}: give every molecule a number of its own"
+        )

@@ -1,0 +1,267 @@
+"""RDKit's molecules: checked, made of biotite's `AtomArray` or a graph, and read."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyg_atomenc.checks import check_type
+from pyg_atomenc.chem.bonds import BOND_TYPES
+from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.residues import check_atom_array, check_bonds
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
+"""The codes of :func:`hybridization`, by their place."""
+
+# RDKit's names of BOND_TYPES; other bonds count no valence.
+_BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
+
+
+def is_mol(source: Any) -> bool:
+    """Whether this comes from RDKit, without importing it."""
+    return type(source).__module__.startswith("rdkit")
+
+
+def check_mol(mol: Any) -> None:
+    """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms."""
+    chem = require_package("rdkit.Chem", "a molecule")
+    if mol is None:
+        raise AtomEncodingError(
+            "'mol' is None, which is what RDKit returns for a molecule that it cannot "
+            "read: check the text or file that it was read from."
+        )
+    mend = "pass an rdkit.Chem.Mol; for a SMILES, use pyg_atomenc.io.from_smiles."
+    check_type("mol", mol, chem.Mol, mend)
+    if mol.GetNumAtoms() == 0:
+        raise AtomEncodingError(
+            "'mol' has no atoms: pass a molecule with at least one atom."
+        )
+
+
+def as_atom_array(source: Any) -> Any:
+    """An ``AtomArray``, or a molecule as one, with the atoms in the same order.
+
+    A molecule's residues are those of its PDB information; without, it is one residue
+    named ``UNL``, as in the files that RDKit writes.
+
+    Raises:
+        ValueError: If ``source`` is neither, or has no atoms.
+    """
+    if not is_mol(source):
+        check_atom_array(source)
+        return source
+    check_mol(source)
+    chem = require_package("rdkit.Chem", "a molecule")
+    interface = require_package("biotite.interface.rdkit", "residues of a molecule")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bare = chem.Mol(source)
+        bare.RemoveAllConformers()
+        atoms = interface.from_mol(bare, add_hydrogen=False)[0]
+    # RDKit pads what it takes from columns of a PDB file.
+    for name in ("chain_id", "ins_code", "res_name"):
+        setattr(atoms, name, np.char.strip(getattr(atoms, name)))
+    atoms.res_name = np.where(atoms.res_name == "", "UNL", atoms.res_name)
+    return atoms
+
+
+def as_mol(source: Any) -> Any:
+    """A ``Mol``, or an ``AtomArray`` as one, with the atoms in the same order.
+
+    Raises:
+        ValueError: If ``source`` is neither, has no atoms, or an array without bonds.
+    """
+    if (
+        is_mol(source)
+        or source is None
+        or not type(source).__module__.startswith("biotite")
+    ):
+        check_mol(source)
+        return source
+    check_atom_array(source)
+    check_bonds(source)
+    chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
+    base = require_package("rdkit.rdBase", "an AtomArray as a molecule")
+    interface = require_package("biotite.interface.rdkit", "an AtomArray as a molecule")
+    explicit = bool(np.isin(source.element, ("H", "D", "T")).any())
+    with base.BlockLogs(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mol = interface.to_mol(source, kekulize=True, explicit_hydrogen=explicit)
+        # Charges are often missing from files: valences may be odd, and stay so.
+        every = chem.SanitizeFlags.SANITIZE_ALL
+        chem.SanitizeMol(
+            mol, every ^ chem.SanitizeFlags.SANITIZE_PROPERTIES, catchErrors=True
+        )
+    return mol
+
+
+def residue_columns(mol: Any) -> dict[str, Any]:
+    """What a molecule's PDB information says of every atom's residue.
+
+    Returns:
+        dict: ``res_name``, ``chain_id`` and ``ins_code``, lists of text, and ``res_id``
+        ``[N]``, int64, and ``hetero`` ``[N]``, bool. An atom without information is one
+        of the hetero residue ``UNL`` 0; a hydrogen is in the residue of its atom.
+    """
+    rows = []
+    for atom in mol.GetAtoms():
+        info = atom.GetPDBResidueInfo()
+        if info is None and atom.GetAtomicNum() == 1:
+            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+            info = next((other for other in near if other is not None), None)
+        if info is None:
+            rows.append(("UNL", "", "", 0, True))
+            continue
+        names = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
+        known = [text.strip() for text in names]
+        rows.append((known[0] or "UNL", *known[1:], info.GetResidueNumber(),
+                     info.GetIsHeteroAtom()))  # fmt: skip
+    name, chain, code, number, hetero = map(list, zip(*rows, strict=True))
+    text = dict(res_name=name, chain_id=chain, ins_code=code)
+    return text | dict(res_id=torch.tensor(number), hetero=torch.tensor(hetero))
+
+
+def bond_ends(mol: Any) -> NDArray[np.int64]:
+    """The two atoms of every bond ``[B, 2]``, int64."""
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+def with_hydrogens(mol: Any, piece: Integers) -> Integers:
+    """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
+    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    ends = bond_ends(mol)
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    ends = ends[(number[ends[:, 0]] == 1) & (number[ends[:, 1]] != 1)]
+    out = piece.copy()
+    out[ends[:, 0]] = piece[ends[:, 1]]
+    return out
+
+
+def graph_mol(
+    z: Tensor, charge: Tensor, hydrogens: Tensor, bonds: Tensor, types: Tensor
+) -> Any:
+    """A molecule of a graph's atoms and bonds, with rings and hybridisation.
+
+    It is not sanitized: what a file says holds, whether or not it is valid chemistry.
+
+    Args:
+        z (Tensor): Atomic numbers ``[N]``, int64; all tensors on the CPU.
+        charge (Tensor): Formal charges ``[N]``, int64.
+        hydrogens (Tensor): Hydrogens that are no atoms themselves ``[N]``, int64.
+        bonds (Tensor): The two atoms of every bond ``[2, B]``, int64.
+        types (Tensor): Their columns in :data:`~pyg_atomenc.io.BOND_TYPES` ``[B]``.
+
+    Returns:
+        rdkit.Chem.RWMol: With ``N`` atoms and ``B`` bonds.
+    """
+    chem = require_package("rdkit.Chem", "AtomFeatures")
+    base = require_package("rdkit.rdBase", "AtomFeatures")
+    aromatic = torch.zeros_like(z)
+    aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
+    mol = chem.RWMol()
+    # Equal atoms are made once: RDKit copies what it adds.
+    made: dict[tuple[int, ...], Any] = {}
+    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1)
+    for row in map(tuple, rows.tolist()):
+        if row not in made:
+            atom = made[row] = chem.Atom(row[0])
+            atom.SetFormalCharge(row[1])
+            atom.SetNumExplicitHs(row[2])
+            atom.SetNoImplicit(True)
+            atom.SetIsAromatic(bool(row[3]))
+        mol.AddAtom(made[row])
+    kinds = [getattr(chem.BondType, name) for name in _BONDS]
+    for a, b, kind in zip(*bonds.tolist(), types.tolist(), strict=True):
+        mol.AddBond(a, b, kinds[kind])
+    with base.BlockLogs():
+        mol.UpdatePropertyCache(strict=False)
+        chem.GetSSSR(mol)
+        chem.SetConjugation(mol)
+        chem.SetHybridization(mol)
+    return mol
+
+
+def hybridization(mol: Any) -> Tensor:
+    """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
+    names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
+    code = torch.zeros(max(map(int, names.values())) + 1, dtype=torch.long)
+    for i, name in enumerate(HYBRIDIZATIONS):
+        if name in names:
+            code[int(names[name])] = i
+    # Atoms by index: RDKit's own iterator takes twice as long.
+    atom = mol.GetAtomWithIdx
+    found = [atom(i).GetHybridization() for i in range(mol.GetNumAtoms())]
+    return code[torch.tensor(found, dtype=torch.long)]
+
+
+def ring_size(mol: Any, largest: int) -> Tensor:
+    """The size of every atom's smallest ring ``[N]``, 0 for none or a larger one."""
+    size = torch.zeros(mol.GetNumAtoms(), dtype=torch.long)
+    rings = mol.GetRingInfo().AtomRings()
+    # The smallest rings come last, and stay.
+    for count in sorted({len(ring) for ring in rings}, reverse=True):
+        if count <= largest:
+            members = [atom for ring in rings if len(ring) == count for atom in ring]
+            size[torch.tensor(members)] = count
+    return size
+
+
+def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
+    """As :func:`cip_codes`, of the stereocentres that positions ``[N, 3]`` tell."""
+    chem = require_package("rdkit.Chem", "AtomFeatures")
+    base = require_package("rdkit.rdBase", "AtomFeatures")
+    conformer = chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(pos.double().nan_to_num(0.0).cpu().numpy())
+    mol.AddConformer(conformer, assignId=True)
+    with base.BlockLogs():
+        chem.AssignAtomChiralTagsFromStructure(mol)
+        chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    code = cip_codes(mol)
+    # What lacks a neighbour's position has no handedness.
+    lost = pos.isnan().any(dim=1).cpu()
+    ends = torch.from_numpy(bond_ends(mol))
+    code[ends[lost[ends].any(dim=1)].flatten()] = 0
+    return code
+
+
+def cip_codes(mol: Any) -> Tensor:
+    """The assigned CIP code of every atom ``[N]``, int64: 1 for R, 2 for S, else 0."""
+    codes = {"R": 1, "S": 2}
+    label = [
+        atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
+        for atom in mol.GetAtoms()
+    ]
+    return torch.tensor([codes.get(text, 0) for text in label], dtype=torch.long)
+
+
+def embed_smiles(smiles: str, seed: int) -> Tensor:
+    """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
+
+    Args:
+        smiles (str): A SMILES of ``N`` atoms, whose order is kept.
+        seed (int): Of the embedding.
+
+    Returns:
+        Tensor: The positions, those of ``H`` implicit hydrogens behind all others.
+
+    Raises:
+        ValueError: If RDKit finds no conformer.
+    """
+    chem = require_package("rdkit.Chem", "a conformer")
+    embedding = require_package("rdkit.Chem.AllChem", "a conformer")
+    mol = chem.AddHs(chem.MolFromSmiles(smiles))
+    parameters = embedding.ETKDGv3()
+    parameters.randomSeed = seed
+    if embedding.EmbedMolecule(mol, parameters) != 0:
+        parameters.useRandomCoords = True
+        if embedding.EmbedMolecule(mol, parameters) != 0:
+            raise AtomEncodingError(
+                f"'smiles' is {smiles!r}, for which RDKit finds no 3D conformer: embed "
+                f"it yourself and read it with from_rdmol."
+            )
+    return torch.from_numpy(mol.GetConformer().GetPositions()).float()

@@ -1,0 +1,221 @@
+"""The one truth about residues: which there are, of what kind, and what links them."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyg_atomenc.checks import check_type
+from pyg_atomenc.chem.codes import (
+    Integers,
+    by_first_atom,
+    code,
+    code_runs,
+    count_before,
+    join,
+    of_distinct,
+)
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
+"""What ``token_entity_kind`` counts through; waters and ions are ligands."""
+
+PROTEIN, DNA, RNA, LIGAND = range(4)
+
+AMINO_ACIDS = (
+    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL"
+).split()
+STANDARD = [*AMINO_ACIDS, *"UNK A C G U N DA DC DG DT DN".split()]
+"""Standard residues and nucleotides: Table 13 of AlphaFold 3's supplement."""
+
+WATERS = ("HOH", "DOD", "WAT", "H2O")
+REPRESENTATIVES = {PROTEIN: "CA", DNA: "C1'", RNA: "C1'"}
+"""The atom that stands for a residue of each kind of polymer."""
+
+NO_SEQUENCE = (".", "?", "", "-1")
+"""What stands in ``label_seq_id`` for no number."""
+
+_IDENTITY = ("chain_id", "res_id", "ins_code", "res_name")
+# Annotations that readers add where a file has them; each tells residues apart, too.
+_MORE_IDENTITY = ("sym_id", "label_asym_id", "auth_seq_id")
+
+
+class PolymerLink(NamedTuple):
+    """The bond that joins a residue of a polymer to the next one.
+
+    Args:
+        tail (str): Its atom in the residue before.
+        head (str): Its atom in the residue behind.
+        backbone (tuple): The atoms between which a bond is one of the backbone.
+        types (tuple): What the dictionary calls components that are joined like this.
+    """
+
+    tail: str
+    head: str
+    backbone: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+_PEPTIDES = ("PEPTIDE LINKING", "L-PEPTIDE LINKING", "D-PEPTIDE LINKING")
+POLYMER_LINKS = (
+    PolymerLink("C", "N", ("C", "N"), _PEPTIDES),
+    PolymerLink("O3'", "P", ("O3'", "P", "O5'"), ("RNA LINKING", "DNA LINKING")),
+)
+"""The peptide bond and the phosphodiester bond."""
+
+
+@dataclass(frozen=True)
+class Residues:
+    """The residues of an ``AtomArray``, as :func:`find_residues` tells them apart.
+
+    Args:
+        atoms (biotite.structure.AtomArray): ``N`` atoms.
+        index (numpy.ndarray): The residue of every atom ``[N]``, int64.
+        first (numpy.ndarray): The first atom of every residue ``[R]``, int64.
+    """
+
+    atoms: Any
+    index: Integers
+    first: Integers
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def names(self) -> NDArray[Any]:
+        """The component of every residue ``[R]``, text."""
+        return self.atoms.res_name[self.first]
+
+    @cached_property
+    def kinds(self) -> Integers:
+        """The kind of every residue ``[R]``, int64: positions in :data:`ENTITY_KINDS`.
+
+        A residue is protein, DNA or RNA if its component is made for such a polymer,
+        and it stands in one: by its number in the sequence where the file tells, else
+        because it is no hetero residue, or a polymer bond joins it to another residue.
+        """
+        polymer = self.numbered
+        if polymer is None:
+            polymer = ~self.atoms.hetero[self.first] | self.linked
+        return np.where(polymer, of_distinct(_component_kind, self.names), LIGAND)
+
+    @property
+    def standard(self) -> NDArray[np.bool_]:
+        """Which residues are standard ones, and in a polymer ``[R]``."""
+        return np.isin(self.names, STANDARD) & (self.kinds != LIGAND)
+
+    @cached_property
+    def numbered(self) -> Optional[NDArray[np.bool_]]:
+        """Which have a number in a sequence ``[R]``; ``None`` if none are told."""
+        if "label_seq_id" not in self.atoms.get_annotation_categories():
+            return None
+        return ~np.isin(self.atoms.label_seq_id[self.first].astype(str), NO_SEQUENCE)
+
+    @cached_property
+    def linked(self) -> NDArray[np.bool_]:
+        """Which a peptide or phosphodiester bond joins to another residue ``[R]``."""
+        ends = self.bonds_between()
+        names = self.atoms.atom_name[ends]
+        joined = np.zeros(len(self), dtype=bool)
+        for link in POLYMER_LINKS:
+            one, other = ((names == name) for name in (link.tail, link.head))
+            joins = (one & other[:, ::-1]).any(axis=1)
+            joined[self.index[ends[joins]].ravel()] = True
+        return joined
+
+    def bonds_between(self) -> NDArray[Any]:
+        """The bonds between two residues ``[B, 2]``; none of atoms without bonds."""
+        if self.atoms.bonds is None:
+            return np.zeros((0, 2), dtype=np.int64)
+        ends = self.atoms.bonds.as_array()[:, :2]
+        return ends[self.index[ends[:, 0]] != self.index[ends[:, 1]]]
+
+
+def find_residues(atoms: Any) -> Residues:
+    """Tell the residues of an ``AtomArray`` apart by all that names them.
+
+    They are numbered by their first atoms, which need not stand together. Where a later
+    stretch repeats an atom name, as when residue numbers start anew, it is a residue of
+    its own.
+    """
+    known = atoms.get_annotation_categories()
+    names = [*_IDENTITY, *(name for name in _MORE_IDENTITY if name in known)]
+    residue = join(*(code_runs(getattr(atoms, name)) for name in names))
+    run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
+    runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
+    if len(np.unique(runs)) < len(runs):
+        copy = _copy_of_run(residue, run, code(atoms.atom_name))[run]
+        residue = join(residue, copy)
+    return Residues(atoms, *by_first_atom(residue))
+
+
+def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
+    """How many runs of the same residue before each run repeat one of its names."""
+    named = join(residue, name)
+    order = np.lexsort((run, named))
+    named, run = named[order], run[order]
+    new = np.ones(len(named), dtype=bool)
+    new[1:] = (named[1:] != named[:-1]) | (run[1:] != run[:-1])
+    named, run = named[new], run[new]
+    copies = np.zeros(run.max() + 1, dtype=np.int64)
+    np.maximum.at(copies, run, count_before(named))
+    return copies
+
+
+@lru_cache(maxsize=100_000)
+def link_type(name: str) -> str:
+    """What the dictionary calls a component's place in polymers, in capitals.
+
+    It is ``""`` for a component that the dictionary does not know.
+    """
+    info = require_package("biotite.structure.info", "entity kinds")
+    return (info.link_type(name) or "").upper()
+
+
+def _component_kind(name: str) -> int:
+    """The kind of polymer that a component is made for."""
+    for word, kind in (("PEPTIDE", PROTEIN), ("DNA", DNA), ("RNA", RNA)):
+        if word in link_type(name):
+            return kind
+    return LIGAND
+
+
+def check_atom_array(atoms: Any) -> None:
+    """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms."""
+    structure = require_package("biotite.structure", "an AtomArray")
+    mend = "pass a biotite.structure.AtomArray."
+    if isinstance(atoms, structure.AtomArrayStack):
+        mend = "pass one model of the stack, such as stack[0]."
+    check_type("atoms", atoms, structure.AtomArray, mend)
+    if atoms.array_length() == 0:
+        raise AtomEncodingError(
+            "'atoms' has no atoms: pass at least one, and check what they were "
+            "filtered by."
+        )
+
+
+def check_bonds(atoms: Any) -> None:
+    """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
+    if atoms.bonds is None:
+        raise AtomEncodingError(
+            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, for "
+            "example to biotite.structure.connect_via_residue_names(atoms)."
+        )
+
+
+def integers(values: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """An annotation ``[N]`` as int64, or a ValueError if a value is no whole number."""
+    try:
+        with np.errstate(invalid="ignore"):
+            found = values.astype(np.int64)
+        same = values.dtype.kind not in "fc" or bool((found == values).all())
+    except (ArithmeticError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise AtomEncodingError(
+            f"'{name}' holds {values[:3].tolist()} …, of which some are no whole "
+            f"numbers: give every atom an integer."
+        )
+    return found
