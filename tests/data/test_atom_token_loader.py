@@ -43,7 +43,7 @@ def test_batches_carry_the_layout_they_would_build(method):
         assert torch.equal(layout.to_edge_index(), pairs)
         torch.testing.assert_close(
             encoder(other.x, layout),
-            encoder(one.x, one.atom_to_token, 99)[: len(layout.sizes)],
+            encoder(one.x, one.atom_to_token, dim_size=99)[: len(layout.sizes)],
         )
         assert other.num_nodes == one.num_nodes and other.validate()
 
