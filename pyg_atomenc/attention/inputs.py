@@ -14,7 +14,7 @@ from pyg_atomenc.attention.layouts import (
     WindowLayout,
     check_layout,
 )
-from pyg_atomenc.checks import check_dropout, check_floating
+from pyg_atomenc.checks import check_dropout, check_floating, check_shape
 from pyg_atomenc.errors import AtomEncodingError
 
 Bias = Union[Tensor, WindowBias]
@@ -196,19 +196,11 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
     if isinstance(bias, WindowBias):
         _check_window_bias(bias, layout, heads)
         return
-    check_floating("bias", bias)
-    pairs = layout.num_pairs
-    if (
-        bias.dim() != 2
-        or bias.size(1) != heads
-        or (pairs is not None and bias.size(0) != pairs)
-    ):
-        expected = "num_edges" if pairs is None else pairs
-        raise AtomEncodingError(
-            f"'bias' needs the shape [{expected}, {heads}], one row for every edge of "
-            f"layout.to_edge_index() and one column for every head, found: "
-            f"{list(bias.shape)}."
-        )
+    edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
+    hint = (
+        "one row for every edge of layout.to_edge_index() and one column for every head"
+    )
+    check_shape("bias", check_floating("bias", bias), edges, heads, hint=hint)
 
 
 def _check_window_bias(bias: WindowBias, layout: Layout, heads: int) -> None:

@@ -20,25 +20,27 @@ class Layout(ABC):
     one never waits for a device.
 
     Attributes:
+        num_atoms (int): The number of atoms, where sources and targets are the same.
         num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
             it is known without waiting for a device.
         tensors (tuple): The names of the fields that move with the layout.
         host_tensors (tuple): The names of those that stay on the CPU.
     """
 
+    num_atoms: Any
     num_pairs: Optional[int]
     tensors: ClassVar[tuple[str, ...]]
     host_tensors: ClassVar[tuple[str, ...]] = ()
 
     @property
-    @abstractmethod
     def num_sources(self) -> int:
         """The number of nodes that are attended to."""
+        return self.num_atoms
 
     @property
-    @abstractmethod
     def num_targets(self) -> int:
         """The number of nodes that attend."""
+        return self.num_atoms
 
     @abstractmethod
     def to_edge_index(self) -> Tensor:

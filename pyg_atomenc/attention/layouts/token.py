@@ -81,16 +81,6 @@ class TokenLayout(Layout):
         return self.atom_to_token.size(0)
 
     @property
-    def num_sources(self) -> int:
-        """The number of atoms ``N``."""
-        return self.num_atoms
-
-    @property
-    def num_targets(self) -> int:
-        """The number of atoms ``N``."""
-        return self.num_atoms
-
-    @property
     def num_tokens(self) -> int:
         """The number of tokens ``T``, empty ones included."""
         return self.ptr.size(0) - 1

@@ -141,16 +141,6 @@ class WindowLayout(Layout):
         """The number of windows ``K``."""
         return self.query_start.size(0)
 
-    @property
-    def num_sources(self) -> int:
-        """The number of atoms ``N``."""
-        return self.num_atoms
-
-    @property
-    def num_targets(self) -> int:
-        """The number of atoms ``N``."""
-        return self.num_atoms
-
     def query_index(self) -> tuple[Tensor, Tensor]:
         """The queries of every window ``[K, W]``, and which of them are atoms.
 
