@@ -113,6 +113,15 @@ def add_ones(data):
     return data
 
 
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, data):
+        data.x = data.x * self.factor
+        return data
+
+
 def failing(data):
     raise KeyError("an own mistake")
 

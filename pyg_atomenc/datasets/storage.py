@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,22 @@ from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_packa
 
 # Of a graph the reason is NULL, and "" where a filter left none of a file. What is
 # large comes last: the columns before it are read without it.
-COLUMNS = ("source", "stamp", "reason", "atoms", "pairs", "attributes", "tensors")
-TABLE = f"id INTEGER PRIMARY KEY, {', '.join(COLUMNS)}"
-Rows = list[dict[str, Any]]
+_COLUMNS = ("source", "stamp", "reason", "atoms", "pairs", "attributes", "tensors")
 _DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
 
 
 @contextmanager
-def open_graphs(path: Path) -> Iterator[sqlite3.Connection]:
-    """Connect to a file of graphs, made if there is none.
+def open_graphs(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Connect to the file ``graphs.db`` of a folder, made if there is none.
 
     What is written inside is kept together or, after an error, not at all. A connection
     serves one use: none is shared with other processes or threads.
     """
+    path = folder / "graphs.db"
     try:
         with closing(sqlite3.connect(path, timeout=60)) as database, database:
-            database.execute(f"CREATE TABLE IF NOT EXISTS graphs ({TABLE})")
+            columns = f"id INTEGER PRIMARY KEY, {', '.join(_COLUMNS)}"
+            database.execute(f"CREATE TABLE IF NOT EXISTS graphs ({columns})")
             yield database
     except sqlite3.Error as error:
         raise FileFormatError(
@@ -40,11 +40,11 @@ def open_graphs(path: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def insert(path: Path, rows: Rows) -> None:
-    """Append rows to a file of graphs; what a row lacks is NULL."""
-    marks = ", ".join("?" * len(COLUMNS))
-    with open_graphs(path) as database:
-        values = [[row.get(name) for name in COLUMNS] for row in rows]
+def insert(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to the graphs of a folder; what a row lacks is NULL."""
+    marks = ", ".join("?" * len(_COLUMNS))
+    values = ([row.get(name) for name in _COLUMNS] for row in rows)
+    with open_graphs(folder) as database:
         database.executemany(f"INSERT INTO graphs VALUES (NULL, {marks})", values)
 
 

@@ -23,21 +23,14 @@ from torch_geometric.data import Dataset
 
 from pyg_atomenc.checks import check_callable, check_choice, check_integer
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.datasets.sources import PathLike, SmilesTable, StructureFiles
-from pyg_atomenc.datasets.storage import (
-    COLUMNS,
-    TABLE,
-    Rows,
-    insert,
-    open_graphs,
-    pack,
-    unpack,
-)
+from pyg_atomenc.datasets import storage
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 
 # What a killed run may lose of its reading, and how many files are under way at most.
 _SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 512
 _dataset: "StructureDataset"
+Rows = list[dict[str, Any]]
 
 
 class Skipped(NamedTuple):
@@ -126,11 +119,12 @@ class StructureDataset(Dataset):
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
             self.folder.mkdir(parents=True, exist_ok=True)
+            report = self.folder / "skipped.tsv"
             (self.folder / "options.txt").write_text(text, "utf-8")
             lock = require_package("filelock", "StructureDataset").FileLock
             with lock(self.folder / ".lock"):
                 if force_reload:
-                    self._path.unlink(missing_ok=True)
+                    (self.folder / "graphs.db").unlink(missing_ok=True)
                 if missing := self._look_up(retry_skipped):
                     rows = self._results(missing, num_workers, multiprocessing_context)
                     tqdm = require_package("tqdm", "the progress bar").tqdm
@@ -138,13 +132,10 @@ class StructureDataset(Dataset):
                     with closing(rows), bar:
                         self._keep(bar, on_error)
                     self._look_up()
-                    self._write_report()
+                    lines = ["source\treason", *map("\t".join, self.report), ""]
+                    report.write_text("\n".join(lines), "utf-8")
         self.transform = transform
         self._check_report(on_error)
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / "graphs.db"
 
     def _look_up(self, retry_skipped: bool = False) -> list[int]:
         """Find the graphs that are kept; gives the items that are not."""
@@ -154,7 +145,7 @@ class StructureDataset(Dataset):
                 items[_plain(name), self.source.stamp(index)] = index
         skipped: dict[int, Skipped] = {}
         known, graphs = set(), []
-        with open_graphs(self._path) as database:
+        with storage.open_graphs(self.folder) as database:
             query = "SELECT id, atoms, pairs, source, stamp, reason FROM graphs"
             for *row, name, stamp, reason in database.execute(f"{query} ORDER BY id"):
                 index = row[0] if self.source is None else items.get((name, stamp), -1)
@@ -171,8 +162,8 @@ class StructureDataset(Dataset):
         self.report = [skipped[index] for index in sorted(skipped)]
         self._names = [name for *_, name in graphs]
         # The row of every graph, its atoms and its pairs.
-        table = [row[1:4] for row in graphs]
-        self._graphs = torch.tensor(table, dtype=torch.long).view(-1, 3)
+        table = torch.tensor([row[1:4] for row in graphs], dtype=torch.long)
+        self._graphs = table.view(-1, 3)
         return sorted({*items.values()} - known)
 
     def _keep(self, results: Any, on_error: str) -> None:
@@ -186,13 +177,9 @@ class StructureDataset(Dataset):
                 if time.monotonic() > saved + _SAVE_SECONDS:
                     # Forgotten first: Ctrl-C may come when they are written.
                     full, rows, saved = rows, [], time.monotonic()
-                    insert(self._path, full)
+                    storage.insert(self.folder, full)
         finally:
-            insert(self._path, rows)
-
-    def _write_report(self) -> None:
-        lines = ["source\treason", *map("\t".join, self.report), ""]
-        (self.folder / "skipped.tsv").write_text("\n".join(lines), "utf-8")
+            storage.insert(self.folder, rows)
 
     def _check_report(self, on_error: str) -> None:
         if not self.report:
@@ -251,7 +238,7 @@ class StructureDataset(Dataset):
                 graphs = [data for data in graphs if self.pre_filter(data)]
             if self.pre_transform is not None:
                 graphs = [self.pre_transform(data) for data in graphs]
-            rows: Rows = [pack(data) for data in graphs] or [{"reason": ""}]
+            rows: Rows = [storage.pack(data) for data in graphs] or [{"reason": ""}]
         except ImportError:
             # No fault of the file.
             raise
@@ -270,11 +257,8 @@ class StructureDataset(Dataset):
 
     def graph_sizes(self) -> tuple[Tensor, Tensor]:
         """Atoms and Σ n² over the tokens of every graph ``[S]``, int64, as stored."""
-        rows = self._selected()
+        rows = self._graphs[torch.as_tensor(self.indices(), dtype=torch.long)]
         return rows[:, 1], rows[:, 2]
-
-    def _selected(self) -> Tensor:
-        return self._graphs[torch.as_tensor(self.indices(), dtype=torch.long)]
 
     def len(self) -> int:
         """How many graphs there are."""
@@ -283,32 +267,29 @@ class StructureDataset(Dataset):
     def get(self, idx: int) -> AtomTokenData:
         """Read a graph, as it is stored."""
         query = "SELECT attributes, tensors FROM graphs WHERE id = ?"
-        with open_graphs(self._path) as database:
+        with storage.open_graphs(self.folder) as database:
             row = database.execute(query, (int(self._graphs[idx, 0]),)).fetchone()
         try:
-            return unpack(*row)
+            return storage.unpack(*row)
         except ImportError:
             raise
         except Exception as error:
             raise FileFormatError(
-                f"{self._path}: {self._names[idx]} is damaged, or gone ({error}). "
-                f"Delete the file, so that it is made anew."
+                f"{self.folder}: {self._names[idx]} is damaged, or gone ({error}). "
+                f"Delete graphs.db, so that it is made anew."
             ) from error
 
     def to_on_disk(
         self, root: PathLike, transform: Optional[Callable[[Any], Any]] = None
     ) -> "StructureDataset":
         """Copy the graphs to a new file ``root/graphs.db``, opened without a source."""
-        path = Path(root, "graphs.db")
-        if path.exists():
-            raise AtomEncodingError(f"{path}: is there already. Pass another 'root'.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        copy = f"INSERT INTO copy.graphs SELECT NULL, {', '.join(COLUMNS)} FROM graphs"
-        with open_graphs(self._path) as database:
-            database.execute("ATTACH ? AS copy", (str(path),))
-            database.execute(f"CREATE TABLE copy.graphs ({TABLE})")
-            rows = self._selected()[:, :1].tolist()
-            database.executemany(f"{copy} WHERE id = ?", rows)
+        folder = Path(root)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "graphs.db").exists() and len(StructureDataset(root)):
+            raise AtomEncodingError(f"'root' is {root}, which holds graphs already.")
+        graphs = ((self._names[index], self.get(index)) for index in self.indices())
+        rows = ({**storage.pack(data), "source": name} for name, data in graphs)
+        storage.insert(folder, rows)
         return StructureDataset(root, transform=transform)
 
 
@@ -333,10 +314,10 @@ def _read(index: int) -> Rows:
 
 
 def _as_source(source: Any) -> Any:
-    if isinstance(source, (str, os.PathLike)):
-        is_table = os.fspath(source).lower().endswith((".csv", ".csv.gz"))
-        return SmilesTable.from_csv(source) if is_table else StructureFiles(source)
-    if isinstance(source, (list, tuple)):
+    is_path = isinstance(source, (str, os.PathLike))
+    if is_path and os.fspath(source).lower().endswith((".csv", ".csv.gz")):
+        return SmilesTable.from_csv(source)
+    if is_path or isinstance(source, (list, tuple)):
         return StructureFiles(source)
     if not all(hasattr(source, name) for name in ("names", "options", "stamp", "read")):
         raise AtomEncodingError(
@@ -352,12 +333,14 @@ def _plain(text: str) -> str:
 
 
 def _describe(value: Any) -> str:
-    """What an option is: its repr without addresses, and its attributes."""
+    """What an option is: module, repr without addresses, and attributes."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, dict):
         return _describe([*value.items()])
-    text = repr(value)
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        return f"{type(value)}{value.tolist()}"
+    text = f"{getattr(value, '__module__', '')} {value!r}"
     if hasattr(value, "__dict__") and not isinstance(value, type):
         text += _describe(vars(value))
     return _plain(re.sub(" at 0x[0-9a-fA-F]+", "", text))
