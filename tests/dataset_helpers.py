@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pyg_atomenc import AtomTokenData
 from pyg_atomenc.tokenizers import Residue
 
 ATOM = (
@@ -68,21 +69,31 @@ class Logging(Residue):
 
 
 class Dying(Residue):
-    """Ends its process at a structure of so many atoms; where a file is, only once."""
+    """Ends its process at a structure of so many atoms."""
 
-    def __init__(self, atoms, how="exit", once=None):
-        self.atoms, self.how, self.once = atoms, how, once and str(once)
+    def __init__(self, atoms):
+        self.atoms = atoms
 
     def __call__(self, source):
         if source.array_length() == self.atoms:
-            first = self.once is None or not os.path.exists(self.once)
-            if self.once is not None:
-                Path(self.once).touch()
-            if first and self.how == "exit":
-                os._exit(3)
-            if first:
-                os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(source)
+
+
+class Own:
+    """A source of one's own: graphs of so many atoms, each a token."""
+
+    options = None
+
+    def __init__(self, *sizes):
+        self.sizes, self.names = sizes, [f"of {size}" for size in sizes]
+
+    def stamp(self, index):
+        return ""
+
+    def read(self, index, tokenizer):
+        size = self.sizes[index]
+        return [AtomTokenData(x=torch.rand(size), atom_to_token=torch.arange(size))]
 
 
 class Missing(Residue):
@@ -98,8 +109,17 @@ def has_two_residues(data):
 
 def add_ones(data):
     data.x = torch.ones(data.num_nodes, 1)
-    data.note = ["a", ("b", 2.5, None), {"deep": [torch.arange(3)]}]
+    data.note = ["a", {"deep": [2.5, None, True]}]
     return data
+
+
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, data):
+        data.x = data.x * self.factor
+        return data
 
 
 def failing(data):

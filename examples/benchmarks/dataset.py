@@ -16,11 +16,13 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +133,12 @@ def measure(folder, root, workers):
     memory.done.set()
     memory.join()
     graphs = len(dataset)
-    kept = sum(path.stat().st_size for path in dataset.folder.glob("*.shard"))
+    kept = (dataset.folder / "graphs.db").stat().st_size
     print(
         f"{workers} process{'es' if workers > 1 else ''}: {seconds:.1f} s, "
         f"{graphs / seconds:.1f} graphs/s, {cpu / seconds:.2f} cores used, "
         f"{sum(memory.wanted.values()) / seconds:.2f} wanted; "
-        f"{len(dataset.report)} skipped, {kept / 1e6:.0f} MB in "
-        f"{len(list(dataset.folder.glob('*.shard')))} shards"
+        f"{len(dataset.report)} skipped, {kept / 1e6:.0f} MB kept"
     )
     if memory.points:
         memory.show()
@@ -147,7 +148,7 @@ def measure(folder, root, workers):
 def measure_use(dataset, seconds):
     """How long it takes to open, to read and to batch what is kept."""
     begin = time.perf_counter()
-    StructureDataset(dataset.root, dataset._table.source, progress=False)
+    StructureDataset(dataset.root, dataset.source, progress=False)
     opened = time.perf_counter() - begin
     begin = time.perf_counter()
     atoms = sum(data.num_nodes for data in dataset)
@@ -175,28 +176,31 @@ def restart(folder, root, workers, seconds):
     )
     arguments = [sys.executable, "-c", code, root, folder, workers]
     run = subprocess.Popen([str(argument) for argument in arguments])
-    total = sum(path.stat().st_size for path in folder.iterdir())
+    total = sum(1 for _ in folder.iterdir())
     deadline = time.perf_counter() + 20 * seconds
     while run.poll() is None and time.perf_counter() < deadline:
-        kept = sum(path.stat().st_size for path in root.rglob("*.shard"))
-        if kept > total / 4:
+        if count_kept(root) > total / 4:
             break
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
     run.wait()
+    kept = count_kept(root)
     begin = time.perf_counter()
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*.shard")}
     dataset = StructureDataset(root, folder, num_workers=workers, progress=False)
     took = time.perf_counter() - begin
-    old = {path for path in dataset._table.shards if path in before}
-    rows = dataset._table["shard"].bincount(minlength=len(dataset._table.shards))
-    kept = sum(
-        int(rows[i]) for i, path in enumerate(dataset._table.shards) if path in old
-    )
     print(
         f"killed midway with {kept} graphs kept; the next run read the other "
         f"{len(dataset) - kept} in {took:.1f} s, and has {len(dataset)}"
     )
+
+
+def count_kept(root):
+    """The graphs in the files below ``root``."""
+    count = 0
+    for path in root.rglob("graphs.db"):
+        with closing(sqlite3.connect(path)) as database, suppress(sqlite3.Error):
+            count += database.execute("SELECT COUNT(*) FROM graphs").fetchone()[0]
+    return count
 
 
 def main():

@@ -1,37 +1,36 @@
 """`StructureDataset`: structure files or SMILES as graphs, read once and kept."""
 
+import hashlib
+import multiprocessing
 import os
+import pickle
+import re
+import signal
+import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_all_start_methods
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Dataset
 
-from pyg_atomenc.checks import check_callable, check_integer, check_positive
+from pyg_atomenc.checks import check_callable, check_choice, check_integer
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.datasets.file_lock import file_lock
-from pyg_atomenc.datasets.fingerprint import describe, fingerprint
-from pyg_atomenc.datasets.graph_table import GraphTable
-from pyg_atomenc.datasets.job import Job
-from pyg_atomenc.datasets.on_disk_structure_dataset import OnDiskStructureDataset
-from pyg_atomenc.datasets.pool import Pool
-from pyg_atomenc.datasets.record import from_bytes
-from pyg_atomenc.datasets.shard import PART, SUFFIX
-from pyg_atomenc.datasets.smiles_table import SmilesTable
-from pyg_atomenc.datasets.source import Source
-from pyg_atomenc.datasets.structure_files import StructureFiles
-from pyg_atomenc.datasets.worker import Saver
+from pyg_atomenc.datasets import storage
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
-from pyg_atomenc.tokenizers.base import Tokenizer
+from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 
-# Part of the fingerprint: other bytes, another folder.
-_CACHE_VERSION = 1
-_ON_ERROR = ("skip", "raise")
+# What a killed run may lose of its reading, and how many files are under way at most.
+_SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 512
+_dataset: "StructureDataset"
+Rows = list[dict[str, Any]]
 
 
 class Skipped(NamedTuple):
@@ -42,292 +41,283 @@ class Skipped(NamedTuple):
 
 
 class StructureDataset(Dataset):
-    r"""Graphs of structure files, or of SMILES, that are read once and kept on disk.
+    """Graphs of structure files, or of SMILES, that are read once and kept on disk.
 
-    Every file is read, tokenized and transformed once; the graphs are kept in
-    ``root/processed`` in files of tensors and text that hold no pickle. They are in the
-    order of the files' names, and each knows its file as ``source``. An access reads
-    one graph, so that the set may be larger than memory.
+    They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
+    without pickle, in the order of the files' names, and each knows its file as
+    ``source``. An access reads one graph, so that the set may be larger than memory.
 
-    What is kept goes by the file's name, size and time of change, and by all options
-    (the source code of own functions included): files that are new or have changed are
-    read when the data set is opened, other options have another folder. A run that was
-    stopped goes on where it was, but for the last ``save_every`` seconds. Of several
-    processes that open one data set, the first reads and the others wait.
-
-    A file that cannot be read is skipped with a warning; :attr:`report` and
-    ``skipped.tsv`` beside the graphs tell the reason, ``manifest.tsv`` tells of all
-    files. :meth:`graph_sizes` serves
-    :class:`~pyg_atomenc.data.TokenBudgetSampler` without loading any graph.
+    What is kept goes by a file's name, size and time of change, and by all options: new
+    and changed files are read when the data set is opened, other options have another
+    folder. A function counts by its name and an object by its attributes: pass another
+    ``version`` when their code has changed. A run that was stopped goes on where it
+    was. Of several that open one data set at once, the first reads, the others wait.
 
     Args:
         root (str or os.PathLike): Where the graphs are kept.
-        source (str, os.PathLike, sequence or Source, optional): A folder of structure
-            files, a list of files, or a table ending in ``.csv`` or ``.csv.gz`` with a
-            column ``smiles``; with options
-            :class:`~pyg_atomenc.datasets.StructureFiles` or
-            :class:`~pyg_atomenc.datasets.SmilesTable`. (default: ``root/raw``)
+        source (Any, optional): A folder of structure files, a list of files, a table
+            ``*.csv`` or ``*.csv.gz`` with a column ``smiles``, a ``StructureFiles``, a
+            ``SmilesTable``, or an object with the same methods. (default: what
+            :meth:`to_on_disk` wrote to ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
         transform (callable, optional): At every access. (default: ``None``)
         pre_transform (callable, optional): Once, before a graph is stored; gives an
             ``AtomTokenData``. (default: ``None``)
-        pre_filter (callable, optional): Whether a graph is kept; before
+        pre_filter (callable, optional): Whether a graph is kept; called before
             ``pre_transform``. (default: ``None``)
-        on_error (str): ``"skip"`` a file that cannot be read, or ``"raise"``.
-            (default: ``"skip"``)
+        version (str): Of the code of own functions. (default: ``""``)
+        on_error (str): ``"skip"`` a file that cannot be read, with a warning and an
+            entry in :attr:`report`, or ``"raise"``. (default: ``"skip"``)
         num_workers (int): How many processes read; 0 for this one. (default: ``0``)
         multiprocessing_context (str, optional): How they start, such as ``"spawn"``.
             (default: the platform's way)
-        save_every (float): How many seconds of reading a stopped run may lose.
-            (default: ``5.0``)
-        progress (bool): Show a progress bar where tqdm is installed.
-            (default: ``True``)
+        progress (bool): Show a progress bar. (default: ``True``)
         force_reload (bool): Read everything anew. (default: ``False``)
         retry_skipped (bool): Try the skipped files once more. (default: ``False``)
 
     Raises:
-        ValueError: If the source or an option cannot be, if no file can be read, if one
-            cannot and ``on_error="raise"``, or if what is kept is damaged.
-        ImportError: If the reader's package is not installed.
-
-    Example:
-        >>> dataset = StructureDataset(  # doctest: +SKIP
-        ...     "cache", StructureFiles("pdb", waters=False), num_workers=8
-        ... )
-        >>> sampler = TokenBudgetSampler(dataset, max_pairs=10**6)  # doctest: +SKIP
-        >>> loader = AtomTokenLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
+        ValueError: If the source or an option cannot be, if no file can be read, or one
+            cannot and ``on_error="raise"``, if a process that reads dies, or if what is
+            kept is damaged.
+        ImportError: If safetensors, filelock or the reader's package is not installed.
     """
 
     def __init__(
         self,
-        root: Union[str, "os.PathLike[str]"],
+        root: PathLike,
         source: Any = None,
-        tokenizer: Optional[Tokenizer] = None,
+        tokenizer: Optional[Callable[[Any], Any]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
         pre_transform: Optional[Callable[[Any], Any]] = None,
         pre_filter: Optional[Callable[[Any], bool]] = None,
         *,
+        version: str = "",
         on_error: str = "skip",
         num_workers: int = 0,
         multiprocessing_context: Optional[str] = None,
-        save_every: float = 5.0,
         progress: bool = True,
         force_reload: bool = False,
         retry_skipped: bool = False,
     ) -> None:
-        for name, value in (
-            ("tokenizer", tokenizer),
-            ("transform", transform),
-            ("pre_transform", pre_transform),
-            ("pre_filter", pre_filter),
-        ):
+        own = [tokenizer, pre_filter, pre_transform]
+        names = ("tokenizer", "pre_filter", "pre_transform", "transform")
+        for name, value in zip(names, [*own, transform], strict=True):
             check_callable(name, value)
-        super().__init__(os.fspath(root), transform, pre_transform, pre_filter)
-        if on_error not in _ON_ERROR:
-            raise AtomEncodingError(
-                f"'on_error' is {on_error!r}: pass one of {_ON_ERROR}."
-            )
-        num_workers = check_integer("num_workers", num_workers, 0)
-        check_positive("save_every", save_every, "of seconds")
-        known = get_all_start_methods()
-        if multiprocessing_context not in (None, *known):
-            raise AtomEncodingError(
-                f"'multiprocessing_context' is {multiprocessing_context!r}: pass one "
-                f"of {known}."
-            )
-        job = Job(
-            _as_source(self.raw_dir if source is None else source),
-            tokenizer,
-            pre_filter,
-            pre_transform,
-        )
-        self.folder = self._make_folder(job)
-        with file_lock(self.folder / ".lock"):
-            # Whoever holds the lock is alone: these are of runs that were killed.
-            for path in self.folder.glob(f"*{SUFFIX if force_reload else PART}"):
-                path.unlink()
-            table = GraphTable(self.folder, job.source, retry_skipped)
-            if table.missing:
-                run = _Run(job, self.folder, table, on_error, save_every, progress)
-                run.read(num_workers, multiprocessing_context)
-                table = GraphTable(self.folder, job.source)
-                table.write_tsv(self.folder)
-        self._table = table
+        check_choice("on_error", on_error, ("skip", "raise"))
+        check_integer("num_workers", num_workers, 0)
+        methods = [None, *multiprocessing.get_all_start_methods()]
+        check_choice("multiprocessing_context", multiprocessing_context, methods)
+        super().__init__(os.fspath(root), None, pre_transform, pre_filter)
+        self.folder, self.source, self.tokenizer = Path(self.root), source, tokenizer
+        if source is None and (self.folder / "graphs.db").exists():
+            self._look_up()
+        else:
+            self.source = _as_source(self.raw_dir if source is None else source)
+            release = import_module("pyg_atomenc").__version__
+            kind = type(self.source).__qualname__
+            text = _describe([release, kind, self.source.options, own, version])
+            digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+            self.folder = Path(self.processed_dir, digest)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            report = self.folder / "skipped.tsv"
+            (self.folder / "options.txt").write_text(text, "utf-8")
+            lock = require_package("filelock", "StructureDataset").FileLock
+            with lock(self.folder / ".lock"):
+                if force_reload:
+                    (self.folder / "graphs.db").unlink(missing_ok=True)
+                if missing := self._look_up(retry_skipped):
+                    rows = self._results(missing, num_workers, multiprocessing_context)
+                    tqdm = require_package("tqdm", "the progress bar").tqdm
+                    bar = tqdm(rows, "reading", len(missing), disable=not progress)
+                    with closing(rows), bar:
+                        self._keep(bar, on_error)
+                    self._look_up()
+                    lines = ["source\treason", *map("\t".join, self.report), ""]
+                    report.write_text("\n".join(lines), "utf-8")
+        self.transform = transform
         self._check_report(on_error)
 
-    def _make_folder(self, job: Job) -> Path:
-        parts = (
-            _CACHE_VERSION,
-            _package_version(),
-            type(job.source).__qualname__,
-            job.source.options,
-            job.tokenizer,
-            job.pre_filter,
-            job.pre_transform,
-        )
-        folder = Path(self.processed_dir) / fingerprint(*parts)
-        folder.mkdir(parents=True, exist_ok=True)
-        options = folder / "options.txt"
-        if not options.exists():
-            options.write_text("\n".join(map(describe, parts)) + "\n", errors="replace")
-        return folder
+    def _look_up(self, retry_skipped: bool = False) -> list[int]:
+        """Find the graphs that are kept; gives the items that are not."""
+        items = {}
+        if self.source is not None:
+            for index, name in enumerate(self.source.names):
+                items[_plain(name), self.source.stamp(index)] = index
+        skipped: dict[int, Skipped] = {}
+        known, graphs = set(), []
+        with storage.open_graphs(self.folder) as database:
+            query = "SELECT id, atoms, pairs, source, stamp, reason FROM graphs"
+            for *row, name, stamp, reason in database.execute(f"{query} ORDER BY id"):
+                index = row[0] if self.source is None else items.get((name, stamp), -1)
+                if index < 0 or (reason and retry_skipped):
+                    continue
+                known.add(index)
+                # A later run may have read what an earlier one could not.
+                skipped.pop(index, None)
+                if reason:
+                    skipped[index] = Skipped(name, reason)
+                elif reason is None:
+                    graphs.append((index, *row, name))
+        graphs.sort()
+        self.report = [skipped[index] for index in sorted(skipped)]
+        self._names = [name for *_, name in graphs]
+        # The row of every graph, its atoms and its pairs.
+        table = torch.tensor([row[1:4] for row in graphs], dtype=torch.long)
+        self._graphs = table.view(-1, 3)
+        return sorted({*items.values()} - known)
+
+    def _keep(self, results: Any, on_error: str) -> None:
+        rows: Rows = []
+        saved = time.monotonic()
+        try:
+            for item in results:
+                rows += item
+                if on_error == "raise" and item[0].get("reason"):
+                    raise FileFormatError("{source}: {reason}".format(**item[0]))
+                if time.monotonic() > saved + _SAVE_SECONDS:
+                    # Forgotten first: Ctrl-C may come when they are written.
+                    full, rows, saved = rows, [], time.monotonic()
+                    storage.insert(self.folder, full)
+        finally:
+            storage.insert(self.folder, rows)
 
     def _check_report(self, on_error: str) -> None:
-        report = self.report
-        if not report:
+        if not self.report:
             return
-        text = f"{len(report)} of {len(self._table.source.names)} files or rows"
-        if on_error == "raise" or len(self._table) == 0:
-            raise FileFormatError(
-                f"{report[0].reason} ({text} cannot be read, see "
-                f"{self.folder / 'skipped.tsv'})"
-            )
-        warnings.warn(
-            f"{text} were skipped, the first is {report[0].source} ({report[0].reason})"
-            f": see 'report' of the data set, or {self.folder / 'skipped.tsv'}.",
-            stacklevel=3,
+        text = (
+            f"{len(self.report)} of {len(self.source.names)} files or rows cannot be "
+            f"read, the first is {' - '.join(self.report[0])} (see 'report', or "
+            f"{self.folder / 'skipped.tsv'})."
         )
+        if on_error == "raise" or len(self) == 0:
+            raise FileFormatError(text)
+        warnings.warn(text, stacklevel=3)
 
-    @property
-    def report(self) -> list[Skipped]:
-        """The files or rows that were skipped, with the reasons."""
-        reasons, names = self._table.reasons, self._table.source.names
-        return [Skipped(names[index], reasons[index]) for index in sorted(reasons)]
+    def _results(
+        self, missing: list[int], num_workers: int, method: Optional[str]
+    ) -> Generator[Rows, None, None]:
+        if num_workers == 0:
+            yield from map(self._read, missing)
+            return
+        context: Any = multiprocessing.get_context(method)
+        if context.get_start_method() != "fork":
+            self._check_can_be_sent()
+        elif hasattr(self.source, "warm_up"):
+            self.source.warm_up()
+        pool = ProcessPoolExecutor(num_workers, context, _start, (self,))
+        try:
+            for i in range(0, len(missing), _FILES_AT_ONCE):
+                block = missing[i : i + _FILES_AT_ONCE]
+                for done in as_completed([pool.submit(_read, item) for item in block]):
+                    yield done.result()
+        except BrokenProcessPool as error:
+            raise AtomEncodingError(
+                "'num_workers': a process that reads files died (too little memory, or "
+                "no `if __name__ == '__main__':` in the script?). What was read is "
+                "kept: open the data set again, with num_workers=0 to see the file."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _check_can_be_sent(self) -> None:
+        for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
+            try:
+                pickle.dumps(getattr(self, name))
+            except Exception as error:
+                raise AtomEncodingError(
+                    f"'{name}' cannot be sent to another process ({error}): define it "
+                    f"in a module, or pass num_workers=0."
+                ) from error
+
+    def _read(self, index: int) -> Rows:
+        # Before reading: a file that changes meanwhile is read again the next time.
+        stamp = self.source.stamp(index)
+        try:
+            graphs = self.source.read(index, self.tokenizer)
+            if self.pre_filter is not None:
+                graphs = [data for data in graphs if self.pre_filter(data)]
+            if self.pre_transform is not None:
+                graphs = [self.pre_transform(data) for data in graphs]
+            rows: Rows = [storage.pack(data) for data in graphs] or [{"reason": ""}]
+        except ImportError:
+            # No fault of the file.
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if not isinstance(error, ValueError) or not reason:
+                reason = f"{type(error).__name__}: {reason}"
+            rows = [{"reason": _plain(reason)}]
+        name = _plain(self.source.names[index])
+        return [{**row, "source": name, "stamp": stamp} for row in rows]
 
     @property
     def names(self) -> list[str]:
         """The file or row of every graph."""
-        items = self._table["item"][self._rows()].tolist()
-        return [self._table.source.names[item] for item in items]
-
-    @property
-    def processed_file_names(self) -> list[str]:
-        """The files that hold the graphs, below ``processed``."""
-        return [f"{self.folder.name}/{path.name}" for path in self._table.shards]
+        return [self._names[index] for index in self.indices()]
 
     def graph_sizes(self) -> tuple[Tensor, Tensor]:
         """Atoms and Σ n² over the tokens of every graph ``[S]``, int64, as stored."""
-        rows = self._rows()
-        return self._table["atoms"][rows], self._table["pairs"][rows]
-
-    def _rows(self) -> Tensor:
-        return torch.as_tensor(self.indices(), dtype=torch.long)
+        rows = self._graphs[torch.as_tensor(self.indices(), dtype=torch.long)]
+        return rows[:, 1], rows[:, 2]
 
     def len(self) -> int:
         """How many graphs there are."""
-        return len(self._table)
+        return len(self._graphs)
 
     def get(self, idx: int) -> AtomTokenData:
         """Read a graph, as it is stored."""
-        table = self._table
-        path = table.shards[int(table["shard"][idx])]
-        content = self._read(path, int(table["offset"][idx]), int(table["length"][idx]))
-        name = table.source.names[int(table["item"][idx])]
-        return from_bytes(content, f"{path}: {name}", int(table["checksum"][idx]))
-
-    def _read(self, path: Path, offset: int, length: int) -> bytearray:
-        content = bytearray(length)
+        query = "SELECT attributes, tensors FROM graphs WHERE id = ?"
+        with storage.open_graphs(self.folder) as database:
+            row = database.execute(query, (int(self._graphs[idx, 0]),)).fetchone()
         try:
-            # Opened at every access: nothing is shared with DataLoader workers.
-            with open(path, "rb") as file:
-                file.seek(offset)
-                file.readinto(content)
-        except OSError as error:
+            return storage.unpack(*row)
+        except ImportError:
+            raise
+        except Exception as error:
             raise FileFormatError(
-                f"{path}: cannot be read ({error.strerror}). Open the data set again, "
-                f"so that what is missing is made anew."
+                f"{self.folder}: {self._names[idx]} is damaged, or gone ({error}). "
+                f"Delete graphs.db, so that it is made anew."
             ) from error
-        return content
 
     def to_on_disk(
-        self,
-        root: Union[str, "os.PathLike[str]"],
-        transform: Optional[Callable[[Any], Any]] = None,
-    ) -> OnDiskStructureDataset:
-        """Copy the graphs, as they are stored, into one SQLite file.
-
-        Args:
-            root (str or os.PathLike): Where to; there must be no data set yet.
-            transform (callable, optional): At every access to the copy.
-                (default: ``None``)
-
-        Returns:
-            OnDiskStructureDataset: With the same graphs in the same order.
-
-        Raises:
-            ValueError: If there is one.
-        """
-        graphs = (self.get(index) for index in self.indices())
-        return OnDiskStructureDataset.create(root, graphs, transform)
+        self, root: PathLike, transform: Optional[Callable[[Any], Any]] = None
+    ) -> "StructureDataset":
+        """Copy the graphs to a new file ``root/graphs.db``, opened without a source."""
+        folder = Path(root)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "graphs.db").exists() and len(StructureDataset(root)):
+            raise AtomEncodingError(f"'root' is {root}, which holds graphs already.")
+        graphs = ((self._names[index], self.get(index)) for index in self.indices())
+        rows = ({**storage.pack(data), "source": name} for name, data in graphs)
+        storage.insert(folder, rows)
+        return StructureDataset(root, transform=transform)
 
 
-class _Run:
-    """Reads what is missing."""
-
-    def __init__(
-        self,
-        job: Job,
-        folder: Path,
-        table: GraphTable,
-        on_error: str,
-        save_every: float,
-        progress: bool,
-    ) -> None:
-        self.job, self.folder, self.save_every = job, folder, save_every
-        self.missing, self.total = table.missing, len(job.source.names)
-        self.on_error = on_error
-        self.bar = _make_bar(self.total, len(self.missing)) if progress else None
-
-    def read(self, num_workers: int, method: Optional[str]) -> None:
-        try:
-            if num_workers:
-                pool = Pool(self.job, self.folder, num_workers, method, self.save_every)
-                pool.run(self.missing, self._on_read, self._on_skip)
-            else:
-                self._read_here()
-        finally:
-            if self.bar is not None:
-                self.bar.close()
-
-    def _read_here(self) -> None:
-        saver = Saver(self.job, self.folder, self.save_every)
-        try:
-            for index in self.missing:
-                reason = saver.run(index)
-                self._on_read(1)
-                if reason:
-                    self._on_skip(index, reason)
-                if saver.is_due:
-                    saver.save()
-        finally:
-            saver.save()
-
-    def _on_read(self, count: int) -> None:
-        if self.bar is not None:
-            self.bar.update(count)
-
-    def _on_skip(self, index: int, reason: str) -> None:
-        if self.on_error == "raise":
-            name = self.job.source.names[index]
-            where = "" if name in reason else f"{name}: "
-            raise FileFormatError(f"{where}{reason}")
+def _start(dataset: StructureDataset) -> None:
+    global _dataset
+    _dataset = dataset
+    torch.set_num_threads(1)
+    # Ctrl-C reaches all processes; the first one ends the others in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _make_bar(total: int, missing: int) -> Any:
-    try:
-        tqdm = require_package("tqdm", "the progress bar")
-    except ImportError:
-        return None
-    return tqdm.tqdm(total=total, initial=total - missing, desc="reading")
+def _end_with_parent() -> None:
+    # What outlives a parent that was killed would wait, and hold the lock, for ever.
+    parent: Any = multiprocessing.parent_process()
+    parent.join()
+    os._exit(1)
 
 
-def _as_source(source: Any) -> Source:
-    if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source).lower()
-        if name.endswith((".csv", ".csv.gz")):
-            return SmilesTable.from_csv(source)
-        return StructureFiles(source)
-    if isinstance(source, Sequence):
+def _read(index: int) -> Rows:
+    return _dataset._read(index)
+
+
+def _as_source(source: Any) -> Any:
+    is_path = isinstance(source, (str, os.PathLike))
+    if is_path and os.fspath(source).lower().endswith((".csv", ".csv.gz")):
+        return SmilesTable.from_csv(source)
+    if is_path or isinstance(source, (list, tuple)):
         return StructureFiles(source)
     if not all(hasattr(source, name) for name in ("names", "options", "stamp", "read")):
         raise AtomEncodingError(
@@ -337,8 +327,20 @@ def _as_source(source: Any) -> Source:
     return source
 
 
-def _package_version() -> str:
-    try:
-        return version("pyg_atomenc")
-    except PackageNotFoundError:
-        return "unknown"
+def _plain(text: str) -> str:
+    # Names of files may hold what UTF-8 cannot.
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _describe(value: Any) -> str:
+    """What an option is: module, repr without addresses, and attributes."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_describe, value))}]"
+    if isinstance(value, dict):
+        return _describe([*value.items()])
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        return f"{type(value)}{value.tolist()}"
+    text = f"{getattr(value, '__module__', '')} {value!r}"
+    if hasattr(value, "__dict__") and not isinstance(value, type):
+        text += _describe(vars(value))
+    return _plain(re.sub(" at 0x[0-9a-fA-F]+", "", text))

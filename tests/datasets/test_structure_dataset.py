@@ -1,14 +1,19 @@
-"""The data set as a whole; processes and their deaths are in test_pool.py."""
+"""The data set as a whole; what processes do is in test_processes.py."""
 
 import gzip
+import json
 import pickle
+import sqlite3
 import warnings
 
 import pytest
 import torch
+import torch_geometric.transforms as T
 from dataset_helpers import (
     Logging,
     Missing,
+    Own,
+    Scale,
     add_ones,
     failing,
     has_two_residues,
@@ -24,7 +29,7 @@ from pyg_atomenc.datasets import SmilesTable, StructureDataset, StructureFiles
 
 pytest.importorskip("biotite.structure", reason="biotite is not installed")
 from pyg_atomenc.io import from_smiles, from_structure  # noqa: E402
-from pyg_atomenc.tokenizers import Atom  # noqa: E402
+from pyg_atomenc.tokenizers import AF3, Atom, Beads  # noqa: E402
 
 
 def open_set(root, *arguments, **options):
@@ -86,13 +91,8 @@ def test_options_of_reading_tokenizing_and_transforming(folder, tmp_path):
     assert list(dataset) == [8, 12, 16]
     dataset.transform = None
     assert dataset[0].x.tolist() == [[1.0]] * 8
-    assert dataset[0].note[:2] == ["a", ("b", 2.5, None)]
-    assert dataset[0].note[2]["deep"][0].tolist() == [0, 1, 2]
-    rows = (dataset.folder / "manifest.tsv").read_text().splitlines()
-    assert rows[0] == "source\tstatus\tgraphs\tatoms\ttokens\tpairs\tstamp"
-    assert rows[1].startswith("000.pdb\tleft out by pre_filter\t0\t0\t0\t0\t")
-    assert rows[3].startswith("002.pdb\tread\t1\t12\t12\t12\t")
-    assert len(rows) == 5
+    assert dataset[0].note == ["a", {"deep": [2.5, None, True]}]
+    assert "pre_filter" not in str(dataset.report)
 
 
 def test_nothing_is_read_twice(folder, tmp_path):
@@ -123,7 +123,7 @@ def test_nothing_is_read_twice(folder, tmp_path):
 def test_bad_files_are_reported(folder, tmp_path):
     (folder / "bad.cif").write_text("no structure")
     (folder / "cut.pdb.gz").write_bytes(gzip.compress(b"ATOM" * 99)[:-9])
-    with pytest.warns(UserWarning, match=r"2 of 9 files or rows were skipped, .*bad.c"):
+    with pytest.warns(UserWarning, match=r"2 of 9 files or rows cannot be read.*bad.c"):
         dataset = open_set(tmp_path, folder)
     assert len(dataset) == 7
     assert [skipped.source for skipped in dataset.report] == ["bad.cif", "cut.pdb.gz"]
@@ -132,8 +132,10 @@ def test_bad_files_are_reported(folder, tmp_path):
     table = (dataset.folder / "skipped.tsv").read_text().splitlines()
     assert table[0] == "source\treason"
     assert table[1:] == ["\t".join(skipped) for skipped in dataset.report]
-    with pytest.raises(ValueError, match=r"bad.cif: cannot be read as mmCIF"):
+    with pytest.raises(ValueError, match="2 of 9 .*bad.cif: cannot be read as mmCIF"):
         open_set(tmp_path, folder, on_error="raise")
+    with pytest.warns(UserWarning, match="2 of 9"):
+        assert open_set(tmp_path, folder).report == dataset.report
     # Mended, they are read, and the report is empty.
     write_pdb(folder / "bad.cif").rename(folder / "cut.pdb")
     (folder / "cut.pdb.gz").unlink()
@@ -175,13 +177,12 @@ def test_a_success_replaces_an_older_failure(folder, tmp_path):
 
 
 def test_nothing_readable_is_an_error(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"KeyError: 'an own mistake' \(7 of 7 files"):
+    with pytest.raises(ValueError, match=r"7 of 7 files .*KeyError: 'an own mistake'"):
         open_set(tmp_path, folder, pre_transform=failing)
-    with pytest.raises(
-        ValueError, match="'pre_transform' gave a dict: only AtomTokenD"
-    ):
+    with pytest.raises(ValueError, match="'data' is of type dict: only AtomTokenData"):
         open_set(tmp_path, folder, pre_transform=to_plain)
-    assert len(open_set(tmp_path, folder, pre_filter=lambda data: False)) == 0
+    for _ in range(2):
+        assert len(open_set(tmp_path, folder, pre_filter=lambda data: False)) == 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -193,7 +194,7 @@ def test_a_missing_package_is_no_fault_of_a_file(num_workers, folder, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"on_error": "ignore"}, "'on_error' is 'ignore': pass one of"),
+        ({"on_error": "ignore"}, "'on_error' is 'ignore': choose one of"),
         ({"num_workers": -1}, "'num_workers' is -1"),
         ({"source": 5}, "'source' is of type int: pass a folder"),
         ({"source": "nowhere"}, "nowhere: is no folder"),
@@ -227,39 +228,97 @@ def test_no_pickle_of_a_stranger_is_read(folder, tmp_path):
     (processed / "x.pt").write_bytes(bomb)
     (dataset.folder / "x.pkl").write_bytes(bomb)
     assert len(open_set(tmp_path, folder)) == 7
-    (dataset.folder / "0.shard").write_bytes(bomb)
-    with pytest.raises(ValueError, match=r"0.shard: is damaged, or no shard"):
+    assert not marker.exists()
+    graphs = dataset.folder / "graphs.db"
+    graphs.write_bytes(bomb * 40)
+    with pytest.raises(ValueError, match=f"^{graphs}: is damaged, or no data set"):
+        dataset[0]
+    with pytest.raises(ValueError, match=f"^{graphs}: is damaged, or no data set"):
         open_set(tmp_path, folder)
     assert not marker.exists()
     assert len(open_set(tmp_path, folder, force_reload=True)) == 7
 
 
-def test_a_damaged_shard_is_named(folder, tmp_path):
+def test_the_files_hold_no_pickle(folder, tmp_path):
+    dataset = open_set(tmp_path, folder, pre_transform=add_ones)
+    names = sorted(path.name for path in (tmp_path / "processed").rglob("*.*"))
+    assert names == [".lock", "graphs.db", "options.txt", "skipped.tsv"]
+    connection = sqlite3.connect(dataset.folder / "graphs.db")
+    rows = connection.execute("SELECT attributes, tensors FROM graphs").fetchall()
+    connection.close()
+    assert len(rows) == 7
+    for text, tensors in rows:
+        json.loads(text)
+        header = int.from_bytes(tensors[:8], "little")
+        shapes = json.loads(tensors[8 : 8 + header])
+        ends = [entry["data_offsets"][1] for entry in shapes.values()]
+        # Behind the header there are the numbers, and no other byte.
+        assert len(tensors) == 8 + header + max(ends)
+
+
+def test_a_damaged_row_is_named(folder, tmp_path):
     dataset = open_set(tmp_path, folder)
-    (path,) = dataset.folder.glob("*.shard")
-    content = bytearray(path.read_bytes())
-    content[2000] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=rf"^{path}: 000.pdb: is damaged, its checksum"
-    ):
-        dataset[0]
+    graphs = dataset.folder / "graphs.db"
+    bomb = pickle.dumps(Bomb(tmp_path / "marker"))
+    torch.save(Bomb(tmp_path / "marker"), tmp_path / "bomb.pt")
+    bad = [bomb, (tmp_path / "bomb.pt").read_bytes(), b"", "text", 5, None]
+    for value in bad:
+        connection = sqlite3.connect(graphs)
+        connection.execute("UPDATE graphs SET tensors = ? WHERE id = 3", (value,))
+        connection.commit()
+        connection.close()
+        with pytest.raises(ValueError, match=f"^{dataset.folder}: 002.pdb is dam"):
+            dataset[2]
+    assert not (tmp_path / "marker").exists()
     assert dataset[6].num_tokens == 2
-    path.write_bytes(content[:-20])
-    with pytest.raises(ValueError, match=rf"^{path}: is damaged, or no shard"):
-        open_set(tmp_path, folder)
-    path.unlink()
-    with pytest.raises(ValueError, match=rf"^{path}: cannot be read \(No such file"):
-        dataset[0]
+    graphs.unlink()
+    with pytest.raises(ValueError, match=f"^{dataset.folder}: 006.pdb is dam"):
+        dataset[6]
     assert len(open_set(tmp_path, folder)) == 7
 
 
-def test_a_folder_has_no_half_files(folder, tmp_path):
-    dataset = open_set(tmp_path, folder)
-    (dataset.folder / "dead.part").write_bytes(b"half of a shard")
-    open_set(tmp_path, folder)
-    names = sorted(path.suffix for path in dataset.folder.iterdir())
-    assert names == ["", ".shard", ".tsv", ".tsv", ".txt"]
+def test_a_copy_needs_no_files(folder, tmp_path):
+    dataset = open_set(tmp_path, folder, pre_transform=add_ones)
+    part = dataset[[3, 1, 6]]
+    copy = part.to_on_disk(tmp_path / "part")
+    sizes = torch.stack(part.graph_sizes()).tolist()
+    again = StructureDataset(tmp_path / "part", transform=lambda data: data.source)
+    assert copy.names == again.names == list(again) == part.names
+    for found in (copy, part):
+        assert torch.stack(found.graph_sizes()).tolist() == sizes
+        assert all(same(one, two) for one, two in zip(found, part, strict=True))
+    with pytest.raises(ValueError, match="'root' is .*, which holds graphs"):
+        dataset.to_on_disk(tmp_path / "part")
+    labels = dataset.to_on_disk(tmp_path / "all", transform=lambda data: data.num_nodes)
+    assert list(labels) == dataset.graph_sizes()[0].tolist()
+
+
+def test_names_that_are_no_text(tmp_path):
+    dataset = open_set(tmp_path, Own(2, 3))
+    dataset.source.names = ["\udcff", "b"]
+    for _ in range(2):
+        again = open_set(tmp_path, dataset.source)
+        assert again.names == ["\\udcff", "b"]
+
+
+@pytest.mark.parametrize("one, other", [
+    ({"tokenizer": Atom()}, {"tokenizer": AF3()}),
+    ({"tokenizer": AF3()}, {"tokenizer": AF3(atomize_modified=False)}),
+    ({"tokenizer": Atom()}, {"tokenizer": Atom(), "version": "2"}),
+    ({"pre_filter": has_two_residues}, {"pre_filter": to_plain}),
+    ({"tokenizer": Beads({"A": {"B": ["N"]}})},
+     {"tokenizer": Beads({"A": {"B": ["C"]}})}),
+    ({"pre_transform": Scale(torch.arange(2000))},
+     {"pre_transform": Scale(torch.arange(2000).flip(0))}),
+    ({"pre_filter": has_two_residues}, {"pre_transform": has_two_residues}),
+    ({"pre_transform": T.Compose([T.KNNGraph(k=3)])},
+     {"pre_transform": T.Compose([T.KNNGraph(k=4)])}),
+])  # fmt: skip
+def test_other_options_have_another_folder(one, other, tmp_path):
+    folders = [
+        open_set(tmp_path, Own(), **options).folder for options in (one, other, one)
+    ]
+    assert folders[0] == folders[2] != folders[1]
 
 
 def test_a_progress_bar(folder, tmp_path, capfd):
@@ -276,9 +335,7 @@ def test_smiles(tmp_path):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     path = tmp_path / "table.csv"
     path.write_text("smiles,y\nCCO,1\nc1ccccc,2\nCC,three\nc1ccccc1,4\n")
-    with pytest.warns(
-        UserWarning, match="2 of 4 files or rows were skipped, the first"
-    ):
+    with pytest.warns(UserWarning, match="2 of 4 files or rows cannot be read, the f"):
         dataset = open_set(tmp_path, SmilesTable.from_csv(path, label_columns=["y"]))
     assert [name for name, _ in dataset.report] == ["row 2", "row 3"]
     assert "RDKit refuses" in dataset.report[0].reason
@@ -318,11 +375,9 @@ def test_an_own_source(tmp_path):
         (dict(transform=3), "'transform' is 3"),
         (dict(num_workers="2"), "'num_workers' is '2'"),
         (dict(num_workers=1.5), "'num_workers' is 1.5"),
-        (dict(save_every=-1), "'save_every' is -1"),
-        (dict(save_every=float("nan")), "'save_every' is nan"),
         (dict(multiprocessing_context="zz"), "'multiprocessing_context' is 'zz'"),
-        (dict(source=[3]), "'files' holds 3"),
-        (dict(source=[None]), "'files' holds None"),
+        (dict(source=[3]), "'files' is no list of paths"),
+        (dict(source=[None]), "'files' is no list of paths"),
     ],
 )
 def test_options_that_cannot_be(options, message, tmp_path):

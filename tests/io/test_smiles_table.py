@@ -33,9 +33,9 @@ def test_a_csv_file(path):
     assert data.y.dtype == torch.float32 and data.y.tolist() == [[1.5, 2.0]]
     (data,) = table.read(1, None)
     assert math.isnan(data.y[0, 0]) and data.y[0, 1] == -300 and data.num_nodes == 6
-    with pytest.raises(ValueError, match="the label 'many' is no number: mend the row"):
+    with pytest.raises(ValueError, match="'many' is no number: mend the row"):
         table.read(2, None)
-    with pytest.raises(ValueError, match="the row is too short for its labels"):
+    with pytest.raises(ValueError, match="the row is too short: mend"):
         table.read(3, None)
     plain = SmilesTable.from_csv(path, hydrogens=True)
     assert "y" not in plain.read(3, None)[0] and plain.read(2, None)[0].num_nodes == 5
@@ -79,10 +79,10 @@ def test_stamps_go_by_content():
 
 def test_bad_tables(path, tmp_path):
     with pytest.raises(
-        ValueError, match=r"table.csv: has no column 'SMILES', but \['n"
+        ValueError, match=r"table.csv: has 4 rows, with 0 columns 'SMILES'"
     ):
         SmilesTable.from_csv(path, "SMILES")
-    with pytest.raises(ValueError, match="table.csv: has no column 'y'"):
+    with pytest.raises(ValueError, match="with 0 columns 'y' among"):
         SmilesTable.from_csv(path, label_columns=["a", "y"])
     with pytest.raises(ValueError, match="none.csv: does not exist"):
         SmilesTable.from_csv(tmp_path / "none.csv")
@@ -92,18 +92,17 @@ def test_bad_tables(path, tmp_path):
     with pytest.raises(ValueError, match="table.csv: cannot be read as a table in UTF"):
         SmilesTable.from_csv(path)
     path.write_text("smiles\n")
-    with pytest.raises(ValueError, match="table.csv: has no row below its header"):
+    with pytest.raises(ValueError, match="table.csv: has 0 rows"):
         SmilesTable.from_csv(path)
     path.write_text("smiles\n" + "C" * 200_000 + "\n")
     with pytest.raises(ValueError, match="table.csv: cannot be read as a table"):
         SmilesTable.from_csv(path)
     with pytest.raises(ValueError, match="'smiles' is 'CCO': pass a list"):
         SmilesTable("CCO")
-    with pytest.raises(ValueError, match=r"'smiles' is \[\]"):
+    with pytest.raises(ValueError, match="'smiles' is empty"):
         SmilesTable([])
-    with pytest.raises(ValueError, match=r"'labels' has shape \[3\] for 2 SMILES"):
+    with pytest.raises(ValueError, match="'labels' must be one .* 2 SMILES .found 3"):
         SmilesTable(["C", "CC"], [1, 2, 3])
-    assert repr(SmilesTable(["C"])) == "SmilesTable(1 rows)"
 
 
 def test_a_quote_that_nobody_closes_loses_no_row(tmp_path):
@@ -112,21 +111,23 @@ def test_a_quote_that_nobody_closes_loses_no_row(tmp_path):
     with pytest.raises(ValueError, match="open.csv: cannot be read as a table"):
         SmilesTable.from_csv(path)
     path.write_text("smiles,smiles\nC,CC\n")
-    with pytest.raises(ValueError, match="open.csv: has several columns 'smiles'"):
+    with pytest.raises(ValueError, match="with 2 columns 'smiles'"):
         SmilesTable.from_csv(path)
-    with pytest.raises(ValueError, match="'delimiter' is ',,'"):
+    with pytest.raises(ValueError, match="open.csv: cannot be read as a table"):
         SmilesTable.from_csv(path, delimiter=",,")
 
 
 @pytest.mark.parametrize("labels", [[[1.0], [1.0, 2.0]], ["a", "b"]])
 def test_labels_that_are_no_tensor(labels):
-    with pytest.raises(ValueError, match="'labels' cannot be a tensor"):
+    with pytest.raises(ValueError, match="'labels' must be one number"):
         SmilesTable(["C", "CC"], labels)
 
 
 def test_what_is_no_list_of_smiles():
     with pytest.raises(ValueError, match="'smiles' is 3"):
         SmilesTable(3)
+    with pytest.raises(ValueError, match="from_smiles got an unexpected .*'hydrogen'"):
+        SmilesTable(["C"], hydrogen=True)
 
 
 def test_arrays_of_smiles():

@@ -1,0 +1,96 @@
+"""Graphs as rows of an SQLite file: tensors as safetensors, all else as JSON."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.checks import check_type
+from pyg_atomenc.data import AtomTokenData, graph_size
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+
+# Of a graph the reason is NULL, and "" where a filter left none of a file. What is
+# large comes last: the columns before it are read without it.
+_COLUMNS = ("source", "stamp", "reason", "atoms", "pairs", "attributes", "tensors")
+_DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+
+
+@contextmanager
+def open_graphs(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Connect to the file ``graphs.db`` of a folder, made if there is none.
+
+    What is written inside is kept together or, after an error, not at all. A connection
+    serves one use: none is shared with other processes or threads.
+    """
+    path = folder / "graphs.db"
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as database, database:
+            columns = f"id INTEGER PRIMARY KEY, {', '.join(_COLUMNS)}"
+            database.execute(f"CREATE TABLE IF NOT EXISTS graphs ({columns})")
+            yield database
+    except sqlite3.Error as error:
+        raise FileFormatError(
+            f"{path}: is damaged, or no data set of graphs ({error}). "
+            f"Delete it, so that it is made anew."
+        ) from error
+
+
+def insert(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to the graphs of a folder; what a row lacks is NULL."""
+    marks = ", ".join("?" * len(_COLUMNS))
+    values = ([row.get(name) for name in _COLUMNS] for row in rows)
+    with open_graphs(folder) as database:
+        database.executemany(f"INSERT INTO graphs VALUES (NULL, {marks})", values)
+
+
+def pack(data: Any) -> dict[str, Any]:
+    """The columns of a graph.
+
+    Raises:
+        ValueError: If it is no ``AtomTokenData``, or has an attribute that is no dense
+            tensor of real numbers, number, text, or list or dict of numbers and text.
+    """
+    check_type("data", data, AtomTokenData, "only AtomTokenData can be stored.")
+    plain, tensors = data.to_dict(), {}
+    for key, value in plain.items():
+        if type(value) in (Tensor, torch.nn.Parameter):
+            what = f"{value.layout}, {value.dtype}".replace("torch.", "")
+            fits = what.removeprefix("strided, ") in _DTYPES
+            # A copy: safetensors refuses tensors that share memory.
+            tensors[key] = value.detach().cpu().clone().contiguous() if fits else value
+            plain[key] = None
+        else:
+            what, fits = f"of type {type(value).__name__}", _is_json(value)
+        if not fits:
+            raise AtomEncodingError(
+                f"'{key}' is {what}, which is not stored: make it a dense tensor of "
+                f"real numbers, a number, text, or lists and dicts of numbers and text."
+            )
+    atoms, pairs = graph_size(data)
+    blob = require_package("safetensors.torch", "a data set").save(tensors)
+    return dict(atoms=atoms, pairs=pairs, attributes=json.dumps(plain), tensors=blob)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return repr(json.loads(json.dumps(value))) == repr(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def unpack(attributes: str, blob: bytes) -> AtomTokenData:
+    """A graph from its columns."""
+    tensors = require_package("safetensors.torch", "a data set").load(blob)
+    data = AtomTokenData()
+    for key, value in json.loads(attributes).items():
+        data[key] = tensors.get(key, value)
+    if "atom_to_token" in data:
+        # Whoever wrote it: no token out of range gets to the layers.
+        index, total = data.atom_to_token, data.total_num_tokens
+        AtomTokenData(atom_to_token=index, num_tokens=total)
+    return data

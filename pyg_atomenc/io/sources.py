@@ -1,0 +1,224 @@
+"""What a data set is made of: structure files, or a table of SMILES."""
+
+import csv
+import inspect
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.io.atom_array import from_atom_array
+from pyg_atomenc.io.limits import Limits, read_bytes
+from pyg_atomenc.io.rdmol import from_smiles
+from pyg_atomenc.io.structure import SUFFIXES, from_structure
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+class StructureFiles:
+    """Structure files, for :class:`~pyg_atomenc.datasets.StructureDataset`.
+
+    Every graph has as ``source`` the file's path below the folder, or of a list of
+    files the whole path; with ``model="all"``, ``"1abc.cif model 1"`` and so on.
+
+    Args:
+        files (str, os.PathLike or iterable): A folder, or paths of files.
+        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``.
+            (default: all whose names end as structure files do)
+        recursive (bool): Look into folders of the folder, too. (default: ``False``)
+        **options: As for :func:`~pyg_atomenc.io.from_structure`: ``waters`` and so on.
+
+    Raises:
+        ValueError: If there are no such files, or no such option.
+    """
+
+    def __init__(
+        self,
+        files: Union[PathLike, Iterable[PathLike]],
+        pattern: Optional[str] = None,
+        recursive: bool = False,
+        **options: Any,
+    ) -> None:
+        self._reading = _check_options(from_structure, options)
+        if isinstance(files, (str, os.PathLike)):
+            self._folder = Path(files).absolute()
+            find = self._folder.rglob if recursive else self._folder.glob
+            found = [path for path in find(pattern or "*") if path.is_file()]
+            found = [path for path in found if pattern or _is_structure(path.name)]
+            found = [path.relative_to(self._folder) for path in found]
+        else:
+            self._folder = Path("/")
+            try:
+                found = [Path(file).absolute() for file in files]
+            except TypeError as error:
+                raise AtomEncodingError(
+                    f"'files' is no list of paths: {error}."
+                ) from error
+        self.names = sorted({path.as_posix() for path in found})
+        if not found:
+            raise FileFormatError(
+                f"{files}: is no folder, or holds no file {pattern or ''} that ends in "
+                f"{', '.join(SUFFIXES)}, also with .gz. Check 'pattern', 'recursive'."
+            )
+        self.options = {"folder": str(self._folder), **options}
+
+    def warm_up(self) -> None:
+        """Load the component dictionary, which processes then share by fork."""
+        info = require_package("biotite.structure.info", "StructureFiles")
+        from_atom_array(info.residue("GLY"))
+
+    def stamp(self, index: int) -> str:
+        """The file's size in bytes, and when it was last changed in nanoseconds."""
+        try:
+            status = (self._folder / self.names[index]).stat()
+        except OSError as error:
+            return f"cannot be found: {error.strerror}"
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+    def read(self, index: int, tokenizer: Any = None) -> list[AtomTokenData]:
+        """The graph of a file, or those of all its models."""
+        name = self.names[index]
+        found = from_structure(self._folder / name, tokenizer, **self._reading)
+        graphs = [found] if isinstance(found, AtomTokenData) else found
+        for model, data in enumerate(graphs, 1):
+            data.source = name if data is found else f"{name} model {model}"
+        return graphs
+
+
+def _is_structure(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith(SUFFIXES) and name[0] != "."
+
+
+def _check_options(reader: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(reader).bind(None, None, **options)
+    except TypeError as error:
+        raise AtomEncodingError(
+            f"{reader.__name__} {error}: see its options."
+        ) from error
+    return options
+
+
+class SmilesTable:
+    """SMILES and labels, for :class:`~pyg_atomenc.datasets.StructureDataset`.
+
+    Every graph has as ``source`` its row, such as ``"row 17"``, counted from 1 without
+    the header, and its labels as ``y`` ``[1, L]``, which batch to ``[B, L]``.
+
+    Args:
+        smiles (sequence): The SMILES.
+        labels (Tensor or sequence, optional): Numbers, one for each SMILES ``[S]``, or
+            a row of them ``[S, L]``; ``y`` keeps their type. (default: ``None``)
+        **options: As for :func:`~pyg_atomenc.io.from_smiles`: ``hydrogens`` and so on.
+
+    Raises:
+        ValueError: If the lengths differ, or there is no SMILES, or no such option.
+    """
+
+    def __init__(self, smiles: Any, labels: Any = None, **options: Any) -> None:
+        if isinstance(smiles, (str, bytes)) or not isinstance(smiles, Iterable):
+            raise AtomEncodingError(
+                f"'smiles' is {smiles!r}: pass a list, or SmilesTable.from_csv(path)."
+            )
+        self.options = _check_options(from_smiles, options)
+        self._smiles = list(smiles)
+        self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
+        # Of each row a tensor [1, L], or from a file the cells.
+        self._labels: Any = None
+        try:
+            if labels is not None:
+                rows = torch.as_tensor(labels)
+                self._labels = rows.reshape(len(rows), 1, -1)
+                if len(rows) != len(self.names):
+                    raise ValueError(f"found {len(rows)}")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise AtomEncodingError(
+                f"'labels' must be one number, or one row of numbers, for each of "
+                f"{len(self.names)} SMILES ({error})."
+            ) from error
+        if not self.names:
+            raise AtomEncodingError("'smiles' is empty: pass at least one.")
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: PathLike,
+        smiles_column: str = "smiles",
+        label_columns: Union[str, Sequence[str]] = (),
+        *,
+        delimiter: str = ",",
+        limits: Optional[Limits] = None,
+        **options: Any,
+    ) -> "SmilesTable":
+        """Read a table in UTF-8 whose first line names the columns, also gzipped.
+
+        A row that lacks a cell, or has a label that is no number, is skipped by the
+        data set with the reason.
+
+        Args:
+            path (str or os.PathLike): The file.
+            smiles_column (str): Where the SMILES are. (default: ``"smiles"``)
+            label_columns (sequence): Which columns become ``y``, float32; an empty cell
+                is NaN. (default: none)
+            delimiter (str): What stands between cells. (default: ``","``)
+            limits (Limits, optional): What the file may hold. (default: ``Limits()``)
+            **options: As for the class.
+
+        Raises:
+            ValueError: If the file cannot be read, or lacks a column.
+        """
+        labels = [label_columns] if isinstance(label_columns, str) else label_columns
+        content = read_bytes(Path(path), limits or Limits())
+        try:
+            text = io.StringIO(content.decode("utf-8-sig"), newline="")
+            # Strict: a quote that nobody closes would take the rows behind it.
+            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            header, rows = list(reader.fieldnames or []), list(reader)
+        except (TypeError, ValueError, csv.Error) as error:
+            raise FileFormatError(
+                f"{path}: cannot be read as a table in UTF-8 ({error}). Save it as CSV."
+            ) from error
+        for name in (smiles_column, *labels):
+            if header.count(name) != 1 or not rows:
+                raise FileFormatError(
+                    f"{path}: has {len(rows)} rows, with {header.count(name)} columns "
+                    f"{name!r} among {header}. Check the names, and 'delimiter'."
+                )
+        table = cls([row[smiles_column] for row in rows], **options)
+        if labels:
+            # Text until a row is read: a wrong label is a fault of its row alone.
+            table._labels = [[row[name] for name in labels] for row in rows]
+        return table
+
+    def stamp(self, index: int) -> str:
+        """The row itself."""
+        label = None if self._labels is None else self._labels[index]
+        if isinstance(label, Tensor):
+            label = (label.dtype, label.tolist())
+        return ascii((self._smiles[index], label))
+
+    def read(self, index: int, tokenizer: Any = None) -> list[AtomTokenData]:
+        """The graph of a row."""
+        data = from_smiles(self._smiles[index], tokenizer, **self.options)
+        data.source = self.names[index]
+        if isinstance(self._labels, Tensor):
+            data.y = self._labels[index].clone()
+        elif self._labels is not None:
+            data.y = torch.tensor([[_number(cell) for cell in self._labels[index]]])
+        return [data]
+
+
+def _number(cell: Any) -> float:
+    try:
+        return float(cell.strip() or "nan")
+    except (AttributeError, ValueError) as error:
+        why = "the row is too short" if cell is None else f"{cell!r} is no number"
+        raise AtomEncodingError(
+            f"a label cannot be read, {why}: mend the row, or leave the cell empty."
+        ) from error
