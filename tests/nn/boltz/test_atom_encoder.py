@@ -554,7 +554,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="'r' needs .* found: str"):
         encoder(conditioning, "r")
     for r in (None, flat.r[:, 1:], flat.r[..., :2]):
-        with pytest.raises(ValueError, match=r"'r' (is missing|needs the shape .*118, 3\])"):
+        with pytest.raises(
+            ValueError, match=r"'r' (is missing|needs the shape .*118, 3\])"
+        ):
             encoder(conditioning, r)
     encoded = encoder(conditioning, flat.r)
     with pytest.raises(ValueError, match="'a' needs the shape"):
