@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pyg_atomenc.nn import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
+
 SIZES = {
     "atom_s": 128,
     "atom_z": 16,
@@ -279,3 +281,36 @@ class Flat:
                 for sample in x
             ]
         )
+
+
+SMALL = {
+    "atom_channels": 8,
+    "pair_channels": 4,
+    "token_channels": SIZES["token_s"],
+    "token_pair_channels": SIZES["token_z"],
+    "heads": 2,
+    "encoder_depth": 2,
+    "decoder_depth": 1,
+}
+
+
+def make(config=None, sizes=(40, 3, 75), samples=2, dtype=torch.float64, **options):
+    """A small encoder and decoder with weights everywhere, and what they read."""
+    config = config or BoltzConfig.boltz2(queries=8, keys=16, **SMALL)
+    encoder = BoltzAtomEncoder(config, **options).to(dtype)
+    decoder = None
+    if config.diffusion:
+        decoder = BoltzAtomDecoder(config, **options).to(dtype)
+    fill(*(layer for layer in (encoder, decoder) if layer is not None))
+    return encoder, decoder, Flat(list(sizes), samples, dtype)
+
+
+def run(encoder, decoder, flat, **given):
+    conditioning = encoder.condition(**(flat.inputs | flat.trunk() | given))
+    encoded = encoder(conditioning, flat.r)
+    return [*encoded, decoder(flat.a, encoded, conditioning)]
+
+
+def close(found, expected):
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error.item() <= (2e-5 if found.dtype == torch.float32 else 1e-9)

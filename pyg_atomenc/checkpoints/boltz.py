@@ -17,6 +17,7 @@ from pyg_atomenc.nn.boltz import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
 _TRUNK = "input_embedder."
 _SCORE = "structure_module.score_model."
 _DIFFUSION = "diffusion_conditioning."
+_EncoderOrDecoder = Union[BoltzAtomEncoder, BoltzAtomDecoder]
 
 # Our modules → Boltz's, whose weights may have two names there.
 _EMBEDDING = {
@@ -93,7 +94,7 @@ def load_boltz(
         tensors = _with_prefix(tensors, part)
     config = replace(_infer_config(tensors, part), queries=queries, keys=keys)
     encoder, decoder = BoltzAtomEncoder(config), None
-    if any(name.startswith(_SCORE + "atom_attention_decoder.") for name in tensors):
+    if any(name.startswith(_module(True, "decoder")) for name in tensors):
         decoder = BoltzAtomDecoder(config) if config.diffusion else None
     names = _load(encoder, tensors)
     if decoder is not None:
@@ -132,17 +133,20 @@ def to_boltz_state_dict(
     return state
 
 
-def _prefixes(version: int, diffusion: bool) -> tuple[str, str]:
-    """Where a checkpoint has the encoder, and where what embeds its inputs."""
-    encoder = (_SCORE if diffusion else _TRUNK) + "atom_attention_encoder."
-    if version == 1:
-        return encoder, encoder
-    return encoder, (_DIFFUSION if diffusion else _TRUNK) + "atom_encoder."
+def _module(diffusion: bool, which: str) -> str:
+    """Where a checkpoint has the encoder or the decoder."""
+    return f"{_SCORE if diffusion else _TRUNK}atom_attention_{which}."
 
 
 def _layers(diffusion: bool, which: str) -> str:
-    base = _SCORE if diffusion else _TRUNK
-    return f"{base}atom_attention_{which}.atom_{which}.diffusion_transformer.layers."
+    return _module(diffusion, which) + f"atom_{which}.diffusion_transformer.layers."
+
+
+def _embedding(version: int, diffusion: bool) -> str:
+    """Where it has what embeds the atoms: Boltz-2 has it apart."""
+    if version == 1:
+        return _module(diffusion, "encoder")
+    return (_DIFFUSION if diffusion else _TRUNK) + "atom_encoder."
 
 
 def _bias(config: BoltzConfig, which: str, layer: int) -> str:
@@ -155,20 +159,17 @@ def _bias(config: BoltzConfig, which: str, layer: int) -> str:
     return f"{_TRUNK}atom_enc_proj_z."
 
 
-def _names(
-    module: Union[BoltzAtomEncoder, BoltzAtomDecoder],
-) -> dict[str, list[str]]:
+def _names(module: _EncoderOrDecoder) -> dict[str, list[str]]:
     """The names of all weights in a whole checkpoint → ours, which are their rows."""
     config = module.config
-    if isinstance(module, BoltzAtomEncoder):
-        which = "encoder"
-        base, embedding = _prefixes(config.version, config.diffusion)
+    which = "encoder" if isinstance(module, BoltzAtomEncoder) else "decoder"
+    base = _module(config.diffusion, which)
+    if which == "encoder":
+        embedding = _embedding(config.version, config.diffusion)
         table = {ours: embedding + theirs for ours, theirs in _EMBEDDING.items()}
         table["lin_noisy"] = base + "r_to_q_trans"
         table["lin_token"] = base + "atom_to_token_trans.0"
     else:
-        which = "decoder"
-        base = _SCORE + "atom_attention_decoder."
         update = base + "atom_feat_to_atom_pos_update"
         table = {"lin_token": base + "a_to_q_trans", "norm_out": update + ".0"}
         table["lin_out"] = update if config.post_norm else update + ".1"
@@ -193,9 +194,8 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     """The sizes and options that the weights tell."""
     diffusion = part == "diffusion"
     features = "embed_atom_features.weight"
-    known = [_prefixes(version, diffusion)[1] + features for version in (1, 2)]
-    versions = [v for v, name in enumerate(known, 1) if name in tensors]
-    if not versions:
+    known = [_embedding(version, diffusion) + features for version in (1, 2)]
+    if tensors.keys().isdisjoint(known):
         raise AtomEncodingError(
             f"'path_or_state_dict' is a checkpoint of neither Boltz-1 nor Boltz-2: it "
             f"has neither '{known[0]}' nor '{known[1]}', which part={part!r} needs; it "
@@ -207,7 +207,8 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
             raise AtomEncodingError(_lacks([name]))
         return tensors[name].size(dim)
 
-    module, embedding = _prefixes(versions[-1], diffusion)
+    version = 2 if known[1] in tensors else 1
+    module, embedding = _module(diffusion, "encoder"), _embedding(version, diffusion)
     layers = _layers(diffusion, "encoder")
     depth = _depth(tensors, layers)
     sizes: dict[str, Any] = {
@@ -225,8 +226,7 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
         }
     else:
         sizes["token_channels"] = size(module + "atom_to_token_trans.0.weight")
-    make = BoltzConfig.boltz2 if versions[-1] == 2 else BoltzConfig.boltz1
-    config = make(part)
+    config = (BoltzConfig.boltz1 if version == 1 else BoltzConfig.boltz2)(part)
     heads = size(_bias(config, "encoder", 0) + "1.weight")
     sizes["heads"] = heads // max(depth, 1) if config.shared_pair_norm else heads
     return replace(config, **sizes, **_options(config, size(embedding + features, 1)))
@@ -263,12 +263,12 @@ def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
             f"'part' is {part!r}, but the state_dict is of the {found}'s encoder: pass "
             f"part={found!r}."
         )
-    prefix, _ = _prefixes(1, part == "diffusion")
+    prefix = _module(part == "diffusion", "encoder")
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _load(
-    module: Union[BoltzAtomEncoder, BoltzAtomDecoder], tensors: Mapping[str, Tensor]
+    module: _EncoderOrDecoder, tensors: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
     """Load all weights of a module, if their sizes fit; gives its names."""
     own, names = module.state_dict(), _names(module)
@@ -281,7 +281,7 @@ def _load(
             wrong.append(f"{theirs}: {list(tensor.shape)} for {list(shape)}")
         elif tensor is not None:
             rows = tensor.split([len(part) for part in parts])
-            state |= dict(zip(ours, rows, strict=True))
+            state = dict(zip(ours, rows, strict=True)) | state
     if wrong:
         raise AtomEncodingError(
             f"'path_or_state_dict' has weights whose sizes do not fit each other: "

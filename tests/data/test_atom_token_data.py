@@ -68,7 +68,9 @@ def test_batched_output_equals_per_graph_output_through_workers(start):
         {} if start is None else {"num_workers": 1, "multiprocessing_context": start}
     )
     batches = list(DataLoader(GRAPHS, batch_size=4, **workers))
-    found = [encoder(b.x, b.atom_to_token, dim_size=b.total_num_tokens) for b in batches]
+    found = [
+        encoder(b.x, b.atom_to_token, dim_size=b.total_num_tokens) for b in batches
+    ]
     torch.testing.assert_close(torch.cat(found), expected)
     found = [encoder(b.x, b.token_layout(), batch=b.batch) for b in batches]
     torch.testing.assert_close(torch.cat(found), expected)
