@@ -107,6 +107,9 @@ def check_pairs(bias: Tensor, context: OperatorContext) -> None:
         )
 
 
+Forward = Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
+
+
 @dataclass(frozen=True)
 class OperatorDefinition:
     """The functions that make an operator.
@@ -122,12 +125,12 @@ class OperatorDefinition:
             itself. (default: ``None``)
     """
 
-    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
+    forward: Forward
     backward: Callable[
         [Tensors, OperatorContext, Tensors, Sequence[bool]], list[Optional[Tensor]]
     ]
-    shapes: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
-    reference: Optional[Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]] = None
+    shapes: Forward
+    reference: Optional[Forward] = None
 
 
 def define_operator(
@@ -234,7 +237,10 @@ def define_operator(
         end = count + num_outputs
 
         def one(*given: Any) -> Any:
-            found = _pull_back(reference, given[:count], given[count:], context, needed)
+            with torch.enable_grad(), without_autocast(context.perm.device):
+                inputs = _with_grad(given[:count])
+                grads = given[count:]
+                found = _first_derivative(reference, inputs, grads, context, needed)
             filled = [_none_to_empty(g, context.perm) for g in found]
             return filled[0] if count == 1 else tuple(filled)
 
@@ -310,10 +316,28 @@ def _restore(ctx: Any) -> list[Any]:
     return [next(saved) if other is None else other[0] for other in ctx.others]
 
 
+def _first_derivative(
+    forward: Forward,
+    inputs: Tensors,
+    grads: Tensors,
+    context: OperatorContext,
+    needed: Sequence[bool],
+) -> list[Optional[Tensor]]:
+    """The gradients of ``forward`` by autograd, in a graph of their own."""
+    # With no atoms, or the frozen weights of an output, there is nothing to follow.
+    pairs = [
+        (out, grad)
+        for out, grad in zip(forward(inputs, context), grads, strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    used = [t if need else None for t, need in zip(inputs, needed, strict=True)]
+    return _gradients(pairs, used, True)
+
+
 def _second_derivative(
-    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]],
+    forward: Forward,
     tensors: Tensors,
-    grad: Tensors,
+    grads: Tensors,
     context: OperatorContext,
     needed: Sequence[bool],
     outputs: Tensors,
@@ -321,69 +345,37 @@ def _second_derivative(
     """Autograd through the gradient of ``forward``, which it computes again."""
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Fresh views cut the graph here, and stay connected for third derivatives.
-        inputs = [t if t is None else _with_grad(t) for t in tensors]
-        grad = [g if g is None else _with_grad(g) for g in grad]
-        leaves = [t for t in (*inputs, *grad) if t is not None]
-        # With no atoms, or the frozen weights of an output, there is nothing to follow.
-        first = [
-            (out, g)
-            for out, g in zip(forward(inputs, context), grad, strict=True)
-            if g is not None and out.requires_grad
+        inputs, grads = _with_grad(tensors), _with_grad(grads)
+        found = _first_derivative(forward, inputs, grads, context, needed)
+        pairs = [
+            (grad, out)
+            for grad, out in zip(found, outputs, strict=True)
+            if grad is not None and grad.requires_grad and out is not None
         ]
-        used = [i for i, t in enumerate(inputs) if needed[i] and t is not None]
-        found = _gradients(first, [inputs[i] for i in used], True)
-        second = [
-            (g, out)
-            for g, out in zip(found, [outputs[i] for i in used], strict=True)
-            if g is not None and g.requires_grad and out is not None
-        ]
-        values = iter(_gradients(second, leaves, keep_graph))
-    return [None if t is None else next(values) for t in (*inputs, *grad)]
+        return _gradients(pairs, (*inputs, *grads), keep_graph)
+
+
+def _with_grad(tensors: Tensors) -> list[Optional[Tensor]]:
+    """Views that cut the graph here, and stay connected for further derivatives."""
+    return [
+        t
+        if t is None
+        else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_())
+        for t in tensors
+    ]
 
 
 def _gradients(
-    pairs: Sequence[tuple[Tensor, Tensor]],
-    inputs: Tensors,
-    create_graph: bool,
-) -> Sequence[Optional[Tensor]]:
-    if not pairs:
-        return [None] * len(inputs)
-    return torch.autograd.grad(
-        [out for out, _ in pairs],
-        [t for t in inputs if t is not None],
-        [g for _, g in pairs],
-        create_graph=create_graph,
-        allow_unused=True,
-    )
-
-
-def _with_grad(tensor: Tensor) -> Tensor:
-    return tensor.view_as(tensor) if tensor.requires_grad else tensor.requires_grad_()
-
-
-def _pull_back(
-    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]],
-    tensors: Tensors,
-    grads: Tensors,
-    context: OperatorContext,
-    needed: Sequence[bool],
+    pairs: Sequence[tuple[Tensor, Tensor]], inputs: Tensors, create_graph: bool
 ) -> list[Optional[Tensor]]:
-    """Gradients of ``forward`` by torch.func, which can be nested and vectorised."""
-    used = [i for i, t in enumerate(tensors) if needed[i] and t is not None]
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        values = list(tensors)
-        for i, value in zip(used, inputs, strict=True):
-            values[i] = value
-        outputs = forward(values, context)
-        kept = zip(outputs, grads, strict=True)
-        return tuple(out for out, grad in kept if grad is not None)
-
-    with without_autocast(context.perm.device):
-        _, pull, *_ = torch.func.vjp(run, *[tensors[i] for i in used])
-        found = iter(pull(tuple(grad for grad in grads if grad is not None)))
-    return [next(found) if i in used else None for i in range(len(tensors))]
+    """One gradient for each of ``inputs`` that is there, of outputs with theirs."""
+    used = [t for t in inputs if t is not None]
+    if not pairs or not used:
+        return [None] * len(inputs)
+    outputs, grads = zip(*pairs, strict=True)
+    options: Any = {"create_graph": create_graph, "allow_unused": True}
+    found = iter(torch.autograd.grad(outputs, used, grads, **options))
+    return [None if t is None else next(found) for t in inputs]
 
 
 def _vmap(
