@@ -25,7 +25,7 @@ import torch
 
 from pyg_atomenc.io import from_structure
 from pyg_atomenc.tokenizers import AF3, Atom, Beads, Boltz1, Boltz2, Components, Residue
-from pyg_atomenc.transforms.atom_features import AtomFeatures
+from pyg_atomenc.transforms import AtomFeatures
 
 FIELDS = ["charge", "occupancy"]
 TOKENIZERS = (Residue(), Atom(), AF3(), Boltz1(), Boltz2(), Beads(), Components())
@@ -101,7 +101,7 @@ def cold(path, who):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import time, biotite.structure.io.pdb, biotite.structure.io.pdbx\n"
         "from pathlib import Path\n"
-        "from benchmark_reading import biotite_reads, from_structure\n"
+        "from reading import biotite_reads, from_structure\n"
         f"start = time.process_time(); {who}(Path({str(path)!r}))\n"
         "print(1e3 * (time.process_time() - start))"
     )

@@ -57,8 +57,9 @@ class BoltzFeatures(BaseTransform):
         seed (int): Of RDKit's embedding. (default: ``0``)
 
     Raises:
-        ValueError: If a name has over four characters or others than ASCII, or if there
-            is nothing to take reference positions from.
+        ValueError: If a name has over four characters or others than ASCII, if there is
+            nothing to take reference positions from, or, with ``backbone`` or
+            ``residue``, if residues have names but no ``token_entity_kind``.
         ImportError: If biotite is missing for a structure, or RDKit for a SMILES.
     """
 
