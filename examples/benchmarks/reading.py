@@ -25,7 +25,7 @@ import torch
 
 from pyg_atomenc.io import from_structure
 from pyg_atomenc.tokenizers import AF3, Atom, Beads, Boltz1, Boltz2, Components, Residue
-from pyg_atomenc.transforms.atom_features import AtomFeatures
+from pyg_atomenc.transforms import AtomFeatures
 
 FIELDS = ["charge", "occupancy"]
 TOKENIZERS = (Residue(), Atom(), AF3(), Boltz1(), Boltz2(), Beads(), Components())

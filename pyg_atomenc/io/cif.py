@@ -1,7 +1,6 @@
 """mmCIF and BinaryCIF files → biotite's `AtomArray`."""
 
 import re
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Optional
@@ -32,14 +31,9 @@ _KINDS = {
 _GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
 # What is read beside the atoms.
 _CATEGORIES = (
-    "cell",
-    "chem_comp_bond",
-    "pdbx_poly_seq_scheme",
-    "pdbx_struct_assembly",
-    "pdbx_struct_assembly_gen",
-    "pdbx_struct_oper_list",
-    "struct_conn",
-)
+    "cell chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly "
+    "pdbx_struct_assembly_gen pdbx_struct_oper_list struct_conn"
+).split()
 
 
 class CifDocument:
@@ -48,15 +42,15 @@ class CifDocument:
     Args:
         file (pathlib.Path): Its name, for messages.
         content (bytes): The file.
-        binary (bool): Whether it is BinaryCIF.
         limits (Limits): Of which the number of atoms is checked before they are made.
+        binary (bool): Whether it is BinaryCIF. (default: ``False``)
 
     Raises:
         ValueError: If the file is damaged, or over the limit.
     """
 
     def __init__(
-        self, file: Path, content: bytes, binary: bool, limits: Limits
+        self, file: Path, content: bytes, limits: Limits, binary: bool = False
     ) -> None:
         self.pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
         if binary:
@@ -84,22 +78,22 @@ class CifDocument:
         ids = self.block["pdbx_struct_assembly_gen"]["assembly_id"].as_array(str)
         return list(dict.fromkeys(ids.tolist()))
 
-    def read(self, model: int, assembly: Optional[str], fields: Sequence[str]) -> Any:
+    def read(self, model: int, assembly: Optional[str]) -> Any:
         """One model, or an assembly of it, with one location per residue.
 
         Args:
             model (int): Which model, from 1.
             assembly (str, optional): Which assembly.
-            fields (sequence): What to read beside the usual annotations.
 
         Returns:
-            biotite.structure.AtomArray: With bonds, and with ``label_asym_id`` and
-            ``label_seq_id`` where the file has them.
+            biotite.structure.AtomArray: With bonds, ``charge`` and ``occupancy``, and
+            ``label_asym_id`` and ``label_seq_id`` where the file has them.
         """
-        fields = [*fields, *(name for name in _LABELS if name in self.site)]
+        labels = [name for name in _LABELS if name in self.site]
         rows = slice(*self._starts[model - 1 : model + 1])
         block = self._rows(rows)
         read = self.pdbx.get_structure
+        fields = ["charge", "occupancy", *labels]
         options: dict[str, Any] = {"model": 1, "extra_fields": fields}
         if assembly is not None:
             self.limits.check_atoms(self.file, self._count(rows, assembly))
@@ -117,10 +111,8 @@ class CifDocument:
         table: dict[str, Any] = {}
         bonds = self.block.get("chem_comp_bond")
         if bonds is not None and set(_BOND) <= set(bonds):
-            rows = zip(
-                *(bonds[key].as_array(str).tolist() for key in _BOND), strict=True
-            )
-            for name, a, b, order, aromatic in rows:
+            columns = [bonds[key].as_array(str).tolist() for key in _BOND]
+            for name, a, b, order, aromatic in zip(*columns, strict=True):
                 kind = _KINDS.get((order.upper(), aromatic), 0)
                 table.setdefault(name, {})[a, b] = kind
         for name in np.unique(atoms.res_name).tolist():
@@ -152,10 +144,8 @@ class CifDocument:
         """How many atoms an assembly has at most, told without making them."""
         table = self.block["pdbx_struct_assembly_gen"]
         chain = self.site["label_asym_id"].as_array(str)[rows]
-        count = 0
-        for name, expression, chains in zip(
-            *(table[key].as_array(str).tolist() for key in _GENERATOR), strict=True
-        ):
+        columns, count = [table[key].as_array(str).tolist() for key in _GENERATOR], 0
+        for name, expression, chains in zip(*columns, strict=True):
             if name == assembly:
                 steps = [step for step in re.split(r"[()]", expression) if step]
                 copies = prod(sum(map(_span, step.split(","))) for step in steps)
@@ -187,10 +177,8 @@ def _connections(atoms: Any, ours: Any) -> Any:
 
 def _check(site: Any) -> list[int]:
     """Where each model starts, and the end; a ValueError if a value cannot be."""
-    for name in (
-        *_POSITION,
-        "auth_seq_id" if "auth_seq_id" in site else "label_seq_id",
-    ):
+    number = "auth_seq_id" if "auth_seq_id" in site else "label_seq_id"
+    for name in (*_POSITION, number):
         column = site[name]
         # biotite reads a '?' or '.' in place of a number as 0 or −1.
         if column.mask is not None and (column.mask.array != 0).any():
@@ -200,8 +188,8 @@ def _check(site: Any) -> list[int]:
         if column.data.array.dtype.kind == "U" and "_" in "".join(column.data.array):
             raise AtomEncodingError(f"a value of {name} is no number")
     if "label_seq_id" in site:
-        number = site["label_seq_id"].as_array(str)
-        if not (np.char.isdigit(number) | np.isin(number, (".", "?", "-1"))).all():
+        label = site["label_seq_id"].as_array(str)
+        if not (np.char.isdigit(label) | np.isin(label, (".", "?", "-1"))).all():
             raise AtomEncodingError("a value of label_seq_id is no number")
     for name in ("pdbx_PDB_ins_code", "label_alt_id"):
         if name in site:
@@ -224,12 +212,8 @@ def _places(site: Any) -> Any:
     """Just the annotations that tell where and what an atom is."""
     structure = require_package("biotite.structure", "from_structure")
     atoms = structure.AtomArray(len(site["Cartn_x"]))
-    for name, column in (
-        ("chain_id", "asym_id"),
-        ("res_id", "seq_id"),
-        ("res_name", "comp_id"),
-        ("atom_name", "atom_id"),
-    ):
+    columns = dict(chain_id="asym_id", res_id="seq_id", res_name="comp_id")
+    for name, column in {**columns, "atom_name": "atom_id"}.items():
         found = f"auth_{column}" if f"auth_{column}" in site else f"label_{column}"
         values = site[found].as_array(int if name == "res_id" else str)
         atoms.set_annotation(name, values)
@@ -237,10 +221,11 @@ def _places(site: Any) -> Any:
     atoms.set_annotation("ins_code", ins_code)
     if "label_alt_id" in site:
         atoms.set_annotation("altloc_id", site["label_alt_id"].as_array(str))
-    occupancy = site.get("occupancy")
     ones = np.ones(atoms.array_length())
-    values = ones if occupancy is None else occupancy.as_array(float)
-    atoms.set_annotation("occupancy", values)
+    known = "occupancy" in site
+    atoms.set_annotation(
+        "occupancy", site["occupancy"].as_array(float) if known else ones
+    )
     return atoms
 
 

@@ -32,16 +32,13 @@ class PdbDocument:
     Args:
         file (pathlib.Path): Its name, for messages.
         content (bytes): The file.
-        binary (bool): Not used.
         limits (Limits): Of which the number of atoms is checked before they are made.
 
     Raises:
         ValueError: If the file is damaged, or over the limit.
     """
 
-    def __init__(
-        self, file: Path, content: bytes, binary: bool, limits: Limits
-    ) -> None:
+    def __init__(self, file: Path, content: bytes, limits: Limits) -> None:
         pdb = require_package("biotite.structure.io.pdb", "from_structure")
         text = decode(content)
         self.num_atoms = text.count("\nATOM") + text.count("\nHETATM")
@@ -61,17 +58,13 @@ class PdbDocument:
     @property
     def assemblies(self) -> list[str]:
         """The ids of the biological assemblies."""
-        names = [
-            line[11:].partition(":")[2]
-            for line in self.lines
-            if line.startswith("REMARK 350 BIOMOLECULE:")
-        ]
-        return [name.strip() for name in names]
+        head = "REMARK 350 BIOMOLECULE:"
+        return [li.removeprefix(head).strip() for li in self.lines if li[:23] == head]
 
-    def read(self, model: int, assembly: Optional[str], fields: Sequence[str]) -> Any:
+    def read(self, model: int, assembly: Optional[str]) -> Any:
         """As :meth:`pyg_atomenc.io.cif.CifDocument.read`."""
         # Serial numbers need not make sense where no bond asks for them.
-        fields = [*fields, *(["atom_id"] if self.conect else [])]
+        fields = ["charge", "occupancy", *(["atom_id"] if self.conect else [])]
         options = {"model": model, "altloc": "all", "extra_fields": fields}
         if assembly is None:
             atoms = self.pdb.get_structure(**options)
@@ -82,9 +75,9 @@ class PdbDocument:
         atoms = atoms[choose_altloc(atoms)]
         check_duplicates(atoms)
         structure = require_package("biotite.structure", "from_structure")
-        bonds = structure.BondList(atoms.array_length())
+        pairs = self._conect(atoms) if self.conect else None
+        bonds = structure.BondList(atoms.array_length(), pairs)
         if self.conect:
-            bonds = structure.BondList(atoms.array_length(), self._conect(atoms))
             atoms.del_annotation("atom_id")
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = bonds.merge(_component_bonds(atoms))
@@ -156,7 +149,7 @@ def check_lines(lines: Sequence[str], closed: bool) -> None:
         closed (bool): Whether the last one ends with a line break.
     """
     atoms: list[tuple[int, str]] = []
-    models, between, ended = 0, False, False
+    models, between, ended, counted = 0, False, False, ""
     for number, line in enumerate(lines, start=1):
         if line.startswith(ATOM):
             if ended:
@@ -172,41 +165,28 @@ def check_lines(lines: Sequence[str], closed: bool) -> None:
             between = True
         elif line.startswith("END"):
             ended = True
-        else:
-            _check_other(number, line)
+        elif line.startswith("MASTER"):
+            # It counts one model, and one of alternate locations.
+            counted = line[50:55].strip()
+        elif line.lstrip().upper().startswith(ATOM):
+            raise _error(number, f"starts with {line[:7]!r}: write 'ATOM' or 'HETATM'")
+        # Counting dots is faster, and enough for most lines.
+        elif line.count(".") > 2 and not line.startswith(_OTHERS):
+            if _COORDINATES.search(line[20:]):
+                raise _error(number, f"has coordinates, but starts with {line[:6]!r}")
     if models and not between and not ended:
         raise AtomEncodingError("its last model has no ENDMDL, so it was cut short")
     if lines[0].startswith("HEADER") and not (ended or models):
         raise AtomEncodingError("it has no END record, so it was cut short")
-    _check_count(lines, len(atoms))
+    if counted.isdigit() and int(counted) > len(atoms):
+        raise AtomEncodingError(
+            f"it has {len(atoms)} atoms, and its MASTER record counts {counted}"
+        )
     _check_widths(atoms, lines, closed)
 
 
 def _error(number: int, what: str) -> AtomEncodingError:
     return AtomEncodingError(f"line {number} {what}")
-
-
-def _check_other(number: int, line: str) -> None:
-    if line.lstrip().upper().startswith(ATOM):
-        raise _error(number, f"starts with {line[:7]!r}: write 'ATOM' or 'HETATM'")
-    # Counting dots is faster, and enough for most lines.
-    if (
-        line.count(".") > 2
-        and not line.startswith(_OTHERS)
-        and (_COORDINATES.search(line[20:]))
-    ):
-        raise _error(number, f"has coordinates, but starts with {line[:6]!r}")
-
-
-def _check_count(lines: Sequence[str], found: int) -> None:
-    for line in lines:
-        if line.startswith("MASTER"):
-            # It counts one model, and one of alternate locations.
-            expected = line[50:55].strip()
-            if expected.isdigit() and int(expected) > found:
-                raise AtomEncodingError(
-                    f"it has {found} atoms, and its MASTER record counts {expected}"
-                )
 
 
 def _check_widths(

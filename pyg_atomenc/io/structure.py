@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -21,11 +22,13 @@ from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
 _FORMATS = {
-    ".cif": "mmCIF",
-    ".mmcif": "mmCIF",
-    ".bcif": "BinaryCIF",
-    ".pdb": "PDB",
-    ".ent": "PDB",
+    **{".cif": "mmCIF", ".mmcif": "mmCIF", ".bcif": "BinaryCIF"},
+    **{".pdb": "PDB", ".ent": "PDB"},
+}
+_DOCUMENTS: dict[str, Any] = {
+    "mmCIF": CifDocument,
+    "BinaryCIF": partial(CifDocument, binary=True),
+    "PDB": PdbDocument,
 }
 # How the names of structure files end, each also with .gz behind it.
 SUFFIXES = tuple(_FORMATS)
@@ -97,9 +100,9 @@ def from_structure(
             f".gz). Rename the file after its format."
         )
     kind = _FORMATS[suffix]
-    kept = (read_bytes(file, limits), kind == "BinaryCIF", limits)
+    content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
-        document: Any = (PdbDocument if kind == "PDB" else CifDocument)(file, *kept)
+        document = _DOCUMENTS[kind](file, content, limits)
         count = document.num_models
         known = document.assemblies if assembly is not None else [None]
     if model != "all" and model > count:
@@ -115,7 +118,7 @@ def from_structure(
     graphs = []
     for number in range(1, count + 1) if model == "all" else [model]:
         with _one_kind_of_error(file, kind):
-            atoms = document.read(number, assembly, ("charge", "occupancy"))
+            atoms = document.read(number, assembly)
         limits.check_atoms(file, atoms.array_length())
         try:
             if atoms.array_length() > 0:

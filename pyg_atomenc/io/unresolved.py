@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem.bonds import residue_bonds
+from pyg_atomenc.chem.codes import places
 from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -74,63 +75,51 @@ def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     return names[stays], elements[stays], charges[stays]
 
 
-def _make(structure: Any, like: Any, missing: NDArray[np.bool_], name: str) -> Any:
-    names, elements, charges = (column[missing] for column in _component(name))
+def _make(
+    structure: Any, atoms: Any, row: int, missing: NDArray[np.bool_], **others: Any
+) -> Any:
+    """Atoms without positions, annotated as ``atoms[row]`` but for what is given."""
+    known = {k: getattr(atoms, k)[row] for k in atoms.get_annotation_categories()}
+    known |= others
+    names, elements, charges = (c[missing] for c in _component(str(known["res_name"])))
+    known |= dict(atom_name=names, element=elements, charge=charges)
+    known |= dict(occupancy=0.0, is_resolved=False)
     part = structure.AtomArray(len(names))
     part.coord[:] = np.nan
-    for key in like.get_annotation_categories():
-        value = getattr(like, key)[0]
-        dtype = getattr(like, key).dtype
-        part.set_annotation(key, np.full(len(names), value, dtype=dtype))
-    part.atom_name, part.element = names, elements
-    part.set_annotation("charge", charges)
-    part.set_annotation("occupancy", np.zeros(len(names)))
-    part.set_annotation("is_resolved", np.zeros(len(names), dtype=bool))
+    for key, value in known.items():
+        part.set_annotation(key, np.array(np.broadcast_to(value, len(names))))
     part.bonds = structure.BondList(len(names))
     return part
 
 
 def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
-    residue = find_residues(atoms).index
     parts = []
-    present = np.split(
-        np.argsort(residue, kind="stable"), np.cumsum(np.bincount(residue))[:-1]
-    )
-    for rows in present:
-        name = str(atoms.res_name[rows[0]])
-        names = _component(name)[0]
+    for rows in places(find_residues(atoms).index):
+        names = _component(str(atoms.res_name[rows[0]]))[0]
         missing = ~np.isin(names, atoms.atom_name[rows])
         if atoms.label_seq_id[rows[0]] == "1" and "P" not in atoms.atom_name[rows]:
             # A nucleic acid starts with O5' where nobody saw a phosphate before it.
             missing &= ~np.isin(names, _PHOSPHATE)
         if missing.any():
-            parts.append(_make(structure, atoms[rows[:1]], missing, name))
+            parts.append(_make(structure, atoms, rows[0], missing))
     return parts
 
 
 def _missing_residues(structure: Any, atoms: Any, scheme: Any) -> list[Any]:
-    asym, seq, name, chain, number, code = (
-        scheme[key].as_array(str)
-        for key in ("asym_id", "seq_id", "mon_id", "pdb_strand_id", "pdb_seq_num",
-                    "pdb_ins_code")
-    )  # fmt: skip
-    there = set(zip(atoms.label_asym_id.tolist(), atoms.label_seq_id.tolist(),
-                    strict=True))  # fmt: skip
-    shown = set(atoms.label_asym_id.tolist())
-    parts = []
-    for row in range(len(asym)):
-        if asym[row] not in shown or (asym[row], seq[row]) in there:
+    keys = "asym_id seq_id mon_id pdb_strand_id pdb_seq_num pdb_ins_code".split()
+    rows = zip(*(scheme[key].as_array(str).tolist() for key in keys), strict=True)
+    shown = atoms.label_asym_id.tolist()
+    there = set(zip(shown, atoms.label_seq_id.tolist(), strict=True))
+    shown, parts = set(shown), []
+    for asym, seq, name, chain, number, code in rows:
+        if asym not in shown or (asym, seq) in there:
             continue
-        like = atoms[:1].copy()
-        like.chain_id[:] = chain[row]
-        like.set_annotation("label_asym_id", np.array([asym[row]]))
-        like.set_annotation("label_seq_id", np.array([seq[row]]))
-        like.res_id[:] = int(number[row])
-        like.ins_code[:] = "" if code[row] in _NONE else code[row]
-        like.set_annotation("res_name", np.array([name[row]]))
-        like.hetero[:] = False
-        every = np.ones(len(_component(str(name[row]))[0]), dtype=bool)
-        parts.append(_make(structure, like, every, str(name[row])))
+        named = dict(
+            chain_id=chain, res_id=int(number), ins_code="" if code in _NONE else code
+        )
+        labels = dict(label_asym_id=asym, label_seq_id=seq, res_name=name, hetero=False)
+        every = np.ones(len(_component(name)[0]), dtype=bool)
+        parts.append(_make(structure, atoms, 0, every, **named, **labels))
     return parts
 
 

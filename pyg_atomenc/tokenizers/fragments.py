@@ -100,51 +100,34 @@ class RingsAndChains:
 def _cut(mol: Any) -> tuple[Integers, list[str]]:
     """The piece of every atom ``[N]``, and the name of every piece."""
     chem = require_package("rdkit.Chem", "BRICS")
-    heavy = _without_hydrogens(mol)
-    num_heavy = heavy.GetNumAtoms()
-    index = [atom.GetIntProp(_INDEX) for atom in heavy.GetAtoms()]
-    bonds = _brics_bonds(heavy)
+    brics = require_package("rdkit.Chem.BRICS", "BRICS")
+    # Without hydrogens: BRICS counts an atom's explicit neighbours.
+    marked = chem.Mol(mol)
+    for atom in marked.GetAtoms():
+        atom.SetIntProp(_INDEX, atom.GetIdx())
+    marked.UpdatePropertyCache(strict=False)
+    heavy = chem.RemoveHs(marked, sanitize=False)
+    # A molecule that was never sanitized knows neither its valences nor its rings.
+    heavy.UpdatePropertyCache(strict=False)
+    chem.GetSymmSSSR(heavy)
+    pairs = [pair for pair, _ in brics.FindBRICSBonds(heavy)]
+    bonds = sorted(heavy.GetBondBetweenAtoms(*pair).GetIdx() for pair in pairs)
+    broken = heavy
     if bonds:
         # Label 0 writes a cut as a bare '*', without the BRICS environment's number.
         broken = chem.FragmentOnBonds(heavy, bonds, dummyLabels=[(0, 0)] * len(bonds))
-    else:
-        broken = heavy
-
-    piece = [-1] * mol.GetNumAtoms()
+    # Atoms behind the molecule's own are the '*' that mark the cuts.
+    index = [atom.GetIntProp(_INDEX) for atom in heavy.GetAtoms()]
     fragments = chem.GetMolFrags(broken)
     part = np.empty(broken.GetNumAtoms(), dtype=np.int64)
     for number, atoms in enumerate(fragments):
         part[list(atoms)] = number
-        for atom in atoms:
-            # Atoms behind the molecule's own are the '*' that mark the cuts.
-            if atom < num_heavy:
-                piece[index[atom]] = number
-    names = smiles_of_parts(broken, part, len(fragments))
-    for atom in mol.GetAtoms():
-        if piece[atom.GetIdx()] < 0:
-            piece[atom.GetIdx()] = piece[atom.GetNeighbors()[0].GetIdx()]
-    return np.array(piece), names
-
-
-def _without_hydrogens(mol: Any) -> Any:
-    """A copy without hydrogens: BRICS counts an atom's explicit neighbours."""
-    chem = require_package("rdkit.Chem", "BRICS")
-    copy = chem.Mol(mol)
-    for atom in copy.GetAtoms():
-        atom.SetIntProp(_INDEX, atom.GetIdx())
-    copy.UpdatePropertyCache(strict=False)
-    heavy = chem.RemoveHs(copy, sanitize=False)
-    # A molecule that was never sanitized knows neither its valences nor its rings.
-    heavy.UpdatePropertyCache(strict=False)
-    chem.GetSymmSSSR(heavy)
-    return heavy
-
-
-def _brics_bonds(mol: Any) -> list[int]:
-    brics = require_package("rdkit.Chem.BRICS", "BRICS")
-    return sorted(
-        mol.GetBondBetweenAtoms(*pair).GetIdx() for pair, _ in brics.FindBRICSBonds(mol)
-    )
+    piece = np.full(mol.GetNumAtoms(), -1)
+    piece[index] = part[: len(index)]
+    for number in np.flatnonzero(piece < 0).tolist():
+        atom = mol.GetAtomWithIdx(number)
+        piece[number] = piece[atom.GetNeighbors()[0].GetIdx()]
+    return piece, smiles_of_parts(broken, part, len(fragments))
 
 
 def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:

@@ -94,7 +94,14 @@ class Smarts:
         piece = np.full(count, -1)
         names: list[str] = []
         for name, query in self._compile():
-            for match in self._matches(mol, name, query):
+            matches = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
+            # RDKit stops at so many without a word.
+            if len(matches) == _MOST_MATCHES:
+                raise AtomEncodingError(
+                    f"'patterns' has {self.patterns[name]!r}, which matches "
+                    f"{_MOST_MATCHES:,} times or more: use a more specific pattern."
+                )
+            for match in matches:
                 atoms = list(match)
                 if (piece[atoms] < 0).all():
                     piece[atoms] = len(names)
@@ -110,16 +117,6 @@ class Smarts:
         full = np.where(taken, piece, len(names) - count + own)
         full = np.where(taken, full, with_hydrogens(mol, full))
         return chemical_tokens(source, full, names)
-
-    def _matches(self, mol: Any, name: str, query: Any) -> Any:
-        # RDKit stops at so many without a word.
-        found = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
-        if len(found) == _MOST_MATCHES:
-            raise AtomEncodingError(
-                f"'patterns' has {self.patterns[name]!r}, which matches "
-                f"{_MOST_MATCHES:,} times or more: use a more specific pattern."
-            )
-        return found
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.patterns)}, rest={self.rest!r})"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
+from pyg_atomenc.chem.codes import code, places
 from pyg_atomenc.chem.components import ideal_conformer
 from pyg_atomenc.chem.rdkit import embed_smiles
 from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
@@ -56,8 +57,9 @@ class BoltzFeatures(BaseTransform):
         seed (int): Of RDKit's embedding. (default: ``0``)
 
     Raises:
-        ValueError: If a name has over four characters or others than ASCII, or if there
-            is nothing to take reference positions from.
+        ValueError: If a name has over four characters or others than ASCII, if there is
+            nothing to take reference positions from, or, with ``backbone`` or
+            ``residue``, if residues have names but no ``token_entity_kind``.
         ImportError: If biotite is missing for a structure, or RDKit for a SMILES.
     """
 
@@ -136,11 +138,12 @@ def residue_names(data: AtomTokenData) -> list[str]:
     """The name of every token's residue, which need not be the token's own."""
     if "res_name" not in data:
         return list(data.get("token_name", [""] * data.total_num_tokens))
-    count = data.atom_to_token.numel()
-    first = torch.full((data.total_num_tokens,), count)
-    first.scatter_reduce_(0, data.atom_to_token, torch.arange(count), "amin")
-    names = [*data.res_name, ""]
-    return [names[atom] for atom in first.tolist()]
+    names = [""] * data.total_num_tokens
+    atoms = zip(data.res_name, data.atom_to_token.tolist(), strict=True)
+    # The name of each token's first atom, which overwrites those behind it.
+    for name, token in reversed(list(atoms)):
+        names[token] = name
+    return names
 
 
 def is_structure(data: AtomTokenData) -> bool:
@@ -169,15 +172,8 @@ def reference_spaces(data: AtomTokenData) -> Tensor:
     index = data.atom_to_token
     if not is_structure(data):
         return torch.zeros_like(index)
-    identity = list(
-        zip(
-            data.token_chain,
-            data.token_res_id.tolist(),
-            data.token_ins_code,
-            residue_names(data),
-            strict=True,
-        )
-    )
+    columns = (data.token_chain, data.token_res_id.tolist(), data.token_ins_code)
+    identity = list(zip(*columns, residue_names(data), strict=True))
     # Neighbouring tokens of one residue share its space.
     new = [a != b for a, b in zip(identity[1:], identity, strict=False)]
     return torch.tensor([0, *new], dtype=torch.long).cumsum(0)[index]
@@ -186,31 +182,25 @@ def reference_spaces(data: AtomTokenData) -> Tensor:
 def reference_conformers(data: AtomTokenData, seed: int) -> tuple[Tensor, Tensor]:
     """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
     charge = data.formal_charge.float()
-    if is_structure(data):
-        return _component_conformers(data, charge)
-    if "pos" in data:
-        return data.pos.clone(), charge
-    if "given_smiles" not in data:
-        raise AtomEncodingError(
-            "'pos' is missing from the data, which has no SMILES either: embed the "
-            "molecule with RDKit and read it with from_rdmol."
-        )
-    return embed_smiles(data.given_smiles, seed)[: len(charge)], charge
-
-
-def _component_conformers(data: AtomTokenData, charge: Tensor) -> tuple[Tensor, Tensor]:
-    pos, space = data.pos.clone(), reference_spaces(data)
-    names = np.array(residue_names(data), dtype=object)[data.atom_to_token.numpy()]
-    for atoms in space.argsort(stable=True).split(space.bincount().tolist()):
-        if len(atoms) == 0:
-            continue
-        known = ideal_conformer(names[int(atoms[0])])
-        found = [known.get(data.atom_name[atom]) for atom in atoms.tolist()]
+    if "pos" not in data and not is_structure(data):
+        if "given_smiles" not in data:
+            raise AtomEncodingError(
+                "'pos' is missing from the data, which has no SMILES either: embed the "
+                "molecule with RDKit and read it with from_rdmol."
+            )
+        return embed_smiles(data.given_smiles, seed)[: len(charge)], charge
+    pos = data.pos.clone()
+    if not is_structure(data):
+        return pos, charge
+    names = residue_names(data)
+    for rows in places(code(reference_spaces(data).numpy())):
+        known = ideal_conformer(names[int(data.atom_to_token[rows[0]])])
+        found = [known.get(data.atom_name[atom]) for atom in rows.tolist()]
         entries = [entry for entry in found if entry is not None]
         # A residue with atoms that its component lacks keeps its own conformer.
         if len(entries) == len(found) and all(np.isfinite(e[0]).all() for e in entries):
-            pos[atoms] = torch.from_numpy(np.stack([entry[0] for entry in entries]))
-            charge[atoms] = torch.tensor([entry[1] for entry in entries])
+            pos[rows] = torch.from_numpy(np.stack([entry[0] for entry in entries]))
+            charge[rows] = torch.tensor([entry[1] for entry in entries])
     return pos, charge
 
 
@@ -243,11 +233,12 @@ def backbone_codes(data: AtomTokenData) -> Tensor:
 
 def residue_types(data: AtomTokenData) -> dict[str, Tensor]:
     """``token_res_type``, ``token_modified`` and ``token_mol_type``, each ``[T]``."""
-    kinds, code = entity_kinds(data), {name: i for i, name in enumerate(RESIDUE_TYPES)}
+    kinds = entity_kinds(data)
+    number = {name: i for i, name in enumerate(RESIDUE_TYPES)}
     types, modified = [], []
     for name, kind in zip(residue_names(data), kinds, strict=True):
-        standard = kind != LIGAND and name in code
-        types.append(code[name if standard else _UNKNOWN[kind]])
+        standard = kind != LIGAND and name in number
+        types.append(number[name if standard else _UNKNOWN[kind]])
         modified.append(int(kind != LIGAND and not standard))
     return {
         "token_res_type": torch.tensor(types),

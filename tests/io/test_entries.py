@@ -1,5 +1,6 @@
 """Real entries, as gemmi and biotite read them."""
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -26,6 +27,9 @@ pdbx = pytest.importorskip("biotite.structure.io.pdbx")
 pdb = pytest.importorskip("biotite.structure.io.pdb")
 gemmi = pytest.importorskip("gemmi", reason="gemmi is not installed")
 
+# Entries do not change: each is read by gemmi once.
+gemmi_residues = functools.cache(gemmi_residues)
+
 CIFS = "1aki.cif 3o5r.cif 4gxy.cif 5ugo.cif 1igy.bcif 1l2y.bcif".split()
 ENTRIES = [*CIFS, "1aki.pdb", "3o5r.pdb", "altloc.cif", "hetatm.pdb"]
 WATERS = ("HOH", "DOD")
@@ -45,6 +49,7 @@ def as_text(structures, tmp_path_factory):
     """Entries in a format that gemmi reads, by their names."""
     folder = tmp_path_factory.mktemp("text")
 
+    @functools.cache
     def convert(name):
         path = structures / name
         if path.suffix != ".bcif":
@@ -102,6 +107,7 @@ def test_tokens_are_those_of_gemmis_residues(name, structures, as_text):
         data = from_structure(structures / name, tokenizer)
         assert data.num_tokens == expected[type(tokenizer).__name__], tokenizer
     data = from_structure(structures / name)
+    data.validate()
     assert sorted(data.chain_id) == sorted(r.chain for r in residues for _ in r.atoms)
     assert sorted(data.z.tolist()) == sorted(
         atom.element.atomic_number for r in residues for atom in r.atoms
@@ -156,6 +162,7 @@ def test_both_formats_give_the_same_tokens(entry, tokenizer, structures):
         for suffix in ("cif", "pdb")
     )
     assert torch.equal(cif.atom_to_token, pdb_.atom_to_token)
+    torch.testing.assert_close(cif.pos, pdb_.pos, rtol=0, atol=1e-3)
     assert torch.equal(cif.edge_index, pdb_.edge_index)
     assert torch.equal(cif.edge_attr, pdb_.edge_attr)
     for name in ("token_name", "token_chain", "token_ins_code", "atom_name"):

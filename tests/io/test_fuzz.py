@@ -180,6 +180,7 @@ def test_damaged_files(kind, tmp_path, undamaged):
     check(kind, files, tmp_path, undamaged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["3o5r.pdb", "1aki.cif", "hetatm.pdb", "1l2y.bcif"])
 def test_damaged_entries(name, tmp_path, structures):
     path = structures / name
@@ -194,6 +195,7 @@ def test_damaged_entries(name, tmp_path, structures):
     check(name, files, tmp_path, atoms)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10**6), length=st.integers(0, 200),
        put=st.binary(max_size=80), kind=st.sampled_from(KINDS))  # fmt: skip
@@ -207,6 +209,7 @@ def test_any_piece_replaced_by_any_bytes(place, length, put, kind, tmp_path, und
     assert judge(path, data, "oracle", undamaged) in ("refused", "read")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), kind=st.sampled_from(KINDS))
 def test_any_bytes_are_refused(content, kind, tmp_path, undamaged):
@@ -214,6 +217,7 @@ def test_any_bytes_are_refused(content, kind, tmp_path, undamaged):
     assert judge(path, content, "refused", undamaged) == "refused"
 
 
+@pytest.mark.slow
 def test_bombs_take_little_memory(tmp_path):
     done = subprocess.run(
         [sys.executable, TESTS / "bombs.py"], cwd=tmp_path, timeout=280,

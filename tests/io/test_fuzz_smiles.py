@@ -73,7 +73,14 @@ def judge(smiles):
     return "read"
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+# The longest of them take seconds in all.
+LONG = ("a chain", "a cage", "double bonds", "one ring")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in HOSTILE],
+)
 def test_hostile(name):
     judge(HOSTILE[name])
 
@@ -98,12 +105,14 @@ def test_damaged():
     assert min(count.values()) > 50
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.text("CNOcn()[]12%=#/\\@+-.:*H9 |", max_size=40))
 def test_any_text_of_its_letters(smiles):
     judge(smiles)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.text(max_size=30))
 def test_any_text(smiles):

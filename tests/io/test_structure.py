@@ -16,11 +16,6 @@ from pyg_atomenc.tokenizers import Tokens
 
 struc = pytest.importorskip("biotite.structure", reason="biotite is not installed")
 
-ENTRIES = (
-    "1aki.cif 1aki.pdb 1igy.bcif 1l2y.bcif 3o5r.cif 3o5r.pdb 4gxy.cif 5ugo.cif "
-    "altloc.cif hetatm.pdb"
-).split()
-
 PDB = """\
 ATOM      1  N   GLY A   1       0.000   0.000   0.000  1.00  0.00           N
 ATOM      2  CA  GLY A   1       1.450   0.000   0.000  1.00  0.00           C
@@ -188,61 +183,9 @@ def test_bad_arrays(small):
         from_atom_array(atoms)
 
 
-def gemmi_residues(path):
-    """(chain, number, insertion code, name) → atom names, of the first model."""
-    gemmi = pytest.importorskip("gemmi", reason="gemmi is not installed")
-    found = {}
-    for chain in gemmi.read_structure(str(path))[0]:
-        for residue in chain:
-            ins = residue.seqid.icode.strip()
-            key = (chain.name, residue.seqid.num, ins, residue.name)
-            found.setdefault(key, set()).update(atom.name for atom in residue)
-    return found
-
-
-@pytest.mark.parametrize("name", ENTRIES)
-def test_real_entries_have_the_tokens_that_gemmi_sees(name, structures, tmp_path):
-    data = from_structure(structures / name)
-    data.validate()
-    path = structures / name
-    if path.suffix == ".bcif":
-        # gemmi reads no BinaryCIF: hand it the same rows as text.
-        pdbx = pytest.importorskip("biotite.structure.io.pdbx")
-        columns = pdbx.BinaryCIFFile.read(path).block["atom_site"]
-        text = pdbx.CIFCategory({k: v.as_array(str) for k, v in columns.items()})
-        block = pdbx.CIFBlock({"atom_site": text})
-        path = tmp_path / "text.cif"
-        pdbx.CIFFile({"text": block}).write(path)
-    expected = gemmi_residues(path)
-    if name == "altloc.cif":
-        # A proline and an arginine in one place; the proline has more occupancy.
-        expected = {key: value for key, value in expected.items() if key[3] == "PRO"}
-    found = {}
-    for atom, token in enumerate(data.atom_to_token.tolist()):
-        key = (
-            data.token_chain[token],
-            data.token_res_id[token].item(),
-            data.token_ins_code[token],
-            data.token_name[token],
-        )
-        found.setdefault(key, []).append(data.atom_name[atom])
-    assert len(found) == data.num_tokens
-    assert {key: sorted(names) for key, names in found.items()} == {
-        key: sorted(names) for key, names in expected.items()
-    }
-
-
-@pytest.mark.parametrize("entry", ["1aki", "3o5r"])
-def test_both_formats_of_an_entry_give_the_same_tokens(entry, structures):
-    cif, pdb = (from_structure(structures / f"{entry}.{s}") for s in ("cif", "pdb"))
-    assert torch.equal(cif.atom_to_token, pdb.atom_to_token)
-    for name in ("token_name", "token_chain", "token_ins_code", "atom_name"):
-        assert cif[name] == pdb[name]
-    assert torch.equal(cif.token_res_id, pdb.token_res_id)
-    torch.testing.assert_close(cif.pos, pdb.pos, rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    "method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)]
+)
 def test_real_entries_batch_as_they_are_alone(method, structures):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform cannot start processes by {method}")

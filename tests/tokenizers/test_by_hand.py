@@ -133,10 +133,13 @@ MOLECULES = {
 
 
 def cases(table):
+    found = []
     for molecule, expected in table.items():
         for tokenizer, tokens in expected.items():
             name = molecule if isinstance(molecule, str) else molecule.__name__
-            yield pytest.param(molecule, tokenizer, tokens, id=f"{name}-{tokenizer!r}")
+            name = f"{name}-{tokenizer!r}"
+            found.append(pytest.param(molecule, tokenizer, tokens, id=name))
+    return found
 
 
 @pytest.mark.parametrize("molecule, tokenizer, expected", cases(STRUCTURES))
