@@ -7,6 +7,8 @@ from pyg_atomenc.nn.boltz import (
     BoltzAtomEncoder,
     BoltzConditioning,
     BoltzConfig,
+    BoltzDecoderConditioning,
+    BoltzInputs,
 )
 from pyg_atomenc.nn.token_attention_conv import TokenAttentionConv
 from pyg_atomenc.nn.token_graph import token_graph
@@ -18,6 +20,8 @@ __all__ = [
     "BoltzAtomEncoder",
     "BoltzConditioning",
     "BoltzConfig",
+    "BoltzDecoderConditioning",
+    "BoltzInputs",
     "TokenAttentionConv",
     "token_graph",
 ]
