@@ -161,15 +161,6 @@ def check_range(name: str, value: Tensor, count: int, what: str) -> None:
         )
 
 
-def check_device(name: str, tensor: Tensor, other: str, device: torch.device) -> None:
-    """Check that a tensor lies on the device of another argument."""
-    if tensor.device != device:
-        raise AtomEncodingError(
-            f"'{name}' is on {tensor.device}, but '{other}' on {device}: move them to "
-            f"one device."
-        )
-
-
 def check_rows(
     name: str, value: Tensor, count: int, what: str, mend: str = "give it one for each."
 ) -> None:

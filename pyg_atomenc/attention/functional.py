@@ -98,14 +98,12 @@ def attention_pool(
     its token of :math:`n` atoms, the mean is :math:`\sum_b w_b v_b`.
 
     Args:
-        query (Tensor): ``[N, H, d]``, any floating type.
-        key (Tensor): ``[N, H, d]``, of the same type.
+        query (Tensor): As all up to ``backend`` for :func:`attention`.
+        key (Tensor): ``[N, H, d]``.
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
         layout (TokenLayout): Which atoms form a token.
-        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
-            ``layout.to_edge_index()``. (default: ``None``)
-        dropout (float): Probability to drop an attention weight; pass 0 when not
-            training. (default: ``0.0``)
+        bias (Tensor, optional): ``[E, H]``. (default: ``None``)
+        dropout (float): Probability to drop an attention weight. (default: ``0.0``)
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
         return_weights (bool): Give the atom weights, too. (default: ``False``)
 

@@ -149,32 +149,30 @@ class EncodeInputs:
             check_layout_device("bias", self.bias, self.layout)
 
     def _check_projections(
-        self, name: str, tensors: tuple[Tensor, Tensor, Tensor], dims: int
+        self, name: str, tensors: tuple[Tensor, ...], rank: int
     ) -> None:
         """Raise a ValueError unless ``tensors`` are three that go with the weights."""
         for tensor in tensors:
             check_floating(name, tensor)
-        like = self.weights[0] if len(self.weights) else None
-        shapes = [list(t.shape) for t in tensors]
-        wanted = ["heads", "channels", "in_channels"][:dims]
-        if (
-            like is None
-            or len(tensors) != 3
-            or like.dim() != 3
-            or any(t.shape != like.shape[:dims] for t in tensors)
-            or 0 in like.shape[:2]
-        ):
-            raise AtomEncodingError(
-                f"'{name}' needs three tensors of one shape [{', '.join(wanted)}], "
-                f"with at least one head and one channel, found: {shapes}."
-            )
-        for tensor in tensors:
-            if tensor.dtype != like.dtype:
-                raise AtomEncodingError(
-                    f"'{name}' has {tensor.dtype}, but the first of 'weights' "
-                    f"{like.dtype}: convert them to one type."
-                )
             check_layout_device(name, tensor, self.layout)
+        like = self.weights[0] if len(tensors) == 3 == len(self.weights) else None
+        dims = ("heads", "channels", "in_channels")[:rank]
+        shapes = [list(t.shape) for t in tensors]
+        if like is None or like.dim() != 3 or shapes != 3 * [[*like.shape[:rank]]]:
+            raise AtomEncodingError(
+                f"'{name}' needs three tensors of one shape [{', '.join(dims)}], "
+                f"found: {shapes}."
+            )
+        if 0 in like.shape[:2]:
+            raise AtomEncodingError(
+                f"'{name}' needs at least one head and one channel, found: {shapes}."
+            )
+        other = next((t.dtype for t in tensors if t.dtype != like.dtype), None)
+        if other is not None:
+            raise AtomEncodingError(
+                f"'{name}' has {other}, but the first of 'weights' {like.dtype}: "
+                f"convert them to one type."
+            )
 
     def project(self) -> AttentionInputs:
         """LayerNorm and the projections, written out: queries, keys and values."""
