@@ -10,9 +10,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -28,7 +28,7 @@ from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_packa
 from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 
 # What a killed run may lose of its reading, and how many files are under way at most.
-_SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 512
+_SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 256
 _dataset: "StructureDataset"
 Rows = list[dict[str, Any]]
 
@@ -57,8 +57,8 @@ class StructureDataset(Dataset):
         root (str or os.PathLike): Where the graphs are kept.
         source (Any, optional): A folder of structure files, a list of files, a table
             ``*.csv`` or ``*.csv.gz`` with a column ``smiles``, a ``StructureFiles``, a
-            ``SmilesTable``, or an object with the same methods. (default: what
-            :meth:`to_on_disk` wrote to ``root``, else ``root/raw``)
+            ``SmilesTable``, or the like. (default: what :meth:`to_on_disk` wrote to
+            ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
         transform (callable, optional): At every access. (default: ``None``)
         pre_transform (callable, optional): Once, before a graph is stored; gives an
@@ -76,9 +76,8 @@ class StructureDataset(Dataset):
         retry_skipped (bool): Try the skipped files once more. (default: ``False``)
 
     Raises:
-        ValueError: If the source or an option cannot be, if no file can be read, or one
-            cannot and ``on_error="raise"``, if a process that reads dies, or if what is
-            kept is damaged.
+        ValueError: If an option cannot be, no file can be read, or with ``"raise"`` one
+            cannot, if a process that reads dies, or if what is kept is damaged.
         ImportError: If safetensors, filelock or the reader's package is not installed.
     """
 
@@ -114,12 +113,11 @@ class StructureDataset(Dataset):
         else:
             self.source = _as_source(self.raw_dir if source is None else source)
             release = import_module("pyg_atomenc").__version__
-            kind = type(self.source).__qualname__
-            text = _describe([release, kind, self.source.options, own, version])
+            kind, options = type(self.source), self.source.options
+            text = _describe([release, kind, options, own, version])
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
             self.folder.mkdir(parents=True, exist_ok=True)
-            report = self.folder / "skipped.tsv"
             (self.folder / "options.txt").write_text(text, "utf-8")
             lock = require_package("filelock", "StructureDataset").FileLock
             with lock(self.folder / ".lock"):
@@ -132,8 +130,8 @@ class StructureDataset(Dataset):
                     with closing(rows), bar:
                         self._keep(bar, on_error)
                     self._look_up()
-                    lines = ["source\treason", *map("\t".join, self.report), ""]
-                    report.write_text("\n".join(lines), "utf-8")
+                    lines = "\n".join(["source\treason", *map("\t".join, self.report)])
+                    (self.folder / "skipped.tsv").write_text(lines + "\n", "utf-8")
         self.transform = transform
         self._check_report(on_error)
 
@@ -162,8 +160,7 @@ class StructureDataset(Dataset):
         self.report = [skipped[index] for index in sorted(skipped)]
         self._names = [name for *_, name in graphs]
         # The row of every graph, its atoms and its pairs.
-        table = torch.tensor([row[1:4] for row in graphs], dtype=torch.long)
-        self._graphs = table.view(-1, 3)
+        self._graphs = torch.tensor([row[1:4] for row in graphs]).view(-1, 3).long()
         return sorted({*items.values()} - known)
 
     def _keep(self, results: Any, on_error: str) -> None:
@@ -207,9 +204,16 @@ class StructureDataset(Dataset):
         pool = ProcessPoolExecutor(num_workers, context, _start, (self,))
         try:
             for i in range(0, len(missing), _FILES_AT_ONCE):
-                block = missing[i : i + _FILES_AT_ONCE]
-                for done in as_completed([pool.submit(_read, item) for item in block]):
-                    yield done.result()
+                futures: list[Future[Rows]] = []
+                with suppress(BrokenProcessPool):
+                    for item in missing[i : i + _FILES_AT_ONCE]:
+                        futures.append(pool.submit(_read, item))
+                for done in as_completed(futures):
+                    # What was read before a process died is kept first.
+                    if not isinstance(done.exception(), BrokenProcessPool):
+                        yield done.result()
+                for done in futures:
+                    done.result()
         except BrokenProcessPool as error:
             raise AtomEncodingError(
                 "'num_workers': a process that reads files died (too little memory, or "
@@ -240,7 +244,6 @@ class StructureDataset(Dataset):
                 graphs = [self.pre_transform(data) for data in graphs]
             rows: Rows = [storage.pack(data) for data in graphs] or [{"reason": ""}]
         except ImportError:
-            # No fault of the file.
             raise
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -304,8 +307,7 @@ def _start(dataset: StructureDataset) -> None:
 
 def _end_with_parent() -> None:
     # What outlives a parent that was killed would wait, and hold the lock, for ever.
-    parent: Any = multiprocessing.parent_process()
-    parent.join()
+    multiprocessing.process.parent_process().join()  # type: ignore[union-attr]
     os._exit(1)
 
 

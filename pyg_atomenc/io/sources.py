@@ -52,6 +52,11 @@ class StructureFiles:
             found = [path for path in find(pattern or "*") if path.is_file()]
             found = [path for path in found if pattern or _is_structure(path.name)]
             found = [path.relative_to(self._folder) for path in found]
+        elif pattern is not None or recursive:
+            raise AtomEncodingError(
+                "'pattern' and 'recursive' are for a folder, and 'files' is a list of "
+                "files: pass the folder, or leave them out."
+            )
         else:
             self._folder = Path("/")
             try:

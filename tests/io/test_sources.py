@@ -78,3 +78,5 @@ def test_bad_arguments(folder, tmp_path):
     for files in ([], [3], 3, b"files"):
         with pytest.raises(ValueError):
             StructureFiles(files)
+    with pytest.raises(ValueError, match="'pattern' and 'recursive' are for a folder"):
+        StructureFiles([folder / "000.pdb"], recursive=True)
