@@ -8,7 +8,7 @@ that RDKit builds on the spot. The weights are random, drawn from --seed: train 
 layer inside a model of your own to give the features a meaning. Needs the extras
 `save` and `structure`, or `chem` without a file.
 
-What it writes: `tokens` [T, heads * head_channels] float32, `token_batch` [T] the
+What it writes: `tokens` [T, heads * out_channels] float32, `token_batch` [T] the
 structure of every token, `token_pos` [T, 3] the mean position of its atoms in ångström;
 and as metadata, in JSON, the names of structures and tokens.
 """
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.encoder = AtomAttentionEncoder(channels)
 
     def forward(self, batch, layout):
-        """Token features [T, heads * head_channels]."""
+        """Token features [T, heads * out_channels]."""
         x = self.element(batch.z)
         x = x + self.conv(x, batch.edge_index, batch.edge_attr)
         return self.encoder(x, layout)
