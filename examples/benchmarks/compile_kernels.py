@@ -21,21 +21,12 @@ from torch import Tensor
 
 from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.attention.autograd import OperatorContext
-from pyg_atomenc.attention.triton.configurations import KernelConfig
-from pyg_atomenc.attention.triton.launch import (
-    Launch,
-    is_interpreted,
-)
-from pyg_atomenc.attention.triton.operators import (
-    Call,
-    attend_launches,
-    backward_launches,
-    pool_launches,
-)
+from pyg_atomenc.attention.triton.launch import NUM_STAGES, Launch, is_interpreted
+from pyg_atomenc.attention.triton.operators import KernelCall
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
-# A token of every size class, and one that is cut into tiles.
-SIZES = (9, 20, 50, 100)
+# A token of every size class. Where classes are fewer, larger ones need no kernel.
+SIZES = (9, 20, 50)
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -59,7 +50,8 @@ class Usage:
         width (int): Channels of a head.
         bias (bool): Whether logits have a bias.
         arch (int): The GPU's compute capability, times ten.
-        config (KernelConfig): How it was cut.
+        items (int): Items of a program.
+        num_warps (int): Groups of 32 threads of a program.
         registers (int): Of a thread.
         spilled (int): Bytes of a thread in local memory.
         shared (int): Bytes of a program in shared memory.
@@ -70,7 +62,8 @@ class Usage:
     width: int
     bias: bool
     arch: int
-    config: KernelConfig
+    items: int
+    num_warps: int
     registers: int
     spilled: int
     shared: int
@@ -78,14 +71,14 @@ class Usage:
     def row(self) -> str:
         """A row of the table."""
         found = [self.kernel, self.dtype, self.width, "yes" if self.bias else "no"]
-        found += [f"sm_{self.arch}", *self.config]
+        found += [f"sm_{self.arch}", self.items, self.num_warps]
         found += [self.registers, self.spilled, self.shared]
         return "| " + " | ".join(map(str, found)) + " |"
 
 
 HEADER = (
-    "| kernel | type | channels | bias | GPU | items or step | warps | stages "
-    "| registers | spilled | shared memory |\n" + "|---" * 11 + "|"
+    "| kernel | type | channels | bias | GPU | items | warps | registers "
+    "| spilled | shared memory |\n" + "|---" * 10 + "|"
 )
 
 
@@ -103,22 +96,18 @@ def launches(
     found = [None if t is None else torch.empty_like(t) for t in tensors]
     weights = torch.zeros(layout.num_atoms, heads)
     tokens = query.new_zeros(layout.num_tokens, heads, width)
-    call = Call(tensors, context, pool=False)
-    lists = [
-        ("attend", attend_launches(call, query)),
-        ("attend backward", backward_launches(call, query, None, found)),
-    ]
-    call = Call(tensors, context, pool=True)
-    lists += [
-        ("pool", pool_launches(call, tokens, weights)),
-        ("pool backward", backward_launches(call, tokens, weights, found)),
-    ]
-    for name, some in lists:
-        for launch in some:
+    for pool, name, outputs in (
+        (False, "attend", [query]),
+        (True, "pool", [tokens, weights]),
+    ):
+        call = KernelCall(tensors, context, pool)
+        for launch in call.forward(*outputs):
             yield name, launch
+        for launch in call.backward(outputs, found):
+            yield f"{name} backward", launch
 
 
-def compile_launch(launch: Launch, config: KernelConfig, arch: int) -> Any:
+def compile_launch(launch: Launch, arch: int) -> Any:
     """The kernel of a launch, compiled for an architecture such as 90."""
     triton = require_package("triton", "compiling kernels")
     compiler = require_package("triton.compiler", "compiling kernels")
@@ -126,7 +115,7 @@ def compile_launch(launch: Launch, config: KernelConfig, arch: int) -> Any:
     function = launch.function()
     signature, constants, aligned = {}, {}, {}
     for place, name in enumerate(function.arg_names):
-        value = {**launch.arguments, launch.block: config.block}[name]
+        value = launch.arguments[name]
         signature[name] = _type_of(name, value)
         if signature[name] == "constexpr":
             constants[name] = value
@@ -136,7 +125,7 @@ def compile_launch(launch: Launch, config: KernelConfig, arch: int) -> Any:
     return triton.compile(
         compiler.ASTSource(function, signature, constants, aligned),
         target=backends.GPUTarget("cuda", arch, 32),
-        options={"num_warps": config.num_warps, "num_stages": config.num_stages},
+        options={"num_warps": launch.num_warps, "num_stages": NUM_STAGES},
     )
 
 
@@ -170,30 +159,25 @@ def usage_of(cubin: bytes) -> tuple[int, int]:
 
 
 def measure(
-    dtype: str,
-    width: int,
-    bias: bool,
-    arch: int,
-    every_config: bool = False,
-    only: str = "",
+    dtype: str, width: int, bias: bool, arch: int, only: str = ""
 ) -> Iterator[Usage]:
     """Compile all kernels whose title has ``only`` for one type and width."""
-    seen = set()
     for name, launch in launches(DTYPES[dtype], width, bias):
-        if launch.key() in seen:
-            continue
-        seen.add(launch.key())
-        size = launch.arguments.get("S")
-        title = f"{launch.kernel} ({name}{f', {size}' if size else ''})"
+        title = f"{launch.kernel} ({name}, {launch.arguments['S']})"
         if not re.search(only, title):
             continue
-        for config in launch.configs if every_config else launch.configs[:1]:
-            compiled = compile_launch(launch, config, arch)
-            registers, spilled = usage_of(compiled.asm["cubin"])
-            shared = compiled.metadata.shared
-            yield Usage(
-                title, dtype, width, bias, arch, config, registers, spilled, shared
-            )
+        compiled = compile_launch(launch, arch)
+        yield Usage(
+            title,
+            dtype,
+            width,
+            bias,
+            arch,
+            launch.arguments["ITEMS"],
+            launch.num_warps,
+            *usage_of(compiled.asm["cubin"]),
+            compiled.metadata.shared,
+        )
 
 
 def main(arguments: Optional[list[str]] = None) -> None:
@@ -203,7 +187,6 @@ def main(arguments: Optional[list[str]] = None) -> None:
     parser.add_argument("--width", nargs="+", type=int, default=[32])
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
     parser.add_argument("--bias", nargs="+", default=["no", "yes"])
-    parser.add_argument("--every-config", action="store_true")
     parser.add_argument("--only", default="", help="kernels that match this")
     args = parser.parse_args(arguments)
     if is_interpreted():
@@ -216,9 +199,7 @@ def main(arguments: Optional[list[str]] = None) -> None:
         for dtype in args.dtype:
             for width in args.width:
                 for bias in args.bias:
-                    for usage in measure(
-                        dtype, width, bias == "yes", arch, args.every_config, args.only
-                    ):
+                    for usage in measure(dtype, width, bias == "yes", arch, args.only):
                         print(usage.row(), flush=True)
 
 

@@ -1,8 +1,10 @@
 """Fused Triton kernels, for NVIDIA GPUs.
 
-One kernel takes the tokens of up to 16 atoms, others those of up to 32 and 64, each
-from queries, keys and values to its result; larger tokens go tile by tile. Nothing is
-padded in memory, no edge list is made, and no launch waits for the device.
+A kernel takes a token of up to 64 atoms in whole (32 or 16 in float32 or where heads
+are wide), from queries, keys and values to its result; the dense backend's formulas
+take larger tokens within the same operator. No edge list is made, and no launch waits
+for the device. The kernels were tested in Triton's interpreter and compiled ahead of
+time, and have not run on a GPU.
 """
 
 from importlib.util import find_spec
@@ -16,8 +18,7 @@ from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
 from pyg_atomenc.attention.layouts import TokenLayout
-from pyg_atomenc.attention.triton.configurations import max_channels
-from pyg_atomenc.attention.triton.launch import is_interpreted
+from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
 from pyg_atomenc.errors import how_to_install
 

@@ -1,9 +1,13 @@
-"""What all Triton kernels share: rows, products and logits of a block.
+"""The Triton kernels: attention of many small tokens, forward and backward.
 
-Tensors of a block are written ``[.., S]`` for its atoms and ``[.., S, S]`` for its
-pairs, ``..`` being a dimension of items or nothing: an item is one head of one token,
-and a program that works on a single item has scalars where others have ``[B]``.
-Everything is added up in float32; logits and their maxima are in base 2.
+An item is one head of one token, padded to ``S`` atoms; a program works on ``ITEMS`` of
+them. Items are neighbours: all heads of a token come before the next token, so that a
+program reads whole rows of ``[N, H, d]``. Every row is read once, and nothing of an
+item's pairs leaves the program.
+
+Blocks are written ``[.., S]`` for atoms and ``[.., S, S]`` for pairs, ``..`` being the
+dimension of items or nothing: a program of a single item has scalars where others have
+``[ITEMS]``. Sums are taken in float32; logits and their maxima are in base 2.
 
 This file imports Triton, so nothing imports it before a kernel is launched. Triton
 reads ``TRITON_INTERPRET`` when it does.
@@ -23,23 +27,175 @@ INTERPRETED = tl.constexpr(is_interpreted())
 
 
 @triton.jit
-def count(x):
-    """A number to loop up to; as NumPy 2.4 wants it, where the interpreter runs."""
-    if INTERPRETED:
-        return x.handle.data.item()
+def attention_forward(
+    query, key, value, bias,
+    out, weights,
+    perm, ptr, pair_ptr, token_order, first, count, scale,
+    query_row, query_head, key_row, key_head, value_row, value_head,
+    POOL: tl.constexpr, HEADS: tl.constexpr,
+    D: tl.constexpr, D_BLOCK: tl.constexpr, V: tl.constexpr, V_BLOCK: tl.constexpr,
+    S: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """Outputs of atoms, or of tokens together with the atom weights."""
+    token, head, size, exists, atom, inside = load_items(
+        perm, ptr, token_order, first, count, HEADS, S, ITEMS
+    )
+    h = by_row(head, ITEMS)
+    q = load_rows(query, atom, h, query_row, query_head, inside, D, D_BLOCK)
+    k = load_rows(key, atom, h, key_row, key_head, inside, D, D_BLOCK)
+    v = load_rows(value, atom, h, value_row, value_head, inside, V, V_BLOCK)
+    alpha, _, _ = attention_weights(
+        q, k, bias, pair_ptr, token, head, size, inside, scale, HEADS, S, ITEMS
+    )
+    if POOL:
+        atoms = tl.maximum(size, 1).to(tl.float32)
+        weight = tl.sum(alpha, axis=-2) / by_row(atoms, ITEMS)
+        tl.store(weights + atom * HEADS + h, weight, mask=inside)
+        pooled = tl.sum(of_query(weight) * v.to(tl.float32), axis=-2)
+        at, mask = token_offsets(token, head, exists, HEADS, V, V_BLOCK, ITEMS)
+        tl.store(out + at, pooled.to(out.dtype.element_ty), mask=mask)
     else:
-        return x
+        o = mix(alpha, v)
+        store_rows(out, o, atom, h, HEADS * V, V, inside, V, V_BLOCK)
+
+
+@triton.jit
+def attention_backward(
+    query, key, value, bias,
+    grad_out, grad_weights,
+    grad_query, grad_key, grad_value, grad_bias,
+    perm, ptr, pair_ptr, token_order, first, count, scale,
+    query_row, query_head, key_row, key_head, value_row, value_head,
+    grad_query_row, grad_key_row, grad_value_row,
+    POOL: tl.constexpr, LOGITS: tl.constexpr, HEADS: tl.constexpr,
+    D: tl.constexpr, D_BLOCK: tl.constexpr, V: tl.constexpr, V_BLOCK: tl.constexpr,
+    S: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of what :func:`attention_forward` reads; it computes that again."""
+    token, head, size, exists, atom, inside = load_items(
+        perm, ptr, token_order, first, count, HEADS, S, ITEMS
+    )
+    h = by_row(head, ITEMS)
+    q = load_rows(query, atom, h, query_row, query_head, inside, D, D_BLOCK)
+    k = load_rows(key, atom, h, key_row, key_head, inside, D, D_BLOCK)
+    v = load_rows(value, atom, h, value_row, value_head, inside, V, V_BLOCK)
+    alpha, offsets, pairs = attention_weights(
+        q, k, bias, pair_ptr, token, head, size, inside, scale, HEADS, S, ITEMS
+    )
+    if POOL:
+        share = 1.0 / by_row(tl.maximum(size, 1).to(tl.float32), ITEMS)
+        grad_token = None
+        if grad_out is not None:
+            at, mask = token_offsets(token, head, exists, HEADS, V, V_BLOCK, ITEMS)
+            grad_token = tl.load(grad_out + at, mask=mask, other=0.0).to(tl.float32)
+        if grad_value is not None:
+            weight = tl.sum(alpha, axis=-2) * share
+            dv = of_query(weight) * of_key(grad_token)
+        if LOGITS:
+            dw = share * weight_gradient(
+                v, grad_token, grad_weights, atom, h, inside, HEADS
+            )
+            mean = tl.sum(alpha * of_key(dw), axis=-1)
+            dl = alpha * (of_key(dw) - of_query(mean))
+    else:
+        do = load_rows(grad_out, atom, h, HEADS * V, V, inside, V, V_BLOCK)
+        if grad_value is not None:
+            dv = mix(swap(alpha), do)
+        if LOGITS:
+            da = product(do, swap(v))
+            mean = tl.sum(alpha * da, axis=-1)
+            dl = alpha * (da - of_query(mean))
+    if grad_value is not None:
+        store_rows(grad_value, dv, atom, h, grad_value_row, V, inside, V, V_BLOCK)
+    if grad_bias is not None:
+        tl.store(grad_bias + offsets, dl.to(grad_bias.dtype.element_ty), mask=pairs)
+    if grad_query is not None:
+        dq = mix(dl, k) * scale
+        store_rows(grad_query, dq, atom, h, grad_query_row, D, inside, D, D_BLOCK)
+    if grad_key is not None:
+        dk = mix(swap(dl), q) * scale
+        store_rows(grad_key, dk, atom, h, grad_key_row, D, inside, D, D_BLOCK)
+
+
+@triton.jit
+def load_items(
+    perm, ptr, token_order, first, count,
+    HEADS: tl.constexpr, S: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """A program's tokens, heads, sizes, and which exist ``[..]``; atoms ``[.., S]``."""
+    item = tl.program_id(0).to(tl.int64) * ITEMS
+    if ITEMS > 1:
+        item += tl.arange(0, ITEMS)
+    # Not `item < count * HEADS`: `count` has 32 bits, the product may need more.
+    exists = item // HEADS < count
+    token = tl.load(token_order + first + item // HEADS, mask=exists, other=0)
+    start = tl.load(ptr + token, mask=exists, other=0)
+    size = tl.load(ptr + token + 1, mask=exists, other=0) - start
+    size = tl.where(exists, size, 0)
+    row = tl.arange(0, S)
+    inside = row < by_row(size, ITEMS)
+    atom = tl.load(perm + by_row(start, ITEMS) + row, mask=inside, other=0)
+    return token, item % HEADS, size, exists, atom, inside
+
+
+@triton.jit
+def attention_weights(
+    query, key, bias, pair_ptr, token, head, size, inside, scale,
+    HEADS: tl.constexpr, S: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """Attention weights ``[.., S, S]``, zeros where no pair is; bias offsets."""
+    logits = product(query, swap(key)) * (scale * LOG2E)
+    offsets = 0
+    pairs = of_query(inside) & of_key(inside)
+    if bias is not None:
+        row = tl.arange(0, S)
+        first_pair = by_pair(tl.load(pair_ptr + token), ITEMS)
+        pair = of_query(row).to(tl.int64) * by_pair(size, ITEMS) + of_key(row)
+        offsets = (first_pair + pair) * HEADS + by_pair(head, ITEMS)
+        found = tl.load(bias + offsets, mask=pairs, other=0.0).to(tl.float32)
+        # The lowest number may mean "almost closed", and must not become -inf.
+        scaled = tl.maximum(found * LOG2E, LOWEST)
+        logits += tl.where(found > float("-inf"), scaled, found)
+    # Queries past the last are 0, but not their products with an infinite key.
+    logits = tl.where(pairs, logits, float("-inf"))
+    maximum = tl.max(logits, axis=-1)
+    # Any number will do where all logits are -inf.
+    maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
+    power = tl.exp2(logits - of_query(maximum))
+    total = tl.where(inside, tl.sum(power, axis=-1), 1.0)
+    return power * of_query(1.0 / total), offsets, pairs
+
+
+@triton.jit
+def weight_gradient(
+    value, grad_token, grad_weights, atom, head, inside, HEADS: tl.constexpr
+):
+    """The gradients ``[.., S]`` of how much atoms count in their token.
+
+    ``grad_token`` is that of the token ``[.., D]``, or ``None``; ``grad_weights`` what
+    users of the atom weights gave ``[N, H]``, or ``None``.
+    """
+    if grad_token is not None:
+        grad = tl.sum(value.to(tl.float32) * of_key(grad_token), axis=-1)
+        if grad_weights is not None:
+            grad += tl.load(grad_weights + atom * HEADS + head, mask=inside, other=0.0)
+        return grad
+    else:
+        return tl.load(grad_weights + atom * HEADS + head, mask=inside, other=0.0)
+
+
+# Reading, writing and multiplying blocks
 
 
 @triton.jit
 def by_row(x, ITEMS: tl.constexpr):
-    """What every item has, to go with its atoms: ``[B]`` → ``[B, 1]``."""
+    """What every item has, to go with its atoms: ``[ITEMS]`` → ``[ITEMS, 1]``."""
     return tl.expand_dims(x, -1) if ITEMS > 1 else x
 
 
 @triton.jit
 def by_pair(x, ITEMS: tl.constexpr):
-    """What every item has, to go with its pairs: ``[B]`` → ``[B, 1, 1]``."""
+    """What every item has, to go with its pairs: ``[ITEMS]`` → ``[ITEMS, 1, 1]``."""
     return tl.expand_dims(tl.expand_dims(x, -1), -1) if ITEMS > 1 else x
 
 
@@ -66,14 +222,9 @@ def swap(x):
 
 @triton.jit
 def row_offsets(
-    atom,
-    head,
-    row_stride,
-    head_stride,
-    inside,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    atom, head, row_stride, head_stride, inside,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Where rows of ``[N, H, WIDTH]`` are ``[.., S, BLOCK]``, and which exist."""
     column = tl.arange(0, BLOCK)
     offsets = tl.expand_dims(atom * row_stride + head * head_stride, -1) + column
@@ -83,15 +234,9 @@ def row_offsets(
 
 @triton.jit
 def load_rows(
-    x,
-    atom,
-    head,
-    row_stride,
-    head_stride,
-    inside,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, atom, head, row_stride, head_stride, inside,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Rows ``[.., S, BLOCK]``: zeros past the width, and where no atom is."""
     offsets, mask = row_offsets(
         atom, head, row_stride, head_stride, inside, WIDTH, BLOCK
@@ -101,21 +246,25 @@ def load_rows(
 
 @triton.jit
 def store_rows(
-    x,
-    rows,
-    atom,
-    head,
-    row_stride,
-    head_stride,
-    inside,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, rows, atom, head, row_stride, head_stride, inside,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Write rows, in the type of ``x``."""
     offsets, mask = row_offsets(
         atom, head, row_stride, head_stride, inside, WIDTH, BLOCK
     )
     tl.store(x + offsets, rows.to(x.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def token_offsets(
+    token, head, exists,
+    HEADS: tl.constexpr, V: tl.constexpr, V_BLOCK: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """Where items' rows of ``[T, H, V]`` are ``[.., V_BLOCK]``, and which exist."""
+    column = tl.arange(0, V_BLOCK)
+    mask = column < by_row(tl.where(exists, V, 0), ITEMS)
+    return by_row((token * HEADS + head) * V, ITEMS) + column, mask
 
 
 @triton.jit
@@ -140,42 +289,3 @@ def mix(a, b):
         return product(scaled, b) * tl.expand_dims(top, -1)
     else:
         return product(a.to(b.dtype), b)
-
-
-@triton.jit
-def pair_offsets(first_pair, query, key, size, head, HEADS: tl.constexpr):
-    """Where the pairs of queries and keys stand in a bias ``[E, H]``."""
-    return (first_pair + query.to(tl.int64) * size + key) * HEADS + head
-
-
-@triton.jit
-def add_bias(logits, bias, offsets, inside):
-    """Logits with their bias, both in base 2."""
-    found = tl.load(bias + offsets, mask=inside, other=0.0).to(tl.float32)
-    # The most negative number may mean "almost closed", and must not become -inf.
-    scaled = tl.where(found > float("-inf"), tl.maximum(found * LOG2E, LOWEST), found)
-    return logits + scaled
-
-
-@triton.jit
-def finite(maximum):
-    """The maximum to subtract: any number will do where all logits are -inf."""
-    return tl.where(maximum == float("-inf"), 0.0, maximum)
-
-
-@triton.jit
-def weight_gradient(
-    value, token_gradient, grad_weights, atom, head, inside, HEADS: tl.constexpr
-):
-    """The gradients ``[.., S]`` of how much atoms count in their token.
-
-    ``token_gradient`` is that of the token ``[.., D]``, or ``None``; ``grad_weights``
-    what users of the atom weights gave ``[N, H]``, or ``None``.
-    """
-    if token_gradient is not None:
-        grad = tl.sum(value.to(tl.float32) * of_key(token_gradient), axis=-1)
-        if grad_weights is not None:
-            grad += tl.load(grad_weights + atom * HEADS + head, mask=inside, other=0.0)
-        return grad
-    else:
-        return tl.load(grad_weights + atom * HEADS + head, mask=inside, other=0.0)

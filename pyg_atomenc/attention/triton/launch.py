@@ -1,29 +1,75 @@
-"""Launching a kernel, in the fastest of a few ways to cut it."""
+"""How kernels are configured and launched.
+
+Configurations are meant neither to spill registers (more than a few bytes) nor to need
+more than 99 KiB of shared memory, for sm_80 and sm_90. The tests see to it for heads of
+32 channels with a bias; `examples/benchmarks/compile_kernels.py` shows it for others.
+Float32 products are made of three in TF32, and take twice the registers of half types.
+"""
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from pyg_atomenc.attention.triton.configurations import KernelConfig
 from pyg_atomenc.errors import AtomEncodingError
-
-_KERNELS = {
-    "small": "pyg_atomenc.attention.triton.small_kernels",
-    "large": "pyg_atomenc.attention.triton.large_kernels",
-}
-
 
 # Of the first dimension of a grid.
 MAX_PROGRAMS = 2**31 - 1
-# A launch of fewer programs for each multiprocessor says nothing about larger ones.
-FEW_PROGRAMS = 8
+# No kernel has a loop whose loads could be under way ahead of their step.
+NUM_STAGES = 1
+
+
+class KernelConfig(NamedTuple):
+    """How a kernel is configured for tokens of up to some size.
+
+    Attributes:
+        items (int): Items, heads of a token each, of a program. Several are shared out
+            among its warps; one alone is worked on by all.
+        num_warps (int): Groups of 32 threads of a program.
+    """
+
+    items: int
+    num_warps: int
+
+
+# By the channels that a head's rows are padded to, or fewer: the sizes that tokens are
+# padded to, and the configuration for each.
+_HALF = {
+    128: {16: KernelConfig(4, 4), 32: KernelConfig(1, 4), 64: KernelConfig(1, 8)},
+    256: {16: KernelConfig(1, 4), 32: KernelConfig(1, 4)},
+}
+_SINGLE = {
+    64: {16: KernelConfig(1, 4), 32: KernelConfig(1, 8)},
+    128: {16: KernelConfig(1, 8)},
+}
+
+
+def block_width(width: int) -> int:
+    """The channels that a row is padded to."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def max_channels(dtype: torch.dtype) -> int:
+    """The widest head of a type; wider rows would not fit a program's registers."""
+    return max(_configs(dtype))
+
+
+def kernel_configs(dtype: torch.dtype, widest: int) -> dict[int, KernelConfig]:
+    """The sizes that tokens are padded to, in rising order, with a configuration each.
+
+    Args:
+        dtype (torch.dtype): The type of query, key and value.
+        widest (int): The channels that their heads are padded to.
+    """
+    configs = _configs(dtype)
+    return configs[min(width for width in configs if width >= widest)]
+
+
+def _configs(dtype: torch.dtype) -> dict[int, dict[int, KernelConfig]]:
+    return _SINGLE if dtype == torch.float32 else _HALF
 
 
 # A trace takes the answer as it is, and does not look into how it is found.
@@ -46,113 +92,46 @@ class Launch:
 
     Attributes:
         kernel (str): The kernel's name.
-        block (str): Its argument that a config's ``block`` goes to.
-        programs: From that number to the number of programs.
-        configs (tuple): Ways to cut it; the first is taken where none may be timed.
-        arguments (dict): Other arguments by name, of which the kernel takes those
-            that it has; those in capitals are compiled into it.
+        programs (int): How many programs run it.
+        num_warps (int): Groups of 32 threads of a program.
+        arguments (dict): Arguments by name, of which the kernel takes those that it
+            has; those in capitals are compiled into it.
     """
 
     kernel: str
-    block: str
-    programs: Callable[[int], int]
-    configs: tuple[KernelConfig, ...]
+    programs: int
+    num_warps: int
     arguments: dict[str, Any]
 
     def function(self) -> Any:
         """The compiled kernel, or its interpreter; imports Triton."""
-        module = import_module(_KERNELS[self.kernel.split("_")[0]])
+        module = import_module("pyg_atomenc.attention.triton.kernels")
         return getattr(module, self.kernel)
 
-    def run(self, config: KernelConfig) -> None:
-        """Run it, cut as told.
+    def submit(self, device: torch.device) -> None:
+        """Queue it on a device.
 
         Raises:
             ValueError: If it needs more programs than a GPU takes.
         """
-        programs = self.programs(config.block)
-        if programs > MAX_PROGRAMS:
+        if self.programs == 0:
+            return
+        if self.programs > MAX_PROGRAMS:
             raise AtomEncodingError(
                 f"'layout' has so many tokens that {self.kernel} would need "
-                f"{programs:,} programs, and a GPU takes {MAX_PROGRAMS:,} at once: "
-                f"split the batch."
+                f"{self.programs:,} programs, and a GPU takes {MAX_PROGRAMS:,} at "
+                f"once: split the batch."
             )
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                self._run()
+        else:
+            self._run()
+
+    def _run(self) -> None:
         function = self.function()
-        arguments = {**self.arguments, self.block: config.block}
-        function[(programs,)](
-            **{name: arguments[name] for name in function.arg_names},
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
+        function[(self.programs,)](
+            **{name: self.arguments[name] for name in function.arg_names},
+            num_warps=self.num_warps,
+            num_stages=NUM_STAGES,
         )
-
-    def key(self) -> tuple[Any, ...]:
-        """What a kernel's compiled form and its best config depend on."""
-        values = []
-        for name, value in self.arguments.items():
-            if isinstance(value, Tensor):
-                values.append((name, value.dtype))
-            elif name.isupper() or value is None:
-                values.append((name, value))
-        return (self.kernel, *values)
-
-
-def submit(launch: Launch, device: torch.device) -> None:
-    """Queue a kernel on a device."""
-    if launch.programs(launch.configs[0].block) == 0:
-        return
-    if device.type != "cuda":
-        launch.run(launch.configs[0])
-        return
-    with torch.cuda.device(device):
-        launch.run(_choose(launch, device))
-
-
-# The best config by device and kernel.
-_CHOSEN: dict[tuple[Any, ...], KernelConfig] = {}
-
-
-def _choose(launch: Launch, device: torch.device) -> KernelConfig:
-    """The fastest config, timed when a kernel is first used with such arguments.
-
-    Sums over the same numbers may differ in their last bits between configs, so that
-    none is timed where torch was told to be deterministic; nor while a CUDA graph is
-    captured, which nothing may wait for. A launch that does not fill the device always
-    takes the first, whatever larger ones found.
-    """
-    first = launch.configs[0]
-    if len(launch.configs) == 1 or torch.are_deterministic_algorithms_enabled():
-        return first
-    if launch.programs(first.block) < FEW_PROGRAMS * _processors(device):
-        return first
-    key = (device.index, *launch.key())
-    if key not in _CHOSEN:
-        if torch.cuda.is_current_stream_capturing():
-            return first
-        # A kernel writes the same whenever it runs, so its own outputs will do.
-        _CHOSEN[key] = min(launch.configs, key=lambda config: _time(launch, config))
-    return _CHOSEN[key]
-
-
-def _time(launch: Launch, config: KernelConfig, rounds: int = 5) -> float:
-    """Milliseconds of a run; infinite where the device has too little memory for it."""
-    try:
-        launch.run(config)
-    except _out_of_resources():
-        return float("inf")
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(rounds):
-        launch.run(config)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / rounds
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
-def _out_of_resources() -> Any:
-    return import_module("triton.runtime.errors").OutOfResources

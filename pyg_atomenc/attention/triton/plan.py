@@ -1,4 +1,7 @@
-"""Which kernels take which tokens; all of it is known without waiting for a device."""
+"""Which tokens the kernels take, and which are left to the dense formulas.
+
+All of it is known from the sizes on the CPU, without waiting for a device.
+"""
 
 from dataclasses import dataclass
 from typing import Optional
@@ -8,10 +11,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.ragged import pointers, ranges
 
 
 @dataclass(frozen=True)
-class Span:
+class SizeClass:
     """Tokens that are padded to one size.
 
     Attributes:
@@ -26,87 +30,98 @@ class Span:
 
 
 @dataclass(frozen=True, eq=False)
-class Tiles:
-    """The larger tokens, cut into tiles.
+class LargeTokens:
+    """The tokens that are larger than the largest size class.
 
     Attributes:
-        token (Tensor): The token of every tile.
-        first (Tensor): The first tile of that token.
-        size (int): Atoms a tile.
+        tokens (Tensor): The tokens in rising order ``[L]``, int64.
+        atoms (Tensor): Their atoms, token by token ``[M]``, int64.
+        first_pair (Tensor): The first edge of each in ``to_edge_index()`` ``[L]``.
+        num_pairs (int): The number of their edges.
+        context (OperatorContext): They alone, their atoms counted as in ``atoms``.
     """
 
-    token: Tensor
-    first: Tensor
-    size: int
+    tokens: Tensor
+    atoms: Tensor
+    first_pair: Tensor
+    num_pairs: int
+    context: OperatorContext
 
-    @property
-    def count(self) -> int:
-        """The number of tiles."""
-        return self.token.size(0)
-
-    @property
-    def rows(self) -> int:
-        """The number of rows that tiles have."""
-        return self.count * self.size
+    def pairs(self) -> Tensor:
+        """Their edges among those of ``to_edge_index()``, in order."""
+        return ranges(self.first_pair, self.context.ptr.diff() ** 2, self.num_pairs)
 
 
 @dataclass(frozen=True, eq=False)
 class TritonPlan:
-    """Which tokens one program attends in whole, and the tiles of the others.
+    """Which tokens the kernels pad to which size, and the others.
 
     Attributes:
         token_order (Tensor): The tokens sorted by size ``[T]``, int64.
-        spans (list): Those of up to each size, empty ones among the first.
-        tiles (Tiles, optional): Those that are in no span.
+        classes (list): Those of up to each size, empty ones among the first.
+        large (LargeTokens, optional): Those that are in no size class.
     """
 
     token_order: Tensor
-    spans: list[Span]
-    tiles: Optional[Tiles]
+    classes: list[SizeClass]
+    large: Optional[LargeTokens]
 
 
 # The plans of a layout, known by its pointers, for as long as these live.
 _PLANS = WeakTensorKeyDictionary()
 
 
-def plan_of(context: OperatorContext, sizes: tuple[int, ...], tile: int) -> TritonPlan:
-    """The plan of a layout, made once for every way to cut it.
+def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
+    """The plan of a layout, made once for every tuple of sizes.
 
     Args:
         context (OperatorContext): The layout's tensors.
-        sizes (tuple): The sizes that small tokens are padded to.
-        tile (int): Atoms of a larger token's tile.
+        sizes (tuple): The sizes that tokens are padded to, in rising order.
     """
     plans = _PLANS.setdefault(context.ptr, {})
-    if (sizes, tile) not in plans:
+    if sizes not in plans:
+        # What inference mode makes could not be used by autograd later.
         with torch.inference_mode(False):
-            plans[sizes, tile] = make_plan(context, sizes, tile)
-    return plans[sizes, tile]
+            plans[sizes] = _make_plan(context, sizes)
+    return plans[sizes]
 
 
-def make_plan(
-    context: OperatorContext, sizes: tuple[int, ...], tile: int
-) -> TritonPlan:
-    """See :func:`plan_of`."""
-    device = context.perm.device
-    counts = context.ptr_cpu.diff()
-    order = counts.argsort(stable=True)
-    counts = counts[order]
+def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
+    order = context.ptr_cpu.diff().argsort(stable=True)
+    counts = context.ptr_cpu.diff()[order]
     limits = torch.tensor(sizes, device="cpu")
     ends = torch.searchsorted(counts, limits, right=True).tolist()
-    spans = [
-        Span(size, first, end - first)
+    classes = [
+        SizeClass(size, first, end - first)
         for size, first, end in zip(sizes, [0, *ends[:-1]], ends, strict=True)
         if end > first
     ]
-    token_order = order.to(device, non_blocking=True)
-    if ends[-1] == len(order):
-        return TritonPlan(token_order, spans, None)
-    token, counts = order[ends[-1] :], (counts[ends[-1] :] + tile - 1) // tile
-    first = counts.cumsum(0) - counts
-    tiles = Tiles(
-        token.repeat_interleave(counts).to(device, non_blocking=True),
-        first.repeat_interleave(counts).to(device, non_blocking=True),
-        tile,
+    large = order[ends[-1] :].sort().values
+    return TritonPlan(
+        order.to(context.perm.device, non_blocking=True),
+        classes,
+        _large_tokens(context, large) if large.numel() else None,
     )
-    return TritonPlan(token_order, spans, tiles)
+
+
+def _large_tokens(context: OperatorContext, tokens: Tensor) -> LargeTokens:
+    device = context.perm.device
+    sizes = context.ptr_cpu.diff()
+    pair_ptr = pointers(sizes**2)
+    sizes = sizes[tokens]
+    ptr = pointers(sizes)
+    places = ranges(context.ptr_cpu[tokens], sizes)
+    own = OperatorContext(
+        perm=torch.arange(places.numel(), device=device),
+        ptr=ptr.to(device, non_blocking=True),
+        ptr_cpu=ptr,
+        dropout=0.0,
+        seed=None,
+    )
+    return LargeTokens(
+        tokens.to(device, non_blocking=True),
+        context.perm[places.to(device, non_blocking=True)],
+        pair_ptr[tokens].to(device, non_blocking=True),
+        int(sizes.square().sum()),
+        own,
+    )

@@ -25,6 +25,7 @@ from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.dispatch import choose_backend
 from pyg_atomenc.attention.inputs import AttentionInputs
 from pyg_atomenc.attention.triton import backend, operators
+from pyg_atomenc.attention.triton.launch import Launch
 from pyg_atomenc.errors import BackendError
 
 tl = pytest.importorskip("triton.language", reason="Triton is not installed")
@@ -124,6 +125,7 @@ def gradients(outputs, tensors, **options):
 
 CASES = {
     "float32": {},
+    "large tokens alone": {"sizes": (70, 129), "value_heads": 1},
     "no bias": {"sizes": SOME, "bias": False, "d": 24, "width": 5},
     "bfloat16": {"dtype": torch.bfloat16, "d": 32},
     "float16": {"sizes": SOME, "dtype": torch.float16, "value_heads": 1, "width": 3},
@@ -149,7 +151,7 @@ def test_equals_the_edges_in_float64(name, pool):
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_second_gradients_are_those_of_the_dense_path(pool):
-    case = Case((3, 0, 17, 1, 66))
+    case = Case(FEW)
     found, expected = case.run(pool), case.expected(pool)
     seconds = []
     for outputs, tensors in ((found, case.tensors), (expected, case.exact)):
@@ -262,16 +264,13 @@ def test_an_infinite_key_gets_no_attention():
 def test_a_launch_of_more_items_than_32_bits_count():
     case = Case((3,), heads=4, bias=False)
     query, key, value = (t.detach() for t in case.tensors)
-    call = operators.Call(
-        (query, key, value, None),
-        OperatorContext.from_layout(case.layout, 0.0),
-        pool=False,
-    )
+    context = OperatorContext.from_layout(case.layout, 0.0)
+    call = operators.KernelCall((query, key, value, None), context, pool=False)
     out = torch.empty_like(value)
-    (launch,) = operators.attend_launches(call, out)
+    (launch,) = call.forward(out)
     # The first programs alone, of as many as there would be with 2**30 tokens.
     launch = replace(launch, arguments={**launch.arguments, "count": 2**30})
-    operators.submit(replace(launch, configs=launch.configs[:1]), query.device)
+    launch.submit(query.device)
     case.agrees((out,), case.expected(False))
 
 
@@ -291,38 +290,40 @@ def test_tangents_of_forward_mode(pool):
     )
 
 
-def test_only_asked_gradients_are_computed(monkeypatch):
-    case, seen = Case((3, 65), heads=1), []
-    written = ("query", "key", "value", "bias")
-    original = operators.submit
+@pytest.mark.parametrize("pool", [False, True])
+def test_only_asked_gradients_are_computed(pool, monkeypatch):
+    case, launches, needs = Case((3, 65), heads=1), [], []
+    submit, name = Launch.submit, "POOL" if pool else "ATTEND"
+    formulas = getattr(operators.dense, name)
 
-    def submit(launch, device):
-        seen.append(launch)
-        original(launch, device)
+    def note_launch(launch, device):
+        launches.append(launch)
+        submit(launch, device)
 
-    monkeypatch.setattr(operators, "submit", submit)
-    for pool in (False, True):
-        exact = case.expected(pool)
-        for i in range(4):
-            for j, tensor in enumerate(case.tensors):
-                tensor.requires_grad_(i == j)
-            found = gradients(case.run(pool), case.tensors[i])
-            case.agrees(found, gradients(exact, case.exact[i], retain_graph=True))
-            names = {launch.kernel for launch in seen}
-            # Queries and biases need no pass over keys, nor the others over queries.
-            assert ("large_grad_query" in names) == (i in (0, 3))
-            assert ("large_grad_key" in names) == (i in (1, 2))
-            grads = [
-                {
-                    j
-                    for j in range(4)
-                    if launch.arguments[f"grad_{written[j]}"] is not None
-                }
-                for launch in seen
-                if launch.kernel == "small_backward"
-            ]
-            assert grads == [{i}]
-            seen.clear()
+    def note_needs(tensors, context, outputs, needed):
+        needs.append(list(needed))
+        return formulas.backward(tensors, context, outputs, needed)
+
+    monkeypatch.setattr(Launch, "submit", note_launch)
+    spied = replace(formulas, backward=note_needs)
+    monkeypatch.setattr(operators.dense, name, spied)
+    exact = case.expected(pool)
+    for i in range(4):
+        for j, tensor in enumerate(case.tensors):
+            tensor.requires_grad_(i == j)
+        found = gradients(case.run(pool), case.tensors[i])
+        case.agrees(found, gradients(exact, case.exact[i], retain_graph=True))
+        assert [launch.kernel for launch in launches] == [
+            "attention_forward", "attention_backward",
+        ]  # fmt: skip
+        asked = [
+            launches[1].arguments[f"grad_{name}"] is not None
+            for name in ("query", "key", "value", "bias")
+        ]
+        assert asked == [i == j for j in range(4)]
+        assert needs == [asked]
+        launches.clear()
+        needs.clear()
 
 
 @pytest.mark.parametrize("used", [0, 1])
@@ -423,6 +424,16 @@ def test_compiles_with_the_layout_inside():
     assert torch.equal(found, run(*arguments))
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_gradients_after_inference_mode_with_the_same_layout(pool):
+    case = Case((3, 66, 90))
+    with torch.inference_mode():
+        case.run(pool)
+    found, expected = case.run(pool), case.expected(pool)
+    case.agrees(found, expected)
+    case.agrees(gradients(found, case.tensors), gradients(expected, case.exact))
+
+
 def test_autocast_changes_nothing():
     case = Case(FEW)
     expected = case.run(True)
@@ -509,7 +520,7 @@ REASONS = {
     "dropout": ({"dropout": 0.1}, "'dropout' is not 0"),
     "windows": (
         {"layout": WindowLayout.from_batch(torch.tensor([0, 3]).to(DEVICE))},
-        "'layout' is of windows; take 'dense'",
+        "it does not attend over WindowLayouts, for which take 'dense'",
     ),
 }
 
@@ -552,10 +563,12 @@ def test_auto_takes_it_where_it_can_but_never_the_interpreter(monkeypatch):
     assert choose_backend("triton", inputs()).name == "triton"
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="waits for the device on a GPU")
-def test_a_bias_of_the_wrong_length_under_a_trace():
-    case = Case((3, 2))
+@pytest.mark.parametrize("sizes", [(3, 2), (66, 2)])
+def test_a_bias_of_the_wrong_length_for_a_layout_of_a_trace(sizes):
+    case = Case(sizes)
+    pairs = case.layout.num_pairs
     case.layout = replace(case.layout, num_pairs=None)
-    case.tensors[3] = torch.zeros(12, 2)
-    with pytest.raises(RuntimeError, match="'bias' needs one row for every edge"):
+    case.tensors[3] = torch.zeros(pairs - 1, 2, device=DEVICE)
+    message = f"'bias' has {pairs - 1} rows for {pairs} pairs of atoms"
+    with pytest.raises(ValueError, match=message):
         case.run(True)

@@ -72,7 +72,7 @@ def test_auto_takes_it():
 def test_a_graph_replays_with_new_numbers():
     layout, tensors = make(mixed(), torch.bfloat16)
     for _ in range(3):
-        # Kernels are compiled and timed before the capture.
+        # Kernels are compiled and plans made before the capture.
         run(layout, tensors, True, "triton")
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
