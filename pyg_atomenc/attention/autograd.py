@@ -24,7 +24,7 @@ Tensors = Sequence[Optional[Tensor]]
 # Attention weights → what dropout multiplies them by (0 or 1 / (1 - p)), or None.
 DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
-_CONTEXT = "Tensor perm, Tensor ptr, Tensor ptr_cpu, float dropout, Tensor? seed"
+_CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? seed"
 _CONTEXT_LENGTH = 5
 
 
@@ -35,14 +35,14 @@ class OperatorContext:
     Attributes:
         perm (Tensor): The atoms sorted by token ``[N]``.
         ptr (Tensor): Where each token's atoms start in ``perm`` ``[T + 1]``.
-        ptr_cpu (Tensor): The same, on the CPU.
+        host_ptr (Tensor): The same, on the CPU.
         dropout (float): Probability to drop an attention weight.
         seed (Tensor, optional): Of the dropout ``[1]``, on the CPU.
     """
 
     perm: Tensor
     ptr: Tensor
-    ptr_cpu: Tensor
+    host_ptr: Tensor
     dropout: float
     seed: Optional[Tensor]
 
@@ -55,13 +55,13 @@ class OperatorContext:
         """
         seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
         # Whoever moved all tensors of a layout moved this one, too.
-        host = layout.ptr_cpu
+        host = layout.host_ptr
         host = host if host.device.type == "cpu" else host.cpu()
         return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
 
     def flat(self) -> tuple[Any, ...]:
         """The values in the order of the operator's schema."""
-        return self.perm, self.ptr, self.ptr_cpu, self.dropout, self.seed
+        return self.perm, self.ptr, self.host_ptr, self.dropout, self.seed
 
     @property
     def num_tokens(self) -> int:
@@ -99,7 +99,7 @@ class OperatorContext:
 
 def check_pairs(bias: Tensor, context: OperatorContext) -> None:
     """Raise a ValueError unless a bias has one row for every pair of atoms."""
-    pairs = int(context.ptr_cpu.diff().square().sum())
+    pairs = int(context.host_ptr.diff().square().sum())
     if bias.size(0) != pairs:
         raise AtomEncodingError(
             f"'bias' has {bias.size(0)} rows for {pairs} pairs of atoms: give it one "

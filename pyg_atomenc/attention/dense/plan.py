@@ -125,13 +125,13 @@ def chunks_of(context: OperatorContext) -> list[Chunk]:
 
 def _make_chunks(context: OperatorContext) -> list[Chunk]:
     device = context.perm.device
-    sizes = context.ptr_cpu.diff()
+    sizes = context.host_ptr.diff()
     by_size = sizes.argsort(stable=True)
     sizes = sizes[by_size]
-    order = ranges(context.ptr_cpu[by_size], sizes, context.num_atoms)
+    order = ranges(context.host_ptr[by_size], sizes, context.num_atoms)
     atoms = context.perm[order.to(device, non_blocking=True)]
     tokens = by_size.to(device, non_blocking=True)
-    first_pair = pointers(context.ptr_cpu.diff() ** 2)[by_size]
+    first_pair = pointers(context.host_ptr.diff() ** 2)[by_size]
     chunks, first_atom = [], 0
     for group in make_groups(sizes):
         rows = atoms[first_atom : first_atom + group.num_atoms]

@@ -29,7 +29,7 @@ class TokenLayout(Layout):
             keep their order.
         ptr (Tensor): The atoms of token ``t`` are ``perm[ptr[t]:ptr[t + 1]]``;
             ``[T + 1]``, int64.
-        ptr_cpu (Tensor): The same on the CPU, from which backends plan without waiting
+        host_ptr (Tensor): The same on the CPU, from which backends plan without waiting
             for a device.
         num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
             it is known without waiting for a device.
@@ -38,11 +38,11 @@ class TokenLayout(Layout):
     atom_to_token: Tensor
     perm: Tensor
     ptr: Tensor
-    ptr_cpu: Tensor
+    host_ptr: Tensor
     num_pairs: Optional[int] = None
 
     tensors = ("atom_to_token", "perm", "ptr")
-    host_tensors = ("ptr_cpu",)
+    host_tensors = ("host_ptr",)
 
     @staticmethod
     def from_index(
@@ -71,9 +71,9 @@ class TokenLayout(Layout):
             return _trace_layout(atom_to_token, num_tokens)
         num_tokens = check_token_index(atom_to_token, num_tokens, batch)
         atom_to_token = atom_to_token.detach().long().contiguous()
-        perm, ptr, ptr_cpu = _sort_atoms(atom_to_token, num_tokens)
-        num_pairs = int(ptr_cpu.diff().square().sum())
-        return TokenLayout(atom_to_token, perm, ptr, ptr_cpu, num_pairs)
+        perm, ptr, host_ptr = _sort_atoms(atom_to_token, num_tokens)
+        num_pairs = int(host_ptr.diff().square().sum())
+        return TokenLayout(atom_to_token, perm, ptr, host_ptr, num_pairs)
 
     @property
     def num_atoms(self) -> int:

@@ -87,8 +87,8 @@ def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
 
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
-    order = context.ptr_cpu.diff().argsort(stable=True)
-    counts = context.ptr_cpu.diff()[order]
+    order = context.host_ptr.diff().argsort(stable=True)
+    counts = context.host_ptr.diff()[order]
     limits = torch.tensor(sizes, device="cpu")
     ends = torch.searchsorted(counts, limits, right=True).tolist()
     classes = [
@@ -106,15 +106,15 @@ def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
 
 def _large_tokens(context: OperatorContext, tokens: Tensor) -> LargeTokens:
     device = context.perm.device
-    sizes = context.ptr_cpu.diff()
+    sizes = context.host_ptr.diff()
     pair_ptr = pointers(sizes**2)
     sizes = sizes[tokens]
     ptr = pointers(sizes)
-    places = ranges(context.ptr_cpu[tokens], sizes)
+    places = ranges(context.host_ptr[tokens], sizes)
     own = OperatorContext(
         perm=torch.arange(places.numel(), device=device),
         ptr=ptr.to(device, non_blocking=True),
-        ptr_cpu=ptr,
+        host_ptr=ptr,
         dropout=0.0,
         seed=None,
     )

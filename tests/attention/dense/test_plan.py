@@ -155,7 +155,7 @@ def test_plans_stay_on_the_cpu():
         windows = WindowLayout.from_ptr(torch.tensor([0, 50], device="cpu"))
         qkv = torch.randn(3, 6, 1, 2, device="cpu")
         assert attention(*qkv, layout, backend="dense").device.type == "cpu"
-    assert context.ptr_cpu.device.type == "cpu"
+    assert context.host_ptr.device.type == "cpu"
     assert torch.equal(windows.query_start, torch.tensor([0, 32]))
 
 
@@ -167,6 +167,6 @@ def test_pointers_that_were_moved_come_back():
             return self.as_subclass(torch.Tensor)
 
     layout = TokenLayout.from_index(torch.tensor([0, 0, 1]))
-    moved = replace(layout, ptr_cpu=layout.ptr_cpu.as_subclass(Moved))
-    host = OperatorContext.from_layout(moved, 0.0).ptr_cpu
-    assert type(host) is torch.Tensor and torch.equal(host, layout.ptr_cpu)
+    moved = replace(layout, host_ptr=layout.host_ptr.as_subclass(Moved))
+    host = OperatorContext.from_layout(moved, 0.0).host_ptr
+    assert type(host) is torch.Tensor and torch.equal(host, layout.host_ptr)
