@@ -1,6 +1,7 @@
 """`TokenBudgetSampler`: batches that cost the same, for even memory."""
 
 import math
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
@@ -12,10 +13,13 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from pyg_atomenc.checks import check_choice, check_index, check_integer
-from pyg_atomenc.data.packing import dataset_sizes, pack_evenly, pack_in_order
+from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
-_OVERSIZED = ("alone", "skip", "raise")
+Sizes = Union[Tensor, Sequence[int]]
+
+# How many batches are open at once while shuffled graphs are packed.
+_MOST_OPEN = 64
 # What must be equal for a position in an epoch to mean the same batches.
 _SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
 
@@ -27,7 +31,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
     else costs atoms. A batch takes as many graphs as both budgets allow, instead of a
     fixed number of them, so that steps need about the same memory and time.
 
-    Shuffled graphs are packed by best fit, some 64 batches at a time; what is in a
+    Shuffled graphs are packed by best fit into up to 64 open batches; what is in a
     batch changes with the epoch. Without shuffling, batches keep the dataset's order.
     Every graph is in one batch of an epoch; only where the number of batches is no
     multiple of ``num_replicas``, the first batches come a second time, as samples do in
@@ -76,8 +80,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         max_pairs: Optional[int] = None,
         max_atoms: Optional[int] = None,
         *,
-        pairs: Optional[Union[Tensor, Sequence[int]]] = None,
-        atoms: Optional[Union[Tensor, Sequence[int]]] = None,
+        pairs: Optional[Sizes] = None,
+        atoms: Optional[Sizes] = None,
         shuffle: bool = False,
         seed: int = 0,
         num_replicas: Optional[int] = None,
@@ -99,7 +103,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.max_atoms = self._budgets.get("atoms")
         self.shuffle, self.drop_last = shuffle, drop_last
         self.seed = check_integer("seed", seed, 0)
-        self.oversized = check_choice("oversized", oversized, _OVERSIZED)
+        self.oversized = check_choice(
+            "oversized", oversized, ("alone", "skip", "raise")
+        )
         self.num_replicas, self.rank = _find_rank(num_replicas, rank)
         self.epoch = 0
         self._start = self._given = 0
@@ -205,21 +211,17 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     def _batches(self) -> list[list[int]]:
         """This rank's batches, made once an epoch."""
-        if self._made is None or (self.shuffle and self._made[0] != self.epoch):
-            self._made = self.epoch, self._share(self._pack())
-        return self._made[1]
-
-    def _pack(self) -> list[list[int]]:
-        index, pack = self._index, pack_in_order
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
+            return self._made[1]
+        order = self._index
         if self.shuffle:
-            index, pack = _shuffle(index, generator), pack_evenly
-        packed = pack([self._sizes[i] for i in index], self._budget)
-        batches = [[index[place] for place in batch] for batch in packed]
-        # Full batches and fillers come in no order.
-        return _shuffle(batches, generator) if self.shuffle else batches
-
-    def _share(self, batches: list[list[int]]) -> list[list[int]]:
+            draw = random.Random(self.seed + self.epoch)
+            order = draw.sample(order, len(order))
+            batches = pack(order, self._sizes, self._budget, _MOST_OPEN)
+            # The fullest are closed first.
+            draw.shuffle(batches)
+        else:
+            batches = pack(order, self._sizes, self._budget, 1)
         rounds = len(batches) / self.num_replicas
         count = (int if self.drop_last else math.ceil)(rounds) * self.num_replicas
         if batches and count == 0:
@@ -227,12 +229,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 f"'drop_last' leaves no batch: there are {len(batches)} for "
                 f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
             )
-        return list(islice(cycle(batches), self.rank, count, self.num_replicas))
-
-
-def _shuffle(values: list[Any], generator: torch.Generator) -> list[Any]:
-    order = torch.randperm(len(values), generator=generator).tolist()
-    return [values[place] for place in order]
+        own = list(islice(cycle(batches), self.rank, count, self.num_replicas))
+        self._made = self.epoch, own
+        return own
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
