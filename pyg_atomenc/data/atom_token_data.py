@@ -5,6 +5,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import subgraph
 
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.checks import (
@@ -155,24 +156,20 @@ class AtomTokenData(Data):
         """
         self._check_has_tokens()
         out = super().subgraph(subset)
-        if subset.dtype == torch.bool:
-            subset = subset.nonzero().flatten()
-        number = subset.new_full((self.atom_to_token.size(0),), -1)
-        number[subset] = torch.arange(subset.numel(), device=subset.device)
+        options: Any = {"relabel_nodes": True, "num_nodes": self.atom_to_token.numel()}
         if "radius_edge_index" in self:
-            edges = number[self.radius_edge_index]
-            kept = (edges >= 0).all(dim=0)
-            out.radius_edge_index = edges[:, kept]
-            out.radius_distance = self.radius_distance[kept]
+            out.radius_edge_index, out.radius_distance = subgraph(
+                subset, self.radius_edge_index, self.radius_distance, **options
+            )
         if "pair_attr" in self:
+            pairs = self.token_layout().to_edge_index()
+            known, rows = subgraph(subset, pairs, self.pair_attr, **options)
             # The new layout may list the pairs that are left in another order.
-            known = number[self.token_layout().to_edge_index()]
-            rows = (known >= 0).all(dim=0).nonzero().flatten()
-            source, target = known[:, rows]
-            order = (source * subset.numel() + target).argsort()
+            count = out.atom_to_token.numel()
+            order = (known[0] * count + known[1]).argsort()
             source, target = out.token_layout().to_edge_index()
-            rank = (source * subset.numel() + target).argsort().argsort()
-            out.pair_attr = self.pair_attr[rows[order][rank]]
+            rank = (source * count + target).argsort().argsort()
+            out.pair_attr = rows[order][rank]
         return out
 
     def _check_has_tokens(self) -> None:

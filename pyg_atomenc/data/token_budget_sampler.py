@@ -17,9 +17,6 @@ from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
 Sizes = Union[Tensor, Sequence[int]]
-
-# How many batches are open at once while shuffled graphs are packed.
-_MOST_OPEN = 64
 # What must be equal for a position in an epoch to mean the same batches.
 _SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
 
@@ -89,30 +86,19 @@ class TokenBudgetSampler(Sampler[list[int]]):
         drop_last: bool = False,
         oversized: str = "alone",
     ) -> None:
-        budgets = {"pairs": max_pairs, "atoms": max_atoms}
-        self._budgets = {
-            name: check_integer(f"max_{name}", budget)
-            for name, budget in budgets.items()
-            if budget is not None
-        }
-        if not self._budgets:
-            raise AtomEncodingError(
-                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
-            )
-        self.max_pairs = self._budgets.get("pairs")
-        self.max_atoms = self._budgets.get("atoms")
+        self.max_pairs, self.max_atoms = max_pairs, max_atoms
+        if max_pairs is not None:
+            self.max_pairs = check_integer("max_pairs", max_pairs)
+        if max_atoms is not None:
+            self.max_atoms = check_integer("max_atoms", max_atoms)
         self.shuffle, self.drop_last = shuffle, drop_last
         self.seed = check_integer("seed", seed, 0)
-        self.oversized = check_choice(
-            "oversized", oversized, ("alone", "skip", "raise")
-        )
+        choices = ("alone", "skip", "raise")
+        self.oversized = check_choice("oversized", oversized, choices)
         self.num_replicas, self.rank = _find_rank(num_replicas, rank)
-        self.epoch = 0
-        self._start = self._given = 0
+        self.epoch = self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        given = {"pairs": pairs, "atoms": atoms}
-        sizes = _find_sizes(dataset, given, list(self._budgets))
-        self._set_sizes({name: sizes[name] for name in self._budgets})
+        self._set_sizes(dataset, {"pairs": pairs, "atoms": atoms})
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch, from their first.
@@ -150,9 +136,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Returns:
             dict: Numbers and text, for :meth:`load_state_dict`.
         """
-        given = self._given
-        if consumed is not None:
-            given = check_integer("consumed", consumed, 0)
+        given = self._given if consumed is None else consumed
+        given = check_integer("consumed", given, 0)
         state = {name: getattr(self, name) for name in _SETTINGS}
         return {**state, "samples": self._samples, "epoch": self.epoch, "given": given}
 
@@ -180,13 +165,20 @@ class TokenBudgetSampler(Sampler[list[int]]):
         budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"
         return f"{type(self).__name__}({budgets}, shuffle={self.shuffle})"
 
-    def _set_sizes(self, found: dict[str, list[int]]) -> None:
+    def _set_sizes(self, dataset: Any, given: dict[str, Optional[Sizes]]) -> None:
         """Bring both sizes to one scale, exactly, and find what is over a budget."""
+        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
+        budgets = {name: most for name, most in both.items() if most is not None}
+        if not budgets:
+            raise AtomEncodingError(
+                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
+            )
+        found = _find_sizes(dataset, given, list(budgets))
         # Python's integers do not overflow.
-        self._budget = math.lcm(*self._budgets.values())
+        self._budget = math.lcm(*budgets.values())
         scaled = [
-            [size * (self._budget // self._budgets[name]) for size in sizes]
-            for name, sizes in found.items()
+            [size * (self._budget // most) for size in found[name]]
+            for name, most in budgets.items()
         ]
         self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
         self._samples = len(self._sizes)
@@ -197,8 +189,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         if not over or self.oversized == "alone":
             return
         first = " and ".join(
-            f"{sizes[over[0]]:,} of {self._budgets[name]:,} {name}"
-            for name, sizes in found.items()
+            f"{found[name][over[0]]:,} of {most:,} {name}"
+            for name, most in budgets.items()
         )
         text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
         text += f"first is graph {over[0]} with {first}"
@@ -214,14 +206,14 @@ class TokenBudgetSampler(Sampler[list[int]]):
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
         order = self._index
+        draw = random.Random(self.seed + self.epoch)
         if self.shuffle:
-            draw = random.Random(self.seed + self.epoch)
             order = draw.sample(order, len(order))
-            batches = pack(order, self._sizes, self._budget, _MOST_OPEN)
+        most_open = 64 if self.shuffle else 1
+        batches = pack(order, self._sizes, self._budget, most_open)
+        if self.shuffle:
             # The fullest are closed first.
             draw.shuffle(batches)
-        else:
-            batches = pack(order, self._sizes, self._budget, 1)
         rounds = len(batches) / self.num_replicas
         count = (int if self.drop_last else math.ceil)(rounds) * self.num_replicas
         if batches and count == 0:
