@@ -245,11 +245,8 @@ def _find_sizes(
     dataset: Any, given: dict[str, Any], needed: list[str]
 ) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
-    found = {
-        name: _check_sizes(name, sizes)
-        for name, sizes in given.items()
-        if sizes is not None
-    }
+    passed = {name: sizes for name, sizes in given.items() if sizes is not None}
+    found = {name: _check_sizes(name, sizes) for name, sizes in passed.items()}
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
         raise AtomEncodingError(
@@ -262,9 +259,8 @@ def _find_sizes(
             f"a dataset or list of graphs, or None."
         )
     if missing:
-        atoms, pairs = dataset_sizes(dataset)
-        known = {"atoms": atoms.tolist(), "pairs": pairs.tolist()}
-        found |= {name: known[name] for name in missing}
+        known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
+        found |= {name: known[name].tolist() for name in missing}
     lengths = {name: len(sizes) for name, sizes in found.items()}
     if dataset is not None:
         lengths["dataset"] = len(dataset)
