@@ -97,11 +97,10 @@ class AtomTokenData(Data):
         index = self._store.get("atom_to_token")
         device = index.device if isinstance(index, Tensor) else None
         total = self.total_num_tokens
-        if hasattr(self, "_slice_dict"):
-            sizes = torch.as_tensor(self.num_tokens, device=device).flatten()
-            graphs = torch.arange(sizes.numel(), device=device)
-            return graphs.repeat_interleave(sizes, output_size=total)
-        return torch.zeros(total, dtype=torch.long, device=device)
+        # One number for each graph, or the only graph's.
+        sizes = torch.as_tensor(self.num_tokens, device=device).flatten()
+        graphs = torch.arange(sizes.numel(), device=device)
+        return graphs.repeat_interleave(sizes, output_size=total)
 
     @token_batch.setter
     def token_batch(self, value: Tensor) -> None:
@@ -208,10 +207,8 @@ class AtomTokenData(Data):
         """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
-        if key == "token_batch":
-            return 1
         if is_token_attr(key):
-            return 0
+            return int(key == "token_batch")
         return super().__inc__(key, value, *args, **kwargs)
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:

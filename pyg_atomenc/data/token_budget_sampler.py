@@ -114,9 +114,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
         start, self._start = self._start, 0
-        for number in range(start, len(batches)):
-            self._given = number + 1
-            yield batches[number]
+        for number, batch in enumerate(batches[start:], start + 1):
+            self._given = number
+            yield batch
 
     def __len__(self) -> int:
         """The number of this rank's batches in this epoch, the same on all ranks.
@@ -205,11 +205,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
-        order = self._index
+        order, most_open = self._index.copy(), 1
         draw = random.Random(self.seed + self.epoch)
         if self.shuffle:
-            order = draw.sample(order, len(order))
-        most_open = 64 if self.shuffle else 1
+            draw.shuffle(order)
+            most_open = 64
         batches = pack(order, self._sizes, self._budget, most_open)
         if self.shuffle:
             # The fullest are closed first.
@@ -227,12 +227,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if together else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if together else 0
-    num_replicas = check_integer("num_replicas", num_replicas, 1)
+    ranks, own = 1, 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    num_replicas = ranks if num_replicas is None else num_replicas
+    rank = own if rank is None else rank
+    num_replicas = check_integer("num_replicas", num_replicas)
     if check_integer("rank", rank, 0) >= num_replicas:
         raise AtomEncodingError(
             f"'rank' is {rank} and 'num_replicas' {num_replicas}: pass a rank from 0 "

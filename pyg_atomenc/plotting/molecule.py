@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check_integer, check_shape, check_type
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 Weights = Union[Tensor, Sequence[float]]
@@ -128,12 +128,8 @@ def _check_weights(mol: Any, weights: Weights) -> list[float]:
     if num_atoms == 0:
         raise AtomEncodingError(f"'mol' is without atoms: {mend}")
     values = torch.as_tensor(weights).detach().double().cpu()
-    if values.dim() != 1 or values.numel() != num_atoms:
-        raise AtomEncodingError(
-            f"'weights' has shape {list(values.shape)}, but 'mol' has {num_atoms} "
-            f"atoms: pass one number per atom, weights.mean(dim=1) where there are "
-            f"heads."
-        )
+    hint = "one number per atom of 'mol', weights.mean(dim=1) where there are heads"
+    check_shape("weights", values, num_atoms, hint=hint)
     for atom, value in enumerate(values.tolist()):
         if not math.isfinite(value):
             raise AtomEncodingError(

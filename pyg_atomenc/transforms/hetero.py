@@ -70,8 +70,21 @@ class ToHetero(BaseTransform):
         atoms = torch.arange(index.numel(), device=index.device)
         out[_INSIDE].edge_index = torch.stack([atoms, index])
         for name, value in data.to_dict().items():
-            if name not in ("atom_to_token", "num_tokens", "num_nodes"):
-                _place(out, data, name, value)
+            if name in ("atom_to_token", "num_tokens", "num_nodes"):
+                continue
+            # Of a graph with one atom or bond, PyG takes a label for theirs.
+            label = name == "y" and isinstance(value, Tensor) and len(value) == 1
+            if name in _PLACES:
+                edge_type, own_name = _PLACES[name]
+                out[edge_type][own_name] = value
+            elif is_token_attr(name):
+                out["token"][name.removeprefix("token_")] = value
+            elif data.is_node_attr(name) and not label:
+                out["atom"][name] = value
+            elif data.is_edge_attr(name) and not label:
+                out[_BOND][name] = value
+            else:
+                out[name] = value
         if "pair_attr" in data:
             out[_PAIR].edge_index = data.token_layout().to_edge_index()
         return out
@@ -94,7 +107,15 @@ class FromHetero(BaseTransform):
         _check_types(data)
         out = AtomTokenData()
         out.num_tokens = int(data["token"].num_nodes)
-        out.atom_to_token = _token_of_atom(data)
+        atom, token = data[_INSIDE].edge_index
+        num_atoms = int(data["atom"].num_nodes)
+        order = atom.argsort(stable=True)
+        if not torch.equal(atom[order], torch.arange(num_atoms, device=atom.device)):
+            raise AtomEncodingError(
+                f"{_INSIDE} has {atom.numel()} edges for {num_atoms} atoms: it must "
+                f"give every atom exactly one token."
+            )
+        out.atom_to_token = token[order]
         for kind, prefix in (("atom", ""), ("token", "token_")):
             for name, value in data[kind].items():
                 if name != "num_nodes":
@@ -118,35 +139,6 @@ class FromHetero(BaseTransform):
             out[name] = value
         out.validate()
         return out
-
-
-def _place(out: HeteroData, data: AtomTokenData, name: str, value: Any) -> None:
-    if name in _PLACES:
-        edge_type, own_name = _PLACES[name]
-        out[edge_type][own_name] = value
-    elif is_token_attr(name):
-        out["token"][name.removeprefix("token_")] = value
-    elif name == "y" and isinstance(value, Tensor) and len(value) == 1:
-        # Of a graph with one atom or bond, PyG takes a label for theirs.
-        out[name] = value
-    elif data.is_node_attr(name):
-        out["atom"][name] = value
-    elif data.is_edge_attr(name):
-        out[_BOND][name] = value
-    else:
-        out[name] = value
-
-
-def _token_of_atom(data: HeteroData) -> Tensor:
-    atom, token = data[_INSIDE].edge_index
-    num_atoms = int(data["atom"].num_nodes)
-    order = atom.argsort(stable=True)
-    if not torch.equal(atom[order], torch.arange(num_atoms, device=atom.device)):
-        raise AtomEncodingError(
-            f"{_INSIDE} has {atom.numel()} edges for {num_atoms} atoms: it must give "
-            f"every atom exactly one token."
-        )
-    return token[order]
 
 
 def _check_single(data: Any, kind: type[Any]) -> None:
