@@ -82,7 +82,7 @@ def as_token_layout(
         ValueError: If it is neither, or does not fit the rest.
     """
     if not isinstance(index, Layout):
-        layout = TokenLayout.from_index(index, num_tokens, batch)
+        layout = TokenLayout.from_index(index, num_tokens, batch, name="index")
     else:
         layout = check_layout(index, TokenLayout)
         if num_tokens is not None and num_tokens != layout.num_tokens:

@@ -8,9 +8,8 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.autograd import OperatorContext, plan_once
 from pyg_atomenc.attention.ragged import pointers, ranges
 
 
@@ -67,10 +66,6 @@ class TritonPlan:
     large: Optional[LargeTokens]
 
 
-# The plans of a layout, known by its pointers, for as long as these live.
-_PLANS = WeakTensorKeyDictionary()
-
-
 def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     """The plan of a layout, made once for every tuple of sizes.
 
@@ -78,12 +73,7 @@ def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
         context (OperatorContext): The layout's tensors.
         sizes (tuple): The sizes that tokens are padded to, in rising order.
     """
-    plans = _PLANS.setdefault(context.ptr, {})
-    if sizes not in plans:
-        # What inference mode makes could not be used by autograd later.
-        with torch.inference_mode(False):
-            plans[sizes] = _make_plan(context, sizes)
-    return plans[sizes]
+    return plan_once(context, ("triton", sizes), lambda: _make_plan(context, sizes))
 
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:

@@ -39,6 +39,14 @@ def test_pointers_and_order_are_consistent(ids, extra):
     assert torch.equal(layout.ptr, layout.host_ptr)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_later_edits_of_the_assignment_change_nothing(dtype):
+    index = torch.tensor([1, 0, 1], dtype=dtype)
+    layout = TokenLayout.from_index(index)
+    index.fill_(0)
+    assert layout.atom_to_token.tolist() == [1, 0, 1]
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
 def test_any_integer_type(dtype):
     index = torch.tensor([1, 0, 1], dtype=dtype)
