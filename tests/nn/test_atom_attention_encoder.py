@@ -13,6 +13,7 @@ from oracle import (
     token_loop,
 )
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import Sequential
 
@@ -278,6 +279,24 @@ def test_export_with_dynamic_atoms(give_num_tokens):
         torch.testing.assert_close(
             exported(x, index, **rest), encoder(x, index, **rest)
         )
+
+
+def test_an_export_is_bound_to_no_batch():
+    encoder, *_ = make(dtype=torch.float32)
+    # Tokens of one size, which the dense backend takes in one chunk.
+    layout = TokenLayout.from_index(torch.tensor([0, 0, 1, 1, 2, 2]))
+    x = torch.randn(6, 7)
+    shapes = torch.export.ShapesCollection()
+    for tensor in (x, *pytree.tree_leaves(layout)):
+        shapes[tensor] = {0: torch.export.Dim.AUTO}
+    program = torch.export.export(encoder, (x, layout), dynamic_shapes=shapes)
+    for name in ("many sizes", "gappy"):
+        index, num_tokens = PARTITIONS[name]
+        x, layout = (
+            torch.randn(len(index), 7),
+            TokenLayout.from_index(index, num_tokens),
+        )
+        torch.testing.assert_close(program.module()(x, layout), encoder(x, layout))
 
 
 def test_the_encoder_is_no_message_passing_module_for_explainers():

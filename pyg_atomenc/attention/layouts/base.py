@@ -70,31 +70,31 @@ class Layout(ABC):
         return replace(self, **changes)  # type: ignore[type-var]
 
 
-def register_layout(kind: type[Layout], numbers: tuple[str, ...] = ()) -> None:
-    """Make a layout a pytree, whose leaves are all of its tensors.
+def register_pytree(
+    kind: type, tensors: tuple[str, ...], numbers: tuple[str, ...] = ()
+) -> None:
+    """Make a dataclass a pytree, whose leaves are its tensors.
 
     Args:
-        kind (type): The layout.
-        numbers (tuple): The fields beside the tensors that a trace may take for
-            constants; what is left out, such as ``num_pairs`` where tensors tell it,
-            does not bind an exported program to one batch. (default: ``()``)
+        kind (type): The dataclass.
+        tensors (tuple): Its fields of tensors.
+        numbers (tuple): The other fields that a trace may take for constants; what is
+            left out, such as ``num_pairs`` where tensors tell it, does not bind an
+            exported program to one batch. (default: ``()``)
     """
-    names = (*kind.tensors, *kind.host_tensors)
 
-    def flatten(layout: Any) -> tuple[list[Tensor], list[Any]]:
-        return (
-            [getattr(layout, name) for name in names],
-            [getattr(layout, name) for name in numbers],
-        )
+    def flatten(value: Any) -> tuple[list[Tensor], list[Any]]:
+        return [getattr(value, n) for n in tensors], [
+            getattr(value, n) for n in numbers
+        ]
 
-    def flatten_with_keys(layout: Any) -> tuple[list[Any], list[Any]]:
-        values, context = flatten(layout)
-        keys = map(pytree.GetAttrKey, names)
-        return list(zip(keys, values, strict=True)), context
+    def flatten_with_keys(value: Any) -> tuple[list[Any], list[Any]]:
+        leaves, context = flatten(value)
+        return list(zip(map(pytree.GetAttrKey, tensors), leaves, strict=True)), context
 
-    def unflatten(values: Any, context: Any) -> Any:
-        named = dict(zip(names, values, strict=True))
-        return kind(**named, **dict(zip(numbers, context, strict=True)))
+    def unflatten(leaves: Any, context: Any) -> Any:
+        named = zip((*tensors, *numbers), (*leaves, *context), strict=True)
+        return kind(**dict(named))
 
     pytree.register_pytree_node(
         kind,

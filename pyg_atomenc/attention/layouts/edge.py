@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.layouts.base import Layout, register_layout
+from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.checks import check_integer, check_range, found
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -90,4 +90,4 @@ class EdgeLayout(Layout):
         )
 
 
-register_layout(EdgeLayout, ("num_sources", "num_targets"))
+register_pytree(EdgeLayout, EdgeLayout.tensors, ("num_sources", "num_targets"))

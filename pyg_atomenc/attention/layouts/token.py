@@ -6,7 +6,7 @@ from typing import Any, Optional, cast
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.layouts.base import Layout, register_layout
+from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges
 from pyg_atomenc.checks import check_index, check_integer, check_shape
 from pyg_atomenc.errors import AtomEncodingError
@@ -117,7 +117,7 @@ class TokenLayout(Layout):
         )
 
 
-register_layout(TokenLayout)
+register_pytree(TokenLayout, TokenLayout.tensors + TokenLayout.host_tensors)
 
 
 def _sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:

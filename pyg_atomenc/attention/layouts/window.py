@@ -6,7 +6,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.layouts.base import Layout, register_layout
+from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges
 from pyg_atomenc.checks import INTEGER_TYPES, check_sizes, found
 from pyg_atomenc.errors import AtomEncodingError
@@ -197,7 +197,9 @@ class WindowLayout(Layout):
         )
 
 
-register_layout(WindowLayout, ("queries", "keys", "num_atoms", "num_pairs"))
+register_pytree(
+    WindowLayout, WindowLayout.tensors, ("queries", "keys", "num_atoms", "num_pairs")
+)
 
 
 def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from pyg_atomenc.attention.layouts.base import Layout
+from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.layouts.window import WindowLayout
 from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.checks import check_type
@@ -88,15 +87,4 @@ class WindowBias:
         return f"{type(self).__name__}({list(self.values.shape)})"
 
 
-pytree.register_pytree_node(
-    WindowBias,
-    lambda bias: ([bias.values], None),
-    lambda values, _: WindowBias(*values),
-    serialized_type_name="pyg_atomenc.WindowBias",
-    flatten_with_keys_fn=lambda bias: (
-        [(pytree.GetAttrKey("values"), bias.values)],
-        None,
-    ),
-    to_dumpable_context=lambda context: context,
-    from_dumpable_context=lambda context: context,
-)
+register_pytree(WindowBias, ("values",))
