@@ -167,12 +167,12 @@ class EncodeInputs:
             raise AtomEncodingError(
                 f"'{name}' needs at least one head and one channel, found: {shapes}."
             )
-        other = next((t.dtype for t in tensors if t.dtype != like.dtype), None)
-        if other is not None:
-            raise AtomEncodingError(
-                f"'{name}' has {other}, but the first of 'weights' {like.dtype}: "
-                f"convert them to one type."
-            )
+        for tensor in tensors:
+            if tensor.dtype != like.dtype:
+                raise AtomEncodingError(
+                    f"'{name}' has {tensor.dtype}, but the first of 'weights' "
+                    f"{like.dtype}: convert them to one type."
+                )
 
     def project(self) -> AttentionInputs:
         """LayerNorm and the projections, written out: queries, keys and values."""

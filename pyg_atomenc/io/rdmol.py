@@ -164,6 +164,11 @@ def _check_text(smiles: Any, max_length: int) -> str:
             f"'smiles' is {text[:50]!r}, which holds half a character: read the text "
             f"it comes from in its true encoding."
         )
+    if "\0" in text[: max_length + 1]:
+        # Older releases of RDKit would read what stands before it.
+        raise AtomEncodingError(
+            f"'smiles' is {text[:50]!r}, which holds a NUL character: pass text."
+        )
     if len(text) > max_length:
         raise AtomEncodingError(
             f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "

@@ -246,7 +246,7 @@ class AtomTransformer(torch.nn.Module):
                 channels = self.pair_bias.pair_channels
                 check_shape("pair", pair, edges, channels, hint=hint)
             biases = list(self.pair_bias(pair))
-        layers = cast(Iterable[AtomTransformerLayer], self.layers)
+        layers = cast("Iterable[AtomTransformerLayer]", self.layers)
         modulations = [layer.modulation(cond) for layer in layers]
         return TransformerConditioning(layout, modulations, biases)
 

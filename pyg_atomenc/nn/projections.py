@@ -131,7 +131,12 @@ def fuse_projections(
         heads (int): The number of heads ``H``.
         x (Tensor): The atoms ``[N, C]`` that are to be projected.
     """
-    if torch_module._has_any_global_hook():
+    if (
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    ):
         return "a hook on all modules wants to see them"
     weights, biases = [], []
     dtype = None

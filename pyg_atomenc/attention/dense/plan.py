@@ -152,7 +152,8 @@ def make_groups(sizes: Tensor) -> list[Group]:
     values, counts = sizes.unique_consecutive(return_counts=True)
     groups: list[Group] = []
     token = 0
-    for runs in _share(values.tolist(), counts.tolist()):
+    # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
+    for runs in _share([int(v) for v in values], [int(c) for c in counts]):
         largest = runs[-1][0]
         if largest == 0:
             token += runs[0][1]
