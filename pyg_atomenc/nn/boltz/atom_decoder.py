@@ -105,10 +105,11 @@ class BoltzAtomDecoder(torch.nn.Module):
         """
         mend = "pass what encoder.condition(...) gave."
         given = check_type("conditioning", conditioning, BoltzConditioning, mend)
+        pairs = given.pairs
         # In float32 whether it is asked for under autocast or not.
         with torch.autocast(given.cond.device.type, enabled=False):
             prepared = self.transformer.condition(
-                given.pairs.layout, given.cond, given.pairs
+                pairs.layout, given.cond, pairs.features
             )
         return BoltzDecoderConditioning(given.layout, prepared)
 

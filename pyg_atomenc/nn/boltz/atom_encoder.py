@@ -169,7 +169,7 @@ class BoltzAtomEncoder(torch.nn.Module):
             assert position is not None  # as the features checked
             windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
             pairs = self.pairs(windows, position, space, cond, pairs_of_tokens)
-            prepared = self.transformer.condition(windows, cond, pairs)
+            prepared = self.transformer.condition(windows, cond, pairs.features)
         return BoltzConditioning(layout, start, cond, pairs, prepared)
 
     def forward(
