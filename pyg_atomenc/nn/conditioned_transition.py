@@ -50,6 +50,17 @@ class AdaptiveLayerNorm(torch.nn.Module):
         return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:]))
 
 
+class ZeroLinear(torch.nn.Linear):
+    """A linear layer without a bias that starts at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero."""
+        torch.nn.init.zeros_(self.weight)
+
+
 class ConditionGate(torch.nn.Linear):
     """What gates a residual branch by a condition ``[..., S]``: ``[..., C]``, 0 to 1.
 

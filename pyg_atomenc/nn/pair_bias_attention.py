@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import (
     Bias,
@@ -20,6 +19,7 @@ from pyg_atomenc.attention import (
 )
 from pyg_atomenc.checks import check_sizes, check_type
 from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
@@ -147,7 +147,7 @@ class PairBiasAttention(torch.nn.Module):
 
     Shapes:
         - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share layout
-          and bias; the bias ``[E, H]`` or a
+          and bias; the bias, which is added to the logits, ``[E, H]`` or a
           :class:`~pyg_atomenc.attention.WindowBias`
         - output: as the atoms
 
@@ -171,25 +171,10 @@ class PairBiasAttention(torch.nn.Module):
         self.lin_key = torch.nn.Linear(channels, channels, bias=False)
         self.lin_value = torch.nn.Linear(channels, channels, bias=False)
         self.lin_gate = torch.nn.Linear(channels, channels, bias=False)
-        self.lin_out = torch.nn.Linear(channels, channels, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; the output starts at zero."""
-        for child in self.children():
-            reset(child)
-        torch.nn.init.zeros_(self.lin_out.weight)
+        self.lin_out = ZeroLinear(channels, channels)
 
     def forward(self, x: Tensor, layout: Layout, bias: Optional[Bias] = None) -> Tensor:
-        """Attend; shapes are those of the class.
-
-        Args:
-            x (Tensor): Atoms.
-            layout (TokenLayout, WindowLayout or EdgeLayout): Which atoms attend to
-                which.
-            bias (Tensor or WindowBias, optional): Added to the logits.
-                (default: ``None``)
-        """
+        """Attend as a layout says; shapes are those of the class."""
         query, key, value = (
             linear(x).unflatten(-1, (self.heads, -1))
             for linear in (self.lin_query, self.lin_key, self.lin_value)
