@@ -5,7 +5,6 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.index import ptr2index
 
 from pyg_atomenc.attention import (
     TokenLayout,
@@ -161,13 +160,14 @@ class AtomAttentionEncoder(AttentionProjections):
 def _index_of(ptr: Tensor, num_atoms: int) -> Tensor:
     """The token of every atom, from the tokens' pointers."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
-    sizes = check_index("ptr", ptr, mend).diff()
-    if torch.compiler.is_compiling():
-        return ptr2index(ptr)
-    ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
-    if ends != [0, num_atoms] or (sizes < 0).any():
-        raise AtomEncodingError(
-            f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or falls, "
-            f"for {num_atoms} atoms: {mend}"
-        )
-    return ptr2index(ptr, output_size=num_atoms)
+    ptr = check_index("ptr", ptr, mend).long()
+    # Inside a trace, values cannot be looked at.
+    if not torch.compiler.is_compiling():
+        ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+        if ends != [0, num_atoms] or (ptr.diff() < 0).any():
+            raise AtomEncodingError(
+                f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
+                f"falls, for {num_atoms} atoms: {mend}"
+            )
+    atoms = torch.arange(num_atoms, device=ptr.device)
+    return torch.bucketize(atoms, ptr[1:], right=True)

@@ -97,15 +97,7 @@ class AttentionProjections(torch.nn.Module):
                 f"in_channels={channels}: make it with in_channels={x.size(1)}, or -1."
             )
         check_floating("x", x)
-        weight = getattr(linear, "weight", None)
-        if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
-            return
-        check_device("x", x, "layer", weight.device)
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise AtomEncodingError(
-                f"'x' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
-                f"one of them, or run under torch.autocast."
-            )
+        _check_kind("x", x, linear)
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
@@ -134,6 +126,7 @@ class AttentionProjections(torch.nn.Module):
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
+        _check_kind("edge_attr", edge_attr, self.lin_edge)
         return self.lin_edge(edge_attr)
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -148,6 +141,22 @@ class AttentionProjections(torch.nn.Module):
         return (
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
             f"heads={self.heads})"
+        )
+
+
+def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
+    """Raise a ValueError unless a layer's weights are of the device and type of ``x``.
+
+    Of a module without floating weights, nothing is asked.
+    """
+    weight = getattr(linear, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
+        return
+    check_device(name, x, "layer", weight.device)
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise AtomEncodingError(
+            f"'{name}' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
+            f"one of them, or run under torch.autocast."
         )
 
 
@@ -183,6 +192,8 @@ def fuse_projections(
         # Of this very class: what derives from it may do anything else.
         if not isinstance(linear, Linear) or type(linear) is not Linear:
             return f"one is of type {type(linear).__name__}"
+        if "forward" in vars(linear):
+            return "the forward function of one was replaced"
         if isinstance(linear.weight, UninitializedParameter):
             linear(x[:0])
         if (

@@ -119,7 +119,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         value = self.split_heads(self.lin_value(source))
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
-        # A list of edges is always attended over as messages, which can be overridden.
+        # A list of edges is always attended over as messages, for all who look at them.
         if layout is edge_index and not (
             return_attention_weights or self._needs_messages(layout)
         ):
@@ -150,9 +150,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
                     f"'size' is {tuple(size or ())}, but 'x' has {count} {name} nodes: "
                     f"leave 'size' out."
                 )
-        if self.flow == "target_to_source" and isinstance(edge_index, Tensor):
-            edge_index = edge_index.flip(0)
-        layout = as_layout(edge_index, *counts)
+        layout = as_layout(edge_index, *counts, flow=str(self.flow))
         if layout is not edge_index and self.backend not in ("auto", "edges"):
             raise BackendError(
                 f"'backend' is {self.backend!r}, which cannot attend over an edge "
@@ -163,6 +161,11 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
     def _needs_messages(self, layout: Layout) -> bool:
         """Whether somebody wants to see messages over the layout's edges."""
         if any(len(getattr(self, name, ())) > 0 for name in _HOOKS):
+            return True
+        if any(
+            getattr(type(self), name) is not getattr(TokenAttentionConv, name)
+            for name in ("edge_update", "message", "aggregate", "update")
+        ):
             return True
         # An explainer masks the edges of the model's edge_index. They are this
         # layout's only where they are as many, and the same of them are self loops.

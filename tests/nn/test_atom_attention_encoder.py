@@ -160,6 +160,24 @@ def test_tokens_may_be_told_by_pointers_as_aggregations_have_it(name):
     assert torch.equal(encoder(x, index.sort().values, None, num_tokens, -2), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_pointers_of_any_integers(dtype):
+    encoder, x, index, num_tokens = make("trailing empty")
+    layout = TokenLayout.from_index(index.sort().values, num_tokens)
+    found = encoder(x, ptr=layout.ptr.to(dtype))
+    assert torch.equal(found, encoder(x, layout))
+
+
+def test_pointers_inside_a_trace():
+    encoder, x, index, num_tokens = make(dtype=torch.float32)
+    layout = TokenLayout.from_index(index.sort().values, num_tokens)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, ptr=layout.ptr), encoder(x, layout))
+    args = ((x,), {"ptr": layout.ptr})
+    exported = torch.export.export(encoder, *args).module()
+    torch.testing.assert_close(exported(x, ptr=layout.ptr), encoder(x, layout))
+
+
 def test_heads_may_be_averaged():
     encoder, x, index, num_tokens = make(concat=False)
     joined, *_ = make()
@@ -507,6 +525,9 @@ def test_why_projections_are_not_fused():
     handle = linears[0].register_forward_pre_hook(lambda *_: None)
     assert fuse_projections(linears, 2, x) == "a hook wants to see one"
     handle.remove()
+    linears[0].forward = linears[0].forward
+    assert fuse_projections(linears, 2, x).startswith("the forward function")
+    del linears[0].forward
     linears[1] = torch.nn.Linear(7, 8)
     assert fuse_projections(linears, 2, x) == "one is of type Linear"
 

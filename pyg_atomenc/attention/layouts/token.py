@@ -185,7 +185,7 @@ def check_token_index(
     """
     mend = "pass a vector [num_atoms] with the token of every atom as an integer."
     check_index(name, atom_to_token, mend)
-    count = "dim_size" if name == "index" else "num_tokens"
+    count = count_name(name)
     if num_tokens is not None:
         num_tokens = _check_count(count, num_tokens)
     if atom_to_token.numel() == 0:
@@ -207,6 +207,11 @@ def check_token_index(
     if batch is not None:
         _check_graphs(atom_to_token, num_tokens, batch)
     return num_tokens
+
+
+def count_name(name: str) -> str:
+    """What the number of tokens is called beside an assignment called ``name``."""
+    return "dim_size" if name == "index" else "num_tokens"
 
 
 def _check_count(name: str, num_tokens: Any) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.index import ptr2index
 from torch_geometric.utils import cumsum
 
-from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.attention import TokenLayout, as_token_layout
 from pyg_atomenc.checks import check_index, check_shape, check_tensor, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
@@ -104,10 +104,8 @@ class BoltzInputs(TensorDataclass):
                 "'atom_to_token' is missing: pass the token of every atom, or data "
                 "that has it."
             )
-        if isinstance(index, TokenLayout):
-            return index
         total = int(number.sum()) if isinstance(number, Tensor) else number
-        return TokenLayout.from_index(index, total)
+        return as_token_layout(index, num_tokens=total, name="atom_to_token")
 
     def graph_ptr(self, num_atoms: int) -> Tensor:
         """The first atom of every graph, and the number of atoms ``[G + 1]``."""
@@ -121,6 +119,11 @@ class BoltzInputs(TensorDataclass):
                 )
         # A graph at the end without atoms does not show in the vector.
         if self.ptr is not None:
+            ends = self.ptr[:1].tolist() + self.ptr[-1:].tolist()
+            if ends != [0, num_atoms]:
+                raise AtomEncodingError(
+                    f"'ptr' goes from {ends[:1]} to {ends[-1:]} for {num_atoms} atoms."
+                )
             return self.ptr.long()
         if batch is None:
             return torch.tensor([0, num_atoms])
