@@ -30,10 +30,7 @@ class Smarts:
             bonds connect are one. (default: ``"atom"``)
 
     Shapes:
-        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
-          of ``N > 0`` atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input and output: as of :class:`BRICS`, numbered by their first atoms
 
     Raises:
         ValueError: If a pattern is no SMARTS, if there is none, or ``rest`` is unknown;
