@@ -82,8 +82,6 @@ def count_hydrogens(
     free = np.zeros(len(z))
     for number, valences in _VALENCES.items():
         rows = np.flatnonzero(z == number)
-        if len(rows) == 0:
-            continue
         sign = charge[rows] if number in _GAINS else -np.abs(charge[rows])
         room = np.array(valences) + sign[:, None] - used[rows, None]
         # The first valence that is enough; none if all are too small.
@@ -135,9 +133,8 @@ def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
     # A structure repeats few components: one comparison for each of their centres.
     for rows in places(code(atoms.res_name)):
         known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
-        if len(known) == 0:
-            continue
-        found[rows] = 0
+        if len(known) > 0:
+            found[rows] = 0
         for text, value in (("R", 1), ("S", 2)):
             centres = known[stereo == text]
             found[rows[np.isin(atoms.atom_name[rows], centres)]] = value

@@ -105,7 +105,8 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
 
 def _check(mapping: Any) -> None:
     mend = "pass a dict: residue name → bead → list of atom names."
-    for residue, beads in check_type("mapping", mapping, Mapping, mend).items():
+    check_type("mapping", mapping, Mapping, mend)  # type: ignore[type-abstract]
+    for residue, beads in mapping.items():
         of = f"residue {residue!r}"
         if not isinstance(beads, Mapping):
             raise AtomEncodingError(f"'mapping' has {beads!r} for {of}: {mend}")
