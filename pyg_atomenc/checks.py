@@ -177,3 +177,10 @@ def check_edges(name: str, value: Any, count: int, what: str) -> Tensor:
         raise AtomEncodingError(f"'{name}' is of type {edges.dtype}: pass integers.")
     check_range(name, edges, count, what)
     return edges
+
+
+def check_has(data: Any, mend: str, *names: str) -> None:
+    """Check that a graph has all the attributes of these names."""
+    for name in names:
+        if name not in data:
+            raise AtomEncodingError(f"'{name}' is missing from the data: {mend}")

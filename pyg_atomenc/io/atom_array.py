@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_atomenc.checks import check_index, check_range, check_shape
+from pyg_atomenc.checks import check_has, check_index, check_range, check_shape
 from pyg_atomenc.chem import components
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.codes import of_distinct
@@ -265,11 +265,7 @@ def _check_graph(data: Any) -> None:
             f"'data' is of type {type(data).__name__}: pass one AtomTokenData, of a "
             f"batch batch[i]."
         )
-    for name in ("z", "pos"):
-        if name not in data:
-            raise AtomEncodingError(
-                f"'{name}' is missing from the data: an AtomArray needs it."
-            )
+    check_has(data, "an AtomArray needs it.", "z", "pos")
     z = check_index("z", data.z, "pass atomic numbers as integers.")
     check_range("z", z, len(components.SYMBOLS), "elements")
     check_shape("pos", data.pos, z.numel(), 3)
