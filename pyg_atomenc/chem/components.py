@@ -72,10 +72,8 @@ def count_hydrogens(
         its valence leaves room for; none more for metals and unknown atoms. Bonds of an
         unknown order count as single.
     """
-    ends, kind = bonds[:, :2].astype(np.int64), bonds[:, 2].astype(np.int64)
-    order = np.zeros(max(_ORDER) + 3)
-    order[list(_ORDER)] = list(_ORDER.values())
-    weight = np.repeat(order[np.minimum(kind, len(order) - 1)], 2)
+    ends = bonds[:, :2].astype(np.int64)
+    weight = np.repeat(of_distinct(lambda kind: _ORDER.get(kind, 0), bonds[:, 2]), 2)
     flat = ends.ravel()
     used = np.bincount(flat, weight, minlength=len(z))
     bonded = np.bincount(flat, z[ends[:, ::-1].ravel()] == 1, minlength=len(z))

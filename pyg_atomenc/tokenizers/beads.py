@@ -53,7 +53,8 @@ class Beads:
             (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
 
     Shapes:
-        - input and output: as of :class:`Residue`, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`,
+          numbered by their first atoms
 
     Raises:
         ValueError: If ``mapping`` is something else or names an atom twice in a

@@ -92,10 +92,11 @@ class Components:
     canonical SMILES as ``token_name``.
 
     Shapes:
-        - input and output: as of :class:`BRICS`, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.BRICS`,
+          numbered by their first atoms
 
     Raises:
-        ValueError: As :class:`BRICS`.
+        ValueError: As :class:`~pyg_atomenc.tokenizers.BRICS`.
     """
 
     def __call__(self, source: Any) -> Tokens:

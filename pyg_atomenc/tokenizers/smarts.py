@@ -30,7 +30,8 @@ class Smarts:
             bonds connect are one. (default: ``"atom"``)
 
     Shapes:
-        - input and output: as of :class:`BRICS`, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.BRICS`,
+          numbered by their first atoms
 
     Raises:
         ValueError: If a pattern is no SMARTS, if there is none, or ``rest`` is unknown;
@@ -66,10 +67,8 @@ class Smarts:
         queries = []
         for name, pattern in self.patterns.items():
             with base.BlockLogs():
-                query = (
-                    chem.MolFromSmarts(pattern) if isinstance(pattern, str) else None
-                )
-            if query is None or query.GetNumAtoms() == 0:
+                query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
+            if not query or query.GetNumAtoms() == 0:
                 raise AtomEncodingError(
                     f"'patterns' has {pattern!r} for {name!r}, which RDKit refuses: "
                     f"correct the SMARTS."
