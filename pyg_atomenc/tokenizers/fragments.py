@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom, connected
+from pyg_atomenc.chem.codes import Integers, by_first_atom, code, connected
 from pyg_atomenc.chem.rdkit import as_mol, bond_ends, with_hydrogens
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
@@ -138,15 +138,22 @@ def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
     cut.CommitBatchEdit()
     part, texts = _parts(cut)
     names: list[list[str]] = [[] for _ in range(count)]
-    for text, atom in zip(texts, by_first_atom(part)[1], strict=True):
+    _, first = np.unique(part, return_index=True)
+    for text, atom in zip(texts, first, strict=True):
         if named[atom]:
             names[piece[atom]].append(text)
     return [".".join(sorted(found)) for found in names]
 
 
 def _parts(mol: Any) -> tuple[Integers, list[str]]:
-    """The connected part of every atom ``[N]``, and the SMILES of every part."""
+    """The connected part of every atom ``[N]``, and the SMILES of every part.
+
+    One call for all of them, as one for each would go through the whole molecule.
+    """
     chem = require_package("rdkit.Chem", "names of fragments")
-    part: list[int] = []
-    mols = chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False, frags=part)
-    return np.array(part), [chem.MolToSmiles(found) for found in mols]
+    part = code(connected(mol.GetNumAtoms(), bond_ends(mol)))
+    texts = chem.MolToSmiles(mol).split(".")
+    order = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+    # Where the text of each part starts in the order in which atoms were written.
+    _, start = np.unique(part[order], return_index=True)
+    return part, [texts[i] for i in np.argsort(np.argsort(start))]
