@@ -186,3 +186,10 @@ def check_device(name: str, tensor: Tensor, other: str, device: torch.device) ->
             f"'{name}' is on {tensor.device}, but '{other}' on {device}: move them to "
             f"one device."
         )
+
+
+def check_has(data: Any, mend: str, *names: str) -> None:
+    """Check that a graph has all the attributes of these names."""
+    for name in names:
+        if name not in data:
+            raise AtomEncodingError(f"'{name}' is missing from the data: {mend}")

@@ -11,7 +11,7 @@ Integers = NDArray[np.int64]
 
 def code(values: NDArray[Any]) -> Integers:
     """Number the distinct values of ``[N]`` in sorted order; which one each is."""
-    return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def code_runs(values: NDArray[Any]) -> Integers:
@@ -34,17 +34,15 @@ def join(first: Integers, *others: Integers) -> Integers:
 def by_first_atom(codes: Integers) -> tuple[Integers, Integers]:
     """Number codes ``[N]`` by where they appear first, and where that is ``[T]``."""
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank[inverse.reshape(-1)], first[order]
+    order = np.argsort(first)
+    return np.argsort(order)[inverse], first[order]
 
 
 def of_distinct(function: Callable[[Any], Any], values: NDArray[Any]) -> NDArray[Any]:
     """A function's values for ``[N]``, called once for every distinct one of them."""
     distinct, which = np.unique(values, return_inverse=True)
     found = np.array([function(value) for value in distinct.tolist()])
-    return found[which.reshape(-1)]
+    return found[which]
 
 
 def places(codes: Integers) -> list[Integers]:

@@ -72,18 +72,14 @@ def count_hydrogens(
         its valence leaves room for; none more for metals and unknown atoms. Bonds of an
         unknown order count as single.
     """
-    ends, kind = bonds[:, :2].astype(np.int64), bonds[:, 2].astype(np.int64)
-    order = np.zeros(max(_ORDER) + 3)
-    order[list(_ORDER)] = list(_ORDER.values())
-    weight = np.repeat(order[np.minimum(kind, len(order) - 1)], 2)
+    ends = bonds[:, :2].astype(np.int64)
+    weight = np.repeat(of_distinct(lambda kind: _ORDER.get(kind, 0), bonds[:, 2]), 2)
     flat = ends.ravel()
     used = np.bincount(flat, weight, minlength=len(z))
     bonded = np.bincount(flat, z[ends[:, ::-1].ravel()] == 1, minlength=len(z))
     free = np.zeros(len(z))
     for number, valences in _VALENCES.items():
         rows = np.flatnonzero(z == number)
-        if len(rows) == 0:
-            continue
         sign = charge[rows] if number in _GAINS else -np.abs(charge[rows])
         room = np.array(valences) + sign[:, None] - used[rows, None]
         # The first valence that is enough; none if all are too small.
@@ -135,9 +131,8 @@ def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
     # A structure repeats few components: one comparison for each of their centres.
     for rows in places(code(atoms.res_name)):
         known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
-        if len(known) == 0:
-            continue
-        found[rows] = 0
+        if len(known) > 0:
+            found[rows] = 0
         for text, value in (("R", 1), ("S", 2)):
             centres = known[stereo == text]
             found[rows[np.isin(atoms.atom_name[rows], centres)]] = value

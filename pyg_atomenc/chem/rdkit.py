@@ -75,11 +75,7 @@ def as_mol(source: Any) -> Any:
     Raises:
         ValueError: If ``source`` is neither, has no atoms, or an array without bonds.
     """
-    if (
-        is_mol(source)
-        or source is None
-        or not type(source).__module__.startswith("biotite")
-    ):
+    if not type(source).__module__.startswith("biotite"):
         check_mol(source)
         return source
     check_atom_array(source)
@@ -92,10 +88,9 @@ def as_mol(source: Any) -> Any:
         warnings.simplefilter("ignore")
         mol = interface.to_mol(source, kekulize=True, explicit_hydrogen=explicit)
         # Charges are often missing from files: valences may be odd, and stay so.
-        every = chem.SanitizeFlags.SANITIZE_ALL
-        chem.SanitizeMol(
-            mol, every ^ chem.SanitizeFlags.SANITIZE_PROPERTIES, catchErrors=True
-        )
+        flags = chem.SanitizeFlags
+        steps = flags.SANITIZE_ALL ^ flags.SANITIZE_PROPERTIES
+        chem.SanitizeMol(mol, steps, catchErrors=True)
     return mol
 
 
@@ -107,22 +102,20 @@ def residue_columns(mol: Any) -> dict[str, Any]:
         ``[N]``, int64, and ``hetero`` ``[N]``, bool. An atom without information is one
         of the hetero residue ``UNL`` 0; a hydrogen is in the residue of its atom.
     """
-    rows = []
+    unknown = require_package("rdkit.Chem", "a molecule").AtomPDBResidueInfo()
+    unknown.SetIsHeteroAtom(True)
+    infos = []
     for atom in mol.GetAtoms():
-        info = atom.GetPDBResidueInfo()
-        if info is None and atom.GetAtomicNum() == 1:
-            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
-            info = next((other for other in near if other is not None), None)
-        if info is None:
-            rows.append(("UNL", "", "", 0, True))
-            continue
-        names = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
-        known = [text.strip() for text in names]
-        rows.append((known[0] or "UNL", *known[1:], info.GetResidueNumber(),
-                     info.GetIsHeteroAtom()))  # fmt: skip
-    name, chain, code, number, hetero = map(list, zip(*rows, strict=True))
-    text = dict(res_name=name, chain_id=chain, ins_code=code)
-    return text | dict(res_id=torch.tensor(number), hetero=torch.tensor(hetero))
+        near = atom.GetNeighbors() if atom.GetAtomicNum() == 1 else ()
+        found = (other.GetPDBResidueInfo() for other in (atom, *near))
+        infos.append(next((info for info in found if info is not None), unknown))
+    return dict(
+        res_name=[info.GetResidueName().strip() or "UNL" for info in infos],
+        chain_id=[info.GetChainId().strip() for info in infos],
+        ins_code=[info.GetInsertionCode().strip() for info in infos],
+        res_id=torch.tensor([info.GetResidueNumber() for info in infos]),
+        hetero=torch.tensor([info.GetIsHeteroAtom() for info in infos]),
+    )
 
 
 def bond_ends(mol: Any) -> NDArray[np.int64]:
@@ -189,26 +182,18 @@ def graph_mol(
 def hybridization(mol: Any) -> Tensor:
     """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
     names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
-    code = torch.zeros(max(map(int, names.values())) + 1, dtype=torch.long)
-    for i, name in enumerate(HYBRIDIZATIONS):
-        if name in names:
-            code[int(names[name])] = i
+    code = {names[name]: i for i, name in enumerate(HYBRIDIZATIONS) if name in names}
     # Atoms by index: RDKit's own iterator takes twice as long.
-    atom = mol.GetAtomWithIdx
-    found = [atom(i).GetHybridization() for i in range(mol.GetNumAtoms())]
-    return code[torch.tensor(found, dtype=torch.long)]
+    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
+    found = [code.get(atom.GetHybridization(), 0) for atom in atoms]
+    return torch.tensor(found, dtype=torch.long)
 
 
 def ring_size(mol: Any, largest: int) -> Tensor:
     """The size of every atom's smallest ring ``[N]``, 0 for none or a larger one."""
-    size = torch.zeros(mol.GetNumAtoms(), dtype=torch.long)
-    rings = mol.GetRingInfo().AtomRings()
-    # The smallest rings come last, and stay.
-    for count in sorted({len(ring) for ring in rings}, reverse=True):
-        if count <= largest:
-            members = [atom for ring in rings if len(ring) == count for atom in ring]
-            size[torch.tensor(members)] = count
-    return size
+    least = mol.GetRingInfo().MinAtomRingSize
+    size = torch.tensor([least(i) for i in range(mol.GetNumAtoms())])
+    return size.where(size <= largest, 0)
 
 
 def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
@@ -231,12 +216,11 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
 
 def cip_codes(mol: Any) -> Tensor:
     """The assigned CIP code of every atom ``[N]``, int64: 1 for R, 2 for S, else 0."""
-    codes = {"R": 1, "S": 2}
-    label = [
-        atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else ""
-        for atom in mol.GetAtoms()
-    ]
-    return torch.tensor([codes.get(text, 0) for text in label], dtype=torch.long)
+    codes, found = {"R": 1, "S": 2}, torch.zeros(mol.GetNumAtoms(), dtype=torch.long)
+    for atom in mol.GetAtoms():
+        if atom.HasProp("_CIPCode"):
+            found[atom.GetIdx()] = codes.get(atom.GetProp("_CIPCode"), 0)
+    return found
 
 
 def embed_smiles(smiles: str, seed: int) -> Tensor:
@@ -257,11 +241,10 @@ def embed_smiles(smiles: str, seed: int) -> Tensor:
     mol = chem.AddHs(chem.MolFromSmiles(smiles))
     parameters = embedding.ETKDGv3()
     parameters.randomSeed = seed
-    if embedding.EmbedMolecule(mol, parameters) != 0:
-        parameters.useRandomCoords = True
-        if embedding.EmbedMolecule(mol, parameters) != 0:
-            raise AtomEncodingError(
-                f"'smiles' is {smiles!r}, for which RDKit finds no 3D conformer: embed "
-                f"it yourself and read it with from_rdmol."
-            )
-    return torch.from_numpy(mol.GetConformer().GetPositions()).float()
+    for parameters.useRandomCoords in (False, True):
+        if embedding.EmbedMolecule(mol, parameters) == 0:
+            return torch.from_numpy(mol.GetConformer().GetPositions()).float()
+    raise AtomEncodingError(
+        f"'smiles' is {smiles!r}, for which RDKit finds no 3D conformer: embed it "
+        f"yourself and read it with from_rdmol."
+    )

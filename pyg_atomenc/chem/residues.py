@@ -153,13 +153,9 @@ def find_residues(atoms: Any) -> Residues:
 
 def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
     """How many runs of the same residue before each run repeat one of its names."""
-    named = join(residue, name)
-    order = np.lexsort((run, named))
-    named, run = named[order], run[order]
-    new = np.ones(len(named), dtype=bool)
-    new[1:] = (named[1:] != named[:-1]) | (run[1:] != run[:-1])
-    named, run = named[new], run[new]
-    copies = np.zeros(run.max() + 1, dtype=np.int64)
+    count = run.max() + 1
+    named, run = np.divmod(np.unique(join(residue, name) * count + run), count)
+    copies = np.zeros(count, dtype=np.int64)
     np.maximum.at(copies, run, count_before(named))
     return copies
 

@@ -137,10 +137,8 @@ class StructureDataset(Dataset):
 
     def _look_up(self, retry_skipped: bool = False) -> list[int]:
         """Find the graphs that are kept; gives the items that are not."""
-        items = {}
-        if self.source is not None:
-            for index, name in enumerate(self.source.names):
-                items[_plain(name), self.source.stamp(index)] = index
+        names = [] if self.source is None else map(_plain, self.source.names)
+        items = {(name, self.source.stamp(i)): i for i, name in enumerate(names)}
         skipped: dict[int, Skipped] = {}
         known, graphs = set(), []
         with storage.open_graphs(self.folder) as database:
@@ -198,7 +196,14 @@ class StructureDataset(Dataset):
             return
         context: Any = multiprocessing.get_context(method)
         if context.get_start_method() != "fork":
-            self._check_can_be_sent()
+            for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
+                try:
+                    pickle.dumps(getattr(self, name))
+                except Exception as error:
+                    raise AtomEncodingError(
+                        f"'{name}' cannot be sent to another process ({error}): define "
+                        f"it in a module, or pass num_workers=0."
+                    ) from error
         elif hasattr(self.source, "warm_up"):
             self.source.warm_up()
         pool = ProcessPoolExecutor(num_workers, context, _start, (self,))
@@ -222,16 +227,6 @@ class StructureDataset(Dataset):
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _check_can_be_sent(self) -> None:
-        for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
-            try:
-                pickle.dumps(getattr(self, name))
-            except Exception as error:
-                raise AtomEncodingError(
-                    f"'{name}' cannot be sent to another process ({error}): define it "
-                    f"in a module, or pass num_workers=0."
-                ) from error
 
     def _read(self, index: int) -> Rows:
         # Before reading: a file that changes meanwhile is read again the next time.

@@ -7,15 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_atomenc.checks import check_index, check_range, check_shape
+from pyg_atomenc.checks import check_has, check_index, check_range, check_shape
+from pyg_atomenc.chem import components
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.codes import of_distinct
-from pyg_atomenc.chem.components import (
-    SYMBOLS,
-    atomic_numbers,
-    count_hydrogens,
-    dictionary_chirality,
-)
 from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -72,7 +67,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     """
     check_atom_array(atoms)
     known = atoms.get_annotation_categories()
-    z = atomic_numbers(atoms.element)
+    z = components.atomic_numbers(atoms.element)
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
     resolved = atoms.is_resolved.astype(bool) if "is_resolved" in known else None
     check_positions(atoms, coord, resolved)
@@ -84,16 +79,25 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         hydrogens = integers(atoms.num_hydrogens, "num_hydrogens")
     else:
         # What has no bonds at all was not looked at.
-        hydrogens = 0 * z if atoms.bonds is None else count_hydrogens(z, charge, bonds)
+        hydrogens = (
+            0 * z
+            if atoms.bonds is None
+            else components.count_hydrogens(z, charge, bonds)
+        )
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
     edge_index, edge_attr = bond_tensors(bonds[:, :2], types)
+    attributes = dict(tokens.attributes)
+    if "token_entity_kind" not in attributes:
+        index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
+        more = structure_tokens(find_residues(atoms), index, count=count)
+        attributes = {**more.attributes, **attributes}
     data = AtomTokenData(
         z=torch.from_numpy(z),
         pos=pos,
         formal_charge=torch.from_numpy(charge),
         num_hydrogens=torch.from_numpy(hydrogens),
-        chirality=torch.from_numpy(dictionary_chirality(atoms)),
+        chirality=torch.from_numpy(components.dictionary_chirality(atoms)),
         edge_index=edge_index,
         edge_attr=edge_attr,
         atom_name=atoms.atom_name.tolist(),
@@ -104,7 +108,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         hetero=torch.from_numpy(atoms.hetero.copy()),
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
-        **_features(atoms, tokens),
+        **attributes,
     )
     if resolved is not None:
         data.is_resolved = torch.from_numpy(resolved.copy())
@@ -148,7 +152,7 @@ def to_atom_array(
     count = data.z.numel()
     atoms = structure.AtomArray(count)
     atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
-    atoms.element = np.array(SYMBOLS)[data.z.cpu().numpy()]
+    atoms.element = np.array(components.SYMBOLS)[data.z.cpu().numpy()]
     _set_annotations(atoms, data)
     # A molecule of RDKit has no residues.
     absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")
@@ -242,15 +246,6 @@ def _tell(atoms: Any, atom: int) -> str:
     )
 
 
-def _features(atoms: Any, tokens: Tokens) -> dict[str, Any]:
-    """What the tokenizer gave, and what it left out of the features of residues."""
-    if "token_entity_kind" in tokens.attributes:
-        return dict(tokens.attributes)
-    index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
-    more = structure_tokens(find_residues(atoms), index, count=count)
-    return {**more.attributes, **tokens.attributes}
-
-
 def set_representatives(data: AtomTokenData, tokens: Tokens) -> None:
     """Mark each token's representative atom, and keep its position if there is one."""
     atom = tokens.representative
@@ -270,13 +265,9 @@ def _check_graph(data: Any) -> None:
             f"'data' is of type {type(data).__name__}: pass one AtomTokenData, of a "
             f"batch batch[i]."
         )
-    for name in ("z", "pos"):
-        if name not in data:
-            raise AtomEncodingError(
-                f"'{name}' is missing from the data: an AtomArray needs it."
-            )
+    check_has(data, "an AtomArray needs it.", "z", "pos")
     z = check_index("z", data.z, "pass atomic numbers as integers.")
-    check_range("z", z, len(SYMBOLS), "elements")
+    check_range("z", z, len(components.SYMBOLS), "elements")
     check_shape("pos", data.pos, z.numel(), 3)
 
 

@@ -55,12 +55,10 @@ class CifDocument:
         self.pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
         if binary:
             wanted = {"atom_site": _COLUMNS, **dict.fromkeys(_CATEGORIES)}
-            block = read_binary(content, wanted, limits.atoms)
+            self.block = read_binary(content, wanted, file, limits)
         else:
-            block = read_text(content, _COLUMNS, limits.atoms)
-        if block is None:
-            limits.refuse_atoms(file)
-        self.block, self.site = block, block["atom_site"]
+            self.block = read_text(content, _COLUMNS, file, limits)
+        self.site = self.block["atom_site"]
         self.file, self.limits = file, limits
         self.num_atoms = len(self.site["Cartn_x"])
         self._starts = _check(self.site)
@@ -221,16 +219,13 @@ def _places(site: Any) -> Any:
     atoms.set_annotation("ins_code", ins_code)
     if "label_alt_id" in site:
         atoms.set_annotation("altloc_id", site["label_alt_id"].as_array(str))
-    ones = np.ones(atoms.array_length())
-    known = "occupancy" in site
-    atoms.set_annotation(
-        "occupancy", site["occupancy"].as_array(float) if known else ones
-    )
+    occupancy = np.ones(atoms.array_length())
+    if "occupancy" in site:
+        occupancy = site["occupancy"].as_array(float)
+    atoms.set_annotation("occupancy", occupancy)
     return atoms
 
 
 def _take(column: Any, rows: Any) -> Any:
-    data, mask = column.data.array[rows], column.mask
-    if mask is not None:
-        mask = mask.array[rows]
-    return type(column)(type(column.data)(data), mask)
+    mask = None if column.mask is None else column.mask.array[rows]
+    return type(column)(type(column.data)(column.data.array[rows]), mask)

@@ -3,13 +3,15 @@
 import io
 import re
 from collections.abc import Collection, Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.limits import decode
+from pyg_atomenc.io.limits import Limits, decode
 
 _ATOMS = "\n_atom_site."
 # Where biotite sees the next category; comments do not end one.
@@ -20,7 +22,9 @@ _ARCHIVE = re.compile(r"\ndata_\S*\s*\n#\s*\n_entry\.id")
 _LONGEST = 1024
 
 
-def read_text(content: bytes, columns: Collection[str], most: int) -> Any:
+def read_text(
+    content: bytes, columns: Collection[str], file: Path, limits: Limits
+) -> Any:
     """Parse an mmCIF file.
 
     biotite does it, but for the table of atoms where that has one row a line, as all
@@ -29,15 +33,15 @@ def read_text(content: bytes, columns: Collection[str], most: int) -> Any:
     Args:
         content (bytes): The file.
         columns (collection): The columns of ``atom_site`` that are needed.
-        most (int): The number of atoms from which on none is parsed.
+        file (pathlib.Path): Its name, for messages.
+        limits (Limits): Of which the number of atoms is checked before any is parsed.
 
     Returns:
-        biotite.structure.io.pdbx.CIFBlock: With ``atom_site``; ``None`` if there are
-        more than ``most`` atoms.
+        biotite.structure.io.pdbx.CIFBlock: With ``atom_site``.
 
     Raises:
-        ValueError: If the file has not one block with one table of atoms, or was cut
-            short.
+        ValueError: If the file has not one block with one table of atoms, was cut
+            short, or is over the limit.
     """
     pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
     text = "\n" + decode(content)
@@ -49,8 +53,7 @@ def read_text(content: bytes, columns: Collection[str], most: int) -> Any:
     rows, after = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     _check_next(after.lstrip("\n").partition("\n")[0])
     lines = [line for line in rows.split("\n") if line.strip() and line[0] != "#"]
-    if len(lines) > most:
-        return None
+    limits.check_atoms(file, len(lines))
     names = [name.strip() for name in (*names, last)]
     before = before.rstrip()
     table = None
@@ -114,9 +117,7 @@ def _table(
     table = {}
     for name, values in zip(names, zip(*cells, strict=True), strict=True):
         if name in columns:
-            column: Optional[NDArray[np.str_]] = np.array(values)
-            if not {value[0] for value in values}.isdisjoint("'\"#;"):
-                column = _unquoted(values)
+            column = _unquoted(values)
             if column is None:
                 return None
             table[name] = column
@@ -125,21 +126,22 @@ def _table(
 
 def _unquoted(values: tuple[str, ...]) -> Optional[NDArray[np.str_]]:
     """Values without quotes around them, or ``None`` if those hold blanks."""
-    plain = []
-    for value in values:
-        quote = value[0]
-        if quote in "#;":
-            return None
-        if quote in "'\"":
-            if len(value) < 3 or value[-1] != quote:
+    if {value[0] for value in values}.isdisjoint("'\"#;"):
+        return np.array(values)
+    plain = list(values)
+    for i, value in enumerate(values):
+        if value[0] in "'\"#;":
+            if value[0] in "#;" or len(value) < 3 or value[-1] != value[0]:
                 return None
-            value = value[1:-1]
-        plain.append(value)
+            plain[i] = value[1:-1]
     return np.array(plain)
 
 
 def read_binary(
-    content: bytes, wanted: Mapping[str, Optional[Collection[str]]], most: int
+    content: bytes,
+    wanted: Mapping[str, Optional[Collection[str]]],
+    file: Path,
+    limits: Limits,
 ) -> Any:
     """Parse a BinaryCIF file.
 
@@ -149,12 +151,12 @@ def read_binary(
     Args:
         content (bytes): The file.
         wanted (mapping): Category → its columns, or ``None`` for all.
-        most (int): The most atoms; other tables, which may have several rows for each,
-            may have 16 times as many.
+        file (pathlib.Path): Its name, for messages.
+        limits (Limits): Of which the number of atoms is checked; other tables, which
+            may have several rows for each, may have 16 times as many.
 
     Returns:
-        biotite.structure.io.pdbx.BinaryCIFBlock: The wanted categories; ``None`` if
-        there are more than ``most`` atoms.
+        biotite.structure.io.pdbx.BinaryCIFBlock: The wanted categories.
 
     Raises:
         ValueError: If sizes do not fit, or there is not one block with ``atom_site``.
@@ -171,18 +173,16 @@ def read_binary(
             continue
         if name in found:
             raise AtomEncodingError(f"it has {name} more than once")
-        rows = _size(category["rowCount"], 16 * most)
-        if name == "atom_site" and rows > most:
-            return None
+        rows = _size(category["rowCount"], 16 * limits.atoms)
+        if name == "atom_site":
+            limits.check_atoms(file, rows)
         found[name] = _category(pdbx, category, wanted[name], rows)
     if "atom_site" not in found:
         raise AtomEncodingError("it has no atom_site")
     return pdbx.BinaryCIFBlock(found)
 
 
-def _category(
-    pdbx: Any, category: Any, columns: Optional[Collection[str]], rows: int
-) -> Any:
+def _category(pdbx: Any, category: Any, columns: Any, rows: int) -> Any:
     made: dict[str, Any] = {}
     for column in category["columns"]:
         name = column["name"]
@@ -244,13 +244,13 @@ def _count_packed(data: NDArray[Any]) -> int:
 
 def _strings(data: Any, step: Any, rows: int) -> NDArray[np.str_]:
     text, index = step["stringData"], _decode(data, step["dataEncoding"], rows)
-    ends = _decode(
-        step["offsets"], step["offsetEncoding"], max(rows, len(text))
-    ).tolist()
-    strings = [text[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    if sum(map(len, strings)) != len(text) or max(map(len, strings), default=0) > max(
-        _LONGEST, 2**24 // (rows + 1)
-    ):
+    ends = _decode(step["offsets"], step["offsetEncoding"], max(rows, len(text)))
+    strings = [text[a:b] for a, b in pairwise(ends.tolist())]
+    longest, most = (
+        max(map(len, strings), default=0),
+        max(_LONGEST, 2**24 // (rows + 1)),
+    )
+    if sum(map(len, strings)) != len(text) or longest > most:
         raise AtomEncodingError("its texts do not add up, or one is too long")
     if len(index) and not -1 <= index.min() <= index.max() < len(strings):
         raise AtomEncodingError("a text is missing")

@@ -34,10 +34,9 @@ def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
     keep = np.isin(atoms.altloc_id, NO_ALTLOC)
     if keep.all():
         return keep
-    names = ["chain_id", "res_id", "ins_code"]
-    if "sym_id" in atoms.get_annotation_categories():
-        names.append("sym_id")
-    place = join(*(code(getattr(atoms, name)) for name in names))
+    known = atoms.get_annotation_categories()
+    names = ("chain_id", "res_id", "ins_code", "sym_id")
+    place = join(*(code(getattr(atoms, name)) for name in names if name in known))
     option = join(place, code(atoms.altloc_id))
     weight = np.bincount(option, np.where(keep, 0.0, atoms.occupancy))[option]
     some = np.flatnonzero(~keep)

@@ -5,7 +5,6 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from pyg_atomenc.checks import check_integer
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
@@ -41,14 +40,10 @@ class Limits:
     def check_atoms(self, file: Path, count: int) -> None:
         """Raise a ValueError if a file holds more than ``atoms``."""
         if count > self.atoms:
-            self.refuse_atoms(file)
-
-    def refuse_atoms(self, file: Path) -> NoReturn:
-        """Raise the ValueError of a file with more than ``atoms``."""
-        raise FileFormatError(
-            f"{file}: holds more than {self.atoms:,} atoms, which is the limit. Pass "
-            f"limits=Limits(atoms=...) if you trust the file."
-        )
+            raise FileFormatError(
+                f"{file}: holds more than {self.atoms:,} atoms, which is the limit. "
+                f"Pass limits=Limits(atoms=...) if you trust the file."
+            )
 
 
 def read_bytes(file: Path, limits: Limits) -> bytes:
@@ -72,6 +67,8 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
                 content = stream.read(most + 1)
         else:
             content = file.read_bytes()
+    except FileFormatError:
+        raise
     except FileNotFoundError:
         raise FileFormatError(f"{file}: does not exist. Check the path.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -80,8 +77,6 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
             f"from its name if it is not compressed."
         ) from error
     except (OSError, ValueError) as error:
-        if isinstance(error, FileFormatError):
-            raise
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(
             f"{file}: cannot be read ({reason}). Check the path and its permissions."

@@ -8,12 +8,7 @@ from torch import Tensor
 
 from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.rdkit import (
-    bond_ends,
-    check_mol,
-    cip_codes,
-    residue_columns,
-)
+from pyg_atomenc.chem.rdkit import bond_ends, check_mol, cip_codes, residue_columns
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_representatives
@@ -22,10 +17,7 @@ from pyg_atomenc.tokenizers.fragments import BRICS
 
 
 def from_rdmol(
-    mol: Any,
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    conformer: Optional[int] = -1,
+    mol: Any, tokenizer: Optional[Tokenizer] = None, *, conformer: Optional[int] = -1
 ) -> AtomTokenData:
     """Read a molecule of RDKit.
 
@@ -43,29 +35,19 @@ def from_rdmol(
             (default: ``-1``)
 
     Returns:
-        AtomTokenData: With ``N`` atoms, ``E`` directed bonds and ``T`` tokens
+        AtomTokenData: As from :func:`from_atom_array`, for ``N`` atoms, but
 
-        - ``z`` ``[N]``, int64: atomic numbers
-        - ``formal_charge`` ``[N]``, int64: in elementary charges
-        - ``pos`` ``[N, 3]``, float32: in ångström; only if there is a 3D conformer
-        - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom, those that are atoms
-          themselves included
+        - ``pos`` and ``token_pos``: only if there is a 3D conformer
+        - ``num_hydrogens``: as RDKit counts those of each atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown stereocentre, 1 for R,
           2 for S
-        - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
-        - ``edge_attr`` ``[E, 5]``, float32: one-hot over
-          :data:`~pyg_atomenc.chem.bonds.BOND_TYPES`
-        - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
-        - ``is_representative`` ``[N]``, bool: the first atom of each token, and
-          ``token_pos`` ``[T, 3]``, float32: its position in ångström, if there are any
+        - ``is_representative``: the first atom of each token
         - ``atom_name``: the name from a PDB file, else the element and a running
           count, such as ``C1``
-        - ``res_name``, ``chain_id``, ``ins_code``: lists of text, and ``res_id``
-          ``[N]``, int64, and ``hetero`` ``[N]``, bool: from a PDB file, else the
-          residue ``UNL`` 0
+        - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
+          file, else the residue ``UNL`` 0
         - ``token_*``: as the tokenizer gives it; the default gives SMILES as
-          ``token_name``, and the features of
-          :class:`~pyg_atomenc.tokenizers.Residue`
+          ``token_name``
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
@@ -245,26 +227,11 @@ def _atom_names(mol: Any) -> list[str]:
 def _positions(
     mol: Any, conformer: Optional[int], names: list[str]
 ) -> Optional[Tensor]:
-    found = _find_conformer(mol, conformer)
-    if found is None:
-        return None
-    pos = torch.from_numpy(found.GetPositions()).float()
-    wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if wrong:
-        raise AtomEncodingError(
-            f"'mol' has positions that are not finite in conformer {found.GetId()}, "
-            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} ({names[wrong[0]]}): "
-            f"embed the molecule again, or pass conformer=None to leave positions out."
-        )
-    return pos
-
-
-def _find_conformer(mol: Any, conformer: Optional[int]) -> Any:
-    if conformer is None:
-        return None
     known = {found.GetId(): found for found in mol.GetConformers()}
     if conformer == -1:
-        return next((found for found in known.values() if found.Is3D()), None)
+        conformer = next((i for i, found in known.items() if found.Is3D()), None)
+    if conformer is None:
+        return None
     if conformer not in known:
         raise AtomEncodingError(
             f"'conformer' is {conformer!r}, but 'mol' has the conformers "
@@ -276,4 +243,12 @@ def _find_conformer(mol: Any, conformer: Optional[int]) -> Any:
             f"ångström: embed the molecule in 3D, pass conformer=None, or mark it with "
             f"mol.GetConformer({conformer}).Set3D(True) if it is 3D after all."
         )
-    return known[conformer]
+    pos = torch.from_numpy(known[conformer].GetPositions()).float()
+    wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if wrong:
+        raise AtomEncodingError(
+            f"'mol' has positions that are not finite in conformer {conformer}, "
+            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} ({names[wrong[0]]}): "
+            f"embed the molecule again, or pass conformer=None to leave positions out."
+        )
+    return pos

@@ -67,9 +67,10 @@ class StructureFiles:
                 ) from error
         self.names = sorted({path.as_posix() for path in found})
         if not found:
+            named = pattern or f"that ends in {', '.join(SUFFIXES)}, also with .gz"
             raise FileFormatError(
-                f"{files}: is no folder, or holds no file {pattern or ''} that ends in "
-                f"{', '.join(SUFFIXES)}, also with .gz. Check 'pattern', 'recursive'."
+                f"{files}: is no folder, or holds no file {named}. Check 'pattern', "
+                f"'recursive'."
             )
         self.options = {"folder": str(self._folder), **options}
 

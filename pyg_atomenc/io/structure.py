@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from pyg_atomenc.checks import check_choice
+from pyg_atomenc.checks import check_choice, check_type
 from pyg_atomenc.chem.residues import WATERS
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
@@ -105,6 +105,10 @@ def from_structure(
         document = _DOCUMENTS[kind](file, content, limits)
         count = document.num_models
         known = document.assemblies if assembly is not None else [None]
+    if count == 0:
+        raise FileFormatError(
+            f"{file}: holds no atoms. Check that its name ends in its true format."
+        )
     if model != "all" and model > count:
         raise FileFormatError(
             f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
@@ -139,15 +143,13 @@ def from_structure(
 
 def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> None:
     number = isinstance(model, int) and not isinstance(model, bool) and model > 0
-    if not (number or model == "all"):
+    if model != "all" and not number:
         raise AtomEncodingError(
             f"'model' is {model!r}: pass the number of a model, counted from 1, or "
             f"'all'."
         )
-    if assembly is not None and not isinstance(assembly, str):
-        raise AtomEncodingError(
-            f"'assembly' is {assembly!r}: pass the assembly's id as text, such as '1'."
-        )
+    mend = "pass the assembly's id as text, such as '1'."
+    check_type("assembly", "" if assembly is None else assembly, str, mend)
     if chains is not None and (isinstance(chains, str) or not list(chains)):
         raise AtomEncodingError(
             f"'chains' is {chains!r}: pass a list of names, such as ['A', 'B']."

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem.bonds import residue_bonds
-from pyg_atomenc.chem.codes import places
+from pyg_atomenc.chem.codes import by_first_atom, code, places
 from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -41,20 +41,20 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
         )
     scheme = block["pdbx_poly_seq_scheme"]
     if "sym_id" not in atoms.get_annotation_categories():
-        return _complete(structure, atoms, scheme)
+        return _complete(atoms, scheme)
     # Every copy of an assembly has its own gaps.
-    _, first = np.unique(atoms.sym_id, return_index=True)
-    copies = atoms.sym_id[np.sort(first)]
+    copies = dict.fromkeys(atoms.sym_id.tolist())
     return structure.concatenate(
-        [_complete(structure, atoms[atoms.sym_id == copy], scheme) for copy in copies]
+        [_complete(atoms[atoms.sym_id == copy], scheme) for copy in copies]
     )
 
 
-def _complete(structure: Any, atoms: Any, scheme: Any) -> Any:
+def _complete(atoms: Any, scheme: Any) -> Any:
     atoms = atoms.copy()
     atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
-    parts = [atoms, *_missing_atoms(structure, atoms)]
-    parts += _missing_residues(structure, atoms, scheme)
+    structure = require_package("biotite.structure", "unresolved atoms")
+    parts = [atoms, *_missing_atoms(atoms)]
+    parts += _missing_residues(atoms, scheme)
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
     info = require_package("biotite.structure.info", "unresolved atoms")
@@ -75,15 +75,14 @@ def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     return names[stays], elements[stays], charges[stays]
 
 
-def _make(
-    structure: Any, atoms: Any, row: int, missing: NDArray[np.bool_], **others: Any
-) -> Any:
+def _make(atoms: Any, row: int, missing: Any, **others: Any) -> Any:
     """Atoms without positions, annotated as ``atoms[row]`` but for what is given."""
     known = {k: getattr(atoms, k)[row] for k in atoms.get_annotation_categories()}
     known |= others
     names, elements, charges = (c[missing] for c in _component(str(known["res_name"])))
     known |= dict(atom_name=names, element=elements, charge=charges)
     known |= dict(occupancy=0.0, is_resolved=False)
+    structure = require_package("biotite.structure", "unresolved atoms")
     part = structure.AtomArray(len(names))
     part.coord[:] = np.nan
     for key, value in known.items():
@@ -92,7 +91,7 @@ def _make(
     return part
 
 
-def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
+def _missing_atoms(atoms: Any) -> list[Any]:
     parts = []
     for rows in places(find_residues(atoms).index):
         names = _component(str(atoms.res_name[rows[0]]))[0]
@@ -101,33 +100,29 @@ def _missing_atoms(structure: Any, atoms: Any) -> list[Any]:
             # A nucleic acid starts with O5' where nobody saw a phosphate before it.
             missing &= ~np.isin(names, _PHOSPHATE)
         if missing.any():
-            parts.append(_make(structure, atoms, rows[0], missing))
+            parts.append(_make(atoms, rows[0], missing))
     return parts
 
 
-def _missing_residues(structure: Any, atoms: Any, scheme: Any) -> list[Any]:
+def _missing_residues(atoms: Any, scheme: Any) -> list[Any]:
     keys = "asym_id seq_id mon_id pdb_strand_id pdb_seq_num pdb_ins_code".split()
     rows = zip(*(scheme[key].as_array(str).tolist() for key in keys), strict=True)
     shown = atoms.label_asym_id.tolist()
     there = set(zip(shown, atoms.label_seq_id.tolist(), strict=True))
     shown, parts = set(shown), []
-    for asym, seq, name, chain, number, code in rows:
+    for asym, seq, name, chain, number, letter in rows:
         if asym not in shown or (asym, seq) in there:
             continue
-        named = dict(
-            chain_id=chain, res_id=int(number), ins_code="" if code in _NONE else code
-        )
+        letter = "" if letter in _NONE else letter
+        named = dict(chain_id=chain, res_id=int(number), ins_code=letter)
         labels = dict(label_asym_id=asym, label_seq_id=seq, res_name=name, hetero=False)
-        every = np.ones(len(_component(name)[0]), dtype=bool)
-        parts.append(_make(structure, atoms, 0, every, **named, **labels))
+        parts.append(_make(atoms, 0, slice(None), **named, **labels))
     return parts
 
 
 def _sequence_order(atoms: Any) -> NDArray[np.int64]:
-    _, first, chain = np.unique(
-        atoms.label_asym_id, return_index=True, return_inverse=True
-    )
+    chain, _ = by_first_atom(code(atoms.label_asym_id))
     numbered = ~np.isin(atoms.label_seq_id, _NONE)
     number = np.where(numbered, atoms.label_seq_id, "0").astype(int)
     residue = np.where(numbered, 0, find_residues(atoms).index)
-    return np.lexsort((residue, number, first[chain.reshape(-1)]))
+    return np.lexsort((residue, number, chain))

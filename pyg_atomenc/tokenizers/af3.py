@@ -4,15 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.chem.rdkit import as_atom_array
-from pyg_atomenc.chem.residues import (
-    POLYMER_LINKS,
-    Residues,
-    check_bonds,
-    find_residues,
-)
+from pyg_atomenc.chem.residues import POLYMER_LINKS, check_bonds, find_residues
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import split_residues
 
@@ -37,10 +31,8 @@ class AF3:
             (default: ``True``)
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` with bonds, or an ``rdkit.Chem.Mol``,
-          of ``N > 0`` atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input: as of :class:`~pyg_atomenc.tokenizers.Residue`; an array with bonds
+        - output: as of it, numbered by their first atoms
 
     Raises:
         ValueError: If the input is neither, has no atoms, or has no bonds where
@@ -55,17 +47,11 @@ class AF3:
         split = ~residues.standard
         if self.atomize_modified:
             check_bonds(residues.atoms)
-            split |= _modified(residues)
+            # A bond to another residue that is none of a backbone.
+            ends = residues.bonds_between()
+            names = residues.atoms.atom_name[ends]
+            backbone = np.zeros(len(ends), dtype=bool)
+            for link in POLYMER_LINKS:
+                backbone |= np.isin(names, link.backbone).all(axis=1)
+            split[residues.index[ends[~backbone]].ravel()] = True
         return split_residues(residues, split)
-
-
-def _modified(residues: Residues) -> NDArray[np.bool_]:
-    """Which residues have a bond to another one that is none of a backbone ``[R]``."""
-    ends = residues.bonds_between()
-    names = residues.atoms.atom_name[ends]
-    backbone = np.zeros(len(ends), dtype=bool)
-    for link in POLYMER_LINKS:
-        backbone |= np.isin(names, link.backbone).all(axis=1)
-    modified = np.zeros(len(residues), dtype=bool)
-    modified[residues.index[ends[~backbone]].ravel()] = True
-    return modified

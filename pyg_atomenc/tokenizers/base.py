@@ -52,13 +52,18 @@ class Tokens:
                     f"'attributes' names {name!r}: token attributes are named "
                     f"{TOKEN_PREFIX}*, so that they batch by token."
                 )
-            rows = len(values) if _has_rows(values) else "no"
+            is_tensor = isinstance(values, Tensor)
+            sized = values.dim() > 0 if is_tensor else hasattr(values, "__len__")
+            rows = len(values) if sized and not isinstance(values, str) else "no"
             if rows != self.num_tokens:
                 raise AtomEncodingError(
                     f"'attributes' has {rows} entries in {name!r} for "
                     f"{self.num_tokens} tokens: give one per token."
                 )
-        first = _first_atoms(index, self.num_tokens)
+        atoms = torch.arange(index.numel())
+        first = torch.full((self.num_tokens,), index.numel())
+        first.scatter_reduce_(0, index, atoms, "amin")
+        first = first.where(first < index.numel(), -1)
         if self.representative is None:
             # A frozen dataclass sets its own fields this way.
             object.__setattr__(self, "representative", first)
@@ -79,18 +84,6 @@ class Tokens:
             f"{self.num_tokens} tokens as an int64 tensor, -1 for a token without "
             f"atoms."
         )
-
-
-def _has_rows(values: Any) -> bool:
-    if isinstance(values, Tensor):
-        return values.dim() > 0
-    return hasattr(values, "__len__") and not isinstance(values, str)
-
-
-def _first_atoms(index: Tensor, num_tokens: int) -> Tensor:
-    first = torch.full((num_tokens,), index.numel())
-    first.scatter_reduce_(0, index, torch.arange(index.numel()), "amin")
-    return first.where(first < index.numel(), -1)
 
 
 Tokenizer = Callable[[Any], Tokens]

@@ -5,8 +5,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import found
-from pyg_atomenc.chem.codes import Integers, by_first_atom, code, join
+from pyg_atomenc.checks import check_type
+from pyg_atomenc.chem.codes import Integers, by_first_atom
 from pyg_atomenc.chem.rdkit import as_atom_array
 from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError
@@ -26,27 +26,13 @@ def _protein(**side_chains: str) -> dict[str, dict[str, list[str]]]:
 
 
 MARTINI_PROTEIN = _protein(
-    GLY="",
-    ALA="CB",
-    VAL="CB CG1 CG2",
-    LEU="CB CG CD1 CD2",
-    ILE="CB CG1 CG2 CD1",
-    PRO="CB CG CD",
-    MET="CB CG SD CE",
-    CYS="CB SG",
-    SER="CB OG",
-    THR="CB OG1 CG2",
-    ASN="CB CG OD1 ND2",
-    ASP="CB CG OD1 OD2",
-    GLN="CB CG CD OE1 NE2",
-    GLU="CB CG CD OE1 OE2",
-    LYS="CB CG CD,CE NZ",
-    ARG="CB CG CD,NE CZ NH1 NH2",
-    HIS="CB CG,CD2 NE2,ND1 CE1",
-    PHE="CB CG,CD1 CE1,CD2 CE2 CZ",
-    TYR="CB CG,CD1 CE1,CD2 CE2,CZ OH",
-    TRP="CB CG,CD1 NE1,CD2 CE2,CE3 CZ3,CZ2 CH2",
-)
+    GLY="", ALA="CB", VAL="CB CG1 CG2", LEU="CB CG CD1 CD2", ILE="CB CG1 CG2 CD1",
+    PRO="CB CG CD", MET="CB CG SD CE", CYS="CB SG", SER="CB OG", THR="CB OG1 CG2",
+    ASN="CB CG OD1 ND2", ASP="CB CG OD1 OD2", GLN="CB CG CD OE1 NE2",
+    GLU="CB CG CD OE1 OE2", LYS="CB CG CD,CE NZ", ARG="CB CG CD,NE CZ NH1 NH2",
+    HIS="CB CG,CD2 NE2,ND1 CE1", PHE="CB CG,CD1 CE1,CD2 CE2 CZ",
+    TYR="CB CG,CD1 CE1,CD2 CE2,CZ OH", TRP="CB CG,CD1 NE1,CD2 CE2,CE3 CZ3,CZ2 CH2",
+)  # fmt: skip
 """Beads of the 20 amino acids, close to those of Martini 3
 (`doi:10.1038/s41592-021-01098-3 <https://doi.org/10.1038/s41592-021-01098-3>`_), each
 atom in exactly one: residue name → bead → atom names."""
@@ -67,10 +53,8 @@ class Beads:
             (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
-          atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`,
+          numbered by their first atoms
 
     Raises:
         ValueError: If ``mapping`` is something else or names an atom twice in a
@@ -85,30 +69,19 @@ class Beads:
         """Assign every atom to its bead; see the class."""
         atoms = as_atom_array(source)
         residues = find_residues(atoms)
-        names, bead = self._look_up(atoms)
+        names = sorted({bead for beads in self.mapping.values() for bead in beads})
+        # Where each atom's name is that of a bead's member, else -1.
+        bead = np.full(atoms.array_length(), -1)
+        for residue, beads in self.mapping.items():
+            rows = np.flatnonzero(atoms.res_name == residue)
+            for name, members in beads.items():
+                of_bead = rows[np.isin(atoms.atom_name[rows], list(members))]
+                bead[of_bead] = names.index(name)
         bead = _spread(atoms, residues.index, bead)
         token, start = by_first_atom(residues.index * (len(names) + 1) + bead + 1)
-        of_residue = atoms.res_name[start].tolist()
-        labels = [
-            f"{name}:{names[number]}" if number >= 0 else name
-            for name, number in zip(of_residue, bead[start].tolist(), strict=True)
-        ]
+        first = zip(atoms.res_name[start].tolist(), bead[start].tolist(), strict=True)
+        labels = [f"{name}:{names[i]}" if i >= 0 else name for name, i in first]
         return structure_tokens(residues, token, labels)
-
-    def _look_up(self, atoms: Any) -> tuple[list[str], Integers]:
-        """The names of beads, and which one each atom is named in ``[N]``, or -1."""
-        names = sorted({bead for beads in self.mapping.values() for bead in beads})
-        number = {name: i for i, name in enumerate(names)}
-        table = {
-            (residue, atom): number[bead]
-            for residue, beads in self.mapping.items()
-            for bead, members in beads.items()
-            for atom in members
-        }
-        pair, first = by_first_atom(join(code(atoms.res_name), code(atoms.atom_name)))
-        named = zip(atoms.res_name[first].tolist(), atoms.atom_name[first].tolist(),
-                    strict=True)  # fmt: skip
-        return names, np.array([table.get(name, -1) for name in named])[pair]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.mapping)} residues)"
@@ -132,28 +105,23 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
 
 
 def _check(mapping: Any) -> None:
-    mend = "pass a dict: residue name → bead → list of atom names"
-    if not isinstance(mapping, Mapping):
-        raise AtomEncodingError(f"'mapping' is {found(mapping)}: {mend}.")
+    mend = "pass a dict: residue name → bead → list of atom names."
+    check_type("mapping", mapping, Mapping, mend)  # type: ignore[type-abstract]
     for residue, beads in mapping.items():
+        of = f"residue {residue!r}"
         if not isinstance(beads, Mapping):
-            raise AtomEncodingError(
-                f"'mapping' has {beads!r} for residue {residue!r}: {mend}."
-            )
-        seen: set[str] = set()
+            raise AtomEncodingError(f"'mapping' has {beads!r} for {of}: {mend}")
+        named: list[str] = []
         for bead, members in beads.items():
-            if isinstance(members, str) or not (
-                isinstance(members, Sequence)
-                and all(isinstance(member, str) for member in members)
-            ):
+            fits = isinstance(members, Sequence) and not isinstance(members, str)
+            if not fits or not all(isinstance(member, str) for member in members):
                 raise AtomEncodingError(
-                    f"'mapping' has {members!r} for bead {bead!r} of residue "
-                    f"{residue!r}: {mend}."
+                    f"'mapping' has {members!r} for bead {bead!r} of {of}: {mend}"
                 )
-            twice = seen & set(members) or {a for a in members if members.count(a) > 1}
-            if twice:
-                raise AtomEncodingError(
-                    f"'mapping' names atom {min(twice)!r} of residue {residue!r} "
-                    f"twice: an atom belongs to one bead."
-                )
-            seen |= set(members)
+            named += members
+        twice = [name for name in named if named.count(name) > 1]
+        if twice:
+            raise AtomEncodingError(
+                f"'mapping' names atom {min(twice)!r} of {of} twice: an atom belongs "
+                f"to one bead."
+            )

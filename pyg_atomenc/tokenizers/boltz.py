@@ -23,11 +23,9 @@ class Boltz1:
     residue, as those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray``, with bonds unless it has the
-          annotation ``label_seq_id``, or an ``rdkit.Chem.Mol``, of ``N > 0`` atoms,
-          left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input: as of :class:`~pyg_atomenc.tokenizers.Residue`; an array with bonds
+          unless it has the annotation ``label_seq_id``
+        - output: as of it, numbered by their first atoms
 
     Raises:
         ValueError: If the input is neither, has no atoms, or no bonds where it needs
@@ -58,8 +56,7 @@ class Boltz2(Boltz1):
     bond to another residue.
 
     Shapes:
-        - input: as of :class:`Boltz1`
-        - output: as of :class:`Boltz1`
+        - input and output: as of :class:`Boltz1`
 
     Raises:
         ValueError: As :class:`Boltz1`.

@@ -41,7 +41,6 @@ def structure_tokens(
     first = np.full(count, -1)
     first[token[::-1]] = np.arange(len(token))[::-1]
     empty = first < 0
-    residue = residues.index[first]
 
     def of_first(name: str, default: Any) -> NDArray[Any]:
         # Always there, so that structures of all formats batch together.
@@ -52,36 +51,31 @@ def structure_tokens(
 
     number = of_first("label_seq_id", "0").astype(str)
     number = np.where(np.isin(number, NO_SEQUENCE), "0", number)
-    res_name = of_first("res_name", "").tolist()
+    kinds = residues.kinds[residues.index]
     columns = {
-        "token_res_id": of_first("res_id", 0),
-        "token_entity_kind": np.where(empty, LIGAND, residues.kinds[residue]),
-        "token_is_standard": residues.standard[residue] & ~empty,
+        "token_name": of_first("res_name", ""),
+        "token_chain": of_first("chain_id", ""),
+        "token_ins_code": of_first("ins_code", ""),
+        "token_label_chain": of_first("label_asym_id", ""),
+        "token_res_id": of_first("res_id", 0).astype(np.int64),
+        "token_entity_kind": np.where(empty, LIGAND, kinds[first]),
+        "token_is_standard": residues.standard[residues.index[first]] & ~empty,
         "token_label_res_id": integers(number, "label_seq_id"),
         "token_sym_id": integers(of_first("sym_id", 0), "sym_id"),
     }
-    attributes: dict[str, Any] = {
-        "token_name": res_name if names is None else names,
-        "token_chain": of_first("chain_id", "").tolist(),
-        "token_ins_code": of_first("ins_code", "").tolist(),
-        "token_label_chain": of_first("label_asym_id", "").tolist(),
+    attributes = {
+        name: values.tolist() if values.dtype.kind == "U" else torch.from_numpy(values)
+        for name, values in columns.items()
     }
-    for name, values in columns.items():
-        dtype = bool if values.dtype == bool else np.int64
-        attributes[name] = torch.from_numpy(values.astype(dtype))
-    centre = _representatives(residues, token, first)
-    return Tokens(torch.from_numpy(token), count, attributes, torch.from_numpy(centre))
-
-
-def _representatives(residues: Residues, token: Integers, first: Integers) -> Integers:
-    """Cα of a residue, C1′ of a nucleotide, else the first atom ``[T]``."""
-    centre, kind = first.copy(), residues.kinds[residues.index]
-    found = np.zeros(len(token), dtype=bool)
+    if names is not None:
+        attributes["token_name"] = names
+    # Cα of a residue, C1′ of a nucleotide, else the first atom.
+    centre, found = first.copy(), np.zeros(len(token), dtype=bool)
     for polymer, name in REPRESENTATIVES.items():
-        found |= (kind == polymer) & (residues.atoms.atom_name == name)
+        found |= (kinds == polymer) & (atoms.atom_name == name)
     rows = np.flatnonzero(found)[::-1]
     centre[token[rows]] = rows
-    return centre
+    return Tokens(torch.from_numpy(token), count, attributes, torch.from_numpy(centre))
 
 
 def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom, connected
+from pyg_atomenc.chem.codes import Integers, by_first_atom, code, connected
 from pyg_atomenc.chem.rdkit import as_mol, bond_ends, with_hydrogens
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
@@ -66,13 +66,10 @@ class RingsAndChains:
     SMILES of each piece.
 
     Shapes:
-        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
-          of ``N > 0`` atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input and output: as of :class:`BRICS`, numbered by their first atoms
 
     Raises:
-        ValueError: If the input is neither, has no atoms or an array no bonds.
+        ValueError: As :class:`BRICS`.
 
     Example:
         >>> from rdkit import Chem
@@ -118,16 +115,10 @@ def _cut(mol: Any) -> tuple[Integers, list[str]]:
         broken = chem.FragmentOnBonds(heavy, bonds, dummyLabels=[(0, 0)] * len(bonds))
     # Atoms behind the molecule's own are the '*' that mark the cuts.
     index = [atom.GetIntProp(_INDEX) for atom in heavy.GetAtoms()]
-    fragments = chem.GetMolFrags(broken)
-    part = np.empty(broken.GetNumAtoms(), dtype=np.int64)
-    for number, atoms in enumerate(fragments):
-        part[list(atoms)] = number
+    part, names = _parts(broken)
     piece = np.full(mol.GetNumAtoms(), -1)
     piece[index] = part[: len(index)]
-    for number in np.flatnonzero(piece < 0).tolist():
-        atom = mol.GetAtomWithIdx(number)
-        piece[number] = piece[atom.GetNeighbors()[0].GetIdx()]
-    return piece, smiles_of_parts(broken, part, len(fragments))
+    return with_hydrogens(mol, piece), names
 
 
 def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
@@ -145,31 +136,24 @@ def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
     for a, b in ends[apart[ends[:, 0]] != apart[ends[:, 1]]].tolist():
         cut.RemoveBond(a, b)
     cut.CommitBatchEdit()
-    return smiles_of_parts(cut, apart, count)
+    part, texts = _parts(cut)
+    names: list[list[str]] = [[] for _ in range(count)]
+    _, first = np.unique(part, return_index=True)
+    for text, atom in zip(texts, first, strict=True):
+        if named[atom]:
+            names[piece[atom]].append(text)
+    return [".".join(sorted(found)) for found in names]
 
 
-def smiles_of_parts(mol: Any, part: Integers, count: int) -> list[str]:
-    """The canonical SMILES of every part ``[P]`` of a molecule that falls into them.
+def _parts(mol: Any) -> tuple[Integers, list[str]]:
+    """The connected part of every atom ``[N]``, and the SMILES of every part.
 
     One call for all of them, as one for each would go through the whole molecule.
-
-    Args:
-        mol (rdkit.Chem.Mol): No bond joins two parts.
-        part (numpy.ndarray): The part of every atom ``[N]``, int64; those from
-            ``count`` on are not asked for.
-        count (int): The number of parts ``P``.
     """
     chem = require_package("rdkit.Chem", "names of fragments")
+    part = code(connected(mol.GetNumAtoms(), bond_ends(mol)))
     texts = chem.MolToSmiles(mol).split(".")
     order = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
-    of_atom = connected(mol.GetNumAtoms(), bond_ends(mol))
-    size = np.bincount(of_atom, minlength=len(of_atom))
-    names: list[list[str]] = [[] for _ in range(count)]
-    start = 0
-    for text in texts:
-        atom = order[start]
-        if part[atom] < count:
-            names[part[atom]].append(text)
-        start += int(size[of_atom[atom]])
-    assert start == len(order)
-    return [".".join(sorted(found)) for found in names]
+    # Where the text of each part starts in the order in which atoms were written.
+    _, start = np.unique(part[order], return_index=True)
+    return part, [texts[i] for i in np.argsort(np.argsort(start))]

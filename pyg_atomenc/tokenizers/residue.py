@@ -66,13 +66,10 @@ class Atom:
     element's symbol.
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
-          atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64: 0 to ``N - 1``
+        - input and output: as of :class:`Residue`; ``atom_to_token`` is 0 to ``N - 1``
 
     Raises:
-        ValueError: If the input is neither or has no atoms.
+        ValueError: As :class:`Residue`.
     """
 
     def __call__(self, source: Any) -> Tokens:
@@ -95,24 +92,21 @@ class Components:
     canonical SMILES as ``token_name``.
 
     Shapes:
-        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
-          of ``N > 0`` atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.BRICS`,
+          numbered by their first atoms
 
     Raises:
-        ValueError: If the input is neither, has no atoms or an array no bonds.
+        ValueError: As :class:`~pyg_atomenc.tokenizers.BRICS`.
     """
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its component; see the class."""
         if is_mol(source):
             check_mol(source)
-            piece, first = by_first_atom(
-                connected(source.GetNumAtoms(), bond_ends(source))
-            )
-            names = fragment_names(source, piece, len(first))
-            return molecule_tokens(source, piece, names)
+            piece = connected(source.GetNumAtoms(), bond_ends(source))
+            token, first = by_first_atom(piece)
+            names = fragment_names(source, token, len(first))
+            return molecule_tokens(source, token, names)
         check_atom_array(source)
         check_bonds(source)
         ends = source.bonds.as_array()[:, :2]

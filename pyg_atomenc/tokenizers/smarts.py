@@ -30,10 +30,8 @@ class Smarts:
             bonds connect are one. (default: ``"atom"``)
 
     Shapes:
-        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
-          of ``N > 0`` atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.BRICS`,
+          numbered by their first atoms
 
     Raises:
         ValueError: If a pattern is no SMARTS, if there is none, or ``rest`` is unknown;
@@ -69,10 +67,8 @@ class Smarts:
         queries = []
         for name, pattern in self.patterns.items():
             with base.BlockLogs():
-                query = (
-                    chem.MolFromSmarts(pattern) if isinstance(pattern, str) else None
-                )
-            if query is None or query.GetNumAtoms() == 0:
+                query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
+            if not query or query.GetNumAtoms() == 0:
                 raise AtomEncodingError(
                     f"'patterns' has {pattern!r} for {name!r}, which RDKit refuses: "
                     f"correct the SMARTS."

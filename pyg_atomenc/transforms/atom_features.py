@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
+from pyg_atomenc.checks import check_has
 from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
 from pyg_atomenc.chem.rdkit import (
     HYBRIDIZATIONS,
@@ -67,20 +68,17 @@ class AtomFeatures(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
         check_graph(data)
-        for name in ("z", "formal_charge", "num_hydrogens"):
-            if name not in data:
-                raise AtomEncodingError(
-                    f"'{name}' is missing from the data: read it with from_structure, "
-                    f"from_atom_array, from_smiles or from_rdmol."
-                )
+        mend = (
+            "read it with from_structure, from_atom_array, from_smiles or from_rdmol."
+        )
+        names = ("z", "formal_charge", "num_hydrogens")
+        check_has(data, mend, *names)
         if data.z.numel() and not 0 <= data.z.min() <= data.z.max() <= 118:
             raise AtomEncodingError(
                 f"'z' has values from {data.z.min()} to {data.z.max()}: atomic numbers "
                 f"go from 0 to 118."
             )
-        z, charge, hydrogens = (
-            data[name].cpu() for name in ("z", "formal_charge", "num_hydrogens")
-        )
+        z, charge, hydrogens = (data[name].cpu() for name in names)
         bonds, types = unique_bonds(data)
         aromatic = torch.zeros_like(z)
         aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
@@ -107,10 +105,7 @@ class AtomFeatures(BaseTransform):
 
 
 def _handedness(data: AtomTokenData, mol: Any) -> Tensor:
-    count = data.z.numel()
-    code = data.get("chirality", torch.full((count,), -1)).cpu()
-    unknown = code < 0
-    if isinstance(data.pos, Tensor) and bool(unknown.any()):
-        found = chirality_of_positions(mol, data.pos)
-        code = torch.where(unknown, found, code)
+    code = data.get("chirality", torch.full((data.z.numel(),), -1)).cpu()
+    if isinstance(data.pos, Tensor) and bool((code < 0).any()):
+        code = torch.where(code < 0, chirality_of_positions(mol, data.pos), code)
     return code.clamp(min=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
+from pyg_atomenc.checks import check_has
 from pyg_atomenc.chem.codes import code, places
 from pyg_atomenc.chem.components import ideal_conformer
 from pyg_atomenc.chem.rdkit import embed_smiles
@@ -22,6 +23,9 @@ RESIDUE_TYPES = [
 
 PROTEIN_BACKBONE = "N CA C O".split()
 NUCLEIC_BACKBONE = "P OP1 OP2 O5' C5' C4' O4' C3' O3' C2' O2' C1'".split()
+_NUCLEIC = {name: i for i, name in enumerate(NUCLEIC_BACKBONE, 5)}
+_PROTEIN = {name: i for i, name in enumerate(PROTEIN_BACKBONE, 1)}
+_BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
 _UNKNOWN = {PROTEIN: "UNK", DNA: "DN", RNA: "N", LIGAND: "UNK"}
 # What residues are called that nobody named.
 _NAMELESS = ("", "UNL")
@@ -77,23 +81,35 @@ class BoltzFeatures(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
-        for name in ("z", "atom_name", "atom_to_token"):
-            if name not in data:
-                raise AtomEncodingError(
-                    f"'{name}' is missing from the data: read it with from_structure, "
-                    f"from_smiles or from_rdmol."
-                )
-        read_as_methionine(data)
+        mend = "read it with from_structure, from_smiles or from_rdmol."
+        check_has(data, mend, "z", "atom_name", "atom_to_token")
+        names = _residue_names(data)
+        # Tokens are, or are parts of, residues where those have names.
+        if "token_res_id" not in data or set(names) <= set(_NAMELESS):
+            names = []
+        if "MSE" in names:
+            names = _read_as_methionine(data, names)
         data.ref_atom_name_chars = name_codes(data.atom_name)
-        data.ref_space_uid = reference_spaces(data)
-        pos, charge = reference_conformers(data, self.seed)
+        data.ref_space_uid = _reference_spaces(data, names)
+        pos, data.ref_charge = _reference_conformers(data, names, self.seed)
         data.ref_pos = _centre(pos, data.ref_space_uid, self.rotate)
-        data.ref_charge = charge
+        kinds = [LIGAND] * data.total_num_tokens
+        if names and (self.backbone or self.residue):
+            mend = (
+                "read it with from_structure or from_atom_array, or set the kind of "
+                "every token, a position in pyg_atomenc.tokenizers.ENTITY_KINDS."
+            )
+            check_has(data, mend, "token_entity_kind")
+            kinds = data.token_entity_kind.tolist()
         if self.backbone:
-            data.backbone = backbone_codes(data)
+            atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
+            codes = [_BACKBONE_CODES[kinds[i]].get(name, 0) for name, i in atoms]
+            data.backbone = torch.tensor(codes)
         if self.residue:
-            for name, value in residue_types(data).items():
-                setattr(data, name, value)
+            types, modified = _residue_types(names, kinds)
+            data.token_res_type = torch.tensor(types)
+            data.token_modified = torch.tensor(modified)
+            data.token_mol_type = torch.tensor(kinds)
         return data
 
     def __repr__(self) -> str:
@@ -134,7 +150,7 @@ def _centre(pos: Tensor, space: Tensor, rotate: bool) -> Tensor:
     return pos
 
 
-def residue_names(data: AtomTokenData) -> list[str]:
+def _residue_names(data: AtomTokenData) -> list[str]:
     """The name of every token's residue, which need not be the token's own."""
     if "res_name" not in data:
         return list(data.get("token_name", [""] * data.total_num_tokens))
@@ -146,54 +162,42 @@ def residue_names(data: AtomTokenData) -> list[str]:
     return names
 
 
-def is_structure(data: AtomTokenData) -> bool:
-    """Whether the tokens are, or are parts of, residues that have names."""
-    return "token_res_id" in data and bool(set(residue_names(data)) - set(_NAMELESS))
-
-
-def read_as_methionine(data: AtomTokenData) -> None:
+def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
     """Turn selenomethionine into methionine; nothing that was read is written to."""
-    names = residue_names(data)
-    if not is_structure(data) or "MSE" not in names:
-        return
-    in_residue = torch.tensor([name == "MSE" for name in names])[data.atom_to_token]
+    inside = torch.tensor([name == "MSE" for name in names])[data.atom_to_token]
     for key in ("token_name", "res_name"):
         if key in data:
             data[key] = ["MET" if name == "MSE" else name for name in data[key]]
-    data.z = torch.where(in_residue & (data.z == 34), 16, data.z)
-    atoms = zip(data.atom_name, in_residue.tolist(), strict=True)
-    data.atom_name = [
-        "SD" if inside and name == "SE" else name for name, inside in atoms
-    ]
+    data.z = torch.where(inside & (data.z == 34), 16, data.z)
+    atoms = zip(data.atom_name, inside.tolist(), strict=True)
+    data.atom_name = ["SD" if mse and name == "SE" else name for name, mse in atoms]
+    return ["MET" if name == "MSE" else name for name in names]
 
 
-def reference_spaces(data: AtomTokenData) -> Tensor:
-    """The residue of every atom ``[N]``; a molecule is one."""
+def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
+    """The residue of every atom ``[N]``; a molecule, without names, is one."""
     index = data.atom_to_token
-    if not is_structure(data):
+    if not names:
         return torch.zeros_like(index)
     columns = (data.token_chain, data.token_res_id.tolist(), data.token_ins_code)
-    identity = list(zip(*columns, residue_names(data), strict=True))
+    identity = list(zip(*columns, names, strict=True))
     # Neighbouring tokens of one residue share its space.
     new = [a != b for a, b in zip(identity[1:], identity, strict=False)]
     return torch.tensor([0, *new], dtype=torch.long).cumsum(0)[index]
 
 
-def reference_conformers(data: AtomTokenData, seed: int) -> tuple[Tensor, Tensor]:
+def _reference_conformers(
+    data: AtomTokenData, names: list[str], seed: int
+) -> tuple[Tensor, Tensor]:
     """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
     charge = data.formal_charge.float()
-    if "pos" not in data and not is_structure(data):
+    if "pos" not in data and not names:
         if "given_smiles" not in data:
-            raise AtomEncodingError(
-                "'pos' is missing from the data, which has no SMILES either: embed the "
-                "molecule with RDKit and read it with from_rdmol."
-            )
+            mend = "has no SMILES either: embed it with RDKit and use from_rdmol."
+            check_has(data, f"the molecule {mend}", "pos")
         return embed_smiles(data.given_smiles, seed)[: len(charge)], charge
     pos = data.pos.clone()
-    if not is_structure(data):
-        return pos, charge
-    names = residue_names(data)
-    for rows in places(code(reference_spaces(data).numpy())):
+    for rows in places(code(data.ref_space_uid.numpy())) if names else ():
         known = ideal_conformer(names[int(data.atom_to_token[rows[0]])])
         found = [known.get(data.atom_name[atom]) for atom in rows.tolist()]
         entries = [entry for entry in found if entry is not None]
@@ -204,44 +208,11 @@ def reference_conformers(data: AtomTokenData, seed: int) -> tuple[Tensor, Tensor
     return pos, charge
 
 
-def entity_kinds(data: AtomTokenData) -> list[int]:
-    """The kind of every token's residue, as its reader found it; of molecules ligand.
-
-    Raises:
-        ValueError: If residues have names, but no kinds.
-    """
-    if not is_structure(data):
-        return [LIGAND] * data.total_num_tokens
-    if "token_entity_kind" not in data:
-        raise AtomEncodingError(
-            "'token_entity_kind' is missing from the data: read it with from_structure "
-            "or from_atom_array, or set the kind of every token, a position in "
-            "pyg_atomenc.tokenizers.ENTITY_KINDS."
-        )
-    return data.token_entity_kind.tolist()
-
-
-def backbone_codes(data: AtomTokenData) -> Tensor:
-    """The kind of every atom in a backbone ``[N]``, 0 for none."""
-    protein = {name: i + 1 for i, name in enumerate(PROTEIN_BACKBONE)}
-    nucleic = {name: i + 5 for i, name in enumerate(NUCLEIC_BACKBONE)}
-    table = {PROTEIN: protein, DNA: nucleic, RNA: nucleic, LIGAND: {}}
-    kinds = entity_kinds(data)
-    atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
-    return torch.tensor([table[kinds[token]].get(name, 0) for name, token in atoms])
-
-
-def residue_types(data: AtomTokenData) -> dict[str, Tensor]:
-    """``token_res_type``, ``token_modified`` and ``token_mol_type``, each ``[T]``."""
-    kinds = entity_kinds(data)
-    number = {name: i for i, name in enumerate(RESIDUE_TYPES)}
+def _residue_types(names: list[str], kinds: list[int]) -> tuple[list[int], list[int]]:
+    """``token_res_type`` and ``token_modified`` ``[T]``; a ligand's is unknown."""
     types, modified = [], []
-    for name, kind in zip(residue_names(data), kinds, strict=True):
-        standard = kind != LIGAND and name in number
-        types.append(number[name if standard else _UNKNOWN[kind]])
+    for name, kind in zip(names or [""] * len(kinds), kinds, strict=True):
+        standard = kind != LIGAND and name in RESIDUE_TYPES
+        types.append(RESIDUE_TYPES.index(name if standard else _UNKNOWN[kind]))
         modified.append(int(kind != LIGAND and not standard))
-    return {
-        "token_res_type": torch.tensor(types),
-        "token_modified": torch.tensor(modified),
-        "token_mol_type": torch.tensor(kinds),
-    }
+    return types, modified
