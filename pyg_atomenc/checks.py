@@ -177,3 +177,12 @@ def check_edges(name: str, value: Any, count: int, what: str) -> Tensor:
         raise AtomEncodingError(f"'{name}' is of type {edges.dtype}: pass integers.")
     check_range(name, edges, count, what)
     return edges
+
+
+def check_device(name: str, tensor: Tensor, other: str, device: torch.device) -> None:
+    """Check that a tensor lies on the device of another argument."""
+    if tensor.device != device:
+        raise AtomEncodingError(
+            f"'{name}' is on {tensor.device}, but '{other}' on {device}: move them to "
+            f"one device."
+        )

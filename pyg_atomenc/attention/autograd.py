@@ -10,21 +10,23 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.errors import AtomEncodingError
 
+T = TypeVar("T")
 Tensors = Sequence[Optional[Tensor]]
 # Attention weights → what dropout multiplies them by (0 or 1 / (1 - p)), or None.
 DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
-_CONTEXT = "Tensor perm, Tensor ptr, Tensor ptr_cpu, float dropout, Tensor? seed"
+_CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? seed"
 _CONTEXT_LENGTH = 5
 
 
@@ -35,14 +37,14 @@ class OperatorContext:
     Attributes:
         perm (Tensor): The atoms sorted by token ``[N]``.
         ptr (Tensor): Where each token's atoms start in ``perm`` ``[T + 1]``.
-        ptr_cpu (Tensor): The same, on the CPU.
+        host_ptr (Tensor): The same, on the CPU.
         dropout (float): Probability to drop an attention weight.
         seed (Tensor, optional): Of the dropout ``[1]``, on the CPU.
     """
 
     perm: Tensor
     ptr: Tensor
-    ptr_cpu: Tensor
+    host_ptr: Tensor
     dropout: float
     seed: Optional[Tensor]
 
@@ -55,13 +57,13 @@ class OperatorContext:
         """
         seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
         # Whoever moved all tensors of a layout moved this one, too.
-        host = layout.ptr_cpu
+        host = layout.host_ptr
         host = host if host.device.type == "cpu" else host.cpu()
         return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
 
     def flat(self) -> tuple[Any, ...]:
         """The values in the order of the operator's schema."""
-        return self.perm, self.ptr, self.ptr_cpu, self.dropout, self.seed
+        return self.perm, self.ptr, self.host_ptr, self.dropout, self.seed
 
     @property
     def num_tokens(self) -> int:
@@ -99,12 +101,51 @@ class OperatorContext:
 
 def check_pairs(bias: Tensor, context: OperatorContext) -> None:
     """Raise a ValueError unless a bias has one row for every pair of atoms."""
-    pairs = int(context.ptr_cpu.diff().square().sum())
+    pairs = int(context.host_ptr.diff().square().sum())
     if bias.size(0) != pairs:
         raise AtomEncodingError(
             f"'bias' has {bias.size(0)} rows for {pairs} pairs of atoms: give it one "
             f"row for every edge of layout.to_edge_index()."
         )
+
+
+class _Planned(NamedTuple):
+    """What backends planned, and of what."""
+
+    host_ptr: Tensor
+    versions: tuple[int, int]
+    plans: dict[Any, Any]
+
+
+# The plans of a layout, known by the order of its atoms, for as long as that lives.
+_PLANNED = WeakTensorKeyDictionary()
+
+
+def plan_once(context: OperatorContext, key: Any, make: Callable[[], T]) -> T:
+    """What ``make`` gives, made once for a layout, as long as nobody edits it.
+
+    Args:
+        context (OperatorContext): The layout's tensors.
+        key (Any): Which plan it is.
+        make (callable): Makes it, from the context.
+    """
+    if torch._C._are_functorch_transforms_active():
+        # What is made inside of a transform does not outlive it.
+        return make()
+    perm, host = context.perm, context.host_ptr
+    versions = (_version(perm), _version(host))
+    found = _PLANNED.get(perm)
+    if found is None or found.host_ptr is not host or found.versions != versions:
+        found = _PLANNED[perm] = _Planned(host, versions, {})
+    if key not in found.plans:
+        # What inference mode makes could not be used by autograd later.
+        with torch.inference_mode(False):
+            found.plans[key] = make()
+    return found.plans[key]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 Forward = Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
@@ -230,7 +271,8 @@ def define_operator(
         def one(*tensors: Any) -> Any:
             return one_or_all(reference(tensors, context))
 
-        return _vmap(one, info, in_dims[:count], values[:count], num_outputs)
+        dims, given = in_dims[:count], values[:count]
+        return _vmap(one, info.randomness, dims, given, num_outputs)
 
     def vectorize_backward(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
         _, _, context, needed = _split(values, count, num_outputs)
@@ -244,14 +286,14 @@ def define_operator(
             filled = [_none_to_empty(g, context.perm) for g in found]
             return filled[0] if count == 1 else tuple(filled)
 
-        return _vmap(one, info, in_dims[:end], values[:end], count)
+        return _vmap(one, info.randomness, in_dims[:end], values[:end], count)
 
     forward_op.register_vmap(vectorize)
     backward_op.register_vmap(vectorize_backward)
 
     def call(*values: Any) -> tuple[Tensor, ...]:
         tensors, context = values[:-1], values[-1]
-        if _needs_reference(tensors):
+        if needs_reference(tensors):
             with without_autocast(context.perm.device):
                 return reference(tensors, context)
         outputs = forward_op(*tensors, *context.flat())
@@ -260,7 +302,7 @@ def define_operator(
     return call
 
 
-def _needs_reference(tensors: Tensors) -> bool:
+def needs_reference(tensors: Tensors) -> bool:
     """Whether autograd has to follow the forward formula, rather than an operator's.
 
     So it is under torch.func's transforms, which know no operator's gradient, and where
@@ -380,11 +422,11 @@ def _gradients(
 
 def _vmap(
     function: Callable[..., Any],
-    info: Any,
+    randomness: str,
     in_dims: Sequence[Any],
     values: Sequence[Any],
     num_outputs: int,
 ) -> tuple[Any, Any]:
     """Outputs and where their batch dimension is, as ``register_vmap`` wants them."""
-    run = torch.vmap(function, tuple(in_dims), randomness=info.randomness)
+    run = torch.vmap(function, tuple(in_dims), randomness=randomness)
     return run(*values), 0 if num_outputs == 1 else (0,) * num_outputs

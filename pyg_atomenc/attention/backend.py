@@ -6,8 +6,11 @@ from typing import ClassVar, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts import Layout
+from pyg_atomenc.attention.inputs import (
+    AttentionInputs,
+    EncodeInputs,
+    accumulate_dtype,
+)
 
 
 class Backend(ABC):
@@ -15,14 +18,14 @@ class Backend(ABC):
 
     Attributes:
         name (str): What users pass as ``backend=``.
-        layouts (tuple): The layouts that it attends over.
+        layouts (tuple): The kinds of layouts that it attends over.
         tolerance (dict): Per input type that it takes, the largest difference from the
             definition in float64, relative to the output's largest value, that is no
             fault.
     """
 
     name: ClassVar[str]
-    layouts: ClassVar[tuple[type[Layout], ...]]
+    layouts: ClassVar[tuple[str, ...]]
     tolerance: ClassVar[dict[torch.dtype, float]]
 
     def not_supported_reasons(
@@ -54,4 +57,6 @@ class Backend(ABC):
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """LayerNorm, projections and :meth:`attention_pool` in one."""
-        return self.attention_pool(inputs.project())
+        tokens, weights = self.attention_pool(inputs.project())
+        dtype = torch.promote_types(inputs.x.dtype, inputs.weights[0].dtype)
+        return tokens, weights.to(accumulate_dtype(dtype))

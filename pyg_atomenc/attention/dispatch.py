@@ -49,10 +49,9 @@ def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> B
 def _reasons(
     backend: Backend, inputs: Union[AttentionInputs, EncodeInputs], automatic: bool
 ) -> list[str]:
-    if not isinstance(inputs.layout, backend.layouts):
-        others = _BACKENDS.values()
-        able = [repr(b.name) for b in others if isinstance(inputs.layout, b.layouts)]
-        kind = type(inputs.layout).__name__
-        return [f"it does not attend over {kind}s, for which take {' or '.join(able)}"]
+    kind = inputs.layout.kind
+    if kind not in backend.layouts:
+        able = [repr(b.name) for b in _BACKENDS.values() if kind in b.layouts]
+        return [f"it does not attend over {kind}, for which take {' or '.join(able)}"]
     reasons = backend.not_supported_reasons(inputs)
     return reasons + (backend.not_automatic_reasons(inputs) if automatic else [])

@@ -14,6 +14,7 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import scatter, softmax
@@ -24,18 +25,19 @@ from pyg_atomenc.attention.inputs import (
     EncodeInputs,
     accumulate_dtype,
 )
-from pyg_atomenc.attention.layouts import Layout
 from pyg_atomenc.errors import require_package
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
 
 
 def _use_torch_scatter() -> bool:
-    # Its operators have neither fake kernels nor rules for torch.func's transforms.
+    # Its operators have neither fake kernels nor rules for torch.func's transforms or
+    # tangents.
     return (
         HAS_TORCH_SCATTER
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
     )
 
 
@@ -134,7 +136,7 @@ class EdgesBackend(Backend):
     """PyG message passing over the edge list, pooled by ``global_mean_pool``."""
 
     name = "edges"
-    layouts = (Layout,)
+    layouts = ("tokens", "windows", "edges")
     tolerance = {
         torch.float64: 1e-12,
         torch.float32: 1e-5,
@@ -148,8 +150,9 @@ class EdgesBackend(Backend):
         """It runs everywhere, but the number of edges must be known to a trace."""
         if torch.compiler.is_compiling() and inputs.layout.num_pairs is None:
             return [
-                "the number of edges depends on the token sizes, which a compiled "
-                "graph does not know; use 'dense', or pass a TokenLayout"
+                "the number of edges depends on the token sizes, which an exported or "
+                "compiled graph does not know; use 'dense', or compile with a "
+                "TokenLayout"
             ]
         return []
 

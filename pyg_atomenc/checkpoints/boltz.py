@@ -1,5 +1,6 @@
 """Boltz's checkpoints → `BoltzAtomEncoder` and `BoltzAtomDecoder`, and back."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
@@ -94,10 +95,10 @@ def load_boltz(
         tensors = _with_prefix(tensors, part)
     config = replace(_infer_config(tensors, part), queries=queries, keys=keys)
     encoder, decoder = BoltzAtomEncoder(config), None
-    if any(name.startswith(_module(True, "decoder")) for name in tensors):
-        decoder = BoltzAtomDecoder(config) if config.diffusion else None
     names = _load(encoder, tensors)
-    if decoder is not None:
+    place, _, _ = _places(config.version, True, "decoder")
+    if config.diffusion and any(name.startswith(place) for name in tensors):
+        decoder = BoltzAtomDecoder(config)
         names |= _load(decoder, tensors)
     own = {
         "trunk": (_TRUNK + "atom_attention_encoder.", _TRUNK + "atom_enc"),
@@ -133,26 +134,20 @@ def to_boltz_state_dict(
     return state
 
 
-def _module(diffusion: bool, which: str) -> str:
-    """Where a checkpoint has the encoder or the decoder."""
-    return f"{_SCORE if diffusion else _TRUNK}atom_attention_{which}."
-
-
-def _layers(diffusion: bool, which: str) -> str:
-    return _module(diffusion, which) + f"atom_{which}.diffusion_transformer.layers."
-
-
-def _embedding(version: int, diffusion: bool) -> str:
-    """Where it has what embeds the atoms: Boltz-2 has it apart."""
-    if version == 1:
-        return _module(diffusion, "encoder")
-    return (_DIFFUSION if diffusion else _TRUNK) + "atom_encoder."
+def _places(version: int, diffusion: bool, which: str) -> tuple[str, str, str]:
+    """Where a checkpoint has the encoder or the decoder, its layers, the embedding."""
+    module = f"{_SCORE if diffusion else _TRUNK}atom_attention_{which}."
+    layers = f"{module}atom_{which}.diffusion_transformer.layers."
+    # Boltz-2 has what embeds the atoms apart.
+    apart = (_DIFFUSION if diffusion else _TRUNK) + "atom_encoder."
+    return module, layers, module if version == 1 else apart
 
 
 def _bias(config: BoltzConfig, which: str, layer: int) -> str:
     """Where a checkpoint has the norm and the projection of a layer's pair bias."""
     if config.version == 1:
-        return f"{_layers(config.diffusion, which)}{layer}.pair_bias_attn.proj_z."
+        _, layers, _ = _places(1, config.diffusion, which)
+        return f"{layers}{layer}.pair_bias_attn.proj_z."
     if config.diffusion:
         return f"{_DIFFUSION}atom_{which[:3]}_proj_z.{layer}."
     # One of all layers, which share the norm; the projections are its rows.
@@ -163,9 +158,8 @@ def _names(module: _EncoderOrDecoder) -> dict[str, list[str]]:
     """The names of all weights in a whole checkpoint → ours, which are their rows."""
     config = module.config
     which = "encoder" if isinstance(module, BoltzAtomEncoder) else "decoder"
-    base = _module(config.diffusion, which)
+    base, layers, embedding = _places(config.version, config.diffusion, which)
     if which == "encoder":
-        embedding = _embedding(config.version, config.diffusion)
         table = {ours: embedding + theirs for ours, theirs in _EMBEDDING.items()}
         table["lin_noisy"] = base + "r_to_q_trans"
         table["lin_token"] = base + "atom_to_token_trans.0"
@@ -174,9 +168,8 @@ def _names(module: _EncoderOrDecoder) -> dict[str, list[str]]:
         table = {"lin_token": base + "a_to_q_trans", "norm_out": update + ".0"}
         table["lin_out"] = update if config.post_norm else update + ".1"
     for layer in range(len(module.transformer.layers)):
-        prefix = f"{_layers(config.diffusion, which)}{layer}."
         for ours, theirs in _LAYER.items():
-            names = " ".join(prefix + name for name in theirs.split())
+            names = " ".join(f"{layers}{layer}.{name}" for name in theirs.split())
             table[f"transformer.layers.{layer}.{ours}"] = names
         bias = _bias(config, which, layer)
         table[f"transformer.pair_bias.norms.{layer}"] = bias + "0"
@@ -194,7 +187,7 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     """The sizes and options that the weights tell."""
     diffusion = part == "diffusion"
     features = "embed_atom_features.weight"
-    known = [_embedding(version, diffusion) + features for version in (1, 2)]
+    known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     if tensors.keys().isdisjoint(known):
         raise AtomEncodingError(
             f"'path_or_state_dict' is a checkpoint of neither Boltz-1 nor Boltz-2: it "
@@ -208,14 +201,13 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
         return tensors[name].size(dim)
 
     version = 2 if known[1] in tensors else 1
-    module, embedding = _module(diffusion, "encoder"), _embedding(version, diffusion)
-    layers = _layers(diffusion, "encoder")
+    module, layers, embedding = _places(version, diffusion, "encoder")
     depth = _depth(tensors, layers)
     sizes: dict[str, Any] = {
         "atom_channels": size(embedding + features),
         "pair_channels": size(embedding + "embed_atompair_ref_pos.weight"),
         "encoder_depth": depth,
-        "decoder_depth": max(_depth(tensors, _layers(True, "decoder")), 1),
+        "decoder_depth": max(_depth(tensors, _places(version, True, "decoder")[1]), 1),
         "post_norm": layers + "0.post_lnorm.weight" in tensors,
     }
     if diffusion:
@@ -245,9 +237,9 @@ def _options(config: BoltzConfig, width: int) -> dict[str, bool]:
 
 
 def _depth(tensors: Iterable[str], prefix: str) -> int:
-    rest = (name[len(prefix) :] for name in tensors if name.startswith(prefix))
-    heads = [name.split(".")[0] for name in rest]
-    return max((int(head) + 1 for head in heads if head.isdigit()), default=0)
+    """The number of layers whose weights have a prefix."""
+    found = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in tensors)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -263,7 +255,7 @@ def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
             f"'part' is {part!r}, but the state_dict is of the {found}'s encoder: pass "
             f"part={found!r}."
         )
-    prefix = _module(part == "diffusion", "encoder")
+    prefix, _, _ = _places(1, part == "diffusion", "encoder")
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 

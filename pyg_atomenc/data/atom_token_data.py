@@ -5,6 +5,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import subgraph
 
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.checks import (
@@ -96,11 +97,10 @@ class AtomTokenData(Data):
         index = self._store.get("atom_to_token")
         device = index.device if isinstance(index, Tensor) else None
         total = self.total_num_tokens
-        if hasattr(self, "_slice_dict"):
-            sizes = torch.as_tensor(self.num_tokens, device=device).flatten()
-            graphs = torch.arange(sizes.numel(), device=device)
-            return graphs.repeat_interleave(sizes, output_size=total)
-        return torch.zeros(total, dtype=torch.long, device=device)
+        # One number for each graph, or the only graph's.
+        sizes = torch.as_tensor(self.num_tokens, device=device).flatten()
+        graphs = torch.arange(sizes.numel(), device=device)
+        return graphs.repeat_interleave(sizes, output_size=total)
 
     @token_batch.setter
     def token_batch(self, value: Tensor) -> None:
@@ -155,24 +155,20 @@ class AtomTokenData(Data):
         """
         self._check_has_tokens()
         out = super().subgraph(subset)
-        if subset.dtype == torch.bool:
-            subset = subset.nonzero().flatten()
-        number = subset.new_full((self.atom_to_token.size(0),), -1)
-        number[subset] = torch.arange(subset.numel(), device=subset.device)
+        options: Any = {"relabel_nodes": True, "num_nodes": self.atom_to_token.numel()}
         if "radius_edge_index" in self:
-            edges = number[self.radius_edge_index]
-            kept = (edges >= 0).all(dim=0)
-            out.radius_edge_index = edges[:, kept]
-            out.radius_distance = self.radius_distance[kept]
+            out.radius_edge_index, out.radius_distance = subgraph(
+                subset, self.radius_edge_index, self.radius_distance, **options
+            )
         if "pair_attr" in self:
+            pairs = self.token_layout().to_edge_index()
+            known, rows = subgraph(subset, pairs, self.pair_attr, **options)
             # The new layout may list the pairs that are left in another order.
-            known = number[self.token_layout().to_edge_index()]
-            rows = (known >= 0).all(dim=0).nonzero().flatten()
-            source, target = known[:, rows]
-            order = (source * subset.numel() + target).argsort()
+            count = out.atom_to_token.numel()
+            order = (known[0] * count + known[1]).argsort()
             source, target = out.token_layout().to_edge_index()
-            rank = (source * subset.numel() + target).argsort().argsort()
-            out.pair_attr = self.pair_attr[rows[order][rank]]
+            rank = (source * count + target).argsort().argsort()
+            out.pair_attr = rows[order][rank]
         return out
 
     def _check_has_tokens(self) -> None:
@@ -211,10 +207,8 @@ class AtomTokenData(Data):
         """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
-        if key == "token_batch":
-            return 1
         if is_token_attr(key):
-            return 0
+            return int(key == "token_batch")
         return super().__inc__(key, value, *args, **kwargs)
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """How large graphs are, and how batches are filled with them up to budgets."""
 
 from bisect import bisect_left, insort_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -11,12 +11,6 @@ from torch.utils.data import ConcatDataset, Subset
 
 from pyg_atomenc.data.atom_token_data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
-
-# About this many batches are packed at once: enough to fill them well, few enough that
-# a batch stays a random choice.
-_BATCHES_AT_ONCE = 64
-# A sample above one part in so many of the budget is placed before the others.
-_LARGE = 4
 
 
 def graph_size(data: AtomTokenData) -> tuple[int, int]:
@@ -76,76 +70,44 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
     return atoms, pairs
 
 
-def pack_in_order(sizes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Cut samples into batches that stay in order (next fit).
+def pack(
+    order: Iterable[int], sizes: Sequence[tuple[int, int]], budget: int, most_open: int
+) -> list[list[int]]:
+    """Pack samples into batches, each sample once and within the budget (best fit).
+
+    A sample goes to the fullest open batch that has room for it, else to a new one.
+    Where ``most_open`` are open, the fullest is then closed; so with one (next fit)
+    the batches keep the order, and with some ten they are nearly full.
 
     Args:
+        order (iterable): The samples, as they are to be packed.
         sizes (sequence): Two sizes of every sample, on one scale.
         budget (int): What neither sum of a batch may exceed, unless one sample does.
+        most_open (int): How many batches may wait for samples at once.
 
     Returns:
-        list: The batches, each the positions of its samples.
+        list: The batches, each a list of its samples.
     """
-    batches: list[list[int]] = []
-    left = other_left = -1
-    for sample, (size, other) in enumerate(sizes):
-        if not batches or size > left or other > other_left:
-            batches.append([])
-            left = other_left = budget
-        batches[-1].append(sample)
-        left -= size
-        other_left -= other
-    return batches
-
-
-def pack_evenly(sizes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Pack samples into batches that are nearly full, some 64 batches at a time.
-
-    Consecutive samples are packed by best fit: first the large ones, by size, then the
-    others as they come, so that they mix as the order mixes them. The emptiest batch
-    goes on to the next samples. Arguments and result are those of
-    :func:`pack_in_order`.
-    """
-    batches: list[list[int]] = []
-    waiting: list[int] = []
-    filled = 0
-    # A sample over the budget fills one batch, not many.
-    weights = [min(max(pair), budget) for pair in sizes]
-    for sample, weight in enumerate(weights):
-        waiting.append(sample)
-        filled += weight
-        if filled >= _BATCHES_AT_ONCE * budget:
-            packed = _best_fit(waiting, sizes, weights, budget)
-            waiting = packed.pop()
-            filled = sum(weights[sample] for sample in waiting)
-            batches += packed
-    return batches + _best_fit(waiting, sizes, weights, budget)
-
-
-def _best_fit(
-    samples: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
-    weights: Sequence[int],
-    budget: int,
-) -> list[list[int]]:
-    """The fullest batches first."""
-    bound = budget // _LARGE
-    large = [sample for sample in samples if weights[sample] > bound]
-    large.sort(key=weights.__getitem__, reverse=True)
-    small = [sample for sample in samples if weights[sample] <= bound]
-    # Each batch behind the smaller and both of its rests, the fullest first.
+    closed: list[list[int]] = []
+    # Each open batch behind the smaller and both of its rests, the fullest first.
     batches: list[tuple[int, int, int, list[int]]] = []
     smaller = itemgetter(0)
-    for sample in large + small:
+    for sample in order:
         size, other = sizes[sample]
-        # The smaller rest of a batch that takes the larger size takes both.
-        needed = size if size > other else other
-        place = bisect_left(batches, needed, key=smaller)
-        if place == len(batches):
-            batches.append((budget, budget, budget, []))
-        _, rest, other_rest, batch = batches.pop(place)
+        # In batches before this one, a rest is below both sizes.
+        for place in range(
+            bisect_left(batches, min(size, other), key=smaller), len(batches)
+        ):
+            _, rest, other_rest, batch = batches[place]
+            if size <= rest and other <= other_rest:
+                del batches[place]
+                break
+        else:
+            if len(batches) == most_open:
+                closed.append(batches.pop(0)[-1])
+            rest, other_rest, batch = budget, budget, []
         batch.append(sample)
         rest, other_rest = rest - size, other_rest - other
-        least = rest if rest < other_rest else other_rest
-        insort_left(batches, (least, rest, other_rest, batch), key=smaller)
-    return [batch for *_, batch in batches]
+        entry = (min(rest, other_rest), rest, other_rest, batch)
+        insort_left(batches, entry, key=smaller)
+    return closed + [batch for *_, batch in batches]

@@ -1,6 +1,7 @@
 """`TokenBudgetSampler`: batches that cost the same, for even memory."""
 
 import math
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
@@ -12,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from pyg_atomenc.checks import check_choice, check_index, check_integer
-from pyg_atomenc.data.packing import dataset_sizes, pack_evenly, pack_in_order
+from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
-_OVERSIZED = ("alone", "skip", "raise")
+Sizes = Union[Tensor, Sequence[int]]
 # What must be equal for a position in an epoch to mean the same batches.
 _SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
 
@@ -27,7 +28,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
     else costs atoms. A batch takes as many graphs as both budgets allow, instead of a
     fixed number of them, so that steps need about the same memory and time.
 
-    Shuffled graphs are packed by best fit, some 64 batches at a time; what is in a
+    Shuffled graphs are packed by best fit into up to 64 open batches; what is in a
     batch changes with the epoch. Without shuffling, batches keep the dataset's order.
     Every graph is in one batch of an epoch; only where the number of batches is no
     multiple of ``num_replicas``, the first batches come a second time, as samples do in
@@ -76,8 +77,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         max_pairs: Optional[int] = None,
         max_atoms: Optional[int] = None,
         *,
-        pairs: Optional[Union[Tensor, Sequence[int]]] = None,
-        atoms: Optional[Union[Tensor, Sequence[int]]] = None,
+        pairs: Optional[Sizes] = None,
+        atoms: Optional[Sizes] = None,
         shuffle: bool = False,
         seed: int = 0,
         num_replicas: Optional[int] = None,
@@ -85,28 +86,19 @@ class TokenBudgetSampler(Sampler[list[int]]):
         drop_last: bool = False,
         oversized: str = "alone",
     ) -> None:
-        budgets = {"pairs": max_pairs, "atoms": max_atoms}
-        self._budgets = {
-            name: check_integer(f"max_{name}", budget)
-            for name, budget in budgets.items()
-            if budget is not None
-        }
-        if not self._budgets:
-            raise AtomEncodingError(
-                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
-            )
-        self.max_pairs = self._budgets.get("pairs")
-        self.max_atoms = self._budgets.get("atoms")
+        self.max_pairs, self.max_atoms = max_pairs, max_atoms
+        if max_pairs is not None:
+            self.max_pairs = check_integer("max_pairs", max_pairs)
+        if max_atoms is not None:
+            self.max_atoms = check_integer("max_atoms", max_atoms)
         self.shuffle, self.drop_last = shuffle, drop_last
         self.seed = check_integer("seed", seed, 0)
-        self.oversized = check_choice("oversized", oversized, _OVERSIZED)
+        choices = ("alone", "skip", "raise")
+        self.oversized = check_choice("oversized", oversized, choices)
         self.num_replicas, self.rank = _find_rank(num_replicas, rank)
-        self.epoch = 0
-        self._start = self._given = 0
+        self.epoch = self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        given = {"pairs": pairs, "atoms": atoms}
-        sizes = _find_sizes(dataset, given, list(self._budgets))
-        self._set_sizes({name: sizes[name] for name in self._budgets})
+        self._set_sizes(dataset, {"pairs": pairs, "atoms": atoms})
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch, from their first.
@@ -122,9 +114,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
         start, self._start = self._start, 0
-        for number in range(start, len(batches)):
-            self._given = number + 1
-            yield batches[number]
+        for number, batch in enumerate(batches[start:], start + 1):
+            self._given = number
+            yield batch
 
     def __len__(self) -> int:
         """The number of this rank's batches in this epoch, the same on all ranks.
@@ -144,9 +136,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Returns:
             dict: Numbers and text, for :meth:`load_state_dict`.
         """
-        given = self._given
-        if consumed is not None:
-            given = check_integer("consumed", consumed, 0)
+        given = self._given if consumed is None else consumed
+        given = check_integer("consumed", given, 0)
         state = {name: getattr(self, name) for name in _SETTINGS}
         return {**state, "samples": self._samples, "epoch": self.epoch, "given": given}
 
@@ -174,13 +165,20 @@ class TokenBudgetSampler(Sampler[list[int]]):
         budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"
         return f"{type(self).__name__}({budgets}, shuffle={self.shuffle})"
 
-    def _set_sizes(self, found: dict[str, list[int]]) -> None:
+    def _set_sizes(self, dataset: Any, given: dict[str, Optional[Sizes]]) -> None:
         """Bring both sizes to one scale, exactly, and find what is over a budget."""
+        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
+        budgets = {name: most for name, most in both.items() if most is not None}
+        if not budgets:
+            raise AtomEncodingError(
+                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
+            )
+        found = _find_sizes(dataset, given, list(budgets))
         # Python's integers do not overflow.
-        self._budget = math.lcm(*self._budgets.values())
+        self._budget = math.lcm(*budgets.values())
         scaled = [
-            [size * (self._budget // self._budgets[name]) for size in sizes]
-            for name, sizes in found.items()
+            [size * (self._budget // most) for size in found[name]]
+            for name, most in budgets.items()
         ]
         self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
         self._samples = len(self._sizes)
@@ -191,8 +189,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         if not over or self.oversized == "alone":
             return
         first = " and ".join(
-            f"{sizes[over[0]]:,} of {self._budgets[name]:,} {name}"
-            for name, sizes in found.items()
+            f"{found[name][over[0]]:,} of {most:,} {name}"
+            for name, most in budgets.items()
         )
         text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
         text += f"first is graph {over[0]} with {first}"
@@ -205,21 +203,17 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
     def _batches(self) -> list[list[int]]:
         """This rank's batches, made once an epoch."""
-        if self._made is None or (self.shuffle and self._made[0] != self.epoch):
-            self._made = self.epoch, self._share(self._pack())
-        return self._made[1]
-
-    def _pack(self) -> list[list[int]]:
-        index, pack = self._index, pack_in_order
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
+            return self._made[1]
+        order, most_open = self._index.copy(), 1
+        draw = random.Random(self.seed + self.epoch)
         if self.shuffle:
-            index, pack = _shuffle(index, generator), pack_evenly
-        packed = pack([self._sizes[i] for i in index], self._budget)
-        batches = [[index[place] for place in batch] for batch in packed]
-        # Full batches and fillers come in no order.
-        return _shuffle(batches, generator) if self.shuffle else batches
-
-    def _share(self, batches: list[list[int]]) -> list[list[int]]:
+            draw.shuffle(order)
+            most_open = 64
+        batches = pack(order, self._sizes, self._budget, most_open)
+        if self.shuffle:
+            # The fullest are closed first.
+            draw.shuffle(batches)
         rounds = len(batches) / self.num_replicas
         count = (int if self.drop_last else math.ceil)(rounds) * self.num_replicas
         if batches and count == 0:
@@ -227,21 +221,18 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 f"'drop_last' leaves no batch: there are {len(batches)} for "
                 f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
             )
-        return list(islice(cycle(batches), self.rank, count, self.num_replicas))
-
-
-def _shuffle(values: list[Any], generator: torch.Generator) -> list[Any]:
-    order = torch.randperm(len(values), generator=generator).tolist()
-    return [values[place] for place in order]
+        own = list(islice(cycle(batches), self.rank, count, self.num_replicas))
+        self._made = self.epoch, own
+        return own
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = torch.distributed.get_world_size() if together else 1
-    if rank is None:
-        rank = torch.distributed.get_rank() if together else 0
-    num_replicas = check_integer("num_replicas", num_replicas, 1)
+    ranks, own = 1, 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    num_replicas = ranks if num_replicas is None else num_replicas
+    rank = own if rank is None else rank
+    num_replicas = check_integer("num_replicas", num_replicas)
     if check_integer("rank", rank, 0) >= num_replicas:
         raise AtomEncodingError(
             f"'rank' is {rank} and 'num_replicas' {num_replicas}: pass a rank from 0 "
@@ -254,11 +245,8 @@ def _find_sizes(
     dataset: Any, given: dict[str, Any], needed: list[str]
 ) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
-    found = {
-        name: _check_sizes(name, sizes)
-        for name, sizes in given.items()
-        if sizes is not None
-    }
+    passed = {name: sizes for name, sizes in given.items() if sizes is not None}
+    found = {name: _check_sizes(name, sizes) for name, sizes in passed.items()}
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
         raise AtomEncodingError(
@@ -271,9 +259,8 @@ def _find_sizes(
             f"a dataset or list of graphs, or None."
         )
     if missing:
-        atoms, pairs = dataset_sizes(dataset)
-        known = {"atoms": atoms.tolist(), "pairs": pairs.tolist()}
-        found |= {name: known[name] for name in missing}
+        known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
+        found |= {name: known[name].tolist() for name in missing}
     lengths = {name: len(sizes) for name, sizes in found.items()}
     if dataset is not None:
         lengths["dataset"] = len(dataset)

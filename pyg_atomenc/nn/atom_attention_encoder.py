@@ -1,6 +1,6 @@
 """`AtomAttentionEncoder`: from atoms to tokens."""
 
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -13,18 +13,12 @@ from pyg_atomenc.attention import (
     attention_pool,
     check_layout_device,
 )
-from pyg_atomenc.checks import check_channels, check_index, check_sizes
+from pyg_atomenc.checks import check_index
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.projections import (
-    check_atoms,
-    check_options,
-    edge_bias,
-    fuse_projections,
-    make_linear,
-)
+from pyg_atomenc.nn.projections import AttentionProjections, fuse_projections
 
 
-class AtomAttentionEncoder(torch.nn.Module):
+class AtomAttentionEncoder(AttentionProjections):
     r"""Atoms attend to the atoms of their token, and are averaged to tokens.
 
     .. math::
@@ -85,31 +79,8 @@ class AtomAttentionEncoder(torch.nn.Module):
         dropout: float = 0.0,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        check_channels(in_channels=in_channels)
-        check_sizes(out_channels=out_channels, heads=heads)
-        check_options(edge_dim, dropout, backend)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.heads = heads
-        self.concat = concat
-        self.edge_dim = edge_dim
-        self.dropout = dropout
-        self.backend = backend
-        width = heads * out_channels
-        self.lin_query = make_linear(in_channels, width, bias)
-        self.lin_key = make_linear(in_channels, width, bias)
-        self.lin_value = make_linear(in_channels, width, bias)
-        self.lin_edge = (
-            None if edge_dim is None else make_linear(edge_dim, heads, False)
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for linear in (self.lin_query, self.lin_key, self.lin_value, self.lin_edge):
-            if linear is not None:
-                linear.reset_parameters()
+        sizes = (in_channels, out_channels, heads, concat)
+        super().__init__(*sizes, bias, edge_dim, dropout, backend)
 
     def forward(
         self,
@@ -150,53 +121,12 @@ class AtomAttentionEncoder(torch.nn.Module):
             Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
             zeros.
         """
-        check_atoms("x", x, self.lin_query)
+        self.check_atoms(x, self.lin_query)
         if dim not in (-2, 0):
             raise AtomEncodingError(
                 f"'dim' is {dim}: atoms stand in the first of two dimensions; pass x "
                 f"as [num_atoms, in_channels] and leave 'dim' out."
             )
-        layout = self._layout(x, index, ptr, dim_size, batch)
-        bias = edge_bias(self.lin_edge, edge_attr, layout.num_pairs)
-        dropout = self.dropout if self.training else 0.0
-        linears = (self.lin_query, self.lin_key, self.lin_value)
-        fused = fuse_projections(linears, self.heads, x)
-        if isinstance(fused, str):
-            h = F.layer_norm(x, x.shape[-1:])
-            query, key, value = (
-                linear(h).view(-1, self.heads, self.out_channels) for linear in linears
-            )
-            tokens, weights = attention_pool(
-                query,
-                key,
-                value,
-                layout,
-                bias,
-                dropout=dropout,
-                backend=self.backend,
-                return_weights=True,
-            )
-        else:
-            tokens, weights = attention_encode(
-                x,
-                fused.weights,
-                layout,
-                bias,
-                biases=fused.biases,
-                dropout=dropout,
-                backend=self.backend,
-            )
-        tokens = tokens.flatten(1) if self.concat else tokens.mean(dim=1)
-        return (tokens, weights) if return_attention_weights else tokens
-
-    def _layout(
-        self,
-        x: Tensor,
-        index: Union[Tensor, TokenLayout, None],
-        ptr: Optional[Tensor],
-        dim_size: Optional[int],
-        batch: Optional[Tensor],
-    ) -> TokenLayout:
         if (index is None) == (ptr is None):
             raise AtomEncodingError(
                 f"'index' and 'ptr' are both {'missing' if ptr is None else 'there'}: "
@@ -208,26 +138,36 @@ class AtomAttentionEncoder(torch.nn.Module):
             dim_size = ptr.numel() - 1 if dim_size is None else dim_size
         layout = as_token_layout(index, x.size(0), dim_size, batch)
         check_layout_device("x", x, layout)
-        return layout
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
-            f"heads={self.heads})"
-        )
+        bias = self.edge_bias(edge_attr, layout.num_pairs)
+        dropout = self.dropout if self.training else 0.0
+        options: Any = {"dropout": dropout, "backend": self.backend}
+        linears = (self.lin_query, self.lin_key, self.lin_value)
+        fused = fuse_projections(linears, self.heads, x)
+        if isinstance(fused, str):
+            h = F.layer_norm(x, x.shape[-1:])
+            query, key, value = (self.split_heads(linear(h)) for linear in linears)
+            tokens, weights = attention_pool(
+                query, key, value, layout, bias, return_weights=True, **options
+            )
+        else:
+            tokens, weights = attention_encode(
+                x, fused[0], layout, bias, biases=fused[1], **options
+            )
+        tokens = self.merge_heads(tokens)
+        return (tokens, weights) if return_attention_weights else tokens
 
 
 def _index_of(ptr: Tensor, num_atoms: int) -> Tensor:
     """The token of every atom, from the tokens' pointers."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
-    sizes = check_index("ptr", ptr, mend).diff()
-    tokens = torch.arange(sizes.numel(), device=ptr.device)
-    if torch.compiler.is_compiling():
-        return tokens.repeat_interleave(sizes)
-    ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
-    if ends != [0, num_atoms] or (sizes < 0).any():
-        raise AtomEncodingError(
-            f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or falls, "
-            f"for {num_atoms} atoms: {mend}"
-        )
-    return tokens.repeat_interleave(sizes, output_size=num_atoms)
+    ptr = check_index("ptr", ptr, mend).long()
+    # Inside a trace, values cannot be looked at.
+    if not torch.compiler.is_compiling():
+        ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+        if ends != [0, num_atoms] or (ptr.diff() < 0).any():
+            raise AtomEncodingError(
+                f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
+                f"falls, for {num_atoms} atoms: {mend}"
+            )
+    atoms = torch.arange(num_atoms, device=ptr.device)
+    return torch.bucketize(atoms, ptr[1:], right=True)

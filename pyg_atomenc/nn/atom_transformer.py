@@ -1,8 +1,9 @@
 """`AtomTransformer`: conditioned attention with a pair bias, over any layout."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Optional, Self, Union, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Optional, Self, Union, cast
 
 import torch
 from torch import Tensor
@@ -17,13 +18,8 @@ from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
     ConditionedTransition,
     ConditionGate,
-    modulate,
 )
-from pyg_atomenc.nn.pair_bias_attention import (
-    PairBias,
-    PairBiasAttention,
-    WindowPairs,
-)
+from pyg_atomenc.nn.pair_bias_attention import PairBias, PairBiasAttention, WindowPairs
 
 
 class TensorDataclass:
@@ -32,28 +28,14 @@ class TensorDataclass:
     def to(
         self, device: Union[str, int, torch.device], non_blocking: bool = False
     ) -> Self:
-        """The same on a device."""
+        """The same on a device; a layout may keep some of its tensors."""
 
         def move(value: Any) -> Any:
             movable = hasattr(value, "to")
             return value.to(device, non_blocking=non_blocking) if movable else value
 
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        values = {name: getattr(self, name) for name in names}
-        # A layout may keep some of its tensors where they are.
-        moved = tree_map(move, values, is_leaf=lambda value: hasattr(value, "to"))
+        moved = tree_map(move, vars(self), is_leaf=lambda value: hasattr(value, "to"))
         return type(self)(**moved)
-
-
-class Modulation(NamedTuple):
-    """What a layer makes of the condition; each ``[N, C]``."""
-
-    scale: Tensor
-    shift: Tensor
-    gate: Tensor
-    transition_scale: Tensor
-    transition_shift: Tensor
-    transition_gate: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +44,13 @@ class TransformerConditioning(TensorDataclass):
 
     Attributes:
         layout (TokenLayout, WindowLayout or EdgeLayout): Which atoms attend to which.
-        modulations (list): One :class:`Modulation` a layer.
+        modulations (list): Of every layer the scale, shift and gate of its attention,
+            then those of its transition, each ``[N, C]``.
         biases (list): One bias on the logits a layer, ``None`` without pairs.
     """
 
     layout: Layout
-    modulations: list[Modulation]
+    modulations: list[tuple[Tensor, ...]]
     biases: list[Optional[Bias]]
 
 
@@ -95,27 +78,24 @@ class AtomTransformerLayer(torch.nn.Module):
         self.transition = ConditionedTransition(channels, cond_channels, expansion)
         self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for child in self.children():
-            reset(child)
-
-    def modulation(self, cond: Tensor) -> Modulation:
-        """What the layer makes of the condition ``[N, S]``."""
+    def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
+        """What the layer makes of the condition ``[N, S]``, six times ``[N, C]``."""
         attention = (*self.norm.modulation(cond), self.lin_cond(cond))
-        return Modulation(*attention, *self.transition.modulation(cond))
+        return *attention, *self.transition.modulation(cond)
 
     def forward(
-        self, x: Tensor, layout: Layout, modulation: Modulation, bias: Optional[Bias]
+        self,
+        x: Tensor,
+        layout: Layout,
+        modulation: tuple[Tensor, ...],
+        bias: Optional[Bias],
     ) -> Tensor:
         """Attend and transform ``[N, C]`` or ``[M, N, C]``."""
         scale, shift, gate, *transition = modulation
-        attended = self.attention(modulate(x, scale, shift), layout, bias)
+        attended = self.attention(self.norm(x, scale, shift), layout, bias)
         x = torch.addcmul(x, gate, attended)
-        x = x + self.transition.transform(x, *transition)
-        if self.post_norm is not None:
-            x = self.post_norm(x)
-        return x
+        x = x + self.transition(x, *transition)
+        return x if self.post_norm is None else self.post_norm(x)
 
 
 class AtomTransformer(torch.nn.Module):
@@ -220,9 +200,9 @@ class AtomTransformer(torch.nn.Module):
             layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which; a
                 tensor is an edge list ``[2, E]``, (source, target) = (key, query).
             cond (Tensor): The condition of every atom ``[N, S]``.
-            pair (Tensor or WindowPairs, optional): The features of every edge
-                ``[E, pair_channels]``; or what makes those of windows.
-                (default: ``None``)
+            pair (Tensor or Callable, optional): The features of every edge
+                ``[E, pair_channels]``; or a function that makes those of some windows,
+                as :class:`PairBias` takes it. (default: ``None``)
 
         Returns:
             TransformerConditioning: For any number of calls of :meth:`forward`.
@@ -240,12 +220,12 @@ class AtomTransformer(torch.nn.Module):
             )
         biases: list[Optional[Bias]] = [None] * len(self.layers)
         if self.pair_bias is not None and pair is not None:
-            if not hasattr(pair, "features"):
+            if not callable(pair):
                 edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
                 hint = "one row for every edge of layout.to_edge_index()"
                 channels = self.pair_bias.pair_channels
                 check_shape("pair", pair, edges, channels, hint=hint)
-            biases = list(self.pair_bias(pair))
+            biases = list(self.pair_bias(pair, layout))
         layers = cast("Iterable[AtomTransformerLayer]", self.layers)
         modulations = [layer.modulation(cond) for layer in layers]
         return TransformerConditioning(layout, modulations, biases)
@@ -255,7 +235,7 @@ class AtomTransformer(torch.nn.Module):
         x: Tensor,
         layout: Union[Layout, Tensor, TransformerConditioning],
         cond: Optional[Tensor] = None,
-        pair: Optional[Tensor] = None,
+        pair: Union[Tensor, WindowPairs, None] = None,
     ) -> Tensor:
         """Transform atoms; shapes are those of the class.
 
@@ -264,7 +244,7 @@ class AtomTransformer(torch.nn.Module):
             layout (TokenLayout, WindowLayout, Tensor or TransformerConditioning): Which
                 atoms attend to which; or all of the rest, from :meth:`condition`.
             cond (Tensor, optional): The condition; left out with a conditioning.
-            pair (Tensor, optional): The features of every edge.
+            pair (Tensor or Callable, optional): The features of every edge, likewise.
         """
         if not isinstance(layout, TransformerConditioning):
             if cond is None:
@@ -277,17 +257,13 @@ class AtomTransformer(torch.nn.Module):
             raise AtomEncodingError(
                 "'cond' and 'pair' are part of the conditioning: leave them out."
             )
-        count = layout.modulations[0].scale.size(-2)
+        count = layout.modulations[0][0].size(-2)
         check_samples("x", x, count, self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         rest = zip(layout.modulations, layout.biases, strict=True)
         for layer, (modulation, bias) in zip(self.layers, rest, strict=True):
-            given = (x, layout.layout, modulation, bias)
-            x = (
-                run_again(layer, *given, use_reentrant=False)
-                if again
-                else layer(*given)
-            )
+            run = partial(run_again, layer, use_reentrant=False) if again else layer
+            x = run(x, layout.layout, modulation, bias)
         return x
 
     def __repr__(self) -> str:

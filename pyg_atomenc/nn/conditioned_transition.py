@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.checks import check_sizes
 
@@ -26,7 +25,8 @@ class AdaptiveLayerNorm(torch.nn.Module):
         cond_channels (int): Channels ``S`` of the condition.
 
     Shapes:
-        - input: ``[..., C]`` and the condition ``[..., S]``, broadcast to each other
+        - input: ``[..., C]``; scale and shift ``[..., C]``, which :meth:`modulation`
+          makes of the condition ``[..., S]``
         - output: ``[..., C]``
 
     Raises:
@@ -40,24 +40,25 @@ class AdaptiveLayerNorm(torch.nn.Module):
         self.lin_scale = torch.nn.Linear(cond_channels, channels)
         self.lin_shift = torch.nn.Linear(cond_channels, channels, bias=False)
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for child in self.children():
-            reset(child)
-
     def modulation(self, cond: Tensor) -> tuple[Tensor, Tensor]:
         """The scale and the shift of a condition, each ``[..., C]``."""
         cond = self.norm_cond(cond)
         return self.lin_scale(cond).sigmoid(), self.lin_shift(cond)
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Normalise; shapes are those of the class."""
-        return modulate(x, *self.modulation(cond))
+        return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:]))
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """LayerNorm without parameters, then ``scale`` and ``shift``."""
-    return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:]))
+class ZeroLinear(torch.nn.Linear):
+    """A linear layer without a bias that starts at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero."""
+        torch.nn.init.zeros_(self.weight)
 
 
 class ConditionGate(torch.nn.Linear):
@@ -95,7 +96,8 @@ class ConditionedTransition(torch.nn.Module):
         expansion (int): Inner channels as a multiple of ``C``. (default: ``2``)
 
     Shapes:
-        - input: ``[..., C]`` and the condition ``[..., S]``, broadcast to each other
+        - input: ``[..., C]``; scale, shift and gate ``[..., C]``, which
+          :meth:`modulation` makes of the condition ``[..., S]``
         - output: ``[..., C]``
 
     Raises:
@@ -113,31 +115,20 @@ class ConditionedTransition(torch.nn.Module):
         self.lin_out = torch.nn.Linear(inner, channels, bias=False)
         self.lin_cond = ConditionGate(cond_channels, channels)
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for child in self.children():
-            reset(child)
-
     def modulation(self, cond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, shift and gate of a condition, each ``[..., C]``."""
         return *self.norm.modulation(cond), self.lin_cond(cond)
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
         """Transform; shapes are those of the class."""
-        return self.transform(x, *self.modulation(cond))
-
-    def transform(
-        self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor
-    ) -> Tensor:
-        """The same, from what :meth:`modulation` made of the condition."""
         if not torch.is_grad_enabled() and x.size(-2) > MAX_ROWS:
             # The inner channels of a few atoms stay in cache.
             out = torch.empty_like(x)
             for start in range(0, x.size(-2), MAX_ROWS):
                 rows = slice(start, start + MAX_ROWS)
                 part = (t[..., rows, :] for t in (x, scale, shift, gate))
-                out[..., rows, :] = self.transform(*part)
+                out[..., rows, :] = self(*part)
             return out
-        a = modulate(x, scale, shift)
+        a = self.norm(x, scale, shift)
         inner = F.silu(self.lin_gate(a)) * self.lin_value(a) * self.lin_up(a)
         return gate * self.lin_out(inner)

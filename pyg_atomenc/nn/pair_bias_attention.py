@@ -1,13 +1,13 @@
 """`PairBias` and `PairBiasAttention`: gated attention biased by features of pairs."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Optional, Protocol, Union, cast
+from typing import Optional, Union, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import (
     Bias,
@@ -17,31 +17,20 @@ from pyg_atomenc.attention import (
     attention,
     check_backend,
 )
-from pyg_atomenc.checks import check_sizes
+from pyg_atomenc.checks import check_sizes, check_type
 from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
 MAX_WINDOWS = 1024
 
 
-class WindowPairs(Protocol):
-    """Pairs of atoms in windows, whose features are made where they are used.
-
-    All pairs together would take more memory than anything else of a structure, so they
-    are made a few windows at a time, and only what is made of them is kept.
-    """
-
-    @property
-    def layout(self) -> WindowLayout:
-        """The windows."""
-
-    def features(self, windows: slice) -> Tensor:
-        """The features of the pairs of ``k`` windows, ``[C, k, W, keys]``.
-
-        Normalised over the channels as by a LayerNorm without parameters; anything
-        finite at places that are no pair.
-        """
+# What makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised
+# over the channels as by a LayerNorm without parameters; anything finite at places that
+# are no pair. All pairs together would take more memory than anything else of a
+# structure, so they are made a few windows at a time, where they are used.
+WindowPairs = Callable[[slice], Tensor]
 
 
 def window_groups(layout: WindowLayout) -> list[slice]:
@@ -69,7 +58,9 @@ class PairBias(torch.nn.Module):
             LayerNorm. (default: ``False``)
 
     Shapes:
-        - input: ``[E, C]``, one row an edge; or :class:`WindowPairs`
+        - input: ``[E, C]``, one row an edge; or, of a
+          :class:`~pyg_atomenc.attention.WindowLayout`, a function that makes the
+          features of some windows' pairs, ``[C, k, W, keys]``
         - output: a list of ``L`` biases, each ``[E, H]``; or one
           :class:`~pyg_atomenc.attention.WindowBias` a layer
 
@@ -84,7 +75,6 @@ class PairBias(torch.nn.Module):
         check_sizes(pair_channels=pair_channels, heads=heads, depth=depth)
         self.pair_channels = pair_channels
         self.heads = heads
-        self.depth = depth
         norms = 1 if shared_norm else depth
         self.norms = torch.nn.ModuleList(
             torch.nn.LayerNorm(pair_channels) for _ in range(norms)
@@ -93,33 +83,34 @@ class PairBias(torch.nn.Module):
             torch.nn.Linear(pair_channels, heads, bias=False) for _ in range(depth)
         )
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for child in self.children():
-            reset(child)
-
-    def forward(self, pair: Union[Tensor, WindowPairs]) -> list[Bias]:
+    def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
         """Project; shapes are those of the class."""
+        # Weight and bias of every layer's LayerNorm and projection in one.
+        folded = []
+        norms = [*self.norms] * (len(self.lins) // len(self.norms))
+        for norm, lin in zip(norms, self.lins, strict=True):
+            weight = cast(Tensor, lin.weight)
+            scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
+            folded.append((weight * scale, weight @ shift))
         if not isinstance(pair, Tensor):
-            return self._of_windows(pair)
+            mend = "pass the windows whose pairs the function makes."
+            layout = check_type("layout", layout, WindowLayout, mend)
+            return self._of_windows(pair, layout, folded)
         # The layers' LayerNorms differ in their weights alone.
         normed = F.layer_norm(pair, (self.pair_channels,))
-        return [F.linear(normed, *self._folded(i)) for i in range(self.depth)]
+        return [F.linear(normed, *layer) for layer in folded]
 
-    def _folded(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a layer's LayerNorm and projection in one."""
-        norm = self.norms[layer if len(self.norms) > 1 else 0]
-        weight = cast(Tensor, self.lins[layer].weight)
-        return weight * cast(Tensor, norm.weight), weight @ cast(Tensor, norm.bias)
-
-    def _of_windows(self, pairs: WindowPairs) -> list[Bias]:
-        folded = [self._folded(layer) for layer in range(self.depth)]
+    def _of_windows(
+        self,
+        pairs: WindowPairs,
+        layout: WindowLayout,
+        folded: list[tuple[Tensor, Tensor]],
+    ) -> list[Bias]:
         weight, shift = (torch.cat(part) for part in zip(*folded, strict=True))
-        layout = pairs.layout
         _, is_key = layout.key_index()
 
         def project(group: slice) -> Tensor:
-            features = pairs.features(group)
+            features = pairs(group)
             bias = (weight @ features.flatten(1)).add_(shift.unsqueeze(1))
             bias = bias.view(-1, *features.shape[1:])
             return bias.masked_fill_(~is_key[group][:, None], -torch.inf)
@@ -156,7 +147,7 @@ class PairBiasAttention(torch.nn.Module):
 
     Shapes:
         - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share layout
-          and bias; the bias ``[E, H]`` or a
+          and bias; the bias, which is added to the logits, ``[E, H]`` or a
           :class:`~pyg_atomenc.attention.WindowBias`
         - output: as the atoms
 
@@ -180,41 +171,22 @@ class PairBiasAttention(torch.nn.Module):
         self.lin_key = torch.nn.Linear(channels, channels, bias=False)
         self.lin_value = torch.nn.Linear(channels, channels, bias=False)
         self.lin_gate = torch.nn.Linear(channels, channels, bias=False)
-        self.lin_out = torch.nn.Linear(channels, channels, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; the output starts at zero."""
-        for child in self.children():
-            reset(child)
-        torch.nn.init.zeros_(self.lin_out.weight)
+        self.lin_out = ZeroLinear(channels, channels)
 
     def forward(self, x: Tensor, layout: Layout, bias: Optional[Bias] = None) -> Tensor:
-        """Attend; shapes are those of the class.
-
-        Args:
-            x (Tensor): Atoms.
-            layout (TokenLayout, WindowLayout or EdgeLayout): Which atoms attend to
-                which.
-            bias (Tensor or WindowBias, optional): Added to the logits.
-                (default: ``None``)
-        """
+        """Attend as a layout says; shapes are those of the class."""
         query, key, value = (
             linear(x).unflatten(-1, (self.heads, -1))
             for linear in (self.lin_query, self.lin_key, self.lin_value)
         )
-        if x.dim() == 2:
-            out = self._attend(query, key, value, layout, bias)
-        elif x.size(0) == 0:
-            out = value
-        else:
-            samples = zip(query, key, value, strict=True)
-            out = torch.stack([self._attend(*s, layout, bias) for s in samples])
-        return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))
-
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, bias: Any
-    ) -> Tensor:
+        attend = partial(attention, layout=layout, bias=bias, backend=self.backend)
         # Softmax and sums stay in float32 under autocast.
-        with torch.autocast(query.device.type, enabled=False):
-            return attention(query, key, value, layout, bias, backend=self.backend)
+        with torch.autocast(x.device.type, enabled=False):
+            if x.dim() == 2:
+                out = attend(query, key, value)
+            elif x.size(0) == 0:
+                out = value
+            else:
+                samples = zip(query, key, value, strict=True)
+                out = torch.stack([attend(*sample) for sample in samples])
+        return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))

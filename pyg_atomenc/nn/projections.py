@@ -1,135 +1,181 @@
 """What the layers share: projections, their checks, and whether they may be fused."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import UninitializedParameter
 from torch_geometric.nn.dense import Linear
+from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import check_backend
 from pyg_atomenc.checks import (
     check_channels,
+    check_device,
     check_dropout,
     check_floating,
+    check_rows,
     check_shape,
+    check_sizes,
     check_tensor,
-    found,
 )
 from pyg_atomenc.errors import AtomEncodingError
 
-
-def make_linear(in_channels: int, out_channels: int, bias: bool) -> Linear:
-    """A projection in the way of PyG's attention layers: Glorot, lazy for -1."""
-    return Linear(in_channels, out_channels, bias=bias, weight_initializer="glorot")
+Projections = tuple[Tensor, Tensor, Tensor]
 
 
-def check_options(edge_dim: Optional[int], dropout: float, backend: str) -> None:
-    """Raise a ValueError unless the options that all layers have are valid."""
-    if edge_dim is not None:
-        check_channels(edge_dim=edge_dim)
-    check_dropout(dropout)
-    check_backend(backend)
+class AttentionProjections(torch.nn.Module):
+    """What the encoder and the convolution share: options and projections.
 
-
-def check_atoms(name: str, x: Any, linear: torch.nn.Module) -> Tensor:
-    """The atoms ``[N, C]``, if a projection can take them.
-
-    Raises:
-        ValueError: If ``x`` is no floating matrix, or of other channels, type or device
-            than the weights of ``linear``.
+    Weights are drawn in the way of PyG's attention layers: Glorot; lazy for -1. The
+    arguments are those of the layers, ``**kwargs`` those of a message passing one.
     """
-    if check_tensor(name, x, "pass a tensor [num_atoms, in_channels].").dim() != 2:
-        check_shape(name, x, "num_atoms", "in_channels")
-    channels = getattr(linear, "in_channels", -1)
-    if channels != -1 and x.size(1) != channels:
-        raise AtomEncodingError(
-            f"'{name}' has {x.size(1)} channels, but the layer was made with "
-            f"in_channels={channels}: make it with in_channels={x.size(1)}, or -1."
+
+    def __init__(
+        self,
+        in_channels: Union[int, tuple[int, int]],
+        out_channels: int,
+        heads: int,
+        concat: bool,
+        bias: bool,
+        edge_dim: Optional[int],
+        dropout: float,
+        backend: str,
+        **kwargs: Any,
+    ) -> None:
+        pair: Any = in_channels
+        if not isinstance(pair, (tuple, list)):
+            pair = (pair, pair)
+        for channels in pair:
+            check_channels(in_channels=channels)
+        # Of two kinds of nodes those attended to, and those that attend.
+        source, target = pair
+        if kwargs.get("flow") == "target_to_source":
+            source, target = target, source
+        check_sizes(out_channels=out_channels, heads=heads)
+        if edge_dim is not None:
+            check_channels(edge_dim=edge_dim)
+        check_dropout(dropout)
+        check_backend(backend)
+        super().__init__(**kwargs)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.concat = concat
+        self.edge_dim = edge_dim
+        self.dropout = dropout
+        self.backend = backend
+        width, options = heads * out_channels, {"weight_initializer": "glorot"}
+        self.lin_query = Linear(target, width, bias, **options)
+        self.lin_key = Linear(source, width, bias, **options)
+        self.lin_value = Linear(source, width, bias, **options)
+        self.lin_edge = None
+        if edge_dim is not None:
+            self.lin_edge = Linear(edge_dim, heads, False, **options)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        for child in self.children():
+            reset(child)
+
+    def check_atoms(self, x: Any, linear: torch.nn.Module) -> None:
+        """Check that a projection can take the atoms ``[N, C]``.
+
+        Raises:
+            ValueError: If ``x`` is no floating matrix, or of other channels, type or
+                device than the weights of ``linear``.
+        """
+        check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
+        check_shape("x", x, "num_atoms", "in_channels")
+        channels = getattr(linear, "in_channels", -1)
+        if channels != -1 and x.size(1) != channels:
+            raise AtomEncodingError(
+                f"'x' has {x.size(1)} channels, but the layer was made with "
+                f"in_channels={channels}: make it with in_channels={x.size(1)}, or -1."
+            )
+        check_floating("x", x)
+        _check_kind("x", x, linear)
+
+    def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
+        """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
+
+        Raises:
+            ValueError: If there is not one row an edge, or no weights for it.
+        """
+        if self.lin_edge is None:
+            if edge_attr is not None:
+                raise AtomEncodingError(
+                    "'edge_attr' was passed, but the layer has no weights for it: make "
+                    "it with edge_dim set to the number of edge features."
+                )
+            return None
+        width = getattr(self.lin_edge, "in_channels", -1)
+        if edge_attr is None:
+            raise AtomEncodingError(
+                f"'edge_attr' is missing: the layer was made with edge_dim={width}; "
+                f"pass the features of every edge."
+            )
+        if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
+            edge_attr = edge_attr.unsqueeze(-1)
+        wanted = "edge_dim" if width == -1 else width
+        check_shape("edge_attr", edge_attr, "num_edges", wanted)
+        check_floating("edge_attr", edge_attr)
+        if num_edges is not None:
+            mend = "give it one an edge, of a layout those of layout.to_edge_index()."
+            check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
+        _check_kind("edge_attr", edge_attr, self.lin_edge)
+        return self.lin_edge(edge_attr)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``[N, H * d]`` → ``[N, H, d]``."""
+        return x.view(-1, self.heads, self.out_channels)
+
+    def merge_heads(self, out: Tensor) -> Tensor:
+        """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""
+        return out.flatten(1) if self.concat else out.mean(dim=1)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
+            f"heads={self.heads})"
         )
-    check_floating(name, x)
+
+
+def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
+    """Raise a ValueError unless a layer's weights are of the device and type of ``x``.
+
+    Of a module without floating weights, nothing is asked.
+    """
     weight = getattr(linear, "weight", None)
     if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
-        return x
-    if x.device != weight.device:
-        raise AtomEncodingError(
-            f"'{name}' is on {x.device}, but the layer on {weight.device}: move them "
-            f"to one device."
-        )
+        return
+    check_device(name, x, "layer", weight.device)
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise AtomEncodingError(
             f"'{name}' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
             f"one of them, or run under torch.autocast."
         )
-    return x
-
-
-def edge_bias(
-    lin_edge: Optional[Linear], edge_attr: Any, num_edges: Optional[int]
-) -> Optional[Tensor]:
-    """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
-
-    Raises:
-        ValueError: If there is not one row an edge, or the layer has no weights for it.
-    """
-    if lin_edge is None:
-        if edge_attr is not None:
-            raise AtomEncodingError(
-                "'edge_attr' was passed, but the layer has no weights for it: make it "
-                "with edge_dim set to the number of edge features."
-            )
-        return None
-    width = getattr(lin_edge, "in_channels", -1)
-    if edge_attr is None:
-        raise AtomEncodingError(
-            f"'edge_attr' is missing: the layer was made with edge_dim={width}; pass "
-            f"the features of every edge."
-        )
-    if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
-        edge_attr = edge_attr.unsqueeze(-1)
-    fits = isinstance(edge_attr, Tensor) and edge_attr.dtype.is_floating_point
-    if not fits or edge_attr.dim() != 2 or edge_attr.size(1) != width != -1:
-        wanted = "edge_dim" if width == -1 else width
-        raise AtomEncodingError(
-            f"'edge_attr' needs the shape [num_edges, {wanted}] and a floating type, "
-            f"found: {found(edge_attr)}."
-        )
-    if num_edges is not None and edge_attr.size(0) != num_edges:
-        raise AtomEncodingError(
-            f"'edge_attr' has {edge_attr.size(0)} rows for {num_edges} edges: give it "
-            f"one row for every edge, of a layout those of layout.to_edge_index()."
-        )
-    return lin_edge(edge_attr)
-
-
-class FusedWeights(NamedTuple):
-    """Projections as :func:`~pyg_atomenc.attention.attention_encode` takes them.
-
-    Attributes:
-        weights (tuple): Of query, key and value, each ``[H, d, C]``.
-        biases (tuple, optional): Likewise, each ``[H, d]``.
-    """
-
-    weights: tuple[Tensor, Tensor, Tensor]
-    biases: Optional[tuple[Tensor, Tensor, Tensor]]
 
 
 def fuse_projections(
-    linears: Sequence[torch.nn.Module],
-    heads: int,
-    x: Tensor,
-) -> Union[FusedWeights, str]:
-    """The weights of three projections, or the reason why each has to be called.
+    linears: Sequence[torch.nn.Module], heads: int, x: Tensor
+) -> Union[tuple[Projections, Optional[Projections]], str]:
+    """Weights and biases for one function, or the reason why each has to be called.
 
-    The weights are those that calling would use: lazy ones are made, and under autocast
-    all are of its type.
+    They are those that calling would use: lazy ones are made, and under autocast all
+    are of its type.
 
     Args:
         linears (tuple): The projections of query, key and value.
         heads (int): The number of heads ``H``.
         x (Tensor): The atoms ``[N, C]`` that are to be projected.
+
+    Returns:
+        tuple or str: The weights, each ``[H, d, C]``, and the biases, each ``[H, d]``,
+        or ``None``; or the reason.
     """
     if (
         torch_module._global_forward_hooks
@@ -146,6 +192,8 @@ def fuse_projections(
         # Of this very class: what derives from it may do anything else.
         if not isinstance(linear, Linear) or type(linear) is not Linear:
             return f"one is of type {type(linear).__name__}"
+        if "forward" in vars(linear):
+            return "the forward function of one was replaced"
         if isinstance(linear.weight, UninitializedParameter):
             linear(x[:0])
         if (
@@ -164,5 +212,4 @@ def fuse_projections(
     if len(biases) not in (0, 3):
         return "some have a bias, and others none"
     query, key, value = weights
-    made = (biases[0], biases[1], biases[2]) if biases else None
-    return FusedWeights((query, key, value), made)
+    return (query, key, value), (biases[0], biases[1], biases[2]) if biases else None

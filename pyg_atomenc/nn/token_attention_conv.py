@@ -12,29 +12,18 @@ from pyg_atomenc.attention import (
     attention,
     check_layout_device,
 )
-from pyg_atomenc.checks import check_channels, check_sizes
 from pyg_atomenc.errors import AtomEncodingError, BackendError
-from pyg_atomenc.nn.projections import (
-    check_atoms,
-    check_options,
-    edge_bias,
-    make_linear,
-)
+from pyg_atomenc.nn.projections import AttentionProjections
 
 # Hooks of MessagePassing that only see anything when messages are passed.
-_HOOKS = (
-    "_propagate_forward_pre_hooks",
-    "_propagate_forward_hooks",
-    "_message_forward_pre_hooks",
-    "_message_forward_hooks",
-    "_aggregate_forward_pre_hooks",
-    "_aggregate_forward_hooks",
-    "_edge_update_forward_pre_hooks",
-    "_edge_update_forward_hooks",
-)
+_HOOKS = [
+    f"_{step}_forward{when}_hooks"
+    for step in ("propagate", "message", "aggregate", "edge_update")
+    for when in ("_pre", "")
+]
 
 
-class TokenAttentionConv(EdgeAttention):
+class TokenAttentionConv(AttentionProjections, EdgeAttention):
     r"""Multi-head attention over edges, or among the atoms of every token.
 
     .. math::
@@ -86,44 +75,13 @@ class TokenAttentionConv(EdgeAttention):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        pair = (
-            in_channels
-            if isinstance(in_channels, (tuple, list))
-            else (in_channels, in_channels)
-        )
-        for channels in pair:
-            check_channels(in_channels=channels)
-        check_sizes(out_channels=out_channels, heads=heads)
-        check_options(edge_dim, dropout, backend)
         if kwargs.get("aggr", "add") not in ("add", "sum"):
             raise AtomEncodingError(
                 f"'aggr' is {kwargs['aggr']!r}: attention weights sum to 1, so "
                 f"messages are always summed; leave 'aggr' out."
             )
-        super().__init__(**kwargs)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.heads = heads
-        self.concat = concat
-        self.edge_dim = edge_dim
-        self.dropout = dropout
-        self.backend = backend
-        width = heads * out_channels
-        attended, attending = self._by_flow(pair)
-        self.lin_query = make_linear(attending, width, bias)
-        self.lin_key = make_linear(attended, width, bias)
-        self.lin_value = make_linear(attended, width, bias)
-        self.lin_edge = (
-            None if edge_dim is None else make_linear(edge_dim, heads, False)
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        super().reset_parameters()
-        for linear in (self.lin_query, self.lin_key, self.lin_value, self.lin_edge):
-            if linear is not None:
-                linear.reset_parameters()
+        sizes = (in_channels, out_channels, heads, concat)
+        super().__init__(*sizes, bias, edge_dim, dropout, backend, **kwargs)
 
     def forward(
         self,
@@ -153,33 +111,27 @@ class TokenAttentionConv(EdgeAttention):
         """
         pair = x if isinstance(x, (tuple, list)) else (x, x)
         source, target = self._by_flow(pair)
-        check_atoms("x", source, self.lin_key)
-        check_atoms("x", target, self.lin_query)
+        self.check_atoms(source, self.lin_key)
+        self.check_atoms(target, self.lin_query)
         layout = self._layout(edge_index, (source.size(0), target.size(0)), size)
-        query = self._split_heads(self.lin_query(target))
-        key = self._split_heads(self.lin_key(source))
-        value = self._split_heads(self.lin_value(source))
-        bias = edge_bias(self.lin_edge, edge_attr, layout.num_pairs)
+        query = self.split_heads(self.lin_query(target))
+        key = self.split_heads(self.lin_key(source))
+        value = self.split_heads(self.lin_value(source))
+        bias = self.edge_bias(edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
-        # A list of edges is always attended over as messages, which can be overridden.
+        # A list of edges is always attended over as messages, for all who look at them.
         if layout is edge_index and not (
             return_attention_weights or self._needs_messages(layout)
         ):
             out = attention(
-                query,
-                key,
-                value,
-                layout,
-                bias,
-                dropout=dropout,
-                backend=self.backend,
+                query, key, value, layout, bias, dropout=dropout, backend=self.backend
             )
-            return self._merge_heads(out)
+            return self.merge_heads(out)
         check_layout_device("x", source, layout)
         pairs = layout.to_edge_index()
         edges = pairs if self.flow == "source_to_target" else pairs.flip(0)
         out, alpha = self.attend(edges, query, key, value, bias, dropout=dropout)
-        out = self._merge_heads(out.to(value.dtype))
+        out = self.merge_heads(out.to(value.dtype))
         if not return_attention_weights:
             return out
         return out, (edges if layout is edge_index else edge_index, alpha)
@@ -198,9 +150,7 @@ class TokenAttentionConv(EdgeAttention):
                     f"'size' is {tuple(size or ())}, but 'x' has {count} {name} nodes: "
                     f"leave 'size' out."
                 )
-        if self.flow == "target_to_source" and isinstance(edge_index, Tensor):
-            edge_index = edge_index.flip(0)
-        layout = as_layout(edge_index, *counts)
+        layout = as_layout(edge_index, *counts, flow=str(self.flow))
         if layout is not edge_index and self.backend not in ("auto", "edges"):
             raise BackendError(
                 f"'backend' is {self.backend!r}, which cannot attend over an edge "
@@ -208,26 +158,19 @@ class TokenAttentionConv(EdgeAttention):
             )
         return layout
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.view(-1, self.heads, self.out_channels)
-
-    def _merge_heads(self, out: Tensor) -> Tensor:
-        return out.flatten(1) if self.concat else out.mean(dim=1)
-
     def _needs_messages(self, layout: Layout) -> bool:
         """Whether somebody wants to see messages over the layout's edges."""
         if any(len(getattr(self, name, ())) > 0 for name in _HOOKS):
             return True
+        if any(
+            getattr(type(self), name) is not getattr(TokenAttentionConv, name)
+            for name in ("edge_update", "message", "aggregate", "update")
+        ):
+            return True
         # An explainer masks the edges of the model's edge_index. They are this
         # layout's only where they are as many, and the same of them are self loops.
-        mask, loop_mask = self._edge_mask, self._loop_mask
+        mask: Any = self._edge_mask
         if not self.explain or mask is None or mask.size(0) != layout.num_pairs:
             return False
         source, target = layout.to_edge_index()
-        return bool(((source != target) == loop_mask).all())
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
-            f"heads={self.heads})"
-        )
+        return bool(((source != target) == self._loop_mask).all())

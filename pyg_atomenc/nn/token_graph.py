@@ -1,15 +1,13 @@
 """`token_graph`: the graph between tokens that the bonds between atoms imply."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from torch_geometric.utils import coalesce, remove_self_loops, scatter
+from torch_geometric.utils import coalesce, cumsum, remove_self_loops, scatter
 
 from pyg_atomenc.attention import accumulate_dtype
+from pyg_atomenc.checks import check_rows, check_shape, check_type
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.errors import AtomEncodingError
 
 
 def token_graph(
@@ -43,22 +41,11 @@ def token_graph(
         ValueError: If ``data`` is no ``AtomTokenData``, or ``token_x`` has not one row
             per token.
     """
-    if not isinstance(data, AtomTokenData):
-        raise AtomEncodingError(
-            f"'data' is of type {type(data).__name__}: pass an AtomTokenData or a "
-            f"batch of them, which knows its tokens."
-        )
-    num_tokens = data.total_num_tokens
-    if not isinstance(token_x, Tensor) or token_x.dim() != 2:
-        found = getattr(token_x, "shape", type(token_x).__name__)
-        raise AtomEncodingError(
-            f"'token_x' is {found}: pass the token features [num_tokens, channels]."
-        )
-    if token_x.size(0) != num_tokens:
-        raise AtomEncodingError(
-            f"'token_x' has {token_x.size(0)} rows, but 'data' {num_tokens} tokens: "
-            f"encode with num_tokens=data.total_num_tokens, or data.token_layout()."
-        )
+    mend = "pass an AtomTokenData or a batch of them, which knows its tokens."
+    num_tokens = check_type("data", data, AtomTokenData, mend).total_num_tokens
+    check_shape("token_x", token_x, "num_tokens", "channels")
+    mend = "encode with dim_size=data.total_num_tokens, or data.token_layout()."
+    check_rows("token_x", token_x, num_tokens, "tokens of 'data'", mend)
     atom_to_token = data.atom_to_token.long()
     graph = Batch() if isinstance(data, Batch) else Data()
     graph.x = token_x
@@ -66,8 +53,13 @@ def token_graph(
         graph.edge_index = data.token_edge_index
         if "token_edge_attr" in data:
             graph.edge_attr = data.token_edge_attr
+    elif data.edge_index is None:
+        graph.edge_index = atom_to_token.new_empty((2, 0))
     else:
-        graph.edge_index = _token_edges(data, atom_to_token, num_tokens, self_loops)
+        edge_index = atom_to_token[data.edge_index.long()]
+        if not self_loops:
+            edge_index, _ = remove_self_loops(edge_index)
+        graph.edge_index = coalesce(edge_index, num_nodes=num_tokens)
     if isinstance(data.pos, Tensor):
         pos = data.pos.to(accumulate_dtype(data.pos.dtype))
         mean = scatter(pos, atom_to_token, 0, num_tokens, "mean")
@@ -76,18 +68,6 @@ def token_graph(
     graph.num_nodes = num_tokens
     if isinstance(data, Batch):
         sizes = torch.as_tensor(data.num_tokens, device=graph.batch.device).flatten()
-        graph.ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        graph.ptr = cumsum(sizes)
         graph._num_graphs = data.num_graphs
     return graph
-
-
-def _token_edges(
-    data: AtomTokenData, atom_to_token: Tensor, num_tokens: int, self_loops: bool
-) -> Tensor:
-    bonds: Optional[Tensor] = data.edge_index
-    if bonds is None:
-        return atom_to_token.new_empty((2, 0))
-    edge_index = atom_to_token[bonds.long()]
-    if not self_loops:
-        edge_index, _ = remove_self_loops(edge_index)
-    return coalesce(edge_index, num_nodes=num_tokens)

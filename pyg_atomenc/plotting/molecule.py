@@ -1,12 +1,13 @@
 """Drawings of molecules, with atoms coloured by a weight."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check_integer, check_shape, check_type
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 Weights = Union[Tensor, Sequence[float]]
@@ -83,25 +84,37 @@ def _draw(
     limits: Optional[tuple[float, float]],
     size: tuple[int, int],
 ) -> Any:
-    draw = _rdkit("Chem.Draw.rdMolDraw2D")
+    chem, draw = _rdkit("Chem"), _rdkit("Chem.Draw.rdMolDraw2D")
     values = _check_weights(mol, weights)
-    low, high = limits = _find_limits(values, limits)
+    if limits is None:
+        low, high = min(0.0, *values), max(values)
+        limits = (low, high) if low < high else (low, low + 1.0)
+    elif not limits[0] < limits[1]:
+        raise AtomEncodingError(
+            f"'limits' is {limits}: the first number must be less than the second."
+        )
     # Less has no place for the colour bar and its letters.
     width, height = (check_integer("size", side, 150) for side in size)
+    # A copy whose only conformer is a 2D drawing.
+    flat = chem.Mol(mol)
+    drawn = [chem.Conformer(known) for known in mol.GetConformers() if not known.Is3D()]
+    flat.RemoveAllConformers()
+    if drawn:
+        flat.AddConformer(drawn[0])
+    else:
+        _rdkit("Chem.rdDepictor").Compute2DCoords(flat)
     canvas = getattr(draw, canvas_type)(width, height, width, height - _BAR_HEIGHT)
     options = canvas.drawOptions()
-    options.fillHighlights = True
-    options.atomHighlightsAreCircles = True
+    options.fillHighlights = options.atomHighlightsAreCircles = True
     options.highlightRadius = 0.4
     # Letters in black: the colours of elements are lost on orange.
     options.useBWAtomPalette()
+    colours = {i: _shade(value, *limits) for i, value in enumerate(values)}
     draw.PrepareAndDrawMolecule(
         canvas,
-        _flatten(mol),
-        highlightAtoms=list(range(len(values))),
-        highlightAtomColors={
-            i: _shade(value, low, high) for i, value in enumerate(values)
-        },
+        flat,
+        highlightAtoms=list(colours),
+        highlightAtomColors=colours,
         highlightBonds=[],
     )
     _draw_bar(canvas, width, height, limits, legend)
@@ -115,45 +128,14 @@ def _check_weights(mol: Any, weights: Weights) -> list[float]:
     if num_atoms == 0:
         raise AtomEncodingError(f"'mol' is without atoms: {mend}")
     values = torch.as_tensor(weights).detach().double().cpu()
-    if values.dim() != 1 or values.numel() != num_atoms:
-        raise AtomEncodingError(
-            f"'weights' has shape {list(values.shape)}, but 'mol' has {num_atoms} "
-            f"atoms: pass one number per atom, weights.mean(dim=1) where there are "
-            f"heads."
-        )
-    wrong = (~values.isfinite()).nonzero().flatten().tolist()
-    if wrong:
-        raise AtomEncodingError(
-            f"'weights' is {values[wrong[0]].item()} for atom {wrong[0]}: pass finite "
-            f"numbers."
-        )
+    hint = "one number per atom of 'mol', weights.mean(dim=1) where there are heads"
+    check_shape("weights", values, num_atoms, hint=hint)
+    for atom, value in enumerate(values.tolist()):
+        if not math.isfinite(value):
+            raise AtomEncodingError(
+                f"'weights' is {value} for atom {atom}: pass finite numbers."
+            )
     return values.tolist()
-
-
-def _find_limits(
-    values: list[float], limits: Optional[tuple[float, float]]
-) -> tuple[float, float]:
-    if limits is None:
-        low, high = min(0.0, *values), max(values)
-        return (low, high) if low < high else (low, low + 1.0)
-    if not limits[0] < limits[1]:
-        raise AtomEncodingError(
-            f"'limits' is {limits}: the first number must be less than the second."
-        )
-    return limits
-
-
-def _flatten(mol: Any) -> Any:
-    """A copy whose only conformer is a 2D drawing."""
-    chem = _rdkit("Chem")
-    flat = chem.Mol(mol)
-    drawn = [chem.Conformer(known) for known in mol.GetConformers() if not known.Is3D()]
-    flat.RemoveAllConformers()
-    if drawn:
-        flat.AddConformer(drawn[0])
-    else:
-        _rdkit("Chem.rdDepictor").Compute2DCoords(flat)
-    return flat
 
 
 def _shade(value: float, low: float, high: float) -> tuple[float, ...]:
@@ -175,11 +157,9 @@ def _draw_bar(
         canvas.SetColour(_shade(number, 0, _BAR_STEPS - 1))
         canvas.DrawRect(point(start, top), point(start + step, bottom), rawCoords=True)
     canvas.SetColour((0.0, 0.0, 0.0))
-    middle = (top + bottom) / 2
     canvas.SetFontSize(13)
-    for text, x, y in (
-        (f"{limits[0]:.3g}", left - 24, middle),
-        (f"{limits[1]:.3g}", right + 24, middle),
-        (legend, width / 2, bottom + 14),
-    ):
-        canvas.DrawString(text, point(x, y), rawCoords=True)
+    ends = {left - 24: limits[0], right + 24: limits[1]}
+    for x, limit in ends.items():
+        place = point(x, (top + bottom) / 2)
+        canvas.DrawString(f"{limit:.3g}", place, rawCoords=True)
+    canvas.DrawString(legend, point(width / 2, bottom + 14), rawCoords=True)

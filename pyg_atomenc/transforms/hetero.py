@@ -13,24 +13,20 @@ from pyg_atomenc.errors import AtomEncodingError
 
 _INSIDE = ("atom", "in", "token")
 _PAIR = ("atom", "pair", "atom")
-# Type of edges → attribute of the edges → attribute of the graph.
-_EDGES = {
-    ("atom", "bond", "atom"): {"edge_index": "edge_index", "edge_attr": "edge_attr"},
-    ("atom", "radius", "atom"): {
-        "edge_index": "radius_edge_index",
-        "distance": "radius_distance",
-    },
-    _PAIR: {"edge_attr": "pair_attr"},
-    ("token", "edge", "token"): {
-        "edge_index": "token_edge_index",
-        "edge_attr": "token_edge_attr",
-    },
-}
+_BOND = ("atom", "bond", "atom")
+_RADIUS = ("atom", "radius", "atom")
+_BETWEEN = ("token", "edge", "token")
+# Attribute of the graph → type of edges and their attribute.
 _PLACES = {
-    graph_name: (edge_type, name)
-    for edge_type, names in _EDGES.items()
-    for name, graph_name in names.items()
+    "edge_index": (_BOND, "edge_index"),
+    "edge_attr": (_BOND, "edge_attr"),
+    "radius_edge_index": (_RADIUS, "edge_index"),
+    "radius_distance": (_RADIUS, "distance"),
+    "pair_attr": (_PAIR, "edge_attr"),
+    "token_edge_index": (_BETWEEN, "edge_index"),
+    "token_edge_attr": (_BETWEEN, "edge_attr"),
 }
+_NAMES = {place: name for name, place in _PLACES.items()}
 
 
 class ToHetero(BaseTransform):
@@ -74,8 +70,21 @@ class ToHetero(BaseTransform):
         atoms = torch.arange(index.numel(), device=index.device)
         out[_INSIDE].edge_index = torch.stack([atoms, index])
         for name, value in data.to_dict().items():
-            if name not in ("atom_to_token", "num_tokens", "num_nodes"):
-                _place(out, data, name, value)
+            if name in ("atom_to_token", "num_tokens", "num_nodes"):
+                continue
+            # Of a graph with one atom or bond, PyG takes a label for theirs.
+            label = name == "y" and isinstance(value, Tensor) and len(value) == 1
+            if name in _PLACES:
+                edge_type, own_name = _PLACES[name]
+                out[edge_type][own_name] = value
+            elif is_token_attr(name):
+                out["token"][name.removeprefix("token_")] = value
+            elif data.is_node_attr(name) and not label:
+                out["atom"][name] = value
+            elif data.is_edge_attr(name) and not label:
+                out[_BOND][name] = value
+            else:
+                out[name] = value
         if "pair_attr" in data:
             out[_PAIR].edge_index = data.token_layout().to_edge_index()
         return out
@@ -98,18 +107,29 @@ class FromHetero(BaseTransform):
         _check_types(data)
         out = AtomTokenData()
         out.num_tokens = int(data["token"].num_nodes)
-        out.atom_to_token = _token_of_atom(data)
+        atom, token = data[_INSIDE].edge_index
+        num_atoms = int(data["atom"].num_nodes)
+        order = atom.argsort(stable=True)
+        if not torch.equal(atom[order], torch.arange(num_atoms, device=atom.device)):
+            raise AtomEncodingError(
+                f"{_INSIDE} has {atom.numel()} edges for {num_atoms} atoms: it must "
+                f"give every atom exactly one token."
+            )
+        out.atom_to_token = token[order]
         for kind, prefix in (("atom", ""), ("token", "token_")):
             for name, value in data[kind].items():
                 if name != "num_nodes":
                     out[prefix + name] = value
-        for edge_type, names in _EDGES.items():
-            edges = data[edge_type] if edge_type in data.edge_types else {}
-            for name, value in edges.items():
-                if edge_type == _PAIR and name == "edge_index":
-                    _check_pairs(out, value)
-                else:
-                    out[names.get(name, name)] = value
+        for edge_type in [kind for kind in data.edge_types if kind != _INSIDE]:
+            for name, value in data[edge_type].items():
+                if (edge_type, name) != (_PAIR, "edge_index"):
+                    out[_NAMES.get((edge_type, name), name)] = value
+                # Their order is that of the layout, which the features have to keep.
+                elif not torch.equal(value, out.token_layout().to_edge_index()):
+                    raise AtomEncodingError(
+                        f"{_PAIR} has other edges than the layout of the tokens: leave "
+                        f"them in their order, or remove them."
+                    )
         for name, value in data.to_dict()["_global_store"].items():
             if name in out:
                 raise AtomEncodingError(
@@ -119,44 +139,6 @@ class FromHetero(BaseTransform):
             out[name] = value
         out.validate()
         return out
-
-
-def _place(out: HeteroData, data: AtomTokenData, name: str, value: Any) -> None:
-    if name in _PLACES:
-        edge_type, own_name = _PLACES[name]
-        out[edge_type][own_name] = value
-    elif is_token_attr(name):
-        out["token"][name.removeprefix("token_")] = value
-    elif name == "y" and isinstance(value, Tensor) and len(value) == 1:
-        # Of a graph with one atom or bond, PyG takes a label for theirs.
-        out[name] = value
-    elif data.is_node_attr(name):
-        out["atom"][name] = value
-    elif data.is_edge_attr(name):
-        out["atom", "bond", "atom"][name] = value
-    else:
-        out[name] = value
-
-
-def _token_of_atom(data: HeteroData) -> Tensor:
-    atom, token = data[_INSIDE].edge_index
-    num_atoms = int(data["atom"].num_nodes)
-    order = atom.argsort(stable=True)
-    if not torch.equal(atom[order], torch.arange(num_atoms, device=atom.device)):
-        raise AtomEncodingError(
-            f"{_INSIDE} has {atom.numel()} edges for {num_atoms} atoms: it must give "
-            f"every atom exactly one token."
-        )
-    return token[order]
-
-
-def _check_pairs(out: AtomTokenData, pairs: Tensor) -> None:
-    # Their order is that of the layout, which the features have to keep.
-    if not torch.equal(pairs, out.token_layout().to_edge_index()):
-        raise AtomEncodingError(
-            f"{_PAIR} has other edges than the layout of the tokens: leave them in "
-            f"their order, or remove them."
-        )
 
 
 def _check_single(data: Any, kind: type[Any]) -> None:
@@ -175,7 +157,7 @@ def _check_types(data: HeteroData) -> None:
             f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
             f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
         )
-    known = {"atom", "token", _INSIDE, *_EDGES}
+    known = {"atom", "token", _INSIDE, *(kind for kind, _ in _NAMES)}
     more = [kind for kind in data.node_types + data.edge_types if kind not in known]
     if more:
         raise AtomEncodingError(

@@ -69,10 +69,18 @@ class PairFeatures(BaseTransform):
         check_graph(data)
         pairs = data.token_layout().to_edge_index()
         count = data.atom_to_token.numel()
-        bonds, kind = _bonds_both_ways(data, count)
+        bonds = pairs.new_empty((2, 0))
+        kind = torch.empty((0, BOND_COLUMNS), device=pairs.device)
+        if data.edge_index is not None and data.edge_index.numel():
+            check_bond_types(data)
+            bonds, kind = to_undirected(
+                data.edge_index, data.edge_attr, num_nodes=count, reduce="max"
+            )
+        slot = _find(bonds[0] * count + bonds[1], pairs[0] * count + pairs[1])
+        # Where no bond is found, -1, stands a row of zeros.
+        types = F.pad(kind, (0, 0, 0, 1))[slot]
         apart = bonds_apart(bonds, count, pairs, _FARTHEST)
-        known = _bond_types(bonds, kind, pairs, count)
-        parts = [known, F.one_hot(apart, _FARTHEST + 2)]
+        parts = [types, F.one_hot(apart, _FARTHEST + 2)]
         dtype = torch.get_default_dtype()
         if self.num_rbf:
             pos = check_pos(data, "pass num_rbf=0, or give every atom a position.")
@@ -83,25 +91,6 @@ class PairFeatures(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_rbf={self.num_rbf}, cutoff={self.cutoff})"
-
-
-def _bonds_both_ways(data: AtomTokenData, count: int) -> tuple[Tensor, Tensor]:
-    """Every bond in both directions ``[2, E]``, sorted, and its type ``[E, 5]``."""
-    bonds, index = data.edge_index, data.atom_to_token
-    if bonds is None or bonds.numel() == 0:
-        none = index.new_empty((0, BOND_COLUMNS), dtype=torch.float32)
-        return index.new_empty((2, 0)), none
-    check_bond_types(data)
-    both = to_undirected(bonds, data.edge_attr, num_nodes=count, reduce="max")
-    return both[0], both[1]
-
-
-def _bond_types(bonds: Tensor, kind: Tensor, pairs: Tensor, count: int) -> Tensor:
-    slot = _find(bonds[0] * count + bonds[1], pairs[0] * count + pairs[1])
-    joined = slot >= 0
-    types = kind.new_zeros((pairs.size(1), BOND_COLUMNS))
-    types[joined] = kind[slot[joined]]
-    return types
 
 
 def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:

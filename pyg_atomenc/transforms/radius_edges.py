@@ -87,16 +87,12 @@ def neighbors(
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
     pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     if max_neighbors is not None:
-        pairs = _nearest(place, pairs, max_neighbors)
+        length = np.linalg.norm(place[pairs[:, 0]] - place[pairs[:, 1]], axis=1)
+        order = np.lexsort((length, pairs[:, 1]))
+        point = pairs[order, 1]
+        rank = np.arange(len(point)) - np.searchsorted(point, point)
+        pairs = pairs[np.sort(order[rank < max_neighbors])]
     return torch.from_numpy(known[pairs].T.copy()).to(pos.device)
-
-
-def _nearest(place: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
-    length = np.linalg.norm(place[pairs[:, 0]] - place[pairs[:, 1]], axis=1)
-    order = np.lexsort((length, pairs[:, 1]))
-    point = pairs[order, 1]
-    rank = np.arange(len(point)) - np.searchsorted(point, point)
-    return pairs[np.sort(order[rank < count])]
 
 
 def check_neighbors(cutoff: float, max_neighbors: Optional[int]) -> None:

@@ -9,15 +9,14 @@ from torch_geometric.data import Batch, Data
 
 from pyg_atomenc import AtomTokenData
 from pyg_atomenc.data import dataset_sizes, graph_size
-from pyg_atomenc.data.packing import pack_evenly, pack_in_order
+from pyg_atomenc.data.packing import pack
 
 PAIRS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=300)
 
 
-@pytest.mark.parametrize("pack", [pack_evenly, pack_in_order])
-@given(sizes=PAIRS, budget=st.integers(1, 50))
-def test_every_sample_once_and_within_the_budget(pack, sizes, budget):
-    batches = pack(sizes, budget)
+@given(sizes=PAIRS, budget=st.integers(1, 50), most_open=st.integers(1, 64))
+def test_every_sample_once_and_within_the_budget(sizes, budget, most_open):
+    batches = pack(range(len(sizes)), sizes, budget, most_open)
     assert sorted(sum(batches, [])) == list(range(len(sizes)))
     for batch in batches:
         assert batch
@@ -27,7 +26,7 @@ def test_every_sample_once_and_within_the_budget(pack, sizes, budget):
 
 @given(sizes=PAIRS, budget=st.integers(1, 50))
 def test_in_order_is_in_order_and_greedy(sizes, budget):
-    batches = pack_in_order(sizes, budget)
+    batches = pack(range(len(sizes)), sizes, budget, 1)
     assert sum(batches, []) == list(range(len(sizes)))
     for one, other in zip(batches, batches[1:], strict=False):
         joined = [*one, other[0]]
@@ -36,16 +35,21 @@ def test_in_order_is_in_order_and_greedy(sizes, budget):
 
 def test_evenly_by_hand():
     sizes = [(size, 0) for size in (6, 4, 7, 3, 5, 5)]
-    assert sorted(map(sorted, pack_evenly(sizes, 10))) == [[0, 1], [2, 3], [4, 5]]
+    assert sorted(pack(range(6), sizes, 10, 64)) == [[0, 1], [2, 3], [4, 5]]
+    sizes = [(size, 0) for size in (6, 5, 6, 5, 6, 4)]
+    assert sorted(pack(range(6), sizes, 10, 64)) == [[0], [1, 3], [2], [4, 5]]
     # In order, six samples need five batches.
-    assert len(pack_in_order([(s, 0) for s in (6, 5, 6, 5, 6, 4)], 10)) == 5
+    assert pack(range(6), sizes, 10, 1) == [[0], [1], [2], [3], [4, 5]]
+    # The fullest batch is closed for a third: the 2 comes too late for it.
+    sizes = [(size, 0) for size in (8, 7, 6, 2, 3)]
+    assert sorted(pack(range(5), sizes, 10, 2)) == [[0], [1, 3], [2, 4]]
 
 
 def test_batches_are_full_on_a_realistic_mix():
     draw = random.Random(0)
     atoms = [min(int(draw.lognormvariate(7.8, 0.9)), 40_000) for _ in range(20_000)]
     sizes = [(n, int(n * draw.uniform(0.7, 1.4))) for n in atoms]
-    batches = pack_evenly(sizes, 40_000)
+    batches = pack(range(len(sizes)), sizes, 40_000, 64)
     used = [max(sum(sizes[s][k] for s in batch) for k in (0, 1)) for batch in batches]
     within = [min(one, 40_000) / 40_000 for one in used]
     assert sum(within) / len(within) > 0.98

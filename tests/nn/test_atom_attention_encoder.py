@@ -160,6 +160,24 @@ def test_tokens_may_be_told_by_pointers_as_aggregations_have_it(name):
     assert torch.equal(encoder(x, index.sort().values, None, num_tokens, -2), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_pointers_of_any_integers(dtype):
+    encoder, x, index, num_tokens = make("trailing empty")
+    layout = TokenLayout.from_index(index.sort().values, num_tokens)
+    found = encoder(x, ptr=layout.ptr.to(dtype))
+    assert torch.equal(found, encoder(x, layout))
+
+
+def test_pointers_inside_a_trace():
+    encoder, x, index, num_tokens = make(dtype=torch.float32)
+    layout = TokenLayout.from_index(index.sort().values, num_tokens)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, ptr=layout.ptr), encoder(x, layout))
+    args = ((x,), {"ptr": layout.ptr})
+    exported = torch.export.export(encoder, *args).module()
+    torch.testing.assert_close(exported(x, ptr=layout.ptr), encoder(x, layout))
+
+
 def test_heads_may_be_averaged():
     encoder, x, index, num_tokens = make(concat=False)
     joined, *_ = make()
@@ -256,7 +274,7 @@ def test_compiled_graph_still_checks_token_ids():
     encoder, x, index, num_tokens = make(dtype=torch.float32)
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
     compiled(x, index, dim_size=num_tokens)
-    with pytest.raises(ValueError, match="'atom_to_token' holds token id"):
+    with pytest.raises(ValueError, match="holds token id"):
         compiled(x, index + 1, dim_size=num_tokens)
 
 
@@ -281,22 +299,26 @@ def test_export_with_dynamic_atoms(give_num_tokens):
         )
 
 
-def test_an_export_is_bound_to_no_batch():
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_export_with_a_layout(dynamic):
     encoder, *_ = make(dtype=torch.float32)
     # Tokens of one size, which the dense backend takes in one chunk.
     layout = TokenLayout.from_index(torch.tensor([0, 0, 1, 1, 2, 2]))
     x = torch.randn(6, 7)
-    shapes = torch.export.ShapesCollection()
-    for tensor in (x, *pytree.tree_leaves(layout)):
-        shapes[tensor] = {0: torch.export.Dim.AUTO}
-    program = torch.export.export(encoder, (x, layout), dynamic_shapes=shapes)
-    for name in ("many sizes", "gappy"):
+    shapes = None
+    if dynamic:
+        shapes = torch.export.ShapesCollection()
+        for tensor in (x, *pytree.tree_leaves(layout)):
+            shapes[tensor] = {0: torch.export.Dim.AUTO}
+    module = torch.export.export(encoder, (x, layout), dynamic_shapes=shapes).module()
+    torch.testing.assert_close(module(x, layout), encoder(x, layout))
+    for name in ("many sizes", "gappy") if dynamic else ():
         index, num_tokens = PARTITIONS[name]
         x, layout = (
             torch.randn(len(index), 7),
             TokenLayout.from_index(index, num_tokens),
         )
-        torch.testing.assert_close(program.module()(x, layout), encoder(x, layout))
+        torch.testing.assert_close(module(x, layout), encoder(x, layout))
 
 
 def test_the_encoder_is_no_message_passing_module_for_explainers():
@@ -347,11 +369,11 @@ BAD_CALLS = {
         {"dim_size": 5},
         r"'dim_size' is 5, but the layout has 2",
     ),
-    "float ids": ((X, torch.zeros(3)), {}, r"'atom_to_token' is of type torch.float32"),
+    "float ids": ((X, torch.zeros(3)), {}, r"'index' is of type torch.float32"),
     "small count": (
         (X, torch.tensor([0, 1, 2])),
         {"dim_size": 2},
-        r"num_tokens >= 3",
+        r"'dim_size' is 2: pass dim_size >= 3",
     ),
     "no edge_dim": (
         (X, LAYOUT),
@@ -499,10 +521,13 @@ def test_any_module_may_project(name):
 def test_why_projections_are_not_fused():
     encoder, x, *_ = make()
     linears = [encoder.lin_query, encoder.lin_key, encoder.lin_value]
-    assert fuse_projections(linears, 2, x).weights[0].shape == (2, 4, 7)
+    assert fuse_projections(linears, 2, x)[0][0].shape == (2, 4, 7)
     handle = linears[0].register_forward_pre_hook(lambda *_: None)
     assert fuse_projections(linears, 2, x) == "a hook wants to see one"
     handle.remove()
+    linears[0].forward = linears[0].forward
+    assert fuse_projections(linears, 2, x).startswith("the forward function")
+    del linears[0].forward
     linears[1] = torch.nn.Linear(7, 8)
     assert fuse_projections(linears, 2, x) == "one is of type Linear"
 

@@ -115,6 +115,21 @@ def test_a_layout_is_one_list_of_edges_whatever_the_flow(flow):
     torch.testing.assert_close(other, alpha)
 
 
+def test_an_adjacency_has_one_flow():
+    conv = TokenAttentionConv(6, 4, flow="target_to_source")
+    adjacency = torch.eye(5).to_sparse()
+    with pytest.raises(ValueError, match="'edge_index' is an adjacency, but 'flow'"):
+        conv(torch.randn(5, 6), adjacency)
+
+
+def test_edge_features_of_another_type_are_refused():
+    conv = TokenAttentionConv(6, 4, edge_dim=2)
+    layout = TokenLayout.from_index(TOKENS)
+    edge_attr = torch.zeros(layout.num_pairs, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="'edge_attr' is of type torch.float64, but"):
+        conv(torch.randn(5, 6), layout, edge_attr)
+
+
 def test_a_pair_of_inputs_over_a_layout():
     layout = TokenLayout.from_index(TOKENS)
     conv = TokenAttentionConv((6, 3), 4)
@@ -122,15 +137,28 @@ def test_a_pair_of_inputs_over_a_layout():
     torch.testing.assert_close(conv(x, layout), conv(x, layout.to_edge_index()))
 
 
-def test_messages_can_be_overridden():
-    class Doubled(TokenAttentionConv):
-        def message(self, value_j, alpha):
-            return 2 * super().message(value_j, alpha)
+class DoubledMessages(TokenAttentionConv):
+    def message(self, value_j, alpha):
+        return 2 * super().message(value_j, alpha)
 
-    conv, doubled = TokenAttentionConv(6, 4), Doubled(6, 4)
+
+class DoubledSums(TokenAttentionConv):
+    def aggregate(self, inputs, index, ptr=None, dim_size=None):
+        return 2 * super().aggregate(inputs, index, ptr, dim_size)
+
+
+class DoubledUpdates(TokenAttentionConv):
+    def update(self, inputs):
+        return 2 * inputs
+
+
+@pytest.mark.parametrize("kind", [DoubledMessages, DoubledSums, DoubledUpdates])
+def test_messages_can_be_overridden(kind):
+    conv, doubled = TokenAttentionConv(6, 4), kind(6, 4)
     doubled.load_state_dict(conv.state_dict())
-    x = torch.randn(5, 6)
+    x, layout = torch.randn(5, 6), TokenLayout.from_index(TOKENS)
     torch.testing.assert_close(doubled(x, BONDS), 2 * conv(x, BONDS))
+    torch.testing.assert_close(doubled(x, layout), 2 * conv(x, layout))
 
 
 def test_at_home_in_pyg():

@@ -45,7 +45,7 @@ def test_leaves_the_molecule_alone(mol):
 @pytest.mark.parametrize(
     "weights, options, message",
     [
-        ([0.1] * 3, {}, r"'weights' has shape \[3\], but 'mol' has 4"),
+        ([0.1] * 3, {}, r"'weights' needs the shape \[4\], found: \[3\]"),
         (torch.ones(4, 2), {}, r"weights.mean\(dim=1\)"),
         ([0.1, float("nan"), 0.2, 0.3], {}, "'weights' is nan for atom 1"),
         ([0.1] * 4, {"limits": (1.0, 1.0)}, "'limits' is"),

@@ -16,14 +16,14 @@ from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool
 from pyg_atomenc.attention.dense.windows import attend_windows
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts import Layout, TokenLayout, WindowLayout
+from pyg_atomenc.attention.layouts import WindowLayout
 
 
 class DenseBackend(Backend):
     """Batched matrix products over tokens of equal size."""
 
     name = "dense"
-    layouts = (TokenLayout, WindowLayout)
+    layouts = ("tokens", "windows")
     tolerance = {
         torch.float64: 1e-12,
         torch.float32: 1e-5,
@@ -33,7 +33,7 @@ class DenseBackend(Backend):
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
-        return _ATTEND[type(inputs.layout)](inputs)
+        return _ATTEND[inputs.layout.kind](inputs)
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
@@ -65,7 +65,7 @@ def _attend_windows(inputs: AttentionInputs) -> Tensor:
     return attend_windows(inputs, layout).to(inputs.value.dtype)
 
 
-_ATTEND: dict[type[Layout], Callable[[AttentionInputs], Tensor]] = {
-    TokenLayout: _attend_tokens,
-    WindowLayout: _attend_windows,
+_ATTEND: dict[str, Callable[[AttentionInputs], Tensor]] = {
+    "tokens": _attend_tokens,
+    "windows": _attend_windows,
 }

@@ -54,8 +54,8 @@ class Projections:
         # Projections are computed in the weights' type, all else in this one.
         self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
         self.projection_dtype = query.dtype
-        self.heads, self.head_channels, self.channels = value.shape
-        self.scale = self.head_channels**-0.5
+        self.heads, self.width, self.channels = value.shape
+        self.scale = self.width**-0.5
         # On the CPU torch's LayerNorm takes twice as long without an affine.
         self.ones = x.new_ones(self.channels, dtype=self.dtype)
         self.zeros = torch.zeros_like(self.ones)
@@ -78,7 +78,7 @@ class Projections:
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled queries and keys ``[G, H, n, d]`` of a chunk ``[G, n, C]``."""
-        shape = (*h.shape[:2], 2, self.heads, self.head_channels)
+        shape = (*h.shape[:2], 2, self.heads, self.width)
         if self.raw is None:
             both = F.linear(h, self.query_key, self.query_key_bias)
         else:
@@ -138,7 +138,7 @@ def _encode(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]
     assert x is not None
     weights = Projections(tensors)
     pairs = LogitBias(pair_bias, context)
-    shape = (weights.heads, weights.head_channels)
+    shape = (weights.heads, weights.width)
     like = x.new_empty(0, dtype=weights.projection_dtype)
     tokens = RowWriter(context.num_tokens, shape, like)
     counted = RowWriter(context.num_atoms, shape[:1], weights.value, all_written=True)
@@ -290,10 +290,10 @@ def _encode_backward(
 def _encode_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     x, value = tensors[0], tensors[3]
     assert x is not None and value is not None
-    heads, head_channels, _ = value.shape
+    heads, width, _ = value.shape
     dtype = accumulate_dtype(torch.promote_types(x.dtype, value.dtype))
     return (
-        value.new_empty(context.num_tokens, heads, head_channels),
+        value.new_empty(context.num_tokens, heads, width),
         x.new_empty(x.size(0), heads, dtype=dtype),
     )
 

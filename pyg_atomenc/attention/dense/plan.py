@@ -11,9 +11,8 @@ from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.autograd import OperatorContext, plan_once
 from pyg_atomenc.attention.ragged import pointers, ranges
 
 # A chunk's activations should stay in a core's cache between its steps.
@@ -106,32 +105,20 @@ class Chunk:
         return read, torch.where(inside, read, pair_ptr[-1])
 
 
-# The chunks of a layout, known by its pointers, for as long as these live.
-_CHUNKS = WeakTensorKeyDictionary()
-
-
 def chunks_of(context: OperatorContext) -> list[Chunk]:
     """The chunks of a layout, made once; empty tokens are in none."""
-    if torch._C._are_functorch_transforms_active():
-        # What is made inside of a transform does not outlive it.
-        return _make_chunks(context)
-    chunks = _CHUNKS.get(context.ptr)
-    if chunks is None:
-        # What inference mode makes could not be used by autograd later.
-        with torch.inference_mode(False):
-            chunks = _CHUNKS[context.ptr] = _make_chunks(context)
-    return chunks
+    return plan_once(context, "dense", lambda: _make_chunks(context))
 
 
 def _make_chunks(context: OperatorContext) -> list[Chunk]:
     device = context.perm.device
-    sizes = context.ptr_cpu.diff()
+    sizes = context.host_ptr.diff()
     by_size = sizes.argsort(stable=True)
     sizes = sizes[by_size]
-    order = ranges(context.ptr_cpu[by_size], sizes, context.num_atoms)
+    order = ranges(context.host_ptr[by_size], sizes, context.num_atoms)
     atoms = context.perm[order.to(device, non_blocking=True)]
     tokens = by_size.to(device, non_blocking=True)
-    first_pair = pointers(context.ptr_cpu.diff() ** 2)[by_size]
+    first_pair = pointers(context.host_ptr.diff() ** 2)[by_size]
     chunks, first_atom = [], 0
     for group in make_groups(sizes):
         rows = atoms[first_atom : first_atom + group.num_atoms]

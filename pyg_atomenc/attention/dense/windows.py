@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.attention.autograd import needs_reference
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
 from pyg_atomenc.attention.ragged import take
@@ -29,7 +30,7 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     query_index, is_query = layout.query_index()
     key_index, is_key = layout.key_index()
     closed = torch.where(is_key, 0.0, -torch.inf).to(dtype)[:, None, None]
-    fused = inputs.dropout == 0 and not _needs_grad(inputs)
+    fused = inputs.dropout == 0 and not _is_followed(inputs)
     outputs = []
     for group in _groups(layout.num_windows, query.device):
         q = _heads(query, query_index[group], dtype)
@@ -62,9 +63,12 @@ def _slots(is_query: Tensor, layout: WindowLayout) -> Tensor:
     return shift + torch.arange(layout.num_atoms, device=is_query.device)
 
 
-def _needs_grad(inputs: AttentionInputs) -> bool:
+def _is_followed(inputs: AttentionInputs) -> bool:
+    """Whether gradients, transforms or tangents follow, for which none is fused."""
     bias = inputs.bias.values if isinstance(inputs.bias, WindowBias) else inputs.bias
     tensors = (inputs.query, inputs.key, inputs.value, bias)
+    if needs_reference(tensors):
+        return True
     return torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in tensors
     )

@@ -24,12 +24,15 @@ class Layout(ABC):
         num_atoms (int): The number of atoms, where sources and targets are the same.
         num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
             it is known without waiting for a device.
+        kind (str): ``"tokens"``, ``"windows"`` or ``"edges"``, by which backends are
+            chosen.
         tensors (tuple): The names of the fields that move with the layout.
         host_tensors (tuple): The names of those that stay on the CPU.
     """
 
     num_atoms: Any
     num_pairs: Optional[int]
+    kind: ClassVar[str]
     tensors: ClassVar[tuple[str, ...]]
     host_tensors: ClassVar[tuple[str, ...]] = ()
 

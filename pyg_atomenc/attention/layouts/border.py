@@ -9,7 +9,7 @@ from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
 from pyg_atomenc.attention.layouts.base import Layout
 from pyg_atomenc.attention.layouts.edge import EdgeLayout
-from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.attention.layouts.token import TokenLayout, count_name
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -32,6 +32,7 @@ def as_layout(
     num_targets: Optional[int] = None,
     *,
     name: str = "edge_index",
+    flow: str = "source_to_target",
 ) -> Layout:
     """What a user passed where edges go, as a layout: a layer's border.
 
@@ -43,6 +44,8 @@ def as_layout(
         num_targets (int, optional): The number of target nodes.
             (default: ``num_sources``)
         name (str): What errors call the edges. (default: ``"edge_index"``)
+        flow (str): With ``"target_to_source"`` the rows of edges are (target, source),
+            and an adjacency is refused, as by PyG. (default: ``"source_to_target"``)
 
     Raises:
         ValueError: If it is none of these, or does not fit the nodes.
@@ -50,8 +53,16 @@ def as_layout(
     if num_targets is None:
         num_targets = num_sources
     if not isinstance(edges, Layout):
+        forward = flow == "source_to_target"
         if isinstance(edges, SparseTensor) or is_torch_sparse_tensor(edges):
+            if not forward:
+                raise AtomEncodingError(
+                    f"'{name}' is an adjacency, but 'flow' {flow!r}: pass edges [2, "
+                    f"num_edges], or the transposed adjacency without 'flow'."
+                )
             edges = to_edge_index(edges)[0].flip(0)
+        elif not forward and isinstance(edges, Tensor):
+            edges = edges.flip(0)
         return EdgeLayout.from_edge_index(edges, num_sources, num_targets, name=name)
     if (edges.num_sources, edges.num_targets) != (num_sources, num_targets):
         raise AtomEncodingError(
@@ -64,37 +75,42 @@ def as_layout(
 
 def as_token_layout(
     index: Any,
-    num_atoms: int,
+    num_atoms: Optional[int] = None,
     num_tokens: Optional[int] = None,
     batch: Optional[Tensor] = None,
+    *,
+    name: str = "index",
 ) -> TokenLayout:
     """What a user passed as the tokens of atoms, as a layout.
 
     Args:
         index (Tensor or TokenLayout): The token of every atom ``[N]``, or the layout.
-        num_atoms (int): The number of atoms ``N``.
+        num_atoms (int, optional): The number of atoms ``N``, if it is known.
+            (default: ``None``)
         num_tokens (int, optional): The number of tokens, if the user told it.
             (default: ``None``)
         batch (Tensor, optional): The graph of every atom ``[N]``, to be checked
             outside of traces. (default: ``None``)
+        name (str): As for :meth:`TokenLayout.from_index`. (default: ``"index"``)
 
     Raises:
         ValueError: If it is neither, or does not fit the rest.
     """
     if not isinstance(index, Layout):
-        layout = TokenLayout.from_index(index, num_tokens, batch)
+        layout = TokenLayout.from_index(index, num_tokens, batch, name=name)
     else:
         layout = check_layout(index, TokenLayout)
         if num_tokens is not None and num_tokens != layout.num_tokens:
+            count = count_name(name)
             raise AtomEncodingError(
-                f"'dim_size' is {num_tokens}, but the layout has {layout.num_tokens} "
-                f"tokens: leave 'dim_size' out."
+                f"'{count}' is {num_tokens}, but the layout has {layout.num_tokens} "
+                f"tokens: leave '{count}' out."
             )
         if batch is not None and not torch.compiler.is_compiling():
             layout.check_batch(batch)
-    if layout.num_atoms != num_atoms:
+    if num_atoms is not None and layout.num_atoms != num_atoms:
         raise AtomEncodingError(
-            f"'x' has {num_atoms} atoms, but 'index' {layout.num_atoms}: give every "
+            f"'x' has {num_atoms} atoms, but '{name}' {layout.num_atoms}: give every "
             f"atom one row and one token."
         )
     return layout

@@ -27,6 +27,7 @@ class EdgeLayout(Layout):
     num_sources: int = 0
     num_targets: int = 0
 
+    kind = "edges"
     tensors = ("edge_index",)
 
     @staticmethod
@@ -41,7 +42,8 @@ class EdgeLayout(Layout):
         """Check edges once.
 
         Args:
-            edge_index (Tensor): Rows (source, target), ``[2, E]``, integers.
+            edge_index (Tensor): Rows (source, target), ``[2, E]``, int64 or int32; of
+                int64 no copy is made, so do not edit it while the layout is used.
             num_sources (int): The number of source nodes.
             num_targets (int, optional): The number of target nodes.
                 (default: ``num_sources``)
@@ -62,7 +64,7 @@ class EdgeLayout(Layout):
         ):
             raise AtomEncodingError(
                 f"'{name}' is {found(edge_index)}: pass a layout, or edges [2, "
-                f"num_edges] of integers."
+                f"num_edges] of int64 or int32."
             )
         tracing = torch.compiler.is_compiling()
         if not tracing:
@@ -71,6 +73,10 @@ class EdgeLayout(Layout):
         if check or (check is None and edge_index.device.type == "cpu" and not tracing):
             check_range(f"{name}[0]", edge_index[0], num_sources, "source nodes")
             check_range(f"{name}[1]", edge_index[1], num_targets, "target nodes")
+        if not tracing and edge_index.is_inference():
+            # Autograd could not use it.
+            with torch.inference_mode(False):
+                edge_index = edge_index.clone()
         return EdgeLayout(edge_index.long(), num_sources, num_targets)
 
     @property

@@ -29,7 +29,7 @@ class TokenLayout(Layout):
             keep their order.
         ptr (Tensor): The atoms of token ``t`` are ``perm[ptr[t]:ptr[t + 1]]``;
             ``[T + 1]``, int64.
-        ptr_cpu (Tensor): The same on the CPU, from which backends plan without waiting
+        host_ptr (Tensor): The same on the CPU, from which backends plan without waiting
             for a device.
         num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
             it is known without waiting for a device.
@@ -38,17 +38,20 @@ class TokenLayout(Layout):
     atom_to_token: Tensor
     perm: Tensor
     ptr: Tensor
-    ptr_cpu: Tensor
+    host_ptr: Tensor
     num_pairs: Optional[int] = None
 
+    kind = "tokens"
     tensors = ("atom_to_token", "perm", "ptr")
-    host_tensors = ("ptr_cpu",)
+    host_tensors = ("host_ptr",)
 
     @staticmethod
     def from_index(
         atom_to_token: Tensor,
         num_tokens: Optional[int] = None,
         batch: Optional[Tensor] = None,
+        *,
+        name: str = "atom_to_token",
     ) -> "TokenLayout":
         """Sort a token assignment and check it.
 
@@ -59,6 +62,8 @@ class TokenLayout(Layout):
                 included. (default: ``atom_to_token.max() + 1``)
             batch (Tensor, optional): The graph of every atom ``[N]``; when given, a
                 token whose atoms lie in two graphs is an error. (default: ``None``)
+            name (str): What errors call the assignment; the number of tokens is
+                ``dim_size`` where that is ``"index"``. (default: ``"atom_to_token"``)
 
         Returns:
             TokenLayout: The layout, on the device of ``atom_to_token``.
@@ -69,11 +74,14 @@ class TokenLayout(Layout):
         """
         if torch.compiler.is_compiling():
             return _trace_layout(atom_to_token, num_tokens)
-        num_tokens = check_token_index(atom_to_token, num_tokens, batch)
-        atom_to_token = atom_to_token.detach().long().contiguous()
-        perm, ptr, ptr_cpu = _sort_atoms(atom_to_token, num_tokens)
-        num_pairs = int(ptr_cpu.diff().square().sum())
-        return TokenLayout(atom_to_token, perm, ptr, ptr_cpu, num_pairs)
+        num_tokens = check_token_index(atom_to_token, num_tokens, batch, name)
+        # A copy, which no later edit reaches; and what inference mode makes could not
+        # be used by autograd.
+        with torch.inference_mode(False):
+            index = atom_to_token.detach().to(torch.long, copy=True).contiguous()
+            perm, ptr, host_ptr = _sort_atoms(index, num_tokens)
+        num_pairs = int(host_ptr.diff().square().sum())
+        return TokenLayout(index, perm, ptr, host_ptr, num_pairs)
 
     @property
     def num_atoms(self) -> int:
@@ -156,6 +164,7 @@ def check_token_index(
     atom_to_token: Tensor,
     num_tokens: Optional[int] = None,
     batch: Optional[Tensor] = None,
+    name: str = "atom_to_token",
 ) -> int:
     """Check a token assignment, and count its tokens.
 
@@ -165,6 +174,7 @@ def check_token_index(
             (default: ``atom_to_token.max() + 1``)
         batch (Tensor, optional): The graph of every atom ``[N]``; a token may not
             have atoms in two graphs. (default: ``None``)
+        name (str): What errors call it. (default: ``"atom_to_token"``)
 
     Returns:
         int: The number of tokens ``T``.
@@ -174,39 +184,45 @@ def check_token_index(
             ``num_tokens`` is too small or no count, or if a token lies in two graphs.
     """
     mend = "pass a vector [num_atoms] with the token of every atom as an integer."
-    check_index("atom_to_token", atom_to_token, mend)
+    check_index(name, atom_to_token, mend)
+    count = count_name(name)
     if num_tokens is not None:
-        num_tokens = _check_count(num_tokens)
+        num_tokens = _check_count(count, num_tokens)
     if atom_to_token.numel() == 0:
         return num_tokens or 0
     # One transfer for both bounds: on a GPU each `int()` would wait on its own.
     low, high = torch.stack(atom_to_token.aminmax()).tolist()
     if low < 0:
         raise AtomEncodingError(
-            f"'atom_to_token' holds the negative token id {low}: token ids count from "
+            f"'{name}' holds the negative token id {low}: token ids count from "
             f"0; drop atoms that belong to no token before encoding."
         )
     if num_tokens is None:
         num_tokens = high + 1
     elif high >= num_tokens:
         raise AtomEncodingError(
-            f"'atom_to_token' holds token id {high}, but 'num_tokens' is {num_tokens}: "
-            f"pass num_tokens >= {high + 1}, or mend the ids."
+            f"'{name}' holds token id {high}, but '{count}' is {num_tokens}: pass "
+            f"{count} >= {high + 1}, or mend the ids."
         )
     if batch is not None:
         _check_graphs(atom_to_token, num_tokens, batch)
     return num_tokens
 
 
-def _check_count(num_tokens: Any) -> int:
+def count_name(name: str) -> str:
+    """What the number of tokens is called beside an assignment called ``name``."""
+    return "dim_size" if name == "index" else "num_tokens"
+
+
+def _check_count(name: str, num_tokens: Any) -> int:
     if isinstance(num_tokens, Tensor) and num_tokens.numel() == 1:
         num_tokens = num_tokens.item()
     if isinstance(num_tokens, Tensor):
         raise AtomEncodingError(
-            f"'num_tokens' is a tensor of {num_tokens.numel()} numbers: pass their "
+            f"'{name}' is a tensor of {num_tokens.numel()} numbers: pass their "
             f"sum, int(batch.num_tokens.sum()), for a batch of graphs."
         )
-    return check_integer("num_tokens", num_tokens, 0)
+    return check_integer(name, num_tokens, 0)
 
 
 def _check_graphs(atom_to_token: Tensor, num_tokens: int, batch: Tensor) -> None:

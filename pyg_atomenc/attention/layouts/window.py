@@ -50,6 +50,7 @@ class WindowLayout(Layout):
     num_atoms: int
     num_pairs: Optional[int] = None
 
+    kind = "windows"
     tensors = ("ptr", "query_start", "query_stop", "key_start", "key_stop")
 
     @staticmethod

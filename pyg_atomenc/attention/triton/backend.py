@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
 from pyg_atomenc.errors import how_to_install
@@ -31,7 +30,7 @@ class TritonBackend(Backend):
     """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter."""
 
     name = "triton"
-    layouts = (TokenLayout,)
+    layouts = ("tokens",)
     tolerance = {
         torch.float32: 1e-5,
         torch.float16: 2e-3,

@@ -8,9 +8,8 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.autograd import OperatorContext, plan_once
 from pyg_atomenc.attention.ragged import pointers, ranges
 
 
@@ -67,10 +66,6 @@ class TritonPlan:
     large: Optional[LargeTokens]
 
 
-# The plans of a layout, known by its pointers, for as long as these live.
-_PLANS = WeakTensorKeyDictionary()
-
-
 def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     """The plan of a layout, made once for every tuple of sizes.
 
@@ -78,17 +73,12 @@ def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
         context (OperatorContext): The layout's tensors.
         sizes (tuple): The sizes that tokens are padded to, in rising order.
     """
-    plans = _PLANS.setdefault(context.ptr, {})
-    if sizes not in plans:
-        # What inference mode makes could not be used by autograd later.
-        with torch.inference_mode(False):
-            plans[sizes] = _make_plan(context, sizes)
-    return plans[sizes]
+    return plan_once(context, ("triton", sizes), lambda: _make_plan(context, sizes))
 
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
-    order = context.ptr_cpu.diff().argsort(stable=True)
-    counts = context.ptr_cpu.diff()[order]
+    order = context.host_ptr.diff().argsort(stable=True)
+    counts = context.host_ptr.diff()[order]
     limits = torch.tensor(sizes, device="cpu")
     ends = torch.searchsorted(counts, limits, right=True).tolist()
     classes = [
@@ -106,15 +96,15 @@ def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
 
 def _large_tokens(context: OperatorContext, tokens: Tensor) -> LargeTokens:
     device = context.perm.device
-    sizes = context.ptr_cpu.diff()
+    sizes = context.host_ptr.diff()
     pair_ptr = pointers(sizes**2)
     sizes = sizes[tokens]
     ptr = pointers(sizes)
-    places = ranges(context.ptr_cpu[tokens], sizes)
+    places = ranges(context.host_ptr[tokens], sizes)
     own = OperatorContext(
         perm=torch.arange(places.numel(), device=device),
         ptr=ptr.to(device, non_blocking=True),
-        ptr_cpu=ptr,
+        host_ptr=ptr,
         dropout=0.0,
         seed=None,
     )

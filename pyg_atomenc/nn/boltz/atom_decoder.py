@@ -5,7 +5,6 @@ from typing import Optional, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.checks import check_shape, check_type
@@ -17,10 +16,11 @@ from pyg_atomenc.nn.atom_transformer import (
 )
 from pyg_atomenc.nn.boltz.atom_encoder import (
     BoltzConditioning,
+    BoltzModule,
     EncodedAtoms,
-    check_config,
 )
 from pyg_atomenc.nn.boltz.config import BoltzConfig
+from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class BoltzDecoderConditioning(TensorDataclass):
     transformer: TransformerConditioning
 
 
-class BoltzAtomDecoder(torch.nn.Module):
+class BoltzAtomDecoder(BoltzModule):
     """The atom attention decoder of Boltz-1 and Boltz-2.
 
     Token features are added to those of their atoms, which attend in the windows of the
@@ -64,16 +64,15 @@ class BoltzAtomDecoder(torch.nn.Module):
         checkpoint: bool = False,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        config = check_config(config)
+        super().__init__(config)
+        config = self.config
         if not config.diffusion:
             raise AtomEncodingError(
                 "'config' is of the trunk's form, which has no decoder: pass one with "
                 "diffusion=True."
             )
-        self.config = config
         channels = config.atom_channels
-        self.lin_token = torch.nn.Linear(config.out_channels, channels, bias=False)
+        self.lin_token = ZeroLinear(config.out_channels, channels)
         self.transformer = AtomTransformer(
             channels,
             config.heads,
@@ -84,31 +83,17 @@ class BoltzAtomDecoder(torch.nn.Module):
             backend=backend,
         )
         self.norm_out = None if config.post_norm else torch.nn.LayerNorm(channels)
-        self.lin_out = torch.nn.Linear(channels, 3, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for child in self.children():
-            reset(child)
-        torch.nn.init.zeros_(self.lin_token.weight)
-        torch.nn.init.zeros_(self.lin_out.weight)
+        self.lin_out = ZeroLinear(channels, 3)
 
     def condition(self, conditioning: BoltzConditioning) -> BoltzDecoderConditioning:
-        """Compute what does not change from step to step.
-
-        Args:
-            conditioning (BoltzConditioning): What the encoder was given.
-
-        Returns:
-            BoltzDecoderConditioning: For :meth:`forward` of this decoder.
-        """
+        """Compute once, of what the encoder was given, what serves every step."""
         mend = "pass what encoder.condition(...) gave."
         given = check_type("conditioning", conditioning, BoltzConditioning, mend)
+        pairs = given.pairs
         # In float32 whether it is asked for under autocast or not.
         with torch.autocast(given.cond.device.type, enabled=False):
             prepared = self.transformer.condition(
-                given.pairs.layout, given.cond, given.pairs
+                pairs.layout, given.cond, pairs.features
             )
         return BoltzDecoderConditioning(given.layout, prepared)
 
@@ -148,6 +133,3 @@ class BoltzAtomDecoder(torch.nn.Module):
         if self.norm_out is not None:
             x = self.norm_out(x)
         return self.lin_out(x)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config})"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.checks import check_shape, check_type
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import (
     AtomTransformer,
@@ -17,10 +17,14 @@ from pyg_atomenc.nn.atom_transformer import (
     TransformerConditioning,
     check_samples,
 )
-from pyg_atomenc.nn.boltz.atom_features import AtomFeatureEmbedding
-from pyg_atomenc.nn.boltz.atom_pairs import AtomPairEmbedding, AtomPairs
 from pyg_atomenc.nn.boltz.config import BoltzConfig
+from pyg_atomenc.nn.boltz.embedding import (
+    AtomFeatureEmbedding,
+    AtomPairEmbedding,
+    AtomPairs,
+)
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
+from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
@@ -64,7 +68,25 @@ class EncodedAtoms(NamedTuple):
     atoms: Tensor
 
 
-class BoltzAtomEncoder(torch.nn.Module):
+class BoltzModule(torch.nn.Module):
+    """What the encoder and the decoder share: the config, that of Boltz-2 for none."""
+
+    def __init__(self, config: Optional[BoltzConfig]) -> None:
+        super().__init__()
+        mend = "pass a BoltzConfig, for example BoltzConfig.boltz2()."
+        config = BoltzConfig.boltz2() if config is None else config
+        self.config = check_type("config", config, BoltzConfig, mend)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; what Boltz starts at zero starts at zero."""
+        for child in self.children():
+            reset(child)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config})"
+
+
+class BoltzAtomEncoder(BoltzModule):
     r"""The atom attention encoder of Boltz-1 and Boltz-2.
 
     Atoms are embedded from their reference conformers, attend in sequence-local windows
@@ -98,17 +120,16 @@ class BoltzAtomEncoder(torch.nn.Module):
         checkpoint: bool = False,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        config = check_config(config)
-        self.config = config
+        super().__init__(config)
+        config = self.config
         channels = config.atom_channels
         self.features = AtomFeatureEmbedding(config)
         self.pairs = AtomPairEmbedding(config)
         if config.diffusion:
             width, noisy = config.token_channels, config.position_channels
             self.norm_trunk = torch.nn.LayerNorm(width)
-            self.lin_trunk = torch.nn.Linear(width, channels, bias=False)
-            self.lin_noisy = torch.nn.Linear(noisy, channels, bias=False)
+            self.lin_trunk = ZeroLinear(width, channels)
+            self.lin_noisy = ZeroLinear(noisy, channels)
         self.transformer = AtomTransformer(
             channels,
             config.heads,
@@ -120,15 +141,6 @@ class BoltzAtomEncoder(torch.nn.Module):
             backend=backend,
         )
         self.lin_token = torch.nn.Linear(channels, config.out_channels, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for child in self.children():
-            reset(child)
-        if self.config.diffusion:
-            torch.nn.init.zeros_(self.lin_trunk.weight)
-            torch.nn.init.zeros_(self.lin_noisy.weight)
 
     def condition(self, data: Any = None, **inputs: Any) -> BoltzConditioning:
         """Compute what does not change from step to step.
@@ -154,22 +166,19 @@ class BoltzAtomEncoder(torch.nn.Module):
                 self._check_form(name, getattr(given, name))
             cond = start = self.features(given, layout)
             pairs_of_tokens = None
-            if given.s_trunk is not None and given.z_trunk is not None:
+            if config.diffusion:
                 shape = (layout.num_tokens, config.token_channels)
-                trunk = check_shape("s_trunk", given.s_trunk, *shape).to(start.dtype)
-                trunk = self.norm_trunk(trunk)
-                trunk = self.lin_trunk(trunk).index_select(0, layout.atom_to_token)
-                cond = start + trunk
-                channels = config.token_pair_channels
-                pairs_of_tokens = TokenPairs.from_blocks(
-                    given.z_trunk, layout, ptr, given.num_tokens, channels
+                trunk = given.shaped("s_trunk", *shape).to(start.dtype)
+                trunk = self.lin_trunk(self.norm_trunk(trunk))
+                cond = start + trunk.index_select(0, layout.atom_to_token)
+                pairs_of_tokens = TokenPairs.from_inputs(
+                    given, layout, ptr, config.token_pair_channels
                 )
-            position, space = given.ref_pos, given.ref_space_uid
-            space = check_shape("ref_space_uid", space, layout.num_atoms)
-            assert position is not None  # as the features checked
+            position = given.shaped("ref_pos", layout.num_atoms, 3)
+            space = given.shaped("ref_space_uid", layout.num_atoms)
             windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
             pairs = self.pairs(windows, position, space, cond, pairs_of_tokens)
-            prepared = self.transformer.condition(windows, cond, pairs)
+            prepared = self.transformer.condition(windows, cond, pairs.features)
         return BoltzConditioning(layout, start, cond, pairs, prepared)
 
     def forward(
@@ -221,13 +230,3 @@ class BoltzAtomEncoder(torch.nn.Module):
             hidden = F.relu(self.lin_token(atoms[..., rows, :]))
             tokens.index_add_(-2, layout.atom_to_token[rows], hidden)
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config})"
-
-
-def check_config(config: Optional[BoltzConfig]) -> BoltzConfig:
-    """The config, or that of Boltz-2; a ValueError if it is of another type."""
-    mend = "pass a BoltzConfig, for example BoltzConfig.boltz2()."
-    default = BoltzConfig.boltz2() if config is None else config
-    return check_type("config", default, BoltzConfig, mend)

@@ -5,19 +5,13 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
+from torch_geometric.index import ptr2index
+from torch_geometric.utils import cumsum
 
-from pyg_atomenc.attention import TokenLayout
-from pyg_atomenc.checks import (
-    check_index,
-    check_integer,
-    check_shape,
-    check_tensor,
-    listed,
-)
+from pyg_atomenc.attention import TokenLayout, as_token_layout
+from pyg_atomenc.checks import check_index, check_shape, check_tensor, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
-
-_TRUNK = ("s_trunk", "z_trunk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +69,7 @@ class BoltzInputs(TensorDataclass):
     token_mol_type: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
             if value is not None and name not in ("atom_to_token", "num_tokens"):
                 check_tensor(name, value)
 
@@ -93,8 +86,15 @@ class BoltzInputs(TensorDataclass):
         given = {name: value for name, value in inputs.items() if value is not None}
         if isinstance(data, BoltzInputs):
             return replace(data, **given)
-        names = [f.name for f in fields(BoltzInputs) if f.name not in _TRUNK]
-        return BoltzInputs(**({n: getattr(data, n, None) for n in names} | given))
+        names = [field.name for field in fields(BoltzInputs)]
+        read = {n: getattr(data, n, None) for n in names if not n.endswith("_trunk")}
+        return BoltzInputs(**(read | given))
+
+    def shaped(self, name: str, *shape: Union[int, str]) -> Tensor:
+        """What has a name, if it was passed and is of a shape."""
+        value = getattr(self, name)
+        hint = "pass it, or data that has it; the BoltzFeatures transform makes it"
+        return check_shape(name, value, *shape, hint=hint if value is None else "")
 
     def layout(self) -> TokenLayout:
         """Which atoms form a token."""
@@ -104,13 +104,8 @@ class BoltzInputs(TensorDataclass):
                 "'atom_to_token' is missing: pass the token of every atom, or data "
                 "that has it."
             )
-        if isinstance(number, Tensor):
-            number = int(number.sum())
-        elif number is not None:
-            number = check_integer("num_tokens", number, 0)
-        if isinstance(index, TokenLayout):
-            return index
-        return TokenLayout.from_index(index, number)
+        total = int(number.sum()) if isinstance(number, Tensor) else number
+        return as_token_layout(index, num_tokens=total, name="atom_to_token")
 
     def graph_ptr(self, num_atoms: int) -> Tensor:
         """The first atom of every graph, and the number of atoms ``[G + 1]``."""
@@ -124,11 +119,52 @@ class BoltzInputs(TensorDataclass):
                 )
         # A graph at the end without atoms does not show in the vector.
         if self.ptr is not None:
-            return self.ptr
+            ends = self.ptr[:1].tolist() + self.ptr[-1:].tolist()
+            if ends != [0, num_atoms]:
+                raise AtomEncodingError(
+                    f"'ptr' goes from {ends[:1]} to {ends[-1:]} for {num_atoms} atoms."
+                )
+            return self.ptr.long()
         if batch is None:
             return torch.tensor([0, num_atoms])
-        sizes = batch.long().bincount()
-        return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        return cumsum(batch.long().bincount())
+
+    def token_counts(self, layout: TokenLayout, ptr: Tensor) -> Tensor:
+        """Tokens of every graph ``[G]``, as told, or seen from their atoms.
+
+        Raises:
+            ValueError: If they cannot be seen, or a token has atoms of two graphs.
+        """
+        graphs, number = ptr.numel() - 1, self.num_tokens
+        graph, token = ptr2index(ptr), layout.atom_to_token
+        if isinstance(number, Tensor) and number.dim() == 1:
+            counts = number.to(layout.device).long()
+            if counts.shape != (graphs,) or int(counts.sum()) != layout.num_tokens:
+                raise AtomEncodingError(
+                    f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs "
+                    f"with {layout.num_tokens} tokens: pass one number for every graph."
+                )
+        elif graphs == 1:
+            return torch.tensor([layout.num_tokens], device=layout.device)
+        else:
+            if not bool((layout.sizes > 0).all()) or not bool((ptr.diff() > 0).all()):
+                raise AtomEncodingError(
+                    "'num_tokens' is one number, but some tokens or graphs have no "
+                    "atoms: pass the number of tokens of every graph."
+                )
+            owner = layout.sizes.new_empty(layout.num_tokens)
+            owner[token] = graph
+            counts = owner.bincount(minlength=graphs)
+        first = cumsum(counts)
+        strange = (token < first[graph]) | (token >= first[graph + 1])
+        if bool(strange.any()):
+            atom = int(strange.nonzero()[0])
+            raise AtomEncodingError(
+                f"'atom_to_token' puts atom {atom} of graph {int(graph[atom])} into "
+                f"token {int(token[atom])}, which belongs to another graph: number the "
+                f"tokens graph by graph, as AtomTokenData batches them."
+            )
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,30 +185,16 @@ class TokenPairs(TensorDataclass):
     rank: Optional[Tensor] = None
 
     @staticmethod
-    def from_blocks(
-        z_trunk: Tensor,
-        layout: TokenLayout,
-        ptr: Tensor,
-        num_tokens: Union[int, Tensor, None],
-        channels: int,
+    def from_inputs(
+        inputs: BoltzInputs, layout: TokenLayout, ptr: Tensor, channels: int
     ) -> "TokenPairs":
-        """Read the pairs of all graphs.
-
-        Args:
-            z_trunk (Tensor): As :class:`BoltzInputs` has it.
-            layout (TokenLayout): The tokens of the atoms.
-            ptr (Tensor): The graphs' pointers ``[G + 1]``.
-            num_tokens (int or Tensor, optional): Tokens of every graph ``[G]``; else
-                they are seen from the atoms.
-            channels (int): Channels of a pair.
+        """Read ``z_trunk`` of all graphs, whose atoms start at ``ptr`` ``[G + 1]``.
 
         Raises:
             ValueError: If the blocks do not have the size of the graphs.
         """
-        sizes = ptr.diff()
-        graph = torch.arange(sizes.numel(), device=sizes.device)
-        graph = graph.repeat_interleave(sizes)
-        counts = _token_counts(layout, sizes, graph, num_tokens)
+        counts = inputs.token_counts(layout, ptr)
+        z_trunk = check_tensor("z_trunk", inputs.z_trunk)
         if z_trunk.dim() == 4:
             graphs, width = counts.numel(), z_trunk.size(1)
             check_shape("z_trunk", z_trunk, graphs, width, width, channels)
@@ -194,9 +216,9 @@ class TokenPairs(TensorDataclass):
                     f"[n_g, n_g] blocks of all graphs one after the other, and say in "
                     f"'num_tokens' how many tokens every graph has."
                 )
-        local = layout.atom_to_token - (counts.cumsum(0) - counts)[graph]
-        block = stride**2
-        row = (block.cumsum(0) - block)[graph] + local * stride[graph]
+        graph = ptr2index(ptr)
+        local = layout.atom_to_token - cumsum(counts)[graph]
+        row = cumsum(stride**2)[graph] + local * stride[graph]
         return TokenPairs(z_trunk.reshape(-1, channels), row, local)
 
     def index(self, query: Tensor, key: Tensor) -> Tensor:
@@ -209,41 +231,3 @@ class TokenPairs(TensorDataclass):
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """``[N, ...]`` → ``[*index.shape, ...]``."""
     return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
-
-
-def _token_counts(
-    layout: TokenLayout,
-    sizes: Tensor,
-    graph: Tensor,
-    num_tokens: Union[int, Tensor, None],
-) -> Tensor:
-    """Tokens of every graph, from their atoms' numbers, and every atom's graph."""
-    graphs, token = sizes.numel(), layout.atom_to_token
-    if isinstance(num_tokens, Tensor) and num_tokens.dim() == 1:
-        counts = num_tokens.to(layout.device).long()
-        if counts.shape != (graphs,) or int(counts.sum()) != layout.num_tokens:
-            raise AtomEncodingError(
-                f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs with "
-                f"{layout.num_tokens} tokens: pass one number for every graph."
-            )
-    elif graphs == 1:
-        return torch.tensor([layout.num_tokens], device=layout.device)
-    else:
-        if not bool((layout.sizes > 0).all()) or not bool((sizes > 0).all()):
-            raise AtomEncodingError(
-                "'num_tokens' is one number, but some tokens or graphs have no atoms: "
-                "pass the number of tokens of every graph."
-            )
-        owner = layout.sizes.new_empty(layout.num_tokens)
-        owner[token] = graph
-        counts = owner.bincount(minlength=graphs)
-    first = counts.cumsum(0) - counts
-    strange = (token < first[graph]) | (token >= (first + counts)[graph])
-    if bool(strange.any()):
-        atom = int(strange.nonzero()[0])
-        raise AtomEncodingError(
-            f"'atom_to_token' puts atom {atom} of graph {int(graph[atom])} into token "
-            f"{int(token[atom])}, which belongs to another graph: number the tokens "
-            f"graph by graph, as AtomTokenData batches them."
-        )
-    return counts

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout, attention
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.autograd import _PLANNED, OperatorContext
 from pyg_atomenc.attention.dense import plan
 from pyg_atomenc.attention.dense.plan import (
     CHUNK_COST,
@@ -123,7 +123,7 @@ def planned(monkeypatch):
 
 def test_a_layout_is_planned_once_and_forgotten_with_it(planned):
     index = torch.tensor([0, 0, 1, 3, 3, 3])
-    kept = len(plan._CHUNKS)
+    kept = len(_PLANNED)
     for _ in range(2):
         layout = TokenLayout.from_index(index)
         qkv = torch.randn(3, 6, 1, 2, requires_grad=True)
@@ -131,7 +131,7 @@ def test_a_layout_is_planned_once_and_forgotten_with_it(planned):
             attention(*qkv, layout, backend="dense").pow(2).sum().backward()
     assert len(planned) == 2
     del layout
-    assert len(plan._CHUNKS) == kept
+    assert len(_PLANNED) == kept
 
 
 def test_what_was_planned_without_gradients_serves_training():
@@ -146,6 +146,19 @@ def test_what_was_planned_without_gradients_serves_training():
     grad.pow(2).sum().backward()
 
 
+def test_a_layout_that_was_edited_is_planned_anew():
+    layout = TokenLayout.from_index(torch.tensor([0, 0, 1, 2, 2, 2]))
+    qkv = torch.randn(3, 6, 1, 2)
+    attention(*qkv, layout, backend="dense")
+    other = TokenLayout.from_index(torch.tensor([2, 2, 2, 0, 1, 1]))
+    for name in ("perm", "ptr", "host_ptr", "atom_to_token"):
+        getattr(layout, name).copy_(getattr(other, name))
+    found = [attention(*qkv, layout, backend=name) for name in ("dense", "edges")]
+    torch.testing.assert_close(*found)
+    mixed = replace(layout, ptr=other.ptr.clone(), host_ptr=other.host_ptr.clone())
+    torch.testing.assert_close(attention(*qkv, mixed, backend="dense"), found[0])
+
+
 def test_plans_stay_on_the_cpu():
     index = torch.tensor([0, 0, 1, 3, 3, 3])
     # Any other device than the CPU will do.
@@ -155,7 +168,7 @@ def test_plans_stay_on_the_cpu():
         windows = WindowLayout.from_ptr(torch.tensor([0, 50], device="cpu"))
         qkv = torch.randn(3, 6, 1, 2, device="cpu")
         assert attention(*qkv, layout, backend="dense").device.type == "cpu"
-    assert context.ptr_cpu.device.type == "cpu"
+    assert context.host_ptr.device.type == "cpu"
     assert torch.equal(windows.query_start, torch.tensor([0, 32]))
 
 
@@ -167,6 +180,6 @@ def test_pointers_that_were_moved_come_back():
             return self.as_subclass(torch.Tensor)
 
     layout = TokenLayout.from_index(torch.tensor([0, 0, 1]))
-    moved = replace(layout, ptr_cpu=layout.ptr_cpu.as_subclass(Moved))
-    host = OperatorContext.from_layout(moved, 0.0).ptr_cpu
-    assert type(host) is torch.Tensor and torch.equal(host, layout.ptr_cpu)
+    moved = replace(layout, host_ptr=layout.host_ptr.as_subclass(Moved))
+    host = OperatorContext.from_layout(moved, 0.0).host_ptr
+    assert type(host) is torch.Tensor and torch.equal(host, layout.host_ptr)

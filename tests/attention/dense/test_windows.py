@@ -74,6 +74,23 @@ def test_dropout_keeps_the_mean():
     assert error.max() < 5
 
 
+@pytest.mark.parametrize("count", [5, 700])
+def test_tangents(count):
+    layout = WindowLayout.from_ptr(torch.tensor([0, count]), 4, 8)
+    x, step = torch.randn(2, 3, count, 2, 5, dtype=torch.float64)
+
+    def function(x):
+        return run(layout, *x)
+
+    _, found = torch.func.jvp(function, (x,), (step,))
+    expected = (function(x + 1e-6 * step) - function(x - 1e-6 * step)) / 2e-6
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, step)
+        other = torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
+    torch.testing.assert_close(other, found)
+
+
 def test_compiles():
     layout, tensors = make([0, 9, 30], dtype=torch.float32)
     compiled = torch.compile(run, fullgraph=True)

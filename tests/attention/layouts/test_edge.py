@@ -85,6 +85,36 @@ def test_all_layouts_keep_one_protocol(name):
         assert getattr(moved, host).device.type == "cpu"
 
 
+@pytest.mark.parametrize("backend", ["dense", "edges"])
+@pytest.mark.parametrize("count", [5, 300])
+def test_what_inference_mode_made_serves_training(count, backend):
+    index = torch.arange(count) // 3
+    with torch.inference_mode():
+        made = [
+            TokenLayout.from_index(index.clone()),
+            WindowLayout.from_ptr(torch.tensor([0, count])),
+            EdgeLayout.from_edge_index(torch.stack([index, index]), count),
+        ]
+    for layout in made:
+        if layout.kind == "edges" and backend == "dense":
+            continue
+        qkv = torch.randn(3, count, 2, 4, requires_grad=True)
+        out = attention(*qkv, layout, backend=backend)
+        (grad,) = torch.autograd.grad(out.pow(2).sum(), qkv, create_graph=True)
+        grad.pow(2).sum().backward()
+        assert qkv.grad.isfinite().all()
+
+
+def test_a_layout_of_ones_own_kind_is_attended_over():
+    class Named(TokenLayout):
+        pass
+
+    layout = LAYOUTS["token"]
+    named = Named(**vars(layout))
+    qkv = torch.randn(3, 5, 2, 4)
+    assert torch.equal(attention(*qkv, named), attention(*qkv, layout))
+
+
 def test_the_border_takes_layouts_edges_and_sparse_adjacencies():
     layout = as_layout(EDGES, 5, 3)
     assert as_layout(layout, 5, 3) is layout
@@ -142,5 +172,5 @@ def test_only_tokens_can_be_pooled():
 def test_a_backend_that_cannot_says_who_can(name):
     qkv = torch.randn(3, 5, 2, 4)
     layout = EdgeLayout.from_edge_index(EDGES, 5)
-    with pytest.raises(ValueError, match="over EdgeLayouts, for which take 'edges'"):
+    with pytest.raises(ValueError, match="over edges, for which take 'edges'"):
         attention(*qkv, layout, backend=name)

@@ -36,7 +36,15 @@ def test_pointers_and_order_are_consistent(ids, extra):
     for token in range(num_tokens):
         members = layout.perm[layout.ptr[token] : layout.ptr[token + 1]]
         assert members.tolist() == [i for i, t in enumerate(ids) if t == token]
-    assert torch.equal(layout.ptr, layout.ptr_cpu)
+    assert torch.equal(layout.ptr, layout.host_ptr)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_later_edits_of_the_assignment_change_nothing(dtype):
+    index = torch.tensor([1, 0, 1], dtype=dtype)
+    layout = TokenLayout.from_index(index)
+    index.fill_(0)
+    assert layout.atom_to_token.tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
@@ -56,10 +64,10 @@ def test_moves_copies_and_pickles():
         pickle.loads(pickle.dumps(layout)),
     ):
         assert torch.equal(other.to_edge_index(), layout.to_edge_index())
-        assert torch.equal(other.ptr_cpu, layout.ptr_cpu)
+        assert torch.equal(other.host_ptr, layout.host_ptr)
         assert other.num_pairs == 5
     meta = layout.to("meta")
-    assert meta.device.type == "meta" and meta.ptr_cpu.device.type == "cpu"
+    assert meta.device.type == "meta" and meta.host_ptr.device.type == "cpu"
     assert repr(layout) == "TokenLayout(num_atoms=3, num_tokens=4, device='cpu')"
 
 

@@ -520,7 +520,7 @@ REASONS = {
     "dropout": ({"dropout": 0.1}, "'dropout' is not 0"),
     "windows": (
         {"layout": WindowLayout.from_batch(torch.tensor([0, 3]).to(DEVICE))},
-        "it does not attend over WindowLayouts, for which take 'dense'",
+        "it does not attend over windows, for which take 'dense'",
     ),
 }
 

@@ -60,11 +60,11 @@ def test_large_tokens_are_a_layout_of_their_own():
     assert large.tokens.tolist() == [0, 3, 4]
     own = large.context
     assert own.ptr.diff().tolist() == [70, 100, 65]
-    assert torch.equal(own.ptr_cpu, own.ptr.cpu())
+    assert torch.equal(own.host_ptr, own.ptr.cpu())
     token = layout.atom_to_token[large.atoms]
     assert torch.equal(token, large.tokens.repeat_interleave(own.ptr.diff()))
     # Its edges are those of the whole layout, told in atoms of the large tokens.
-    inner = TokenLayout(token, own.perm, own.ptr, own.ptr_cpu)
+    inner = TokenLayout(token, own.perm, own.ptr, own.host_ptr)
     expected = layout.to_edge_index()[:, large.pairs()]
     assert torch.equal(large.atoms[inner.to_edge_index()], expected)
 

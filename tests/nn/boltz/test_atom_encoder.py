@@ -7,7 +7,7 @@ from torch_geometric.data import Data
 
 from pyg_atomenc.attention.dense import windows as dense_windows
 from pyg_atomenc.nn import BoltzConfig, conditioned_transition, pair_bias_attention
-from pyg_atomenc.nn.boltz import atom_encoder, atom_pairs
+from pyg_atomenc.nn.boltz import atom_encoder, embedding
 
 
 def test_equals_the_edge_backend():
@@ -31,7 +31,7 @@ def test_groups_of_windows_and_rows_change_nothing(grad, monkeypatch):
     outs, grads = [], []
     for windows, rows in ((1, 7), (10**6, 10**6)):
         monkeypatch.setattr(pair_bias_attention, "CPU_WINDOWS", windows)
-        monkeypatch.setattr(atom_pairs, "MAX_ROWS", rows)
+        monkeypatch.setattr(embedding, "MAX_ROWS", rows)
         monkeypatch.setattr(dense_windows, "CPU_WINDOWS", windows)
         monkeypatch.setattr(conditioned_transition, "MAX_ROWS", rows)
         monkeypatch.setattr(atom_encoder, "MAX_ROWS", rows)
@@ -123,14 +123,14 @@ def test_nothing_and_no_samples(grad):
 
 def test_past_16384_atoms_memory_grows_with_the_atoms_alone(monkeypatch):
     config = BoltzConfig.boltz2("trunk", **SMALL)
-    counts, features = [], atom_pairs.AtomPairs.features
+    counts, features = [], embedding.AtomPairs.features
 
     def counted(self, windows):
         out = features(self, windows)
         counts.append(out.size(1))
         return out
 
-    monkeypatch.setattr(atom_pairs.AtomPairs, "features", counted)
+    monkeypatch.setattr(embedding.AtomPairs, "features", counted)
     encoder, _, flat = make(config, sizes=(17_000, 3), samples=1, dtype=torch.float32)
     with torch.no_grad():
         tokens = encoder(encoder.condition(**flat.inputs)).tokens

@@ -1,4 +1,4 @@
-"""`AtomPairEmbedding`: what pairs of atoms in a window are to each other."""
+"""What atoms are, and what pairs of atoms in a window are to each other."""
 
 from dataclasses import dataclass, replace
 from typing import Optional, cast
@@ -6,24 +6,81 @@ from typing import Optional, cast
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.nn.inits import reset
 
-from pyg_atomenc.attention import WindowLayout
+from pyg_atomenc.attention import TokenLayout, WindowLayout
+from pyg_atomenc.checks import check_range
+from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
-from pyg_atomenc.nn.boltz.config import BoltzConfig
-from pyg_atomenc.nn.boltz.inputs import TokenPairs, gather
+from pyg_atomenc.nn.boltz.config import NAME_CHARACTERS, NAME_LENGTH, BoltzConfig
+from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs, gather
+from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 from pyg_atomenc.nn.pair_bias_attention import window_groups
 
 # Rows of token pairs that are normalised together.
 MAX_ROWS = 2**16
 
 
+class AtomFeatureEmbedding(torch.nn.Module):
+    """A linear layer on one-hot features, without forming them.
+
+    Args:
+        config (BoltzConfig): Which features there are.
+    """
+
+    def __init__(self, config: BoltzConfig) -> None:
+        super().__init__()
+        self.widths = config.features
+        self.lin = torch.nn.Linear(
+            sum(self.widths.values()), config.atom_channels, bias=config.feature_bias
+        )
+
+    def forward(self, inputs: BoltzInputs, layout: TokenLayout) -> Tensor:
+        """Embed the atoms as ``[N, atom_channels]``.
+
+        Raises:
+            ValueError: If a feature is missing, or out of its range.
+        """
+        parts = self.lin.weight.split(list(self.widths.values()), dim=1)
+        weights = dict(zip(self.widths, parts, strict=True))
+        dtype, count = self.lin.weight.dtype, layout.num_atoms
+        position = inputs.shaped("ref_pos", count, 3).to(dtype)
+        out = F.linear(position, weights["ref_pos"], self.lin.bias)
+
+        def number(name: str, count: int) -> Tensor:
+            value = inputs.shaped(name, count).to(dtype)
+            return value.unsqueeze(1) * weights[name].T
+
+        def one_hot(name: str, count: int) -> Tensor:
+            kinds = weights[name].size(1)
+            return F.embedding(_codes(inputs, name, kinds, count), weights[name].T)
+
+        out = out + number("ref_charge", count)
+        if "mask" in weights:
+            out = out + weights["mask"].T
+        out = out + one_hot("z", count)
+        if "ref_atom_name_chars" in weights:
+            shape = (count, NAME_LENGTH)
+            names = _codes(inputs, "ref_atom_name_chars", NAME_CHARACTERS, *shape)
+            columns = weights["ref_atom_name_chars"].split(NAME_CHARACTERS, dim=1)
+            for code, column in zip(names.unbind(1), columns, strict=True):
+                out = out + F.embedding(code, column.T)
+        if "backbone" in weights:
+            out = out + one_hot("backbone", count)
+        if "token_res_type" in weights:
+            tokens = layout.num_tokens
+            residue = one_hot("token_res_type", tokens)
+            residue = residue + number("token_modified", tokens)
+            residue = residue + one_hot("token_mol_type", tokens)
+            out = out + residue.index_select(0, layout.atom_to_token)
+        return out
+
+
 @dataclass(frozen=True, eq=False)
 class AtomPairs(TensorDataclass):
     """The pairs of atoms in windows: what their features are made of, few at a time.
 
-    It is what :class:`PairBias` reads, and holds copies of the few weights that it
-    needs: later changes of the embedding's do not reach it.
+    :meth:`features` is what :class:`PairBias` reads. It holds copies of the few weights
+    that it needs: later changes of the embedding's do not reach it.
 
     Attributes:
         layout (WindowLayout): The windows.
@@ -99,25 +156,15 @@ class AtomPairEmbedding(torch.nn.Module):
         self.lin_position = torch.nn.Linear(3, channels, bias=False)
         self.lin_distance = torch.nn.Linear(1, channels, bias=False)
         self.lin_same = torch.nn.Linear(1, channels, bias=False)
-        self.lin_query = torch.nn.Linear(config.atom_channels, channels, bias=False)
-        self.lin_key = torch.nn.Linear(config.atom_channels, channels, bias=False)
-        self.mlp = torch.nn.ModuleList(
-            torch.nn.Linear(channels, channels, bias=False) for _ in range(3)
-        )
+        self.lin_query = ZeroLinear(config.atom_channels, channels)
+        self.lin_key = ZeroLinear(config.atom_channels, channels)
+        inner = [torch.nn.Linear(channels, channels, bias=False) for _ in range(2)]
+        self.mlp = torch.nn.ModuleList([*inner, ZeroLinear(channels, channels)])
         self.norm_token = self.lin_token = None
         if config.diffusion:
             width = config.token_pair_channels
             self.norm_token = torch.nn.LayerNorm(width)
-            self.lin_token = torch.nn.Linear(width, channels, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for child in self.children():
-            reset(child)
-        for linear in (self.lin_query, self.lin_key, self.mlp[-1], self.lin_token):
-            if linear is not None:
-                torch.nn.init.zeros_(cast(Tensor, linear.weight))
+            self.lin_token = ZeroLinear(width, channels)
 
     def forward(
         self,
@@ -127,7 +174,7 @@ class AtomPairEmbedding(torch.nn.Module):
         cond: Tensor,
         token_pairs: Optional[TokenPairs] = None,
     ) -> AtomPairs:
-        """Prepare the pairs.
+        """Prepare the pairs, whose features are made when they are used.
 
         Args:
             layout (WindowLayout): The windows.
@@ -136,41 +183,36 @@ class AtomPairEmbedding(torch.nn.Module):
             cond (Tensor): The atoms' condition ``[N, atom_channels]``.
             token_pairs (TokenPairs, optional): The features of token pairs.
                 (default: ``None``)
-
-        Returns:
-            AtomPairs: The pairs, whose features are made when they are used.
         """
         active = F.relu(cond)
-        linears = (self.lin_position, self.lin_distance, self.lin_same)
-        mlp = [cast(Tensor, linear.weight) for linear in self.mlp]
-        pairs = AtomPairs(
+        geometry = (self.lin_position, self.lin_distance, self.lin_same)
+        query, key = layout.query_index()[0], layout.key_index()[0]
+        if token_pairs is not None:
+            token_pairs = self._project_tokens(token_pairs, layout, query, key)
+        return AtomPairs(
             layout,
-            layout.query_index()[0],
-            layout.key_index()[0],
+            query,
+            key,
             ref_space_uid,
             ref_pos.to(cond.dtype),
             self.lin_query(active),
             self.lin_key(active),
-            torch.cat([linear.weight for linear in linears], dim=1),
-            torch.stack(mlp),
+            torch.cat([linear.weight for linear in geometry], dim=1),
+            torch.stack([cast(Tensor, linear.weight) for linear in self.mlp]),
+            token_pairs,
         )
-        if token_pairs is None:
-            return pairs
-        return replace(pairs, tokens=self._project_tokens(token_pairs, pairs))
 
-    def _project_tokens(self, tokens: TokenPairs, pairs: AtomPairs) -> TokenPairs:
-        """The rows projected.
-
-        Windows see few of the pairs of a long chain's tokens: only those that some
-        window sees are normalised and projected.
-        """
+    def _project_tokens(
+        self, tokens: TokenPairs, layout: WindowLayout, query: Tensor, key: Tensor
+    ) -> TokenPairs:
+        """The rows normalised and projected; of a long chain those in some window."""
         assert self.norm_token is not None and self.lin_token is not None
         values, rank = tokens.values, None
-        places = pairs.query.numel() * pairs.key.size(-1)
+        places = query.numel() * key.size(-1)
         if not torch.compiler.is_compiling() and 8 * values.size(0) > places:
             seen = torch.zeros(values.size(0), dtype=torch.bool, device=values.device)
-            for group in window_groups(pairs.layout):
-                seen[tokens.index(pairs.query[group], pairs.key[group])] = True
+            for group in window_groups(layout):
+                seen[tokens.index(query[group], key[group])] = True
             rank = seen.cumsum(0, dtype=torch.int32) - 1
             values = values.index_select(0, seen.nonzero().squeeze(1))
         dtype = self.lin_token.weight.dtype
@@ -185,3 +227,14 @@ class AtomPairEmbedding(torch.nn.Module):
 def _columns(x: Tensor, index: Tensor) -> Tensor:
     """``[N, C]`` → ``[C, *index.shape]``."""
     return x.index_select(0, index.flatten()).T.reshape(-1, *index.shape)
+
+
+def _codes(inputs: BoltzInputs, name: str, kinds: int, *shape: int) -> Tensor:
+    codes = inputs.shaped(name, *shape)
+    if codes.dtype.is_floating_point:
+        raise AtomEncodingError(
+            f"'{name}' is of type {codes.dtype}: pass integer codes, not one-hot rows."
+        )
+    if not torch.compiler.is_compiling():
+        check_range(name, codes.long(), kinds, "kinds")
+    return codes.long()
