@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Optional, TypeVar, Union
 
 import torch
 from torch import Tensor
+from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 Self = TypeVar("Self", bound="Layout")
@@ -108,3 +109,5 @@ def register_pytree(
         to_dumpable_context=lambda context: context,
         from_dumpable_context=lambda context: context,
     )
+    # What calling an exported program looks for in torch 2.6.
+    fx_pytree.register_pytree_flatten_spec(kind, lambda value, spec: flatten(value)[0])

@@ -155,7 +155,7 @@ def _trace_layout(atom_to_token: Tensor, num_tokens: Optional[int]) -> TokenLayo
     if num_tokens is None:
         # `max` of an empty vector is an error; the extra -1 makes it 0 tokens.
         padded = torch.cat([index, index.new_full((1,), -1)])
-        num_tokens = cast(int, padded.max().item()) + 1
+        num_tokens = cast(int, (padded.max() + 1).item())
         torch._check(num_tokens >= 0)
     return TokenLayout(index, *_sort_atoms_op(index, num_tokens))
 
