@@ -238,6 +238,17 @@ def test_autocast(backend):
     assert x.grad.isfinite().all() and encoder.lin_key.weight.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_atom_weights_are_of_one_type_whatever_the_backend(dtype):
+    encoder, x, index, num_tokens = make(dtype=torch.float32)
+    found = set()
+    for encoder.backend in BACKENDS:
+        with torch.autocast("cpu", torch.bfloat16):
+            options = {"dim_size": num_tokens, "return_attention_weights": True}
+            found.add(encoder(x.to(dtype), index, **options)[1].dtype)
+    assert found == {dtype}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_model(dtype):
     encoder, x, index, num_tokens = make("many sizes", torch.float32)
