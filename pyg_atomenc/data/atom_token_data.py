@@ -4,17 +4,11 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.utils import subgraph
 
+from pyg_atomenc import checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
-from pyg_atomenc.checks import (
-    check_edges,
-    check_floating,
-    check_rows,
-    check_shape,
-    check_type,
-)
 from pyg_atomenc.data.storage import AtomTokenStorage, is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -80,12 +74,9 @@ class AtomTokenData(Data):
     @property
     def total_num_tokens(self) -> int:
         """Tokens of this graph, or of all graphs where this is a batch."""
-        num_tokens = self._store.get("num_tokens")
-        if num_tokens is None:
-            raise AtomEncodingError(
-                "'num_tokens' is missing from this AtomTokenData: set it to the number "
-                "of tokens when you set 'atom_to_token', so that graphs can be batched."
-            )
+        mend = "set it with 'atom_to_token', so that graphs can be batched."
+        checks.check_has(self, mend, "num_tokens")
+        num_tokens = self.num_tokens
         return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
 
     @property
@@ -172,11 +163,8 @@ class AtomTokenData(Data):
         return out
 
     def _check_has_tokens(self) -> None:
-        if "atom_to_token" not in self:
-            raise AtomEncodingError(
-                "'atom_to_token' is missing from this AtomTokenData: set it to the "
-                "token of every atom, for example torch.arange(num_atoms)."
-            )
+        mend = "set it to the token of every atom, for example torch.arange(num_atoms)."
+        checks.check_has(self, mend, "atom_to_token")
 
     def _validate_tokens(self) -> None:
         self._check_has_tokens()
@@ -196,7 +184,7 @@ class AtomTokenData(Data):
             ("radius_edge_index", "radius_distance", num_atoms, "atoms"),
         ):
             if key in self:
-                edges = check_edges(key, self[key], count, what)
+                edges = checks.check_edges(key, self[key], count, what)
                 rows[attr] = (edges.size(1), f"edges in '{key}'")
         if "pair_attr" in self:
             pairs = self.token_layout().num_pairs
@@ -229,7 +217,7 @@ def check_graph(data: Any) -> None:
     data._check_has_tokens()
     num_atoms, bonds = data.atom_to_token.numel(), 0
     if data.edge_index is not None:
-        edges = check_edges("edge_index", data.edge_index, num_atoms, "atoms")
+        edges = checks.check_edges("edge_index", data.edge_index, num_atoms, "atoms")
         bonds = edges.size(1)
     atoms = ("z", "pos", "formal_charge", "num_hydrogens")
     rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
@@ -241,14 +229,23 @@ def check_graph(data: Any) -> None:
 def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
     """The positions ``[N, 3]`` of a graph; a ValueError, with ``why``, without any."""
     _check_type(data)
-    if name not in data:
-        raise AtomEncodingError(f"'{name}' is missing from the data: {why}")
-    check_shape(name, data[name], "N", 3, hint="positions in ångström")
-    return check_floating(name, data[name])
+    checks.check_has(data, why, name)
+    checks.check_shape(name, data[name], "N", 3, hint="positions in ångström")
+    return checks.check_floating(name, data[name])
+
+
+def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:
+    """Raise a ValueError unless this is one graph of a kind, and no batch."""
+    if not isinstance(data, kind) or isinstance(data, Batch):
+        raise AtomEncodingError(
+            f"'data' is of type {type(data).__name__}: pass one {kind.__name__}; of a "
+            f"batch batch[i]."
+        )
 
 
 def _check_type(data: Any) -> None:
-    check_type("data", data, AtomTokenData, "pass an AtomTokenData, as readers give.")
+    mend = "pass an AtomTokenData, as readers give."
+    checks.check_type("data", data, AtomTokenData, mend)
 
 
 def _check_rows_of(
@@ -257,4 +254,4 @@ def _check_rows_of(
     for key, (count, what) in rows.items():
         value = data.get(key)
         if isinstance(value, Tensor):
-            check_rows(key, value, count, what, *mend)
+            checks.check_rows(key, value, count, what, *mend)

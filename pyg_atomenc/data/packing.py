@@ -95,9 +95,8 @@ def pack(
     for sample in order:
         size, other = sizes[sample]
         # In batches before this one, a rest is below both sizes.
-        for place in range(
-            bisect_left(batches, min(size, other), key=smaller), len(batches)
-        ):
+        first = bisect_left(batches, min(size, other), key=smaller)
+        for place in range(first, len(batches)):
             _, rest, other_rest, batch = batches[place]
             if size <= rest and other <= other_rest:
                 del batches[place]

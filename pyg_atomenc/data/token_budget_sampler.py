@@ -3,7 +3,7 @@
 import math
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from itertools import cycle, islice
 from typing import Any, Optional, Union
 
@@ -12,7 +12,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pyg_atomenc.checks import check_choice, check_index, check_integer
+from pyg_atomenc.checks import check_choice, check_index, check_integer, check_type
 from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -205,12 +205,10 @@ class TokenBudgetSampler(Sampler[list[int]]):
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
-        order, most_open = self._index.copy(), 1
-        draw = random.Random(self.seed + self.epoch)
+        order, draw = self._index.copy(), random.Random(self.seed + self.epoch)
         if self.shuffle:
             draw.shuffle(order)
-            most_open = 64
-        batches = pack(order, self._sizes, self._budget, most_open)
+        batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
         if self.shuffle:
             # The fullest are closed first.
             draw.shuffle(batches)
@@ -253,11 +251,9 @@ def _find_sizes(
             f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
             f"the {missing[0]} of every graph."
         )
-    if dataset is not None and not hasattr(dataset, "__len__"):
-        raise AtomEncodingError(
-            f"'dataset' is of type {type(dataset).__name__}, which has no length: pass "
-            f"a dataset or list of graphs, or None."
-        )
+    if dataset is not None:
+        mend = "it has no length; pass a dataset or list of graphs, or None."
+        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}

@@ -13,6 +13,7 @@ from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.codes import of_distinct
 from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import check_single
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
 from pyg_atomenc.tokenizers.features import structure_tokens
@@ -77,13 +78,11 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
     if "num_hydrogens" in known:
         hydrogens = integers(atoms.num_hydrogens, "num_hydrogens")
+    elif atoms.bonds is not None:
+        hydrogens = components.count_hydrogens(z, charge, bonds)
     else:
         # What has no bonds at all was not looked at.
-        hydrogens = (
-            0 * z
-            if atoms.bonds is None
-            else components.count_hydrogens(z, charge, bonds)
-        )
+        hydrogens = 0 * z
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
     edge_index, edge_attr = bond_tensors(bonds[:, :2], types)
@@ -260,11 +259,7 @@ def set_representatives(data: AtomTokenData, tokens: Tokens) -> None:
 
 
 def _check_graph(data: Any) -> None:
-    if not isinstance(data, AtomTokenData) or hasattr(data, "_slice_dict"):
-        raise AtomEncodingError(
-            f"'data' is of type {type(data).__name__}: pass one AtomTokenData, of a "
-            f"batch batch[i]."
-        )
+    check_single(data)
     check_has(data, "an AtomArray needs it.", "z", "pos")
     z = check_index("z", data.z, "pass atomic numbers as integers.")
     check_range("z", z, len(components.SYMBOLS), "elements")

@@ -54,22 +54,12 @@ def draw_atom_weights(
     return str(_draw("MolDraw2DSVG", mol, weights, legend, limits, size))
 
 
-def draw_atom_weights_png(
-    mol: Any,
-    weights: Weights,
-    *,
-    legend: str = "weight",
-    limits: Optional[tuple[float, float]] = None,
-    size: tuple[int, int] = (450, 350),
-) -> bytes:
-    """Draw a molecule with its atoms coloured by weight, as PNG.
+def draw_atom_weights_png(mol: Any, weights: Weights, **options: Any) -> bytes:
+    """Draw as :func:`draw_atom_weights`, with its ``options``, as the bytes of a PNG.
 
-    It takes the arguments of :func:`draw_atom_weights`, and raises what that raises.
-
-    Returns:
-        bytes: The contents of a PNG file.
+    It raises what that raises.
     """
-    return bytes(_draw("MolDraw2DCairo", mol, weights, legend, limits, size))
+    return bytes(_draw("MolDraw2DCairo", mol, weights, **options))
 
 
 def _rdkit(module: str) -> Any:
@@ -80,9 +70,9 @@ def _draw(
     canvas_type: str,
     mol: Any,
     weights: Weights,
-    legend: str,
-    limits: Optional[tuple[float, float]],
-    size: tuple[int, int],
+    legend: str = "weight",
+    limits: Optional[tuple[float, float]] = None,
+    size: tuple[int, int] = (450, 350),
 ) -> Any:
     chem, draw = _rdkit("Chem"), _rdkit("Chem.Draw.rdMolDraw2D")
     values = _check_weights(mol, weights)
@@ -110,13 +100,8 @@ def _draw(
     # Letters in black: the colours of elements are lost on orange.
     options.useBWAtomPalette()
     colours = {i: _shade(value, *limits) for i, value in enumerate(values)}
-    draw.PrepareAndDrawMolecule(
-        canvas,
-        flat,
-        highlightAtoms=list(colours),
-        highlightAtomColors=colours,
-        highlightBonds=[],
-    )
+    # No legend of RDKit's, all atoms highlighted and no bonds.
+    draw.PrepareAndDrawMolecule(canvas, flat, "", list(colours), [], colours)
     _draw_bar(canvas, width, height, limits, legend)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
@@ -158,8 +143,7 @@ def _draw_bar(
         canvas.DrawRect(point(start, top), point(start + step, bottom), rawCoords=True)
     canvas.SetColour((0.0, 0.0, 0.0))
     canvas.SetFontSize(13)
-    ends = {left - 24: limits[0], right + 24: limits[1]}
-    for x, limit in ends.items():
+    for x, limit in zip((left - 24, right + 24), limits, strict=True):
         place = point(x, (top + bottom) / 2)
         canvas.DrawString(f"{limit:.3g}", place, rawCoords=True)
     canvas.DrawString(legend, point(width / 2, bottom + 14), rawCoords=True)

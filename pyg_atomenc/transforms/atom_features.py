@@ -6,15 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
-from pyg_atomenc.checks import check_has
+from pyg_atomenc.checks import check_has, check_range
+from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
-from pyg_atomenc.chem.rdkit import (
-    HYBRIDIZATIONS,
-    chirality_of_positions,
-    graph_mol,
-    hybridization,
-    ring_size,
-)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
 from pyg_atomenc.errors import AtomEncodingError
@@ -58,7 +52,7 @@ class AtomFeatures(BaseTransform):
         "element charge degree hybridization is_aromatic ring_size chirality "
         "num_hydrogens"
     ).split()
-    sizes = (119, 11, 11, len(HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 3, 9)
+    sizes = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 3, 9)
 
     def __init__(self, attr: str = "x") -> None:
         if not isinstance(attr, str) or not attr.isidentifier():
@@ -68,16 +62,10 @@ class AtomFeatures(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
         check_graph(data)
-        mend = (
-            "read it with from_structure, from_atom_array, from_smiles or from_rdmol."
-        )
+        readers = "from_structure, from_atom_array, from_smiles or from_rdmol"
         names = ("z", "formal_charge", "num_hydrogens")
-        check_has(data, mend, *names)
-        if data.z.numel() and not 0 <= data.z.min() <= data.z.max() <= 118:
-            raise AtomEncodingError(
-                f"'z' has values from {data.z.min()} to {data.z.max()}: atomic numbers "
-                f"go from 0 to 118."
-            )
+        check_has(data, f"read it with {readers}.", *names)
+        check_range("z", data.z, self.sizes[0], "elements")
         z, charge, hydrogens = (data[name].cpu() for name in names)
         bonds, types = unique_bonds(data)
         aromatic = torch.zeros_like(z)
@@ -87,14 +75,14 @@ class AtomFeatures(BaseTransform):
         heavy = ends[z[others] != 1].bincount(minlength=len(z))
         bonded = ends.bincount(minlength=len(z)) - heavy
         implicit = (hydrogens - bonded).clamp(min=0)
-        mol = graph_mol(z, charge, implicit, bonds, types)
+        mol = rdkit.graph_mol(z, charge, implicit, bonds, types)
         features = dict(
             element=z,
             charge=charge + 5,
             degree=heavy + hydrogens,
-            hybridization=hybridization(mol),
+            hybridization=rdkit.hybridization(mol),
             is_aromatic=aromatic,
-            ring_size=ring_size(mol, _LARGEST_RING),
+            ring_size=rdkit.ring_size(mol, _LARGEST_RING),
             chirality=_handedness(data, mol),
             num_hydrogens=hydrogens,
         )
@@ -107,5 +95,5 @@ class AtomFeatures(BaseTransform):
 def _handedness(data: AtomTokenData, mol: Any) -> Tensor:
     code = data.get("chirality", torch.full((data.z.numel(),), -1)).cpu()
     if isinstance(data.pos, Tensor) and bool((code < 0).any()):
-        code = torch.where(code < 0, chirality_of_positions(mol, data.pos), code)
+        code = torch.where(code < 0, rdkit.chirality_of_positions(mol, data.pos), code)
     return code.clamp(min=0)

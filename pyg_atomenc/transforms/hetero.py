@@ -1,13 +1,12 @@
 """`ToHetero` and `FromHetero`: atoms and tokens as two types of nodes, and back."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, HeteroData
+from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import check_single
 from pyg_atomenc.data.storage import is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -61,7 +60,7 @@ class ToHetero(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> HeteroData:
         """Make the heterogeneous graph; tensors are shared, not copied."""
-        _check_single(data, AtomTokenData)
+        check_single(data)
         data.validate()
         out = HeteroData()
         out["atom"].num_nodes = data.num_nodes
@@ -141,16 +140,8 @@ class FromHetero(BaseTransform):
         return out
 
 
-def _check_single(data: Any, kind: type[Any]) -> None:
-    if not isinstance(data, kind) or isinstance(data, Batch):
-        raise AtomEncodingError(
-            f"'data' is of type {type(data).__name__}: pass one {kind.__name__}; of a "
-            f"batch batch[i]."
-        )
-
-
 def _check_types(data: HeteroData) -> None:
-    _check_single(data, HeteroData)
+    check_single(data, HeteroData)
     missing = {"atom", "token"} - set(data.node_types)
     if missing or _INSIDE not in data.edge_types:
         raise AtomEncodingError(
