@@ -141,7 +141,8 @@ def pooled(backend):
         layout = TokenLayout.from_index(problem.index, problem.num_tokens)
 
         def run():
-            return attention_pool(*problem.heads(), layout, backend=backend).flatten(1)
+            tokens, _ = attention_pool(*problem.heads(), layout, backend=backend)
+            return tokens.flatten(1)
 
         return run, problem.leaves
 

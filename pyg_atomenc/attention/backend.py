@@ -1,7 +1,7 @@
 """What an attention backend is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Union
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from pyg_atomenc.attention.inputs import (
     AttentionInputs,
     EncodeInputs,
+    Inputs,
     accumulate_dtype,
 )
 
@@ -28,18 +29,14 @@ class Backend(ABC):
     layouts: ClassVar[tuple[str, ...]]
     tolerance: ClassVar[dict[torch.dtype, float]]
 
-    def not_supported_reasons(
-        self, inputs: Union[AttentionInputs, EncodeInputs]
-    ) -> list[str]:
+    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """Why this backend cannot run ``inputs``; an empty list where it can.
 
         That the layout is one of :attr:`layouts` was seen to before.
         """
         return []
 
-    def not_automatic_reasons(
-        self, inputs: Union[AttentionInputs, EncodeInputs]
-    ) -> list[str]:
+    def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
         """Why ``"auto"`` passes by this backend, which could run ``inputs``."""
         return []
 

@@ -1,11 +1,9 @@
 """Which backend runs a call."""
 
-from typing import Union
-
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.edges import EdgesBackend
-from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.attention.inputs import Inputs
 from pyg_atomenc.attention.triton.backend import TritonBackend
 from pyg_atomenc.checks import check_choice
 from pyg_atomenc.errors import BackendError
@@ -27,7 +25,7 @@ def check_backend(name: str) -> str:
     return check_choice("backend", name, ("auto", *_BACKENDS))
 
 
-def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> Backend:
+def choose_backend(name: str, inputs: Inputs) -> Backend:
     """The backend ``name``, or for ``"auto"`` the first that can run ``inputs``.
 
     Raises:
@@ -46,9 +44,7 @@ def choose_backend(name: str, inputs: Union[AttentionInputs, EncodeInputs]) -> B
     )
 
 
-def _reasons(
-    backend: Backend, inputs: Union[AttentionInputs, EncodeInputs], automatic: bool
-) -> list[str]:
+def _reasons(backend: Backend, inputs: Inputs, automatic: bool) -> list[str]:
     kind = inputs.layout.kind
     if kind not in backend.layouts:
         able = [repr(b.name) for b in _BACKENDS.values() if kind in b.layouts]

@@ -10,7 +10,7 @@ what this file computes.
 """
 
 from importlib.util import find_spec
-from typing import Any, Optional, Union
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
@@ -20,11 +20,8 @@ from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import scatter, softmax
 
 from pyg_atomenc.attention.backend import Backend
-from pyg_atomenc.attention.inputs import (
-    AttentionInputs,
-    EncodeInputs,
-    accumulate_dtype,
-)
+from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
+from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
 from pyg_atomenc.errors import require_package
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
@@ -144,9 +141,7 @@ class EdgesBackend(Backend):
         torch.bfloat16: 1.6e-2,
     }
 
-    def not_supported_reasons(
-        self, inputs: Union[AttentionInputs, EncodeInputs]
-    ) -> list[str]:
+    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It runs everywhere, but the number of edges must be known to a trace."""
         if torch.compiler.is_compiling() and inputs.layout.num_pairs is None:
             return [
@@ -175,15 +170,9 @@ class EdgesBackend(Backend):
         return tokens.view(shape).to(inputs.value.dtype), weights
 
     def _attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
-        layout = inputs.layout
-        edge_index = layout.to_edge_index()
-        out, alpha = _MESSAGES.attend(
-            edge_index,
-            inputs.query,
-            inputs.key,
-            inputs.value,
-            inputs.edge_bias(),
-            (layout.num_sources, layout.num_targets),
-            inputs.dropout,
-        )
-        return out, alpha, edge_index
+        layout, bias = inputs.layout, inputs.bias
+        if isinstance(bias, WindowBias):
+            bias = bias.to_edges(cast(WindowLayout, layout))
+        edges, size = layout.to_edge_index(), (layout.num_sources, layout.num_targets)
+        qkv = inputs.query, inputs.key, inputs.value
+        return *_MESSAGES.attend(edges, *qkv, bias, size, inputs.dropout), edges

@@ -1,6 +1,6 @@
 """The attention functions that layers and users call."""
 
-from typing import Literal, Optional, Union, overload
+from typing import Optional
 
 from torch import Tensor
 
@@ -53,7 +53,6 @@ def attention(
     return choose_backend(backend, inputs).attention(inputs)
 
 
-@overload
 def attention_pool(
     query: Tensor,
     key: Tensor,
@@ -63,55 +62,25 @@ def attention_pool(
     *,
     dropout: float = 0.0,
     backend: str = "auto",
-    return_weights: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def attention_pool(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: TokenLayout,
-    bias: Optional[Tensor] = None,
-    *,
-    dropout: float = 0.0,
-    backend: str = "auto",
-    return_weights: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
-
-
-def attention_pool(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: TokenLayout,
-    bias: Optional[Tensor] = None,
-    *,
-    dropout: float = 0.0,
-    backend: str = "auto",
-    return_weights: bool = False,
-) -> Union[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor]:
     r"""The mean of :func:`attention` over the atoms of every token.
 
     With :math:`w_b = \frac1n \sum_a \alpha_{ab}`, how much atom :math:`b` counts in
     its token of :math:`n` atoms, the mean is :math:`\sum_b w_b v_b`.
 
     Args:
-        query (Tensor): As all up to ``backend`` for :func:`attention`.
+        query (Tensor): ``[N, H, d]``; all arguments are as for :func:`attention`.
         key (Tensor): ``[N, H, d]``.
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
         layout (TokenLayout): Which atoms form a token.
         bias (Tensor, optional): ``[E, H]``. (default: ``None``)
-        dropout (float): Probability to drop an attention weight. (default: ``0.0``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
-        return_weights (bool): Give the atom weights, too. (default: ``False``)
+        dropout (float): As for :func:`attention`. (default: ``0.0``)
+        backend (str): As for :func:`attention`. (default: ``"auto"``)
 
     Returns:
-        Tensor: The tokens ``[T, H, D]`` in the type of ``value``, zeros for an empty
-        token. With ``return_weights`` a tuple of them and the atom weights ``[N, H]``
-        before dropout, in float32 or float64, which sum to 1 in every token that is
-        not empty.
+        tuple: The tokens ``[T, H, D]`` in the type of ``value``, zeros for an empty
+        token, and the atom weights ``[N, H]`` before dropout, in float32 or float64,
+        which sum to 1 in every token that is not empty.
 
     Raises:
         ValueError: As for :func:`attention`.
@@ -119,8 +88,7 @@ def attention_pool(
     inputs = AttentionInputs(query, key, value, layout, bias, dropout)
     inputs.validate()
     inputs.tokens()
-    tokens, weights = choose_backend(backend, inputs).attention_pool(inputs)
-    return (tokens, weights) if return_weights else tokens
+    return choose_backend(backend, inputs).attention_pool(inputs)
 
 
 def attention_encode(
@@ -144,13 +112,11 @@ def attention_encode(
         weights (tuple): :math:`W_q, W_k, W_v`, each ``[H, d, C]``, of one floating
             type.
         layout (TokenLayout): Which atoms form a token.
-        bias (Tensor, optional): Added to the logits ``[E, H]``, one row an edge of
-            ``layout.to_edge_index()``. (default: ``None``)
+        bias (Tensor, optional): As for :func:`attention`. (default: ``None``)
         biases (tuple, optional): :math:`b_q, b_k, b_v`, each ``[H, d]``.
             (default: ``None``)
-        dropout (float): Probability to drop an attention weight; pass 0 when not
-            training. (default: ``0.0``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+        dropout (float): As for :func:`attention`. (default: ``0.0``)
+        backend (str): As for :func:`attention`. (default: ``"auto"``)
 
     Returns:
         tuple: The tokens ``[T, H, d]`` in the type of ``weights``, under autocast, too,

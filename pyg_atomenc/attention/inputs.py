@@ -1,7 +1,7 @@
 """The arguments of an attention, checked once before any backend sees them."""
 
 from dataclasses import dataclass
-from typing import NoReturn, Optional, Union, cast
+from typing import NoReturn, Optional, Union
 
 import torch
 from torch import Tensor
@@ -14,7 +14,13 @@ from pyg_atomenc.attention.layouts import (
     WindowLayout,
     check_layout,
 )
-from pyg_atomenc.checks import check_dropout, check_floating, check_shape
+from pyg_atomenc.checks import (
+    check_device,
+    check_dropout,
+    check_floating,
+    check_shape,
+    check_type,
+)
 from pyg_atomenc.errors import AtomEncodingError
 
 Bias = Union[Tensor, WindowBias]
@@ -22,17 +28,7 @@ Bias = Union[Tensor, WindowBias]
 
 @dataclass(frozen=True, eq=False)
 class AttentionInputs:
-    """Queries, keys, values and what they attend over.
-
-    Attributes:
-        query (Tensor): Of the layout's targets ``[N, H, d]``, any floating type.
-        key (Tensor): Of its sources ``[M, H, d]``, of the query's type and device.
-        value (Tensor): ``[M, H, D]``, or ``[M, 1, D]`` where the heads share it.
-        layout (Layout): Which targets attend to which sources.
-        bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
-            an edge of ``layout.to_edge_index()``.
-        dropout (float): Probability to drop an attention weight.
-    """
+    """The arguments of :func:`~pyg_atomenc.attention.attention`, as told there."""
 
     query: Tensor
     key: Tensor
@@ -41,12 +37,10 @@ class AttentionInputs:
     bias: Optional[Bias] = None
     dropout: float = 0.0
 
-    def edge_bias(self) -> Optional[Tensor]:
-        """The bias with one row an edge."""
-        if isinstance(self.bias, WindowBias):
-            # As `validate` saw to.
-            return self.bias.to_edges(cast(WindowLayout, self.layout))
-        return self.bias
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Optional[Tensor]]:
+        """Query, key, value, and the bias as it is kept, by edges or by windows."""
+        bias = self.bias.values if isinstance(self.bias, WindowBias) else self.bias
+        return self.query, self.key, self.value, bias
 
     def tokens(self) -> TokenLayout:
         """The layout, where only one of tokens will do.
@@ -64,12 +58,11 @@ class AttentionInputs:
                 shapes that were found and says what was expected.
         """
         check_layout(self.layout)
-        bias = self.bias.values if isinstance(self.bias, WindowBias) else self.bias
-        tensors = {"query": self.query, "key": self.key, "value": self.value}
+        query, key, value, bias = self.tensors()
+        tensors = {"query": query, "key": key, "value": value}
         for name, tensor in tensors.items():
             if check_floating(name, tensor).dim() != 3:
                 self._refuse(name, "needs the shape [num_atoms, heads, channels]")
-        query, key, value = self.query, self.key, self.value
         if key.shape[1:] != query.shape[1:]:
             self._refuse("key", "needs the shape of 'query' (but for the atoms)")
         if value.size(0) != key.size(0) or value.size(1) not in (1, query.size(1)):
@@ -82,17 +75,10 @@ class AttentionInputs:
         _check_count("key", key, self.layout.num_sources)
         check_bias(self.bias, self.layout, query.size(1))
         for name, other in (*tensors.items(), ("bias", bias)):
-            if other is not None and other.device != query.device:
-                raise AtomEncodingError(
-                    f"'{name}' is on {other.device}, but 'query' on {query.device}: "
-                    f"move them to one device."
-                )
+            if other is not None:
+                check_device(name, other, "query", query.device)
         for name, tensor in tensors.items():
-            if tensor.dtype != query.dtype:
-                raise AtomEncodingError(
-                    f"'{name}' is of type {tensor.dtype}, but 'query' of "
-                    f"{query.dtype}: convert them to one type."
-                )
+            _check_dtype(name, tensor, "'query'", query)
         check_layout_device("query", query, self.layout)
         check_dropout(self.dropout)
 
@@ -105,17 +91,7 @@ class AttentionInputs:
 
 @dataclass(frozen=True, eq=False)
 class EncodeInputs:
-    """Atoms, and the projections that make queries, keys and values of them.
-
-    Attributes:
-        x (Tensor): Atoms ``[N, C]``, any floating type.
-        weights (tuple): Of query, key and value, each ``[H, d, C]``, of one floating
-            type, which is that of the tokens.
-        layout (TokenLayout): Which atoms attend to which.
-        biases (tuple, optional): Of query, key and value, each ``[H, d]``.
-        bias (Tensor, optional): Added to the logits ``[E, H]``.
-        dropout (float): Probability to drop an attention weight.
-    """
+    """The arguments of :func:`~pyg_atomenc.attention.attention_encode`."""
 
     x: Tensor
     weights: tuple[Tensor, Tensor, Tensor]
@@ -168,23 +144,22 @@ class EncodeInputs:
                 f"'{name}' needs at least one head and one channel, found: {shapes}."
             )
         for tensor in tensors:
-            if tensor.dtype != like.dtype:
-                raise AtomEncodingError(
-                    f"'{name}' has {tensor.dtype}, but the first of 'weights' "
-                    f"{like.dtype}: convert them to one type."
-                )
+            _check_dtype(name, tensor, "the first of 'weights'", like)
 
     def project(self) -> AttentionInputs:
         """LayerNorm and the projections, written out: queries, keys and values."""
         h = F.layer_norm(self.x, self.x.shape[-1:]).to(self.weights[0].dtype)
         biases = (None, None, None) if self.biases is None else self.biases
         query, key, value = (
-            F.linear(h, weight.flatten(0, 1), None if b is None else b.flatten()).view(
-                -1, *weight.shape[:2]
-            )
-            for weight, b in zip(self.weights, biases, strict=True)
+            F.linear(h, w.flatten(0, 1), b if b is None else b.flatten())
+            for w, b in zip(self.weights, biases, strict=True)
         )
+        shape = (-1, *self.weights[0].shape[:2])
+        query, key, value = query.view(shape), key.view(shape), value.view(shape)
         return AttentionInputs(query, key, value, self.layout, self.bias, self.dropout)
+
+
+Inputs = Union[AttentionInputs, EncodeInputs]
 
 
 def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
@@ -192,7 +167,14 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
     if bias is None:
         return
     if isinstance(bias, WindowBias):
-        _check_window_bias(bias, layout, heads)
+        mend = (
+            f"'bias' is {bias}, which is of windows; pass a tensor with one row for "
+            f"every edge of layout.to_edge_index()."
+        )
+        windows = check_type("layout", layout, WindowLayout, mend)
+        sizes = (windows.num_windows, heads, windows.queries, windows.keys)
+        hint = "make it with WindowBias.from_edges(bias, layout) of this batch"
+        check_shape("bias", check_floating("bias", bias.values), *sizes, hint=hint)
         return
     edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
     hint = (
@@ -201,23 +183,20 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
     check_shape("bias", check_floating("bias", bias), edges, heads, hint=hint)
 
 
-def _check_window_bias(bias: WindowBias, layout: Layout, heads: int) -> None:
-    check_floating("bias", bias.values)
-    expected = bias.shape_for(layout, heads)
-    if list(bias.values.shape) != expected:
-        raise AtomEncodingError(
-            f"'bias' holds {list(bias.values.shape)}, but the layout and the heads "
-            f"need {expected}: make it with WindowBias.from_edges(bias, layout) of "
-            f"this batch."
-        )
-
-
 def check_layout_device(name: str, tensor: Tensor, layout: Layout) -> None:
     """Raise a ValueError unless ``tensor`` lies where ``layout`` does."""
     if tensor.device != layout.device:
         raise AtomEncodingError(
             f"'{name}' is on {tensor.device}, but 'layout' on {layout.device}: move it "
             f"with layout.to('{tensor.device}')."
+        )
+
+
+def _check_dtype(name: str, tensor: Tensor, other: str, like: Tensor) -> None:
+    if tensor.dtype != like.dtype:
+        raise AtomEncodingError(
+            f"'{name}' is of type {tensor.dtype}, but {other} of {like.dtype}: convert "
+            f"them to one type."
         )
 
 

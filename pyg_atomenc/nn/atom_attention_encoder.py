@@ -146,9 +146,7 @@ class AtomAttentionEncoder(AttentionProjections):
         if isinstance(fused, str):
             h = F.layer_norm(x, x.shape[-1:])
             query, key, value = (self.split_heads(linear(h)) for linear in linears)
-            tokens, weights = attention_pool(
-                query, key, value, layout, bias, return_weights=True, **options
-            )
+            tokens, weights = attention_pool(query, key, value, layout, bias, **options)
         else:
             tokens, weights = attention_encode(
                 x, fused[0], layout, bias, biases=fused[1], **options

@@ -37,9 +37,7 @@ def test_equals_the_loop(backend, name, bias, value_heads):
     atoms, tokens, weights, _ = token_loop(*args)
     out = attention(*qkv, layout, pairs, backend=backend)
     torch.testing.assert_close(out, torch.from_numpy(atoms), rtol=0, atol=1e-12)
-    pooled, counted = attention_pool(
-        *qkv, layout, pairs, backend=backend, return_weights=True
-    )
+    pooled, counted = attention_pool(*qkv, layout, pairs, backend=backend)
     torch.testing.assert_close(pooled, torch.from_numpy(tokens), rtol=0, atol=1e-12)
     torch.testing.assert_close(counted, torch.from_numpy(weights), rtol=0, atol=1e-12)
 
@@ -73,12 +71,8 @@ def test_first_and_second_derivatives(backend, name, bias, pool):
     inputs = [t.requires_grad_() for t in (*qkv, pairs) if t is not None]
 
     def function(query, key, value, bias=None):
-        options = {"backend": backend}
-        if pool:
-            return attention_pool(
-                query, key, value, layout, bias, **options, return_weights=True
-            )
-        return attention(query, key, value, layout, bias, **options)
+        run = attention_pool if pool else attention
+        return run(query, key, value, layout, bias, backend=backend)
 
     # In full for few atoms, along random directions for more.
     fast = layout.num_atoms > 6
@@ -91,7 +85,8 @@ def test_third_derivative():
     query = qkv[0].requires_grad_()
     found = []
     for backend in BACKENDS:
-        out = attention_pool(*qkv, layout, backend=backend).pow(3).sum()
+        tokens, _ = attention_pool(*qkv, layout, backend=backend)
+        out = tokens.pow(3).sum()
         for _ in range(3):
             (grad,) = torch.autograd.grad(out, query, create_graph=True)
             out = grad.pow(2).sum()
@@ -113,7 +108,7 @@ def test_backends_agree_on_random_partitions(ids, extra, dtype, with_bias):
     inputs = [t.requires_grad_() for t in (query, key, value, bias) if t is not None]
     results = []
     for name in BACKENDS:
-        out = attention_pool(query, key, value, layout, bias, backend=name)
+        out, _ = attention_pool(query, key, value, layout, bias, backend=name)
         atoms = attention(query, key, value, layout, bias, backend=name)
         loss = (out * torch.linspace(-1, 1, out.size(-1), dtype=dtype)).sum()
         grads = torch.autograd.grad(loss + atoms.pow(2).sum(), inputs)
@@ -130,11 +125,9 @@ def test_low_precision_within_the_stated_tolerance(backend, dtype):
     exact, layout, bias = make_inputs("many sizes", bias=True)
     rounded = [t.to(dtype) for t in (*exact, bias)]
     *qkv, pairs = (t.double() for t in rounded)
-    expected = attention_pool(*qkv, layout, pairs, backend="edges")
+    expected, _ = attention_pool(*qkv, layout, pairs, backend="edges")
     *qkv, pairs = rounded
-    out, weights = attention_pool(
-        *qkv, layout, pairs, backend=backend, return_weights=True
-    )
+    out, weights = attention_pool(*qkv, layout, pairs, backend=backend)
     assert out.dtype == dtype and weights.dtype == torch.float32
     tolerance = backends()[backend].tolerance[dtype]
     assert (out.double() - expected).abs().max() <= tolerance * expected.abs().max()
@@ -149,7 +142,7 @@ def test_sums_do_not_saturate_in_half_precision(backend, dtype):
     # bfloat16 partial sum past 256 × 100 would lose the next summand.
     layout = TokenLayout.from_index(torch.zeros(3000, dtype=torch.long))
     zeros, value = torch.zeros(3000, 1, 2), torch.full((3000, 1, 2), 100.0)
-    out = attention_pool(
+    out, _ = attention_pool(
         zeros.to(dtype), zeros.to(dtype), value.to(dtype), layout, backend=backend
     )
     assert (out == 100).all()
@@ -159,7 +152,7 @@ def test_sums_do_not_saturate_in_half_precision(backend, dtype):
 def test_weights_sum_to_one_and_survive_extreme_logits(backend):
     qkv, layout, _ = make_inputs("shuffled")
     qkv[0] *= 1e4
-    out, weights = attention_pool(*qkv, layout, backend=backend, return_weights=True)
+    out, weights = attention_pool(*qkv, layout, backend=backend)
     assert out.isfinite().all()
     total = torch.zeros(layout.num_tokens, 2, dtype=torch.float64)
     total.index_add_(0, layout.atom_to_token, weights)
@@ -171,7 +164,7 @@ def test_no_value_nor_gradient_crosses_tokens(backend):
     qkv, layout, _ = make_inputs("shuffled")
     for tensor in qkv:
         tensor.requires_grad_()
-    out = attention_pool(*qkv, layout, backend=backend)
+    out, _ = attention_pool(*qkv, layout, backend=backend)
     grads = torch.autograd.grad(out[2].sum(), qkv)
     outside = layout.atom_to_token != 2
     for grad in grads:
@@ -180,7 +173,7 @@ def test_no_value_nor_gradient_crosses_tokens(backend):
     with torch.no_grad():
         for tensor in qkv:
             tensor[layout.atom_to_token == 3] = torch.nan
-        out = attention_pool(*qkv, layout, backend=backend)
+        out, _ = attention_pool(*qkv, layout, backend=backend)
     kept = torch.arange(layout.num_tokens) != 3
     assert out[kept].isfinite().all()
     assert out[3].isnan().any()
@@ -197,8 +190,8 @@ def test_permuting_atoms_permutes_the_output(backend):
         attention(*qkv, layout, backend=backend)[perm],
     )
     torch.testing.assert_close(
-        attention_pool(*permuted, moved, backend=backend),
-        attention_pool(*qkv, layout, backend=backend),
+        attention_pool(*permuted, moved, backend=backend)[0],
+        attention_pool(*qkv, layout, backend=backend)[0],
     )
 
 
@@ -219,11 +212,13 @@ def test_dropout_keeps_the_mean_and_follows_the_seed(backend, pool):
     layout = TokenLayout.from_index(torch.zeros(2000, dtype=torch.long))
     query, key = torch.zeros(2000, 1, 1), torch.zeros(2000, 1, 1)
     value = torch.ones(2000, 1, 1)
-    function = attention_pool if pool else attention
+    options = {"dropout": 0.25, "backend": backend}
 
     def run(seed):
         torch.manual_seed(seed)
-        return function(query, key, value, layout, dropout=0.25, backend=backend)
+        if pool:
+            return attention_pool(query, key, value, layout, **options)[0]
+        return attention(query, key, value, layout, **options)
 
     out = run(1)
     assert torch.equal(out, run(1)) and not torch.equal(out, run(2))
@@ -255,7 +250,7 @@ def test_edge_and_dense_agree_where_a_token_is_cut_into_row_blocks(monkeypatch):
     inputs = [t.requires_grad_() for t in (*qkv, bias)]
     found = []
     for backend in ("edges", "dense"):
-        out = attention_pool(*qkv, layout, bias, backend=backend)
+        out, _ = attention_pool(*qkv, layout, bias, backend=backend)
         atoms = attention(*qkv, layout, bias, backend=backend)
         loss = out.pow(2).sum() + atoms.pow(3).sum()
         found.append((out, atoms, *torch.autograd.grad(loss, inputs)))
@@ -266,7 +261,7 @@ def test_edge_and_dense_agree_where_a_token_is_cut_into_row_blocks(monkeypatch):
 def test_only_asked_gradients_are_computed():
     qkv, layout, _ = make_inputs("shuffled")
     value = qkv[2].requires_grad_()
-    attention_pool(*qkv, layout, backend="dense").sum().backward()
+    attention_pool(*qkv, layout, backend="dense")[0].sum().backward()
     assert value.grad is not None
     assert qkv[0].grad is None and qkv[1].grad is None
 

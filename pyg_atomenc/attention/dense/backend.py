@@ -38,9 +38,7 @@ class DenseBackend(Backend):
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
         context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
-        tokens, weights = pool(
-            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), context
-        )
+        tokens, weights = pool(*inputs.tensors(), context)
         return tokens, weights
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
@@ -55,8 +53,7 @@ class DenseBackend(Backend):
 
 def _attend_tokens(inputs: AttentionInputs) -> Tensor:
     context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
-    bias = inputs.edge_bias()
-    (out,) = attend(inputs.query, inputs.key, inputs.value, bias, context)
+    (out,) = attend(*inputs.tensors(), context)
     return out
 
 

@@ -24,7 +24,7 @@ MAX_WINDOWS = 4096
 def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     """Attention outputs ``[N, H, D]`` in the accumulation type."""
     dtype = accumulate_dtype(inputs.query.dtype)
-    query, key, value, bias = inputs.query, inputs.key, inputs.value, inputs.bias
+    query, key, value, bias = inputs.tensors()
     if layout.num_windows == 0:
         return value.new_zeros(0, query.size(1), value.size(2), dtype=dtype)
     query_index, is_query = layout.query_index()
@@ -37,8 +37,8 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
         k = _heads(key, key_index[group], dtype)
         v = _heads(value, key_index[group], dtype)
         mask = closed[group]
-        if isinstance(bias, WindowBias):
-            mask = bias.values[group].to(dtype)
+        if bias is not None and isinstance(inputs.bias, WindowBias):
+            mask = bias[group].to(dtype)
         elif bias is not None:
             pairs = take(bias, layout.pair_index(group)[0]).to(dtype)
             mask = mask + pairs.movedim(-1, 1)
@@ -65,8 +65,7 @@ def _slots(is_query: Tensor, layout: WindowLayout) -> Tensor:
 
 def _is_followed(inputs: AttentionInputs) -> bool:
     """Whether gradients, transforms or tangents follow, for which none is fused."""
-    bias = inputs.bias.values if isinstance(inputs.bias, WindowBias) else inputs.bias
-    tensors = (inputs.query, inputs.key, inputs.value, bias)
+    tensors = inputs.tensors()
     if needs_reference(tensors):
         return True
     return torch.is_grad_enabled() and any(

@@ -1,7 +1,7 @@
 """Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz."""
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class WindowLayout(Layout):
         queries (int): Queries of a full window ``W``.
         keys (int): Keys of a full window ``H``.
         num_atoms (int): The number of atoms ``N``.
-        num_pairs (int, optional): The number of edges of :meth:`to_edge_index`.
+        num_pairs (int): The number of edges of :meth:`to_edge_index`.
     """
 
     ptr: Tensor
@@ -48,7 +48,7 @@ class WindowLayout(Layout):
     queries: int
     keys: int
     num_atoms: int
-    num_pairs: Optional[int] = None
+    num_pairs: int
 
     kind = "windows"
     tensors = ("ptr", "query_start", "query_stop", "key_start", "key_stop")

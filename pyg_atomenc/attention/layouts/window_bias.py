@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.layouts.base import Layout, register_pytree
+from pyg_atomenc.attention.layouts.base import register_pytree
 from pyg_atomenc.attention.layouts.window import WindowLayout
 from pyg_atomenc.attention.ragged import take
-from pyg_atomenc.checks import check_type
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,17 +39,8 @@ class WindowBias:
         Raises:
             ValueError: If there is not one row an edge.
         """
-        is_tensor = isinstance(bias, Tensor)
-        if not is_tensor or bias.dim() != 2 or bias.size(0) != layout.num_pairs:
-            found = list(bias.shape) if is_tensor else type(bias).__name__
-            raise AtomEncodingError(
-                f"'bias' needs the shape [{layout.num_pairs}, heads], one row for "
-                f"every edge of layout.to_edge_index(), found: {found}."
-            )
-        if layout.num_windows == 0:
-            return WindowBias(
-                bias.new_zeros(0, bias.size(1), layout.queries, layout.keys)
-            )
+        hint = "one row for every edge of layout.to_edge_index()"
+        check_shape("bias", bias, layout.num_pairs, "heads", hint=hint)
         edge, _ = layout.pair_index()
         return WindowBias.from_windows(take(bias, edge).movedim(-1, 1), layout)
 
@@ -69,19 +59,6 @@ class WindowBias:
         """The bias with one row an edge of ``layout.to_edge_index()``, ``[E, H]``."""
         _, is_edge = layout.pair_index()
         return self.values.movedim(1, -1)[is_edge]
-
-    def shape_for(self, layout: Layout, heads: int) -> list[int]:
-        """The shape that a layout and a number of heads need.
-
-        Raises:
-            ValueError: If the layout is not one of windows.
-        """
-        mend = (
-            f"'bias' is {self}, which is of windows; pass a tensor with one row for "
-            f"every edge of layout.to_edge_index()."
-        )
-        windows = check_type("layout", layout, WindowLayout, mend)
-        return [windows.num_windows, heads, windows.queries, windows.keys]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.values.shape)})"

@@ -8,7 +8,7 @@ time, and have not run on a GPU.
 """
 
 from importlib.util import find_spec
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
-from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs, Inputs
 from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
 from pyg_atomenc.errors import how_to_install
@@ -37,9 +37,7 @@ class TritonBackend(Backend):
         torch.bfloat16: 1.6e-2,
     }
 
-    def not_supported_reasons(
-        self, inputs: Union[AttentionInputs, EncodeInputs]
-    ) -> list[str]:
+    def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It needs Triton, a GPU, a type that it adds up in float32, and no dropout."""
         if isinstance(inputs, AttentionInputs):
             like, device = inputs.query, inputs.query.device
@@ -59,25 +57,20 @@ class TritonBackend(Backend):
             reasons.append("'dropout' is not 0, and it has none")
         return reasons
 
-    def not_automatic_reasons(
-        self, inputs: Union[AttentionInputs, EncodeInputs]
-    ) -> list[str]:
+    def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
         """The interpreter is thousands of times slower than anything else."""
         return ["Triton's interpreter is on"] if is_interpreted() else []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
         context = OperatorContext.from_layout(inputs.tokens(), 0.0)
-        bias = inputs.edge_bias()
-        (out,) = attend(inputs.query, inputs.key, inputs.value, bias, context)
+        (out,) = attend(*inputs.tensors(), context)
         return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
         context = OperatorContext.from_layout(inputs.tokens(), 0.0)
-        tokens, weights = pool(
-            inputs.query, inputs.key, inputs.value, inputs.edge_bias(), context
-        )
+        tokens, weights = pool(*inputs.tensors(), context)
         return tokens, weights
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:

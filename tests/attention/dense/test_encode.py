@@ -255,7 +255,7 @@ def test_bad_input():
         ({"weights": [w[:0] for w in weights]}, "at least one head.*0, 3, 6"),
         (
             {"weights": (*weights[:2], weights[2].float())},
-            "'weights' has torch.float32, but the first of 'weights' torch.float64",
+            "'weights' is of type torch.float32, but the first of 'weights' of",
         ),
         (
             {"weights": (*weights[:2], weights[2].to("meta"))},
@@ -266,7 +266,7 @@ def test_bad_input():
         ({"biases": ()}, "'biases' needs three"),
         (
             {"biases": (inputs["bq"].half(),) * 3},
-            "'biases' has torch.float16, but the first of 'weights' torch.float64",
+            "'biases' is of type torch.float16, but the first of 'weights' of",
         ),
         (
             {"biases": (inputs["bq"].to("meta"),) * 3},

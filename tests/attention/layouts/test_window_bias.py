@@ -54,5 +54,5 @@ def test_bad_input():
     with pytest.raises(ValueError, match="'layout' is of type TokenLayout.*of windows"):
         attention(*qkv, tokens, packed)
     other, _ = make([0, 4, 9])
-    with pytest.raises(ValueError, match="the layout and the heads need"):
+    with pytest.raises(ValueError, match=r"'bias' needs the shape \[3, 2, 4, 8\]"):
         attention(*qkv, other, WindowBias(packed.values[:1]))

@@ -96,10 +96,7 @@ class Case:
     def run(self, pool, name="triton", tensors=None):
         tensors = tensors or self.tensors
         if pool:
-            return attention_pool(
-                *tensors[:3], self.layout, *tensors[3:], backend=name,
-                return_weights=True,
-            )  # fmt: skip
+            return attention_pool(*tensors[:3], self.layout, *tensors[3:], backend=name)
         return (attention(*tensors[:3], self.layout, *tensors[3:], backend=name),)
 
     def expected(self, pool):
@@ -416,7 +413,7 @@ def test_compiles_whole_and_for_any_number_of_atoms():
 def test_compiles_with_the_layout_inside():
     def run(index, query, key, value):
         layout = TokenLayout.from_index(index, 4)
-        return attention_pool(query, key, value, layout, backend="triton")
+        return attention_pool(query, key, value, layout, backend="triton")[0]
 
     case = Case((3, 17, 0, 70), bias=False)
     arguments = (case.layout.atom_to_token, *case.tensors)
