@@ -192,7 +192,7 @@ def fuse_projections(
         # Of this very class: what derives from it may do anything else.
         if not isinstance(linear, Linear) or type(linear) is not Linear:
             return f"one is of type {type(linear).__name__}"
-        if "forward" in vars(linear):
+        if "forward" in linear.__dict__:
             return "the forward function of one was replaced"
         if isinstance(linear.weight, UninitializedParameter):
             linear(x[:0])
