@@ -30,8 +30,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     Args:
         atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
             and its annotations ``charge`` and ``num_hydrogens`` are read where it has
-            them. Where it has the annotation ``is_resolved``, atoms that are not may
-            have NaN as positions.
+            them. Where ``is_resolved`` is there and false, positions may be NaN.
         tokenizer (callable, optional): Takes ``atoms``, gives their
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)

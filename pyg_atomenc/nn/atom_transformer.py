@@ -125,10 +125,8 @@ class AtomTransformer(torch.nn.Module):
             (default: ``channels``)
         pair_channels (int, optional): Channels of the pairs; ``None`` for attention
             without a bias. (default: ``None``)
-        expansion (int): Inner channels of the transitions as a multiple of ``C``.
-            (default: ``2``)
-        shared_pair_norm (bool): Whether the layers share the LayerNorm of the pairs.
-            (default: ``False``)
+        expansion (int): Inner channels as a multiple of ``C``. (default: ``2``)
+        shared_pair_norm (bool): Layers share the pairs' LayerNorm. (default: ``False``)
         post_norm (bool): End every layer with a LayerNorm. (default: ``False``)
         checkpoint (bool): In training, keep only the layers' inputs and compute the
             rest again in the backward pass. (default: ``False``)

@@ -46,8 +46,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         concat (bool): Concatenate the heads; else average them. (default: ``True``)
         bias (bool): Give the projections an additive bias. (default: ``False``)
         edge_dim (int, optional): Number of edge features. (default: ``None``)
-        dropout (float): Probability to drop an attention weight when training.
-            (default: ``0.0``)
+        dropout (float): Probability to drop a weight in training. (default: ``0.0``)
         backend (str): How to attend over a layout: ``"auto"`` or a backend's name.
             Edge lists are always attended over as messages. (default: ``"auto"``)
         **kwargs: Of :class:`torch_geometric.nn.conv.MessagePassing`, but for ``aggr``.

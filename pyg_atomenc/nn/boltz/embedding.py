@@ -181,8 +181,7 @@ class AtomPairEmbedding(torch.nn.Module):
             ref_pos (Tensor): Reference positions ``[N, 3]`` in ångström.
             ref_space_uid (Tensor): The reference space of every atom ``[N]``.
             cond (Tensor): The atoms' condition ``[N, atom_channels]``.
-            token_pairs (TokenPairs, optional): The features of token pairs.
-                (default: ``None``)
+            token_pairs (TokenPairs, optional): Of the tokens. (default: ``None``)
         """
         active = F.relu(cond)
         geometry = (self.lin_position, self.lin_distance, self.lin_same)
