@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pyg_atomenc.checks import check_shape
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.residues import POLYMER_LINKS, Residues, find_residues, link_type
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
 """The columns of ``edge_attr``; coordination and unknown bonds are ``"other"``."""
@@ -75,17 +76,11 @@ def unique_bonds(data: Data) -> tuple[Tensor, Tensor]:
 
 def check_bond_types(data: Data) -> None:
     """Raise a ValueError unless ``edge_attr`` holds one-hot bond types."""
-    if data.edge_attr is None or data.edge_attr.dim() != 2:
-        raise AtomEncodingError(
-            "'edge_attr' is missing from the data, or no matrix: read it with "
-            "from_structure, from_atom_array, from_smiles or from_rdmol, or set the "
-            "one-hot bond types [E, 5] of pyg_atomenc.io.BOND_TYPES."
-        )
-    if data.edge_attr.size(1) != BOND_COLUMNS:
-        raise AtomEncodingError(
-            f"'edge_attr' has {data.edge_attr.size(1)} columns: the bond types of "
-            f"pyg_atomenc.io.BOND_TYPES are {BOND_COLUMNS}."
-        )
+    hint = (
+        "read the data with from_structure, from_atom_array, from_smiles or "
+        "from_rdmol, or set the one-hot bond types of pyg_atomenc.io.BOND_TYPES"
+    )
+    check_shape("edge_attr", data.edge_attr, "E", BOND_COLUMNS, hint=hint)
 
 
 def residue_bonds(atoms: Any, table: Table) -> Any:

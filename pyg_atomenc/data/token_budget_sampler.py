@@ -186,12 +186,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._index = [i for i in range(self._samples) if i not in left_out]
         if not over or self.oversized == "alone":
             return
-        first = " and ".join(
-            f"{found[name][over[0]]:,} of {most:,} {name}"
-            for name, most in budgets.items()
-        )
+        sizes = [
+            f"{found[n][over[0]]:,} of {most:,} {n}" for n, most in budgets.items()
+        ]
         text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
-        text += f"first is graph {over[0]} with {first}"
+        text += f"first is graph {over[0]} with {' and '.join(sizes)}"
         if self.oversized == "raise":
             raise AtomEncodingError(
                 f"'oversized' is 'raise', and {text}: raise the budget, or pass "

@@ -198,9 +198,7 @@ def _category(pdbx: Any, category: Any, columns: Any, rows: int) -> Any:
                 raise AtomEncodingError(f"the mask of {name} is none")
         for array in (data, mask):
             if array is not None and array.shape != (rows,):
-                raise AtomEncodingError(
-                    f"{name} has {array.size} values for {rows} rows"
-                )
+                raise AtomEncodingError(f"{name}: {array.size} values for {rows} rows")
         made[name] = pdbx.BinaryCIFColumn(data, mask)
     return pdbx.BinaryCIFCategory(made, rows)
 

@@ -24,7 +24,6 @@ from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 CPU_WINDOWS = 32
 MAX_WINDOWS = 1024
 
-
 # What makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised
 # over the channels as by a LayerNorm without parameters; anything finite at places that
 # are no pair. All pairs together would take more memory than anything else of a

@@ -48,8 +48,6 @@ class AttentionProjections(torch.nn.Module):
         if kwargs.get("flow") == "target_to_source":
             source, target = target, source
         checks.check_sizes(out_channels=out_channels, heads=heads)
-        if edge_dim is not None:
-            checks.check_channels(edge_dim=edge_dim)
         checks.check_dropout(dropout)
         check_backend(backend)
         super().__init__(**kwargs)
@@ -66,6 +64,7 @@ class AttentionProjections(torch.nn.Module):
         self.lin_value = Linear(source, width, bias, **options)
         self.lin_edge = None
         if edge_dim is not None:
+            checks.check_channels(edge_dim=edge_dim)
             self.lin_edge = Linear(edge_dim, heads, False, **options)
         self.reset_parameters()
 
@@ -131,10 +130,8 @@ class AttentionProjections(torch.nn.Module):
         return out.flatten(1) if self.concat else out.mean(dim=1)
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
-            f"heads={self.heads})"
-        )
+        sizes = f"{self.in_channels}, {self.out_channels}, heads={self.heads}"
+        return f"{type(self).__name__}({sizes})"
 
 
 def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:

@@ -100,8 +100,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
                 token to each other, or of a window to those around it.
             edge_attr (Tensor, optional): Edge features, in the order of the edges, or
                 of ``layout.to_edge_index()``. (default: ``None``)
-            size (tuple, optional): Numbers of source and target nodes.
-                (default: ``None``)
+            size (tuple, optional): Numbers of sources and targets. (default: ``None``)
             return_attention_weights (bool, optional): Also give the edges and their
                 weights. (default: ``None``)
 

@@ -71,7 +71,7 @@ def test_bad_arguments(folder, tmp_path):
     for files, pattern in ((tmp_path / "nowhere", None), (folder / "deep", None)):
         with pytest.raises(ValueError, match=f"{files}: is no folder, or holds no fil"):
             StructureFiles(files, pattern)
-    with pytest.raises(ValueError, match=r"holds no file \*.bcif .*Check 'pattern'"):
+    with pytest.raises(ValueError, match=r"holds no file \*.bcif.*Check 'pattern'"):
         StructureFiles(folder, "*.bcif")
     with pytest.raises(ValueError, match="from_structure got an unexpected .*'water'"):
         StructureFiles(folder, water=False)

@@ -90,10 +90,8 @@ class BoltzAtomDecoder(BoltzModule):
         pairs = given.pairs
         # In float32 whether it is asked for under autocast or not.
         with torch.autocast(given.cond.device.type, enabled=False):
-            prepared = self.transformer.condition(
-                pairs.layout, given.cond, pairs.features
-            )
-        return BoltzDecoderConditioning(given.layout, prepared)
+            made = self.transformer.condition(pairs.layout, given.cond, pairs.features)
+        return BoltzDecoderConditioning(given.layout, made)
 
     def forward(
         self,

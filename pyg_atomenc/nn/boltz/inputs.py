@@ -119,9 +119,7 @@ class BoltzInputs(TensorDataclass):
         if self.ptr is not None:
             ends = self.ptr[:1].tolist() + self.ptr[-1:].tolist()
             if ends != [0, num_atoms]:
-                raise AtomEncodingError(
-                    f"'ptr' has the ends {ends} for {num_atoms} atoms."
-                )
+                raise AtomEncodingError(f"'ptr' has ends {ends} for {num_atoms} atoms.")
             return self.ptr.long()
         if batch is None:
             return torch.tensor([0, num_atoms])
