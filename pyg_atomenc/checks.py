@@ -193,3 +193,11 @@ def check_has(data: Any, mend: str, *names: str) -> None:
     for name in names:
         if name not in data:
             raise AtomEncodingError(f"'{name}' is missing from the data: {mend}")
+
+
+def check_heads(name: str, channels: int, heads: int) -> None:
+    """Check that every one of ``heads`` gets as many of the channels."""
+    if channels % heads:
+        raise AtomEncodingError(
+            f"'{name}' is {channels} for {heads} heads: pass a multiple of the heads."
+        )

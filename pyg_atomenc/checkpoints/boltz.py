@@ -75,8 +75,7 @@ def load_boltz(
         part (str): ``"diffusion"`` for the encoder and decoder inside the diffusion
             model, ``"trunk"`` for the encoder that embeds the inputs.
             (default: ``"diffusion"``)
-        queries (int): Queries of a window, which the weights do not tell.
-            (default: ``32``)
+        queries (int): Queries of a window, which no weight tells. (default: ``32``)
         keys (int): Keys of a window. (default: ``128``)
 
     Returns:
@@ -100,10 +99,9 @@ def load_boltz(
     if config.diffusion and any(name.startswith(place) for name in tensors):
         decoder = BoltzAtomDecoder(config)
         names |= _load(decoder, tensors)
-    own = {
-        "trunk": (_TRUNK + "atom_attention_encoder.", _TRUNK + "atom_enc"),
-        "diffusion": (_SCORE + "atom_attention_", _DIFFUSION + "atom_"),
-    }[part]
+    own = (_TRUNK + "atom_attention_encoder.", _TRUNK + "atom_enc")
+    if config.diffusion:
+        own = (_SCORE + "atom_attention_", _DIFFUSION + "atom_")
     unread = [name for name in tensors if name.startswith(own) and name not in names]
     if unread:
         raise AtomEncodingError(
@@ -252,8 +250,7 @@ def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     found = "diffusion" if "r_to_q_trans.weight" in tensors else "trunk"
     if found != part:
         raise AtomEncodingError(
-            f"'part' is {part!r}, but the state_dict is of the {found}'s encoder: pass "
-            f"part={found!r}."
+            f"'part' is {part!r}, but it is the {found}'s encoder: pass part={found!r}."
         )
     prefix, _, _ = _places(1, part == "diffusion", "encoder")
     return {prefix + name: tensor for name, tensor in tensors.items()}
@@ -276,8 +273,7 @@ def _load(
             state = dict(zip(ours, rows, strict=True)) | state
     if wrong:
         raise AtomEncodingError(
-            f"'path_or_state_dict' has weights whose sizes do not fit each other: "
-            f"{listed(wrong)}."
+            f"'path_or_state_dict' has weights whose sizes do not fit: {listed(wrong)}."
         )
     missing = [theirs for theirs, ours in names.items() if ours[0] not in state]
     if missing:

@@ -106,8 +106,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         content = read(str(path))
     except Exception as error:
         raise FileFormatError(
-            f"{path}: not readable as {kind}, it may be cut short ({error}); fetch it "
-            f"anew."
+            f"{path}: not readable as {kind}, maybe cut short ({error}): fetch it anew."
         ) from error
     if not isinstance(content, Mapping):
         raise FileFormatError(

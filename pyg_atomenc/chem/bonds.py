@@ -9,16 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pyg_atomenc.chem.codes import (
-    Integers,
-    code,
-    count_before,
-    join,
-    of_distinct,
-    places,
-)
+from pyg_atomenc.checks import check_shape
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.residues import POLYMER_LINKS, Residues, find_residues, link_type
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
 """The columns of ``edge_attr``; coordination and unknown bonds are ``"other"``."""
@@ -46,8 +41,7 @@ def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
 
     Returns:
         tuple: ``edge_index`` ``[2, 2 * B]`` int64, each bond in both directions and
-        sorted by its first atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot over
-        :data:`BOND_TYPES`.
+        sorted by its first atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot.
     """
     ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     ends = np.concatenate([ends, ends[:, ::-1]])
@@ -82,17 +76,11 @@ def unique_bonds(data: Data) -> tuple[Tensor, Tensor]:
 
 def check_bond_types(data: Data) -> None:
     """Raise a ValueError unless ``edge_attr`` holds one-hot bond types."""
-    if data.edge_attr is None or data.edge_attr.dim() != 2:
-        raise AtomEncodingError(
-            "'edge_attr' is missing from the data, or no matrix: read it with "
-            "from_structure, from_atom_array, from_smiles or from_rdmol, or set the "
-            "one-hot bond types [E, 5] of pyg_atomenc.io.BOND_TYPES."
-        )
-    if data.edge_attr.size(1) != BOND_COLUMNS:
-        raise AtomEncodingError(
-            f"'edge_attr' has {data.edge_attr.size(1)} columns: the bond types of "
-            f"pyg_atomenc.io.BOND_TYPES are {BOND_COLUMNS}."
-        )
+    hint = (
+        "read the data with from_structure, from_atom_array, from_smiles or "
+        "from_rdmol, or set the one-hot bond types of pyg_atomenc.io.BOND_TYPES"
+    )
+    check_shape("edge_attr", data.edge_attr, "E", BOND_COLUMNS, hint=hint)
 
 
 def residue_bonds(atoms: Any, table: Table) -> Any:
@@ -112,8 +100,8 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
     residue = residues.index
     parts = [_along(residues)]
     # How many atoms of the same name stand before each in its residue.
-    rank = count_before(join(residue, code(atoms.atom_name)))
-    for rows in places(code(atoms.res_name)):
+    rank = codes.count_before(codes.join(residue, codes.code(atoms.atom_name)))
+    for rows in codes.places(codes.code(atoms.res_name)):
         bonds = table.get(str(atoms.res_name[rows[0]]))
         if bonds:
             of = (residue[rows], atoms.atom_name[rows], rank[rows])
@@ -131,7 +119,8 @@ def _within(
     """Bonds in all the residues of one component."""
     named = dict.fromkeys(name for pair in bonds for name in pair)
     number = {name: i for i, name in enumerate(named)}
-    column, row = of_distinct(lambda name: number.get(name, -1), names), code(residue)
+    column = codes.of_distinct(lambda name: number.get(name, -1), names)
+    row = codes.code(residue)
     there = column >= 0
     # Of each copy of a name, which atom it is in each residue.
     place = np.full((rank.max() + 1, row.max() + 1, len(number)), -1)
@@ -150,7 +139,7 @@ def _along(residues: Residues) -> NDArray[np.int64]:
     """Bonds from each residue to the next in a peptide or nucleic acid ``[B, 3]``."""
     atoms, first = residues.atoms, residues.first
     same, certain = _follows(atoms, first)
-    types = of_distinct(link_type, residues.names)
+    types = codes.of_distinct(link_type, residues.names)
     parts = [np.zeros((0, 3), dtype=np.int64)]
     for link in POLYMER_LINKS:
         fits = np.isin(types, link.types)
@@ -178,8 +167,7 @@ def _follows(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether a residue may be bonded to the next one, and surely is ``[R - 1]``.
 
-    Numbers may jump, above all those of authors, and stay the same where insertion
-    codes count.
+    Numbers may jump, above all those of authors, or stay as insertion codes count.
     """
     known = atoms.get_annotation_categories()
     same = np.ones(len(first) - 1, dtype=bool)

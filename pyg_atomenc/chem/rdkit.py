@@ -153,7 +153,6 @@ def graph_mol(
         rdkit.Chem.RWMol: With ``N`` atoms and ``B`` bonds.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    base = require_package("rdkit.rdBase", "AtomFeatures")
     aromatic = torch.zeros_like(z)
     aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
     mol = chem.RWMol()
@@ -171,7 +170,7 @@ def graph_mol(
     kinds = [getattr(chem.BondType, name) for name in _BONDS]
     for a, b, kind in zip(*bonds.tolist(), types.tolist(), strict=True):
         mol.AddBond(a, b, kinds[kind])
-    with base.BlockLogs():
+    with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)
         chem.SetConjugation(mol)
@@ -199,11 +198,10 @@ def ring_size(mol: Any, largest: int) -> Tensor:
 def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     """As :func:`cip_codes`, of the stereocentres that positions ``[N, 3]`` tell."""
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    base = require_package("rdkit.rdBase", "AtomFeatures")
     conformer = chem.Conformer(mol.GetNumAtoms())
     conformer.SetPositions(pos.double().nan_to_num(0.0).cpu().numpy())
     mol.AddConformer(conformer, assignId=True)
-    with base.BlockLogs():
+    with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         chem.AssignAtomChiralTagsFromStructure(mol)
         chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     code = cip_codes(mol)

@@ -8,15 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.checks import check_type
-from pyg_atomenc.chem.codes import (
-    Integers,
-    by_first_atom,
-    code,
-    code_runs,
-    count_before,
-    join,
-    of_distinct,
-)
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
@@ -99,7 +92,7 @@ class Residues:
         polymer = self.numbered
         if polymer is None:
             polymer = ~self.atoms.hetero[self.first] | self.linked
-        return np.where(polymer, of_distinct(_component_kind, self.names), LIGAND)
+        return np.where(polymer, codes.of_distinct(_component_kind, self.names), LIGAND)
 
     @property
     def standard(self) -> NDArray[np.bool_]:
@@ -137,26 +130,25 @@ def find_residues(atoms: Any) -> Residues:
     """Tell the residues of an ``AtomArray`` apart by all that names them.
 
     They are numbered by their first atoms, which need not stand together. Where a later
-    stretch repeats an atom name, as when residue numbers start anew, it is a residue of
-    its own.
+    stretch repeats an atom name, as when numbers start anew, it is another residue.
     """
     known = atoms.get_annotation_categories()
     names = [*_IDENTITY, *(name for name in _MORE_IDENTITY if name in known)]
-    residue = join(*(code_runs(getattr(atoms, name)) for name in names))
+    residue = codes.join(*(codes.code_runs(getattr(atoms, name)) for name in names))
     run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
     runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
     if len(np.unique(runs)) < len(runs):
-        copy = _copy_of_run(residue, run, code(atoms.atom_name))[run]
-        residue = join(residue, copy)
-    return Residues(atoms, *by_first_atom(residue))
+        copy = _copy_of_run(residue, run, codes.code(atoms.atom_name))[run]
+        residue = codes.join(residue, copy)
+    return Residues(atoms, *codes.by_first_atom(residue))
 
 
 def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
     """How many runs of the same residue before each run repeat one of its names."""
     count = run.max() + 1
-    named, run = np.divmod(np.unique(join(residue, name) * count + run), count)
+    named, run = np.divmod(np.unique(codes.join(residue, name) * count + run), count)
     copies = np.zeros(count, dtype=np.int64)
-    np.maximum.at(copies, run, count_before(named))
+    np.maximum.at(copies, run, codes.count_before(named))
     return copies
 
 
@@ -187,8 +179,7 @@ def check_atom_array(atoms: Any) -> None:
     check_type("atoms", atoms, structure.AtomArray, mend)
     if atoms.array_length() == 0:
         raise AtomEncodingError(
-            "'atoms' has no atoms: pass at least one, and check what they were "
-            "filtered by."
+            "'atoms' has no atoms: pass at least one, check what filtered them."
         )
 
 

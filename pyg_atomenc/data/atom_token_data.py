@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import subgraph
 
-from pyg_atomenc import checks
+import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.storage import AtomTokenStorage, is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
@@ -23,11 +23,9 @@ class AtomTokenData(Data):
     :class:`~torch_geometric.data.Data` does, and in addition
 
     * ``atom_to_token`` of each further graph is shifted by the ``num_tokens`` of the
-      graphs before it, so that no two graphs share a token, and trailing empty tokens
-      are kept;
+      graphs before it, so that no two share a token and trailing empty ones are kept;
     * attributes named ``token_*`` are concatenated over the tokens, unshifted, but for
-      ``token_edge_index``, which is shifted by tokens, and ``token_batch``, which is
-      shifted by graphs;
+      ``token_edge_index``, which is shifted by tokens, and ``token_batch``, by graphs;
     * masking transforms and :meth:`subgraph` leave ``token_*`` alone even where there
       are as many tokens as atoms; what names pairs of atoms, ``pair_attr`` and
       ``radius_*``, keeps the pairs of which both are left.
@@ -102,8 +100,7 @@ class AtomTokenData(Data):
 
         It is built at every call, so keep it for the batch, best before that moves to a
         GPU: ``layout = batch.token_layout().to(device)``. A batch from a
-        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout along: then it is
-        only handed out.
+        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here.
         """
         stored = self._store.get(LAYOUT_KEY)
         if stored is not None:
@@ -117,8 +114,7 @@ class AtomTokenData(Data):
         """Check bonds, token assignment and the length of every token attribute.
 
         Args:
-            raise_on_error (bool): Raise at the first fault; else return ``False``.
-                (default: ``True``)
+            raise_on_error (bool): Raise, else return ``False``. (default: ``True``)
 
         Returns:
             bool: Whether everything holds.

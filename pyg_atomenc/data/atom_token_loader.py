@@ -20,8 +20,7 @@ class AtomTokenLoader(DataLoader):
     batch has to build a new layout.
 
     Args:
-        dataset (Dataset or sequence): Gives
-            :class:`~pyg_atomenc.data.AtomTokenData`.
+        dataset (Dataset or sequence): Gives :class:`~pyg_atomenc.data.AtomTokenData`.
         *args: As for :class:`torch_geometric.loader.DataLoader`.
         **kwargs: Likewise.
 

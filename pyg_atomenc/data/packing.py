@@ -41,8 +41,7 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
     the datasets inside. Any other dataset is loaded, one graph after the other.
 
     Args:
-        dataset (Dataset or sequence): Gives
-            :class:`~pyg_atomenc.data.AtomTokenData`.
+        dataset (Dataset or sequence): Gives :class:`~pyg_atomenc.data.AtomTokenData`.
 
     Returns:
         tuple: Atoms and pairs of every graph ``[S]``, int64.

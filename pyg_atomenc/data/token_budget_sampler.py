@@ -39,8 +39,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         dataset (Dataset or sequence, optional): Gives
             :class:`~pyg_atomenc.data.AtomTokenData`. Where it has no method
             ``graph_sizes()``, as :class:`~pyg_atomenc.datasets.StructureDataset` has,
-            every graph is loaded once to learn its size. Not needed with the sizes.
-            (default: ``None``)
+            every graph is loaded once for its size. (default: ``None``, with the sizes)
         max_pairs (int, optional): The most pairs of a batch. (default: no bound)
         max_atoms (int, optional): The most atoms of a batch. (default: no bound)
         pairs (Tensor or sequence, optional): :math:`\sum_t n_t^2` of every graph
@@ -150,8 +149,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         for name, own in self.state_dict().items():
             if not isinstance(state, dict) or name not in state:
                 raise AtomEncodingError(
-                    f"'state' has no {name!r}: pass what state_dict() of such a "
-                    f"sampler gave."
+                    f"'state' has no {name!r}: pass what a sampler's state_dict() gave."
                 )
             if name not in ("epoch", "given") and state[name] != own:
                 raise AtomEncodingError(
@@ -188,12 +186,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._index = [i for i in range(self._samples) if i not in left_out]
         if not over or self.oversized == "alone":
             return
-        first = " and ".join(
-            f"{found[name][over[0]]:,} of {most:,} {name}"
-            for name, most in budgets.items()
-        )
+        sizes = [
+            f"{found[n][over[0]]:,} of {most:,} {n}" for n, most in budgets.items()
+        ]
         text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
-        text += f"first is graph {over[0]} with {first}"
+        text += f"first is graph {over[0]} with {' and '.join(sizes)}"
         if self.oversized == "raise":
             raise AtomEncodingError(
                 f"'oversized' is 'raise', and {text}: raise the budget, or pass "

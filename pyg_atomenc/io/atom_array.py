@@ -30,8 +30,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     Args:
         atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
             and its annotations ``charge`` and ``num_hydrogens`` are read where it has
-            them. Where it has the annotation ``is_resolved``, atoms that are not may
-            have NaN as positions.
+            them. Where ``is_resolved`` is there and false, positions may be NaN.
         tokenizer (callable, optional): Takes ``atoms``, gives their
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
@@ -48,8 +47,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``chirality`` ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S by the
           Chemical Component Dictionary, -1 for a component that it does not know
         - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
-        - ``edge_attr`` ``[E, 5]``, float32: one-hot over
-          :data:`~pyg_atomenc.io.BOND_TYPES`
+        - ``edge_attr`` ``[E, 5]``, float32: one-hot :data:`~pyg_atomenc.io.BOND_TYPES`
         - ``atom_name``, ``res_name``, ``chain_id``, ``ins_code``: lists of text, and
           ``res_id`` ``[N]``, int64, and ``hetero`` ``[N]``, bool
         - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
@@ -128,8 +126,7 @@ def to_atom_array(
     Args:
         data (AtomTokenData): One graph with ``z`` and ``pos``, such as a reader gives;
             of a batch, ``batch[i]``. A molecule becomes one residue ``UNL``.
-        token_values (Tensor, optional): One number per token ``[T]``.
-            (default: ``None``)
+        token_values (Tensor, optional): One number a token ``[T]``. (default: ``None``)
         annotation (str): The name of the annotation that holds them, none that names
             atoms. (default: ``"b_factor"``)
 

@@ -219,10 +219,8 @@ def _places(site: Any) -> Any:
     atoms.set_annotation("ins_code", ins_code)
     if "label_alt_id" in site:
         atoms.set_annotation("altloc_id", site["label_alt_id"].as_array(str))
-    occupancy = np.ones(atoms.array_length())
-    if "occupancy" in site:
-        occupancy = site["occupancy"].as_array(float)
-    atoms.set_annotation("occupancy", occupancy)
+    weight = site["occupancy"].as_array(float) if "occupancy" in site else 1.0
+    atoms.set_annotation("occupancy", np.full(atoms.array_length(), weight))
     return atoms
 
 

@@ -198,9 +198,7 @@ def _category(pdbx: Any, category: Any, columns: Any, rows: int) -> Any:
                 raise AtomEncodingError(f"the mask of {name} is none")
         for array in (data, mask):
             if array is not None and array.shape != (rows,):
-                raise AtomEncodingError(
-                    f"{name} has {array.size} values for {rows} rows"
-                )
+                raise AtomEncodingError(f"{name}: {array.size} values for {rows} rows")
         made[name] = pdbx.BinaryCIFColumn(data, mask)
     return pdbx.BinaryCIFCategory(made, rows)
 
@@ -246,10 +244,8 @@ def _strings(data: Any, step: Any, rows: int) -> NDArray[np.str_]:
     text, index = step["stringData"], _decode(data, step["dataEncoding"], rows)
     ends = _decode(step["offsets"], step["offsetEncoding"], max(rows, len(text)))
     strings = [text[a:b] for a, b in pairwise(ends.tolist())]
-    longest, most = (
-        max(map(len, strings), default=0),
-        max(_LONGEST, 2**24 // (rows + 1)),
-    )
+    longest = max(map(len, strings), default=0)
+    most = max(_LONGEST, 2**24 // (rows + 1))
     if sum(map(len, strings)) != len(text) or longest > most:
         raise AtomEncodingError("its texts do not add up, or one is too long")
     if len(index) and not -1 <= index.min() <= index.max() < len(strings):

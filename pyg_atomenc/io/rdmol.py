@@ -31,23 +31,19 @@ def from_rdmol(
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
         conformer (int, optional): The id of the conformer to read positions from;
             ``-1`` for the first that is 3D, if there is any; ``None`` for no
-            positions. A 2D drawing has no positions in ångström and is never read.
-            (default: ``-1``)
+            positions. A 2D drawing, not in ångström, is never read. (default: ``-1``)
 
     Returns:
         AtomTokenData: As from :func:`from_atom_array`, for ``N`` atoms, but
 
         - ``pos`` and ``token_pos``: only if there is a 3D conformer
         - ``num_hydrogens``: as RDKit counts those of each atom
-        - ``chirality`` ``[N]``, int64: 0 for no or an unknown stereocentre, 1 for R,
-          2 for S
+        - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S
         - ``is_representative``: the first atom of each token
-        - ``atom_name``: the name from a PDB file, else the element and a running
-          count, such as ``C1``
+        - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
           file, else the residue ``UNL`` 0
-        - ``token_*``: as the tokenizer gives it; the default gives SMILES as
-          ``token_name``
+        - ``token_*``: by the tokenizer; the default's ``token_name`` is SMILES
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
@@ -106,8 +102,7 @@ def from_smiles(
         tokenizer (callable, optional): Takes the ``rdkit.Chem.Mol``, gives its
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
-        hydrogens (bool): Add the implicit hydrogens as atoms, behind all others.
-            (default: ``False``)
+        hydrogens (bool): Add implicit hydrogens as the last atoms. (default: ``False``)
         max_length (int): How many characters are too many. (default: ``5_000``)
 
     Returns:
@@ -141,15 +136,12 @@ def _check_text(smiles: Any, max_length: int) -> str:
     mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
     check_integer("max_length", max_length, 0)
     text = check_type("smiles", smiles, str, mend).strip()
-    if any(0xD800 <= ord(letter) < 0xE000 for letter in text[: max_length + 1]):
+    # Older releases of RDKit would read what stands before a NUL.
+    codes = set(map(ord, text[: max_length + 1]))
+    if 0 in codes or not codes.isdisjoint(range(0xD800, 0xE000)):
         raise AtomEncodingError(
-            f"'smiles' is {text[:50]!r}, which holds half a character: read the text "
-            f"it comes from in its true encoding."
-        )
-    if "\0" in text[: max_length + 1]:
-        # Older releases of RDKit would read what stands before it.
-        raise AtomEncodingError(
-            f"'smiles' is {text[:50]!r}, which holds a NUL character: pass text."
+            f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: read "
+            f"the text it comes from in its true encoding."
         )
     if len(text) > max_length:
         raise AtomEncodingError(
@@ -171,8 +163,7 @@ def _short(text: str) -> str:
 
 def _parse(smiles: str) -> Any:
     chem = require_package("rdkit.Chem", "from_smiles")
-    base = require_package("rdkit.rdBase", "from_smiles")
-    with base.BlockLogs():
+    with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
         try:
             mol = chem.MolFromSmiles(smiles)
             reason = _reason(smiles) if mol is None else ""

@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -21,15 +20,8 @@ from pyg_atomenc.io.pdb import PdbDocument
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
-_FORMATS = {
-    **{".cif": "mmCIF", ".mmcif": "mmCIF", ".bcif": "BinaryCIF"},
-    **{".pdb": "PDB", ".ent": "PDB"},
-}
-_DOCUMENTS: dict[str, Any] = {
-    "mmCIF": CifDocument,
-    "BinaryCIF": partial(CifDocument, binary=True),
-    "PDB": PdbDocument,
-}
+_FORMATS = {".cif": "mmCIF", ".mmcif": "mmCIF", ".bcif": "BinaryCIF"}
+_FORMATS |= {".pdb": "PDB", ".ent": "PDB"}
 # How the names of structure files end, each also with .gz behind it.
 SUFFIXES = tuple(_FORMATS)
 
@@ -62,12 +54,10 @@ def from_structure(
         tokenizer (callable, optional): Takes the ``biotite.structure.AtomArray``,
             gives its :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
-        model (int or str): Which model, from 1, or ``"all"`` for a list of all.
-            (default: ``1``)
+        model (int or str): Which one, from 1, or ``"all"`` for a list. (default: ``1``)
         assembly (str, optional): The id of the biological assembly to build, such as
             ``"1"``; its copies have ``token_sym_id``. (default: the atoms of the file)
-        chains (sequence, optional): The names of the chains to keep, in ``numbering``.
-            (default: all)
+        chains (sequence, optional): Names to keep, in ``numbering``. (default: all)
         numbering (str): What ``chain_id``, ``res_id`` and ``token_*`` of these names
             hold: ``"author"``, as in a PDB file, or ``"label"``, as in the sequence
             (mmCIF only; 0 for what is in none). Files with both always give
@@ -81,8 +71,7 @@ def from_structure(
             (default: :class:`~pyg_atomenc.io.Limits`)
 
     Returns:
-        AtomTokenData or list: As from :func:`from_atom_array`; for ``model="all"``, one
-        for each model.
+        AtomTokenData or list: As from :func:`from_atom_array`; a list for ``"all"``.
 
     Raises:
         ValueError: If the file is missing, empty, damaged, cut short, over a limit or
@@ -102,7 +91,10 @@ def from_structure(
     kind = _FORMATS[suffix]
     content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
-        document = _DOCUMENTS[kind](file, content, limits)
+        if kind == "PDB":
+            document: Any = PdbDocument(file, content, limits)
+        else:
+            document = CifDocument(file, content, limits, kind == "BinaryCIF")
         count = document.num_models
         known = document.assemblies if assembly is not None else [None]
     if count == 0:
@@ -145,8 +137,7 @@ def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> No
     number = isinstance(model, int) and not isinstance(model, bool) and model > 0
     if model != "all" and not number:
         raise AtomEncodingError(
-            f"'model' is {model!r}: pass the number of a model, counted from 1, or "
-            f"'all'."
+            f"'model' is {model!r}: pass a model's number, from 1, or 'all'."
         )
     mend = "pass the assembly's id as text, such as '1'."
     check_type("assembly", "" if assembly is None else assembly, str, mend)
@@ -223,8 +214,7 @@ def _select(
         missing = [name for name in chains if name not in there]
         if missing:
             raise AtomEncodingError(
-                f"has no chain {missing[0]!r}, but {there}. Check 'chains' and "
-                f"'numbering'."
+                f"has no chain {missing[0]!r}, but {there}: see 'chains', 'numbering'."
             )
         keep &= np.isin(atoms.chain_id, list(chains))
     if not waters:

@@ -44,17 +44,15 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
         return _complete(atoms, scheme)
     # Every copy of an assembly has its own gaps.
     copies = dict.fromkeys(atoms.sym_id.tolist())
-    return structure.concatenate(
-        [_complete(atoms[atoms.sym_id == copy], scheme) for copy in copies]
-    )
+    parts = [_complete(atoms[atoms.sym_id == copy], scheme) for copy in copies]
+    return structure.concatenate(parts)
 
 
 def _complete(atoms: Any, scheme: Any) -> Any:
     atoms = atoms.copy()
     atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
     structure = require_package("biotite.structure", "unresolved atoms")
-    parts = [atoms, *_missing_atoms(atoms)]
-    parts += _missing_residues(atoms, scheme)
+    parts = [atoms, *_missing_atoms(atoms), *_missing_residues(atoms, scheme)]
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
     info = require_package("biotite.structure.info", "unresolved atoms")

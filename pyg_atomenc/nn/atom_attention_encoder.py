@@ -34,28 +34,23 @@ class AtomAttentionEncoder(AttentionProjections):
     with tokens in place of sequence-local windows.
 
     Args:
-        in_channels (int): Channels ``C`` of the atoms, ``-1`` to take them from the
-            first input.
+        in_channels (int): Channels ``C`` of the atoms, ``-1`` for the first input's.
         out_channels (int): Channels ``d`` of every head. (default: ``32``)
         heads (int): Number of heads ``H``. (default: ``4``)
         concat (bool): Concatenate the heads; else average them. (default: ``True``)
         bias (bool): Give the projections an additive bias. (default: ``False``)
-        edge_dim (int, optional): Number of features of every pair of atoms in a token.
-            (default: ``None``)
-        dropout (float): Probability to drop an attention weight when training.
-            (default: ``0.0``)
+        edge_dim (int, optional): Number of a pair's features. (default: ``None``)
+        dropout (float): Probability to drop a weight in training. (default: ``0.0``)
         backend (str): ``"auto"``, or the name of a backend:  ``"edges"`` is the
             definition by message passing, ``"dense"`` uses batched matrix products,
-            ``"triton"`` fused kernels on an NVIDIA GPU.
-            (default: ``"auto"``)
+            ``"triton"`` fused kernels on an NVIDIA GPU. (default: ``"auto"``)
 
     Shapes:
         - input: atoms ``[N, C]``; the token of every atom ``[N]``, integers in any
           order, or a :class:`~pyg_atomenc.attention.TokenLayout`; pair features
           ``[E, edge_dim]`` in the order of ``layout.to_edge_index()``
         - output: tokens ``[T, H * d]``, ``[T, d]`` without ``concat``; with
-          ``return_attention_weights`` also how much every atom counts in its token
-          ``[N, H]``
+          ``return_attention_weights`` also each atom's weight ``[N, H]``
 
     Raises:
         ValueError: If a size is not positive, an option unknown, or inputs do not fit.
@@ -107,19 +102,15 @@ class AtomAttentionEncoder(AttentionProjections):
                 ``ptr[t]`` to ``ptr[t + 1] - 1``; ``[T + 1]``. (default: ``None``)
             dim_size (int, optional): The number of tokens, empty ones included.
                 (default: the largest token id plus one)
-            dim (int): The dimension of the atoms; it has to be the first of the two.
-                (default: ``-2``)
-            edge_attr (Tensor, optional): Features of the pairs of atoms in tokens.
-                (default: ``None``)
+            dim (int): That of the atoms, the first of two. (default: ``-2``)
+            edge_attr (Tensor, optional): Features of the pairs. (default: ``None``)
             return_attention_weights (bool, optional): Also give the atoms' weights,
-                before dropout. They sum to 1 in every token that is not empty.
-                (default: ``None``)
+                before dropout; they sum to 1 in a non-empty token. (default: ``None``)
             batch (Tensor, optional): The graph of every atom ``[N]``; when given, a
                 token with atoms in two graphs is an error. (default: ``None``)
 
         Returns:
-            Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
-            zeros.
+            Tensor or tuple: ``tokens`` or ``(tokens, weights)``. Empty ones are zeros.
         """
         self.check_atoms(x, self.lin_query)
         if dim not in (-2, 0):
@@ -130,8 +121,7 @@ class AtomAttentionEncoder(AttentionProjections):
         if (index is None) == (ptr is None):
             raise AtomEncodingError(
                 f"'index' and 'ptr' are both {'missing' if ptr is None else 'there'}: "
-                f"pass the token of every atom, or a TokenLayout, or the tokens' "
-                f"pointers."
+                f"pass every atom's token, or a TokenLayout, or tokens' pointers."
             )
         if ptr is not None:
             index = _index_of(ptr, x.size(0))

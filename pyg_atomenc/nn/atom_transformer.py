@@ -121,14 +121,11 @@ class AtomTransformer(torch.nn.Module):
         channels (int): Channels ``C`` of the atoms, a multiple of the heads.
         heads (int): Number of heads ``H``. (default: ``4``)
         depth (int): Number of layers. (default: ``3``)
-        cond_channels (int, optional): Channels ``S`` of the condition.
-            (default: ``channels``)
+        cond_channels (int, optional): ``S`` of the condition. (default: ``channels``)
         pair_channels (int, optional): Channels of the pairs; ``None`` for attention
             without a bias. (default: ``None``)
-        expansion (int): Inner channels of the transitions as a multiple of ``C``.
-            (default: ``2``)
-        shared_pair_norm (bool): Whether the layers share the LayerNorm of the pairs.
-            (default: ``False``)
+        expansion (int): Inner channels as a multiple of ``C``. (default: ``2``)
+        shared_pair_norm (bool): Layers share the pairs' LayerNorm. (default: ``False``)
         post_norm (bool): End every layer with a LayerNorm. (default: ``False``)
         checkpoint (bool): In training, keep only the layers' inputs and compute the
             rest again in the backward pass. (default: ``False``)
@@ -267,10 +264,8 @@ class AtomTransformer(torch.nn.Module):
         return x
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.channels}, heads={self.heads}, "
-            f"depth={len(self.layers)})"
-        )
+        sizes = f"{self.channels}, heads={self.heads}, depth={len(self.layers)}"
+        return f"{type(self).__name__}({sizes})"
 
 
 def check_samples(name: str, value: Any, *shape: int) -> Tensor:

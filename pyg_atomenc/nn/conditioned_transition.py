@@ -87,8 +87,7 @@ class ConditionedTransition(torch.nn.Module):
         (\mathrm{silu}(W_g a) \odot W_v a \odot W_u a)
 
     Algorithm 25 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w), with a third factor :math:`W_u a` as
-    Boltz has it.
+    (https://doi.org/10.1038/s41586-024-07487-w), with Boltz's 3rd factor :math:`W_u a`.
 
     Args:
         channels (int): Channels ``C`` of the input.

@@ -17,14 +17,12 @@ from pyg_atomenc.attention import (
     attention,
     check_backend,
 )
-from pyg_atomenc.checks import check_sizes, check_type
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_heads, check_sizes, check_type
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
 MAX_WINDOWS = 1024
-
 
 # What makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised
 # over the channels as by a LayerNorm without parameters; anything finite at places that
@@ -159,11 +157,7 @@ class PairBiasAttention(torch.nn.Module):
         super().__init__()
         check_sizes(channels=channels, heads=heads)
         check_backend(backend)
-        if channels % heads:
-            raise AtomEncodingError(
-                f"'channels' is {channels} for {heads} heads: pass a multiple of the "
-                f"heads."
-            )
+        check_heads("channels", channels, heads)
         self.channels = channels
         self.heads = heads
         self.backend = backend

@@ -10,20 +10,14 @@ from torch.nn.parameter import UninitializedParameter
 from torch_geometric.nn.dense import Linear
 from torch_geometric.nn.inits import reset
 
+import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import check_backend
-from pyg_atomenc.checks import (
-    check_channels,
-    check_device,
-    check_dropout,
-    check_floating,
-    check_rows,
-    check_shape,
-    check_sizes,
-    check_tensor,
-)
 from pyg_atomenc.errors import AtomEncodingError
 
 Projections = tuple[Tensor, Tensor, Tensor]
+_HOOKS = [
+    f"_{way}{when}_hooks" for way in ("forward", "backward") for when in ("", "_pre")
+]
 
 
 class AttentionProjections(torch.nn.Module):
@@ -45,19 +39,16 @@ class AttentionProjections(torch.nn.Module):
         backend: str,
         **kwargs: Any,
     ) -> None:
-        pair: Any = in_channels
-        if not isinstance(pair, (tuple, list)):
-            pair = (pair, pair)
+        both = isinstance(in_channels, (tuple, list))
+        pair: Any = in_channels if both else (in_channels, in_channels)
         for channels in pair:
-            check_channels(in_channels=channels)
+            checks.check_channels(in_channels=channels)
         # Of two kinds of nodes those attended to, and those that attend.
         source, target = pair
         if kwargs.get("flow") == "target_to_source":
             source, target = target, source
-        check_sizes(out_channels=out_channels, heads=heads)
-        if edge_dim is not None:
-            check_channels(edge_dim=edge_dim)
-        check_dropout(dropout)
+        checks.check_sizes(out_channels=out_channels, heads=heads)
+        checks.check_dropout(dropout)
         check_backend(backend)
         super().__init__(**kwargs)
         self.in_channels = in_channels
@@ -73,6 +64,7 @@ class AttentionProjections(torch.nn.Module):
         self.lin_value = Linear(source, width, bias, **options)
         self.lin_edge = None
         if edge_dim is not None:
+            checks.check_channels(edge_dim=edge_dim)
             self.lin_edge = Linear(edge_dim, heads, False, **options)
         self.reset_parameters()
 
@@ -88,15 +80,15 @@ class AttentionProjections(torch.nn.Module):
             ValueError: If ``x`` is no floating matrix, or of other channels, type or
                 device than the weights of ``linear``.
         """
-        check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
-        check_shape("x", x, "num_atoms", "in_channels")
+        checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
+        checks.check_shape("x", x, "num_atoms", "in_channels")
         channels = getattr(linear, "in_channels", -1)
         if channels != -1 and x.size(1) != channels:
             raise AtomEncodingError(
                 f"'x' has {x.size(1)} channels, but the layer was made with "
                 f"in_channels={channels}: make it with in_channels={x.size(1)}, or -1."
             )
-        check_floating("x", x)
+        checks.check_floating("x", x)
         _check_kind("x", x, linear)
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
@@ -121,11 +113,11 @@ class AttentionProjections(torch.nn.Module):
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
         wanted = "edge_dim" if width == -1 else width
-        check_shape("edge_attr", edge_attr, "num_edges", wanted)
-        check_floating("edge_attr", edge_attr)
+        checks.check_shape("edge_attr", edge_attr, "num_edges", wanted)
+        checks.check_floating("edge_attr", edge_attr)
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
-            check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
+            checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
         _check_kind("edge_attr", edge_attr, self.lin_edge)
         return self.lin_edge(edge_attr)
 
@@ -138,10 +130,8 @@ class AttentionProjections(torch.nn.Module):
         return out.flatten(1) if self.concat else out.mean(dim=1)
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
-            f"heads={self.heads})"
-        )
+        sizes = f"{self.in_channels}, {self.out_channels}, heads={self.heads}"
+        return f"{type(self).__name__}({sizes})"
 
 
 def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
@@ -152,7 +142,7 @@ def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
     weight = getattr(linear, "weight", None)
     if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
         return
-    check_device(name, x, "layer", weight.device)
+    checks.check_device(name, x, "layer", weight.device)
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise AtomEncodingError(
             f"'{name}' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
@@ -165,8 +155,7 @@ def fuse_projections(
 ) -> Union[tuple[Projections, Optional[Projections]], str]:
     """Weights and biases for one function, or the reason why each has to be called.
 
-    They are those that calling would use: lazy ones are made, and under autocast all
-    are of its type.
+    They are those that calling would use: lazy ones made, under autocast of its type.
 
     Args:
         linears (tuple): The projections of query, key and value.
@@ -177,12 +166,7 @@ def fuse_projections(
         tuple or str: The weights, each ``[H, d, C]``, and the biases, each ``[H, d]``,
         or ``None``; or the reason.
     """
-    if (
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    ):
+    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
         return "a hook on all modules wants to see them"
     weights, biases = [], []
     dtype = None
@@ -196,12 +180,7 @@ def fuse_projections(
             return "the forward function of one was replaced"
         if isinstance(linear.weight, UninitializedParameter):
             linear(x[:0])
-        if (
-            linear._forward_hooks
-            or linear._forward_pre_hooks
-            or linear._backward_hooks
-            or linear._backward_pre_hooks
-        ):
+        if any(getattr(linear, name) for name in _HOOKS):
             return "a hook wants to see one"
         weight = linear.weight if dtype is None else linear.weight.to(dtype)
         weights.append(weight.view(heads, -1, weight.size(1)))

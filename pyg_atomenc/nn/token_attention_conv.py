@@ -46,8 +46,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         concat (bool): Concatenate the heads; else average them. (default: ``True``)
         bias (bool): Give the projections an additive bias. (default: ``False``)
         edge_dim (int, optional): Number of edge features. (default: ``None``)
-        dropout (float): Probability to drop an attention weight when training.
-            (default: ``0.0``)
+        dropout (float): Probability to drop a weight in training. (default: ``0.0``)
         backend (str): How to attend over a layout: ``"auto"`` or a backend's name.
             Edge lists are always attended over as messages. (default: ``"auto"``)
         **kwargs: Of :class:`torch_geometric.nn.conv.MessagePassing`, but for ``aggr``.
@@ -101,8 +100,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
                 token to each other, or of a window to those around it.
             edge_attr (Tensor, optional): Edge features, in the order of the edges, or
                 of ``layout.to_edge_index()``. (default: ``None``)
-            size (tuple, optional): Numbers of source and target nodes.
-                (default: ``None``)
+            size (tuple, optional): Numbers of sources and targets. (default: ``None``)
             return_attention_weights (bool, optional): Also give the edges and their
                 weights. (default: ``None``)
 

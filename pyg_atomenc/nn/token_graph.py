@@ -34,8 +34,7 @@ def token_graph(
         ``edge_attr`` where the data has ``token_edge_attr``, ``batch`` ``[T]`` int64,
         ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the mean position of a
         token's atoms (zeros for an empty token), where ``data`` has positions. A
-        :class:`~torch_geometric.data.Batch` with ``ptr`` and ``num_graphs`` where
-        ``data`` is one.
+        :class:`~torch_geometric.data.Batch` with ``ptr`` and ``num_graphs`` of a batch.
 
     Raises:
         ValueError: If ``data`` is no ``AtomTokenData``, or ``token_x`` has not one row

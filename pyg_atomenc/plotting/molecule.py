@@ -43,8 +43,7 @@ def draw_atom_weights(
         size (tuple): Width and height in pixels. (default: ``(450, 350)``)
 
     Returns:
-        str: The picture, ready to be written to a file or shown by
-        ``IPython.display.SVG``.
+        str: The picture, to be written to a file or shown by ``IPython.display.SVG``.
 
     Raises:
         ValueError: If ``mol`` is no molecule with atoms, if there is not one finite

@@ -27,8 +27,7 @@ class AF3:
     :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Args:
-        atomize_modified (bool): Split covalently modified standard residues.
-            (default: ``True``)
+        atomize_modified (bool): Split modified standard residues. (default: ``True``)
 
     Shapes:
         - input: as of :class:`~pyg_atomenc.tokenizers.Residue`; an array with bonds

@@ -18,8 +18,7 @@ class Tokens:
     """Which token every atom belongs to, and what is known of the tokens.
 
     Args:
-        atom_to_token (Tensor): The token of every atom ``[N]``, int64, with values in
-            ``[0, num_tokens)``.
+        atom_to_token (Tensor): Of every atom ``[N]``, int64 in ``[0, num_tokens)``.
         num_tokens (int): The number of tokens ``T``.
         attributes (dict): Token attributes by name, each a tensor or list with one
             entry per token; names start with ``token_``. (default: ``{}``)
@@ -41,8 +40,7 @@ class Tokens:
         index, tensor = self.atom_to_token, isinstance(self.atom_to_token, Tensor)
         if not tensor or index.dtype != torch.long or index.dim() != 1:
             raise AtomEncodingError(
-                f"'atom_to_token' is {found(index)}: pass an int64 tensor with one "
-                f"token id per atom."
+                f"'atom_to_token' is {found(index)}: pass int64, one token id per atom."
             )
         check_integer("num_tokens", self.num_tokens, 0)
         check_range("atom_to_token", index, self.num_tokens, "tokens")
@@ -81,8 +79,7 @@ class Tokens:
                 return
         raise AtomEncodingError(
             f"'representative' is {atom!r}: give one atom of each of the "
-            f"{self.num_tokens} tokens as an int64 tensor, -1 for a token without "
-            f"atoms."
+            f"{self.num_tokens} tokens as an int64 tensor, -1 for one without atoms."
         )
 
 

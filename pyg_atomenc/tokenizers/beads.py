@@ -122,6 +122,5 @@ def _check(mapping: Any) -> None:
         twice = [name for name in named if named.count(name) > 1]
         if twice:
             raise AtomEncodingError(
-                f"'mapping' names atom {min(twice)!r} of {of} twice: an atom belongs "
-                f"to one bead."
+                f"'mapping' names atom {min(twice)!r} of {of} twice: it has one bead."
             )

@@ -64,6 +64,5 @@ class Boltz2(Boltz1):
 
     def _whole(self, residues: Residues) -> NDArray[np.bool_]:
         numbered = residues.numbered
-        return super()._whole(residues) | (
-            residues.linked if numbered is None else numbered
-        )
+        polymer = residues.linked if numbered is None else numbered
+        return super()._whole(residues) | polymer

@@ -96,12 +96,12 @@ def molecule_tokens(mol: Any, token: Integers, names: list[str]) -> Tokens:
     residue of their first atom is that of the molecule's PDB information.
     """
     count, known = len(names), residue_columns(mol)
-    _, first = by_first_atom(token)
+    first = by_first_atom(token)[1].tolist()
     attributes = {
         "token_name": names,
-        "token_chain": [known["chain_id"][atom] for atom in first.tolist()],
-        "token_res_id": known["res_id"][torch.from_numpy(first)],
-        "token_ins_code": [known["ins_code"][atom] for atom in first.tolist()],
+        "token_chain": [known["chain_id"][atom] for atom in first],
+        "token_res_id": known["res_id"][first],
+        "token_ins_code": [known["ins_code"][atom] for atom in first],
         "token_entity_kind": torch.full((count,), LIGAND),
         "token_is_standard": torch.zeros(count, dtype=torch.bool),
         "token_label_chain": [""] * count,

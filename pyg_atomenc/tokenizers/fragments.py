@@ -29,8 +29,7 @@ class BRICS:
     cleared may be cut elsewhere.
 
     ``token_name`` is the canonical SMILES of each fragment without its hydrogens, with
-    ``*`` at every cut: aspirin has ``*C(C)=O``, ``*O*`` and ``*c1ccccc1*`` among
-    others.
+    ``*`` at every cut: aspirin has ``*C(C)=O``, ``*O*``, ``*c1ccccc1*`` and others.
 
     Shapes:
         - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
@@ -51,8 +50,7 @@ class BRICS:
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its fragment; see the class."""
         mol = as_mol(source)
-        base = require_package("rdkit.rdBase", "BRICS")
-        with base.BlockLogs():
+        with require_package("rdkit.rdBase", "BRICS").BlockLogs():
             return chemical_tokens(source, *_cut(mol))
 
 

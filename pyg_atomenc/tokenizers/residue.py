@@ -23,8 +23,7 @@ class Residue:
     numbers start anew after 9,999 waters, is it a residue of its own. Tokens are
     numbered by their first atom.
 
-    A molecule of RDKit has the residues of its PDB information; without that, it is
-    one residue.
+    A molecule of RDKit has the residues of its PDB information; without, it is one.
 
     Every tokenizer of structures gives, for ``T`` tokens:
 
@@ -109,6 +108,6 @@ class Components:
             return molecule_tokens(source, token, names)
         check_atom_array(source)
         check_bonds(source)
-        ends = source.bonds.as_array()[:, :2]
-        token, _ = by_first_atom(connected(source.array_length(), ends))
+        piece = connected(source.array_length(), source.bonds.as_array()[:, :2])
+        token, _ = by_first_atom(piece)
         return structure_tokens(find_residues(source), token)

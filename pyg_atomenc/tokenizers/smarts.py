@@ -63,10 +63,9 @@ class Smarts:
     def _compile(self) -> list[tuple[str, Any]]:
         # Not kept: RDKit's molecules need not travel to DataLoader workers.
         chem = require_package("rdkit.Chem", "Smarts")
-        base = require_package("rdkit.rdBase", "Smarts")
         queries = []
         for name, pattern in self.patterns.items():
-            with base.BlockLogs():
+            with require_package("rdkit.rdBase", "Smarts").BlockLogs():
                 query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
             if not query or query.GetNumAtoms() == 0:
                 raise AtomEncodingError(

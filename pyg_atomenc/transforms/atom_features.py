@@ -48,10 +48,8 @@ class AtomFeatures(BaseTransform):
         {'element': 6, 'charge': 5, 'degree': 4, 'hybridization': 4}
     """
 
-    columns = (
-        "element charge degree hybridization is_aromatic ring_size chirality "
-        "num_hydrogens"
-    ).split()
+    columns = "element charge degree hybridization".split()
+    columns += "is_aromatic ring_size chirality num_hydrogens".split()
     sizes = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 3, 9)
 
     def __init__(self, attr: str = "x") -> None:

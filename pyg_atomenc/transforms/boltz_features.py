@@ -1,6 +1,7 @@
 """`BoltzFeatures`: what Boltz's atom encoder reads of a molecule."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ _UNKNOWN = {PROTEIN: "UNK", DNA: "DN", RNA: "N", LIGAND: "UNK"}
 _NAMELESS = ("", "UNL")
 
 
+@dataclass(eq=False)
 class BoltzFeatures(BaseTransform):
     """Adds what :class:`~pyg_atomenc.nn.BoltzAtomEncoder` reads, encoded as Boltz does.
 
@@ -43,8 +45,7 @@ class BoltzFeatures(BaseTransform):
 
     - ``ref_pos`` ``[N, 3]``, float32: in ångström
     - ``ref_charge`` ``[N]``, float32: in elementary charges
-    - ``ref_atom_name_chars`` ``[N, 4]``, int64: ``ord - 32`` of the upper-case name's
-      characters, modulo 64
+    - ``ref_atom_name_chars`` ``[N, 4]``, int64: ``ord - 32`` of capitals, modulo 64
     - ``ref_space_uid`` ``[N]``, int64: the residue
     - with ``backbone``: ``backbone`` ``[N]``, int64: 0 none; 1 to 4 N, CA, C, O of a
       protein; 5 to 16 P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1' of DNA
@@ -56,8 +57,7 @@ class BoltzFeatures(BaseTransform):
     Args:
         backbone (bool): Add the kinds of backbone atoms. (default: ``False``)
         residue (bool): Add the features of residues. (default: ``False``)
-        rotate (bool): Turn every conformer at random, as Boltz does in training.
-            (default: ``False``)
+        rotate (bool): Turn conformers at random, as Boltz trains. (default: ``False``)
         seed (int): Of RDKit's embedding. (default: ``0``)
 
     Raises:
@@ -67,17 +67,10 @@ class BoltzFeatures(BaseTransform):
         ImportError: If biotite is missing for a structure, or RDKit for a SMILES.
     """
 
-    def __init__(
-        self,
-        backbone: bool = False,
-        residue: bool = False,
-        rotate: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.backbone = backbone
-        self.residue = residue
-        self.rotate = rotate
-        self.seed = seed
+    backbone: bool = False
+    residue: bool = False
+    rotate: bool = False
+    seed: int = 0
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
@@ -111,11 +104,6 @@ class BoltzFeatures(BaseTransform):
             data.token_modified = torch.tensor(modified)
             data.token_mol_type = torch.tensor(kinds)
         return data
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(backbone={self.backbone}, residue={self.residue})"
-        )
 
 
 def name_codes(names: Iterable[str]) -> Tensor:

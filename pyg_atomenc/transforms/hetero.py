@@ -152,6 +152,5 @@ def _check_types(data: HeteroData) -> None:
     more = [kind for kind in data.node_types + data.edge_types if kind not in known]
     if more:
         raise AtomEncodingError(
-            f"'data' has {more[0]!r}, which an AtomTokenData has no place for: remove "
-            f"it first."
+            f"'data' has {more[0]!r}, for which there is no place: remove it first."
         )

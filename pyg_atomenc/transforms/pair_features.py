@@ -1,5 +1,7 @@
 """`PairFeatures`: what is known of every pair of atoms in a token."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +18,7 @@ from pyg_atomenc.errors import AtomEncodingError
 _FARTHEST = 6
 
 
+@dataclass(eq=False)
 class PairFeatures(BaseTransform):
     r"""Adds ``pair_attr`` ``[P, D]``, float32: features of the pairs inside tokens.
 
@@ -32,8 +35,7 @@ class PairFeatures(BaseTransform):
       a position is not known. They are differentiable with respect to ``pos``.
 
     Args:
-        num_rbf (int): The number of Gaussians; 0 for data without positions.
-            (default: ``16``)
+        num_rbf (int): How many Gaussians; 0 without positions. (default: ``16``)
         cutoff (float): The centre of the last one, in ångström. (default: ``10.0``)
 
     Raises:
@@ -50,14 +52,15 @@ class PairFeatures(BaseTransform):
         torch.Size([3, 128])
     """
 
-    def __init__(self, num_rbf: int = 16, cutoff: float = 10.0) -> None:
-        if check_integer("num_rbf", num_rbf, 0) == 1:
+    num_rbf: int = 16
+    cutoff: float = 10.0
+
+    def __post_init__(self) -> None:
+        if check_integer("num_rbf", self.num_rbf, 0) == 1:
             raise AtomEncodingError(
                 "'num_rbf' is 1: pass 2 or more Gaussians, or 0 for none."
             )
-        check_positive("cutoff", cutoff, "in ångström")
-        self.num_rbf = num_rbf
-        self.cutoff = cutoff
+        check_positive("cutoff", self.cutoff, "in ångström")
 
     @property
     def edge_dim(self) -> int:
@@ -88,9 +91,6 @@ class PairFeatures(BaseTransform):
             dtype = pos.dtype
         data.pair_attr = torch.cat([part.to(dtype) for part in parts], dim=1)
         return data
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(num_rbf={self.num_rbf}, cutoff={self.cutoff})"
 
 
 def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:

@@ -1,5 +1,6 @@
 """`RadiusEdges`: edges between atoms that are close in space."""
 
+from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
@@ -13,6 +14,7 @@ from pyg_atomenc.data.atom_token_data import check_pos
 from pyg_atomenc.errors import require_package
 
 
+@dataclass(eq=False)
 class RadiusEdges(BaseTransform):
     """Joins every two atoms that are at most ``cutoff`` apart, beside the bonds.
 
@@ -39,12 +41,11 @@ class RadiusEdges(BaseTransform):
         [[1, 0], [0, 1]]
     """
 
-    def __init__(
-        self, cutoff: float = 5.0, max_neighbors: Optional[int] = None
-    ) -> None:
-        check_neighbors(cutoff, max_neighbors)
-        self.cutoff = cutoff
-        self.max_neighbors = max_neighbors
+    cutoff: float = 5.0
+    max_neighbors: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        check_neighbors(self.cutoff, self.max_neighbors)
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
@@ -53,9 +54,6 @@ class RadiusEdges(BaseTransform):
         data.radius_edge_index = edges
         data.radius_distance = (pos[edges[0]] - pos[edges[1]]).norm(dim=1)
         return data
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(cutoff={self.cutoff})"
 
 
 def neighbors(

@@ -1,7 +1,8 @@
 """`TokenEdges`: edges between tokens that are bonded or close in space."""
 
 from collections.abc import Sequence
-from typing import Optional
+from dataclasses import dataclass
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from pyg_atomenc.transforms.radius_edges import check_neighbors, neighbors
 _KINDS = ("bond", "representative", "contact")
 
 
+@dataclass(eq=False)
 class TokenEdges(BaseTransform):
     """Joins tokens that are bonded, or close in space.
 
@@ -50,23 +52,19 @@ class TokenEdges(BaseTransform):
         [[0, 1, 1, 2], [1, 0, 2, 1]]
     """
 
-    def __init__(
-        self,
-        kinds: Sequence[str] = ("bond", "representative"),
-        cutoff: float = 10.0,
-        max_neighbors: Optional[int] = None,
-    ) -> None:
-        if isinstance(kinds, str):
-            kinds = (kinds,)
-        kinds = tuple(kinds) if isinstance(kinds, Sequence) else (kinds,)
+    kinds: Sequence[str] = ("bond", "representative")
+    cutoff: float = 10.0
+    max_neighbors: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        kinds: Any = self.kinds
+        one = isinstance(kinds, str) or not isinstance(kinds, Sequence)
+        self.kinds = kinds = (kinds,) if one else tuple(kinds)
         if not kinds or set(kinds) - set(_KINDS) or len(set(kinds)) < len(kinds):
             raise AtomEncodingError(
                 f"'kinds' is {kinds!r}: pass one or more of {_KINDS}, each once."
             )
-        check_neighbors(cutoff, max_neighbors)
-        self.kinds = kinds
-        self.cutoff = cutoff
-        self.max_neighbors = max_neighbors
+        check_neighbors(self.cutoff, self.max_neighbors)
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
@@ -96,6 +94,3 @@ class TokenEdges(BaseTransform):
             pos, graph = check_pos(data, why, "token_pos"), data.token_batch
             return neighbors(pos, graph, self.cutoff, self.max_neighbors)
         return index[neighbors(check_pos(data, why), data.batch, self.cutoff, None)]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({list(self.kinds)}, cutoff={self.cutoff})"

@@ -31,8 +31,7 @@ class BoltzDecoderConditioning(TensorDataclass):
 
     Attributes:
         layout (TokenLayout): Which atoms form a token.
-        transformer (TransformerConditioning): What the decoder's transformer makes of
-            condition and pairs.
+        transformer (TransformerConditioning): The decoder's, of condition and pairs.
     """
 
     layout: TokenLayout
@@ -68,8 +67,7 @@ class BoltzAtomDecoder(BoltzModule):
         config = self.config
         if not config.diffusion:
             raise AtomEncodingError(
-                "'config' is of the trunk's form, which has no decoder: pass one with "
-                "diffusion=True."
+                "'config' is of the trunk's form without a decoder: set diffusion=True."
             )
         channels = config.atom_channels
         self.lin_token = ZeroLinear(config.out_channels, channels)
@@ -92,10 +90,8 @@ class BoltzAtomDecoder(BoltzModule):
         pairs = given.pairs
         # In float32 whether it is asked for under autocast or not.
         with torch.autocast(given.cond.device.type, enabled=False):
-            prepared = self.transformer.condition(
-                pairs.layout, given.cond, pairs.features
-            )
-        return BoltzDecoderConditioning(given.layout, prepared)
+            made = self.transformer.condition(pairs.layout, given.cond, pairs.features)
+        return BoltzDecoderConditioning(given.layout, made)
 
     def forward(
         self,

@@ -17,12 +17,8 @@ from pyg_atomenc.nn.atom_transformer import (
     TransformerConditioning,
     check_samples,
 )
+from pyg_atomenc.nn.boltz import embedding
 from pyg_atomenc.nn.boltz.config import BoltzConfig
-from pyg_atomenc.nn.boltz.embedding import (
-    AtomFeatureEmbedding,
-    AtomPairEmbedding,
-    AtomPairs,
-)
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
@@ -45,14 +41,13 @@ class BoltzConditioning(TensorDataclass):
         cond (Tensor): The atoms' condition ``[N, atom_channels]``: the features, and in
             the diffusion form those of their tokens.
         pairs (AtomPairs): The pairs of atoms in windows.
-        transformer (TransformerConditioning): What the encoder's transformer makes of
-            condition and pairs.
+        transformer (TransformerConditioning): The encoder's, of condition and pairs.
     """
 
     layout: TokenLayout
     start: Tensor
     cond: Tensor
-    pairs: AtomPairs
+    pairs: embedding.AtomPairs
     transformer: TransformerConditioning
 
 
@@ -123,13 +118,12 @@ class BoltzAtomEncoder(BoltzModule):
         super().__init__(config)
         config = self.config
         channels = config.atom_channels
-        self.features = AtomFeatureEmbedding(config)
-        self.pairs = AtomPairEmbedding(config)
+        self.features = embedding.AtomFeatureEmbedding(config)
+        self.pairs = embedding.AtomPairEmbedding(config)
         if config.diffusion:
-            width, noisy = config.token_channels, config.position_channels
-            self.norm_trunk = torch.nn.LayerNorm(width)
-            self.lin_trunk = ZeroLinear(width, channels)
-            self.lin_noisy = ZeroLinear(noisy, channels)
+            self.norm_trunk = torch.nn.LayerNorm(config.token_channels)
+            self.lin_trunk = ZeroLinear(config.token_channels, channels)
+            self.lin_noisy = ZeroLinear(config.position_channels, channels)
         self.transformer = AtomTransformer(
             channels,
             config.heads,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pyg_atomenc.attention import check_window_sizes
-from pyg_atomenc.checks import check_choice, check_sizes
+from pyg_atomenc.checks import check_choice, check_heads, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
 ELEMENTS = 128
@@ -30,8 +30,7 @@ class BoltzConfig:
         mask_feature (bool): Whether it has a feature that is 1 for every atom.
         position_channels (int): Input channels of the noisy coordinates; those past the
             third are always zero.
-        shared_pair_norm (bool): Whether the encoder's layers share the LayerNorm of the
-            pairs.
+        shared_pair_norm (bool): Whether encoder layers share the pairs' LayerNorm.
         atom_names (bool): Whether the characters of the atoms' names are features.
         backbone (bool): Whether the kind of a backbone atom is one.
         residue (bool): Whether those of the residue are.
@@ -73,11 +72,7 @@ class BoltzConfig:
         numbers = [f.name for f in fields(self) if f.type is int]
         check_sizes(**{name: getattr(self, name) for name in numbers})
         check_window_sizes(self.queries, self.keys)
-        if self.atom_channels % self.heads:
-            raise AtomEncodingError(
-                f"'atom_channels' is {self.atom_channels} for {self.heads} heads: pass "
-                f"a multiple of the heads."
-            )
+        check_heads("atom_channels", self.atom_channels, self.heads)
         if self.position_channels < 3:
             raise AtomEncodingError(
                 f"'position_channels' is {self.position_channels}: coordinates have 3."
@@ -109,21 +104,18 @@ class BoltzConfig:
     @property
     def features(self) -> dict[str, int]:
         """The parts of an atom's features in their order, with their widths."""
-        widths = {"ref_pos": 3, "ref_charge": 1}
-        if self.mask_feature:
-            widths["mask"] = 1
-        widths["z"] = ELEMENTS
-        if self.atom_names:
-            widths["ref_atom_name_chars"] = NAME_LENGTH * NAME_CHARACTERS
-        if self.backbone:
-            widths["backbone"] = BACKBONE_ATOMS
-        if self.residue:
-            widths |= {
-                "token_res_type": RESIDUE_TYPES,
-                "token_modified": 1,
-                "token_mol_type": MOLECULE_TYPES,
-            }
-        return widths
+        parts = (
+            ("ref_pos", 3, True),
+            ("ref_charge", 1, True),
+            ("mask", 1, self.mask_feature),
+            ("z", ELEMENTS, True),
+            ("ref_atom_name_chars", NAME_LENGTH * NAME_CHARACTERS, self.atom_names),
+            ("backbone", BACKBONE_ATOMS, self.backbone),
+            ("token_res_type", RESIDUE_TYPES, self.residue),
+            ("token_modified", 1, self.residue),
+            ("token_mol_type", MOLECULE_TYPES, self.residue),
+        )
+        return {name: width for name, width, there in parts if there}
 
     @property
     def out_channels(self) -> int:

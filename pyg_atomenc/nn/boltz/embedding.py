@@ -181,26 +181,18 @@ class AtomPairEmbedding(torch.nn.Module):
             ref_pos (Tensor): Reference positions ``[N, 3]`` in ångström.
             ref_space_uid (Tensor): The reference space of every atom ``[N]``.
             cond (Tensor): The atoms' condition ``[N, atom_channels]``.
-            token_pairs (TokenPairs, optional): The features of token pairs.
-                (default: ``None``)
+            token_pairs (TokenPairs, optional): Of the tokens. (default: ``None``)
         """
         active = F.relu(cond)
-        geometry = (self.lin_position, self.lin_distance, self.lin_same)
+        linears = (self.lin_position, self.lin_distance, self.lin_same)
         query, key = layout.query_index()[0], layout.key_index()[0]
         if token_pairs is not None:
             token_pairs = self._project_tokens(token_pairs, layout, query, key)
-        return AtomPairs(
-            layout,
-            query,
-            key,
-            ref_space_uid,
-            ref_pos.to(cond.dtype),
-            self.lin_query(active),
-            self.lin_key(active),
-            torch.cat([linear.weight for linear in geometry], dim=1),
-            torch.stack([cast(Tensor, linear.weight) for linear in self.mlp]),
-            token_pairs,
-        )
+        known = (layout, query, key, ref_space_uid, ref_pos.to(cond.dtype))
+        of_query, of_key = self.lin_query(active), self.lin_key(active)
+        geometry = torch.cat([linear.weight for linear in linears], dim=1)
+        mlp = torch.stack([cast(Tensor, linear.weight) for linear in self.mlp])
+        return AtomPairs(*known, of_query, of_key, geometry, mlp, token_pairs)
 
     def _project_tokens(
         self, tokens: TokenPairs, layout: WindowLayout, query: Tensor, key: Tensor

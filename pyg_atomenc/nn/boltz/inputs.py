@@ -36,8 +36,7 @@ class BoltzInputs(TensorDataclass):
             (default: seen from ``batch``)
         num_tokens (int or Tensor, optional): The number of tokens, in all or of every
             graph ``[G]``. (default: seen from the atoms)
-        s_trunk (Tensor, optional): Token features ``[T, token_channels]``; needed in
-            the diffusion form.
+        s_trunk (Tensor, optional): Tokens ``[T, token_channels]``; for diffusion alone.
         z_trunk (Tensor, optional): Token pair features: the ``[n_g, n_g]`` blocks of
             all graphs flattened to ``[sum of n_g ** 2, token_pair_channels]``, or
             padded ``[G, n, n, token_pair_channels]``; needed in the diffusion form.
@@ -101,8 +100,7 @@ class BoltzInputs(TensorDataclass):
         index, number = self.atom_to_token, self.num_tokens
         if index is None:
             raise AtomEncodingError(
-                "'atom_to_token' is missing: pass the token of every atom, or data "
-                "that has it."
+                "'atom_to_token' is missing: pass every atom's token, or data with it."
             )
         total = int(number.sum()) if isinstance(number, Tensor) else number
         return as_token_layout(index, num_tokens=total, name="atom_to_token")
@@ -121,9 +119,7 @@ class BoltzInputs(TensorDataclass):
         if self.ptr is not None:
             ends = self.ptr[:1].tolist() + self.ptr[-1:].tolist()
             if ends != [0, num_atoms]:
-                raise AtomEncodingError(
-                    f"'ptr' goes from {ends[:1]} to {ends[-1:]} for {num_atoms} atoms."
-                )
+                raise AtomEncodingError(f"'ptr' has ends {ends} for {num_atoms} atoms.")
             return self.ptr.long()
         if batch is None:
             return torch.tensor([0, num_atoms])
@@ -175,8 +171,7 @@ class TokenPairs(TensorDataclass):
         values (Tensor): The rows ``[R, C]``.
         row (Tensor): For every atom as a query, where its token's rows start ``[N]``.
         column (Tensor): For every atom as a key, what to add ``[N]``.
-        rank (Tensor, optional): The place of such a row in ``values``, where not all
-            rows are kept.
+        rank (Tensor, optional): A row's place in ``values``, where not all are kept.
     """
 
     values: Tensor
@@ -201,8 +196,7 @@ class TokenPairs(TensorDataclass):
             largest = int(counts.max()) if graphs else 0
             if width < largest:
                 raise AtomEncodingError(
-                    f"'z_trunk' has blocks of {width} tokens, but the batch has graphs "
-                    f"of up to {largest}."
+                    f"'z_trunk' has blocks of {width} tokens for a graph of {largest}."
                 )
             stride = torch.full_like(counts, width)
         else:
