@@ -22,7 +22,10 @@ from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.errors import AtomEncodingError
 
 T = TypeVar("T")
-Tensors = Sequence[Optional[Tensor]]
+# By a schema: each a tensor, or None where that may be left out.
+Tensors = Sequence[Any]
+Needed = Sequence[bool]
+Gradients = list[Optional[Tensor]]
 # Attention weights → what dropout multiplies them by (0 or 1 / (1 - p)), or None.
 DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
@@ -88,12 +91,8 @@ class OperatorContext:
         keep = 1.0 - self.dropout
 
         def draw(alpha: Tensor) -> Tensor:
-            drawn = torch.rand(
-                alpha.shape,
-                generator=generator,
-                device=alpha.device,
-                dtype=torch.float32,
-            )
+            like: Any = {"device": alpha.device, "dtype": torch.float32}
+            drawn = torch.rand(alpha.shape, generator=generator, **like)
             return (drawn < keep).to(alpha.dtype) / keep
 
         return draw
@@ -167,11 +166,19 @@ class OperatorDefinition:
     """
 
     forward: Forward
-    backward: Callable[
-        [Tensors, OperatorContext, Tensors, Sequence[bool]], list[Optional[Tensor]]
-    ]
+    backward: Callable[[Tensors, OperatorContext, Tensors, Needed], Gradients]
     shapes: Forward
     reference: Optional[Forward] = None
+
+
+def empty_gradients(tensors: Tensors, needed: Needed) -> Gradients:
+    """Room for the gradients of ``tensors`` that are needed."""
+    return [
+        torch.empty_like(t, memory_format=torch.contiguous_format)
+        if t is not None and need
+        else None
+        for t, need in zip(tensors, needed, strict=True)
+    ]
 
 
 def define_operator(
@@ -213,34 +220,23 @@ def define_operator(
         tensors, outputs, context, needed = _split(values, count, num_outputs)
         with without_autocast(context.perm.device):
             found = definition.backward(tensors, context, outputs, needed)
-        # An operator returns no None: a missing gradient is an empty tensor.
-        return tuple(_none_to_empty(g, context.perm) for g in found)
+        return _without_none(found, context)
 
     def fake(*values: Any) -> Any:
-        return one_or_all(
-            definition.shapes(values[:count], OperatorContext(*values[count:]))
-        )
+        context = OperatorContext(*values[count:])
+        return one_or_all(definition.shapes(values[:count], context))
 
     def fake_backward(*values: Any) -> tuple[Tensor, ...]:
         tensors, _, context, needed = _split(values, count, num_outputs)
-        return tuple(
-            torch.empty_like(t, memory_format=torch.contiguous_format)
-            if t is not None and need
-            else _none_to_empty(None, context.perm)
-            for t, need in zip(tensors, needed, strict=True)
-        )
+        return _without_none(empty_gradients(tensors, needed), context)
 
+    schema = f"({inputs}, {_CONTEXT}) -> {returns(num_outputs)}"
     forward_op = torch.library.custom_op(
-        f"pyg_atomenc::{name}",
-        run,
-        mutates_args=(),
-        schema=f"({inputs}, {_CONTEXT}) -> {returns(num_outputs)}",
+        f"pyg_atomenc::{name}", run, mutates_args=(), schema=schema
     )
+    schema = f"({inputs}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}"
     backward_op = torch.library.custom_op(
-        f"pyg_atomenc::{name}_backward",
-        run_backward,
-        mutates_args=(),
-        schema=f"({inputs}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}",
+        f"pyg_atomenc::{name}_backward", run_backward, mutates_args=(), schema=schema
     )
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)
@@ -257,10 +253,10 @@ def define_operator(
     def second_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
         tensors, grad, context, needed = _split(_restore(ctx), count, num_outputs)
         with without_autocast(context.perm.device):
-            found = _second_derivative(
+            wanted = _second_derivative(
                 reference, tensors, grad, context, needed, outputs
             )
-        return (*found, *[None] * (_CONTEXT_LENGTH + 1))
+        return (*wanted, *[None] * (_CONTEXT_LENGTH + 1))
 
     forward_op.register_autograd(first_derivative, setup_context=_remember)
     backward_op.register_autograd(second_derivative, setup_context=_remember)
@@ -283,8 +279,8 @@ def define_operator(
                 inputs = _with_grad(given[:count])
                 grads = given[count:]
                 found = _first_derivative(reference, inputs, grads, context, needed)
-            filled = [_none_to_empty(g, context.perm) for g in found]
-            return filled[0] if count == 1 else tuple(filled)
+            filled = _without_none(found, context)
+            return filled[0] if count == 1 else filled
 
         return _vmap(one, info.randomness, in_dims[:end], values[:end], count)
 
@@ -332,18 +328,16 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def _split(
     values: Sequence[Any], count: int, num_outputs: int
-) -> tuple[Tensors, Tensors, OperatorContext, Sequence[bool]]:
+) -> tuple[Tensors, Tensors, OperatorContext, Needed]:
     end = count + num_outputs
-    return (
-        values[:count],
-        values[count:end],
-        OperatorContext(*values[end:-1]),
-        values[-1],
-    )
+    context = OperatorContext(*values[end:-1])
+    return values[:count], values[count:end], context, values[-1]
 
 
-def _none_to_empty(value: Optional[Tensor], like: Tensor) -> Tensor:
-    return like.new_empty(0, dtype=torch.float32) if value is None else value
+def _without_none(found: Gradients, context: OperatorContext) -> tuple[Tensor, ...]:
+    # An operator returns no None: a missing gradient is an empty tensor.
+    empty = context.perm.new_empty
+    return tuple(empty(0, dtype=torch.float32) if g is None else g for g in found)
 
 
 def _remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -363,8 +357,8 @@ def _first_derivative(
     inputs: Tensors,
     grads: Tensors,
     context: OperatorContext,
-    needed: Sequence[bool],
-) -> list[Optional[Tensor]]:
+    needed: Needed,
+) -> Gradients:
     """The gradients of ``forward`` by autograd, in a graph of their own."""
     # With no atoms, or the frozen weights of an output, there is nothing to follow.
     pairs = [
@@ -381,9 +375,9 @@ def _second_derivative(
     tensors: Tensors,
     grads: Tensors,
     context: OperatorContext,
-    needed: Sequence[bool],
+    needed: Needed,
     outputs: Tensors,
-) -> list[Optional[Tensor]]:
+) -> Gradients:
     """Autograd through the gradient of ``forward``, which it computes again."""
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -397,7 +391,7 @@ def _second_derivative(
         return _gradients(pairs, (*inputs, *grads), keep_graph)
 
 
-def _with_grad(tensors: Tensors) -> list[Optional[Tensor]]:
+def _with_grad(tensors: Tensors) -> Gradients:
     """Views that cut the graph here, and stay connected for further derivatives."""
     return [
         t
@@ -409,7 +403,7 @@ def _with_grad(tensors: Tensors) -> list[Optional[Tensor]]:
 
 def _gradients(
     pairs: Sequence[tuple[Tensor, Tensor]], inputs: Tensors, create_graph: bool
-) -> list[Optional[Tensor]]:
+) -> Gradients:
     """One gradient for each of ``inputs`` that is there, of outputs with theirs."""
     used = [t for t in inputs if t is not None]
     if not pairs or not used:

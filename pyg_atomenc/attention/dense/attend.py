@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import (
-    DropoutMask,
+    Gradients,
     OperatorContext,
     Tensors,
     check_pairs,
@@ -33,27 +33,31 @@ class ChunkHeads:
     Args:
         query (Tensor): Queries times ``d ** -0.5`` ``[G, H, n, d]``.
         key (Tensor): Keys ``[G, H, n, d]``.
-        bias (LogitBias): The logits' bias.
+        pairs (BiasAndDropout): The logits' bias and the weights' dropout.
         chunk (Chunk): The chunk.
     """
 
     def __init__(
-        self, query: Tensor, key: Tensor, bias: "LogitBias", chunk: Chunk
+        self, query: Tensor, key: Tensor, pairs: "BiasAndDropout", chunk: Chunk
     ) -> None:
         self.query = query
         self.key = key
-        self.bias = bias
+        self.pairs = pairs
         self.chunk = chunk
         self.mask = chunk.mask
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of query rows with their attention weights ``[G, H, rows, n]``."""
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Optional[Tensor]]]:
+        """Blocks of query rows with their attention weights ``[G, H, rows, n]``.
+
+        Last comes what dropout multiplies these by, or ``None``.
+        """
         for rows in self.chunk.row_blocks():
             logits = self.query[:, :, rows] @ self.key.mT
-            logits = self.bias.add_to(logits, self.chunk, rows)
+            logits = self.pairs.add_bias(logits, self.chunk, rows)
             if self.mask is not None:
                 logits = logits.masked_fill(~self.mask[:, None, None], -torch.inf)
-            yield rows, _softmax(logits)
+            alpha = _softmax(logits)
+            yield rows, alpha, self.pairs.dropout_mask(alpha)
 
     def row_mask(self, rows: slice) -> Optional[Tensor]:
         """1 for query rows that are atoms, 0 for padding ``[G, 1, rows, 1]``."""
@@ -71,7 +75,7 @@ class ChunkHeads:
         grad_query: Optional[Tensor] = None
         grad_key: Optional[Tensor] = None
         for rows, grad in blocks:
-            self.bias.write(grad, self.chunk, rows)
+            self.pairs.write(grad, self.chunk, rows)
             found = grad @ self.key
             if found.shape == self.query.shape:
                 return found, grad.mT @ self.query
@@ -86,8 +90,10 @@ class ChunkHeads:
         return grad_query, grad_key
 
 
-class LogitBias:
-    """The logits' bias, one row an edge of ``to_edge_index()``, and its gradient.
+class BiasAndDropout:
+    """What a pass adds to the logits, and what it drops of their softmax.
+
+    The bias has one row an edge of ``to_edge_index()``; its gradient is collected here.
 
     Args:
         bias (Tensor, optional): ``[E, H]``, or ``None`` for none.
@@ -101,6 +107,7 @@ class LogitBias:
     def __init__(
         self, bias: Optional[Tensor], context: OperatorContext, needed: bool = False
     ) -> None:
+        self.dropout_mask = context.dropout_mask()
         self.bias = bias
         self.gradient: Optional[RowWriter] = None
         if bias is None:
@@ -111,7 +118,7 @@ class LogitBias:
         check_pairs(bias, context)
         self.ptr = context.pair_ptr
 
-    def add_to(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
+    def add_bias(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
         """The logits ``[G, H, rows, n]`` with their bias."""
         if self.bias is None:
             return logits
@@ -128,23 +135,16 @@ class LogitBias:
         if self.gradient is None:
             return
         stretch = chunk.pair_stretch(rows)
-        if stretch is not None:
-            self.gradient.write(stretch, grad.movedim(1, -1))
-        else:
-            _, write = chunk.pair_rows(self.ptr, rows)
-            self.gradient.write(write, grad.movedim(1, -1))
-
-    def result(self) -> Optional[Tensor]:
-        """The gradient ``[E, H]``."""
-        return None if self.gradient is None else self.gradient.result()
+        place = chunk.pair_rows(self.ptr, rows)[1] if stretch is None else stretch
+        self.gradient.write(place, grad.movedim(1, -1))
 
 
-def atom_weights(heads: ChunkHeads, dropout_mask: DropoutMask) -> tuple[Tensor, Tensor]:
+def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
     """The mean attention that atoms get ``[G, H, n]``, without and with dropout."""
     weight: Optional[Tensor] = None
     dropped: Optional[Tensor] = None
-    for rows, alpha in heads.blocks():
-        factor, row_mask = dropout_mask(alpha), heads.row_mask(rows)
+    for rows, alpha, factor in heads.blocks():
+        row_mask = heads.row_mask(rows)
         if row_mask is not None:
             alpha = alpha * row_mask
         weight = _add(weight, alpha.sum(2))
@@ -163,17 +163,12 @@ def _add(total: Optional[Tensor], more: Tensor) -> Tensor:
 
 
 def atom_weights_gradient(
-    heads: ChunkHeads,
-    dropout_mask: DropoutMask,
-    grad_kept: Tensor,
-    grad_weight: Tensor,
-    kept_sum: Tensor,
+    heads: ChunkHeads, grad_kept: Tensor, grad_weight: Tensor, kept_sum: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
     """The logits' gradients, from those of what :func:`atom_weights` gives.
 
     Args:
         heads (ChunkHeads): The chunk's queries and keys.
-        dropout_mask (DropoutMask): Dropout.
         grad_kept (Tensor): Of the weights with dropout, over the token's size
             ``[G, H, n]``.
         grad_weight (Tensor): Of the weights without, likewise.
@@ -183,8 +178,8 @@ def atom_weights_gradient(
     Yields:
         tuple: A block of query rows, and its gradient ``[G, H, rows, n]``.
     """
-    for rows, alpha in heads.blocks():
-        factor, row_mask = dropout_mask(alpha), heads.row_mask(rows)
+    for rows, alpha, factor in heads.blocks():
+        row_mask = heads.row_mask(rows)
         if factor is None:
             # All rows have one gradient, so a product gives its mean over each row.
             common = grad_kept + grad_weight
@@ -223,22 +218,25 @@ def read_output_gradients(
     Of an output that nobody used they are zero, and broadcast to these shapes.
     """
     tokens, weights = outputs
-    zero = like.new_zeros(1, 1, 1)
-    return (
-        zero.expand(chunk.tokens.size(0), *shape)
-        if tokens is None
-        else take(tokens, chunk.tokens).to(like.dtype),
-        zero
-        if weights is None
-        else take(weights, chunk.read).to(like.dtype).transpose(1, 2),
-    )
+    grad_token = grad_weight = like.new_zeros(1, 1, 1)
+    grad_token = grad_token.expand(chunk.tokens.size(0), *shape)
+    if tokens is not None:
+        grad_token = take(tokens, chunk.tokens).to(like.dtype)
+    if weights is not None:
+        grad_weight = take(weights, chunk.read).to(like.dtype).transpose(1, 2)
+    return grad_token, grad_weight
 
 
-def writer(needed: bool, like: Optional[Tensor]) -> Optional[RowWriter]:
+def writer(needed: bool, like: Tensor) -> Optional[RowWriter]:
     """A writer of the gradient of ``like``, where it is needed."""
-    if not needed or like is None:
+    if not needed:
         return None
     return RowWriter(like.size(0), like.shape[1:], like, all_written=True)
+
+
+def written(*writers: Optional[RowWriter]) -> Gradients:
+    """The gradients that writers collected, ``None`` where none was needed."""
+    return [None if one is None else one.result() for one in writers]
 
 
 def softmax_gradient(alpha: Tensor, grad: Tensor) -> Tensor:

@@ -4,9 +4,6 @@ Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps n
 logits: the backward pass computes those of a chunk again.
 """
 
-from collections.abc import Callable
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -33,7 +30,11 @@ class DenseBackend(Backend):
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
-        return _ATTEND[inputs.layout.kind](inputs)
+        if isinstance(inputs.layout, WindowLayout):
+            return attend_windows(inputs, inputs.layout).to(inputs.value.dtype)
+        context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
+        (out,) = attend(*inputs.tensors(), context)
+        return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
@@ -49,20 +50,3 @@ class DenseBackend(Backend):
             inputs.x, *inputs.weights, *biases, inputs.bias, context
         )
         return tokens, weights
-
-
-def _attend_tokens(inputs: AttentionInputs) -> Tensor:
-    context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
-    (out,) = attend(*inputs.tensors(), context)
-    return out
-
-
-def _attend_windows(inputs: AttentionInputs) -> Tensor:
-    layout = cast(WindowLayout, inputs.layout)
-    return attend_windows(inputs, layout).to(inputs.value.dtype)
-
-
-_ATTEND: dict[str, Callable[[AttentionInputs], Tensor]] = {
-    "tokens": _attend_tokens,
-    "windows": _attend_windows,
-}

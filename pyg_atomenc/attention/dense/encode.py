@@ -9,28 +9,27 @@ chunk again; nothing but the inputs is kept for it.
 Shapes inside a chunk are told in `attend.py`; ``C`` are the channels of an atom.
 """
 
-from collections.abc import Sequence
-from typing import Optional
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention.autograd import (
-    DropoutMask,
+    Gradients,
+    Needed,
     OperatorContext,
     OperatorDefinition,
     Tensors,
     define_operator,
 )
 from pyg_atomenc.attention.dense.attend import (
+    BiasAndDropout,
     ChunkHeads,
-    LogitBias,
     atom_weights,
     atom_weights_gradient,
     read_output_gradients,
     token_sizes,
     writer,
+    written,
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
 from pyg_atomenc.attention.dense.rows import RowWriter
@@ -44,13 +43,12 @@ class Projections:
     """The projections, as the chunks use them.
 
     ``query_key`` ``[2 H d, C]`` holds the queries' weights times ``d ** -0.5`` above
-    the keys'; ``value`` is ``[H, d, C]``.
+    the keys'; ``value`` is ``[H, d, C]``. Half types are scaled after the product, in
+    the better type, so that ``linear`` holds their weights and biases as they are.
     """
 
     def __init__(self, tensors: Tensors) -> None:
         x, query, key, value, query_bias, key_bias, value_bias, _ = tensors
-        assert x is not None and query is not None
-        assert key is not None and value is not None
         # Projections are computed in the weights' type, all else in this one.
         self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
         self.projection_dtype = query.dtype
@@ -59,30 +57,26 @@ class Projections:
         # On the CPU torch's LayerNorm takes twice as long without an affine.
         self.ones = x.new_ones(self.channels, dtype=self.dtype)
         self.zeros = torch.zeros_like(self.ones)
-        self.query_key = self._stack(query, key).flatten(0, 1)
         self.value = value.to(self.dtype)
-        self.query_key_bias: Optional[Tensor] = None
-        self.value_bias: Optional[Tensor] = None
-        if query_bias is not None and key_bias is not None and value_bias is not None:
-            self.query_key_bias = self._stack(query_bias, key_bias).flatten()
-            self.value_bias = value_bias.to(self.dtype)
-        # Half types are scaled after the product, in the better type.
+        self.value_bias = None if value_bias is None else value_bias.to(self.dtype)
         self.scaled = self.dtype == self.projection_dtype
-        self.raw = None if self.scaled else torch.cat([query, key]).flatten(0, 1)
-        self.raw_bias: Optional[Tensor] = None
-        if query_bias is not None and key_bias is not None and not self.scaled:
-            self.raw_bias = torch.cat([query_bias, key_bias]).flatten()
+        self.query_key = self._stack(query, key, True)
+        self.linear = (
+            self.query_key if self.scaled else self._stack(query, key, False),
+            None
+            if query_bias is None
+            else self._stack(query_bias, key_bias, self.scaled),
+        )
 
-    def _stack(self, query: Tensor, key: Tensor) -> Tensor:
-        return torch.cat([query.to(self.dtype) * self.scale, key.to(self.dtype)])
+    def _stack(self, query: Tensor, key: Tensor, scaled: bool) -> Tensor:
+        if scaled:
+            query, key = query.to(self.dtype) * self.scale, key.to(self.dtype)
+        return torch.cat([query, key]).flatten(0, 1)
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled queries and keys ``[G, H, n, d]`` of a chunk ``[G, n, C]``."""
         shape = (*h.shape[:2], 2, self.heads, self.width)
-        if self.raw is None:
-            both = F.linear(h, self.query_key, self.query_key_bias)
-        else:
-            both = F.linear(h, self.raw, self.raw_bias).to(self.dtype)
+        both = F.linear(h, *self.linear).to(self.dtype)
         # Contiguous, because every product would make it so once more.
         query, key = both.view(shape).permute(2, 0, 3, 1, 4).contiguous()
         return (query, key) if self.scaled else (query * self.scale, key)
@@ -100,7 +94,7 @@ class NormedAtoms:
     """The atoms of a chunk, normalised, and what they attend to."""
 
     def __init__(
-        self, x: Tensor, weights: Projections, bias: LogitBias, chunk: Chunk
+        self, x: Tensor, weights: Projections, pairs: BiasAndDropout, chunk: Chunk
     ) -> None:
         self.chunk = chunk
         self.weights = weights
@@ -111,7 +105,7 @@ class NormedAtoms:
         # Projections see what a LayerNorm of their type would have given.
         self.rounded = self.h.to(weights.projection_dtype)
         self.h = self.rounded.to(weights.dtype)
-        self.bias = bias
+        self.pairs = pairs
 
     @property
     def single(self) -> bool:
@@ -121,31 +115,28 @@ class NormedAtoms:
     def project(self) -> ChunkHeads:
         """Queries and keys."""
         query, key = self.weights.project(self.rounded)
-        return ChunkHeads(query, key, self.bias, self.chunk)
+        return ChunkHeads(query, key, self.pairs, self.chunk)
 
-    def attend(self, dropout_mask: DropoutMask) -> tuple[Tensor, Tensor]:
+    def attend(self) -> tuple[Tensor, Tensor]:
         """How much atoms count in tokens ``[G, H, n]``, without and with dropout."""
         if self.single:
             ones = self.h.new_ones(self.h.size(0), self.weights.heads, 1, 1)
-            factor = dropout_mask(ones)
+            factor = self.pairs.dropout_mask(ones)
             kept = ones if factor is None else factor
             return ones.squeeze(3), kept.squeeze(3)
-        return atom_weights(self.project(), dropout_mask)
+        return atom_weights(self.project())
 
 
 def _encode(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
-    x, pair_bias = tensors[0], tensors[-1]
-    assert x is not None
-    weights = Projections(tensors)
-    pairs = LogitBias(pair_bias, context)
+    x, weights = tensors[0], Projections(tensors)
+    pairs = BiasAndDropout(tensors[-1], context)
     shape = (weights.heads, weights.width)
     like = x.new_empty(0, dtype=weights.projection_dtype)
     tokens = RowWriter(context.num_tokens, shape, like)
     counted = RowWriter(context.num_atoms, shape[:1], weights.value, all_written=True)
-    dropout_mask = context.dropout_mask()
     for chunk in chunks_of(context):
         atoms = NormedAtoms(x, weights, pairs, chunk)
-        weight, kept = atoms.attend(dropout_mask)
+        weight, kept = atoms.attend()
         pooled = kept @ atoms.h
         tokens.write(chunk.tokens, weights.project_tokens(pooled, kept))
         counted.write(chunk.write, weight.transpose(1, 2))
@@ -156,14 +147,12 @@ class EncodeGradients:
     """Collects the gradients of the atoms, of the weights and of the pair bias."""
 
     def __init__(
-        self, tensors: Tensors, context: OperatorContext, needed: Sequence[bool]
+        self, tensors: Tensors, context: OperatorContext, needed: Needed
     ) -> None:
-        x = tensors[0]
-        assert x is not None
         self.needed = needed
         self.weights = weights = Projections(tensors)
-        self.x = writer(needed[0], x)
-        self.pairs = LogitBias(tensors[-1], context, needed[-1])
+        self.x = writer(needed[0], tensors[0])
+        self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
         self.query_key = torch.zeros_like(weights.query_key)
@@ -171,22 +160,15 @@ class EncodeGradients:
         self.value = torch.zeros_like(weights.value)
         self.value_bias = self.value.new_zeros(self.value.shape[:2])
 
-    def add(
-        self,
-        atoms: NormedAtoms,
-        grad_token: Tensor,
-        grad_weight: Tensor,
-        dropout_mask: DropoutMask,
-    ) -> None:
+    def add(self, atoms: NormedAtoms, grad_token: Tensor, grad_weight: Tensor) -> None:
         """Take a chunk: gradients of its tokens ``[G, H, d]`` and weights."""
         grad_pooled = (grad_token.transpose(0, 1) @ self.weights.value).transpose(0, 1)
         if atoms.single or not self.wants_logits:
-            _, kept = atoms.attend(dropout_mask)
+            _, kept = atoms.attend()
             grad_h = kept.mT @ grad_pooled
         else:
-            kept, grad_h = self._add_logits(
-                atoms, grad_pooled, grad_token, grad_weight, dropout_mask
-            )
+            given = grad_pooled, grad_token, grad_weight
+            kept, grad_h = self._add_logits(atoms, *given)
         self._add_value(atoms, grad_token, kept)
         if self.x is not None:
             self.x.write(atoms.chunk.write, _layer_norm_gradient(atoms, grad_h))
@@ -197,7 +179,6 @@ class EncodeGradients:
         grad_pooled: Tensor,
         grad_token: Tensor,
         grad_weight: Tensor,
-        dropout_mask: DropoutMask,
     ) -> tuple[Tensor, Tensor]:
         heads = atoms.project()
         sizes = token_sizes(atoms.chunk, atoms.h)
@@ -206,13 +187,15 @@ class EncodeGradients:
             grad_kept += (grad_token * self.weights.value_bias).sum(2, keepdim=True)
         kept = torch.zeros_like(grad_kept)
         blocks = atom_weights_gradient(
-            heads, dropout_mask, grad_kept / sizes, grad_weight / sizes, kept
+            heads, grad_kept / sizes, grad_weight / sizes, kept
         )
         grad_query, grad_key = heads.gradients(blocks)
         kept /= sizes
         grad_h = kept.mT @ grad_pooled
         if self.needed[0] or self.wants_query_key:
-            flat = self._flatten(grad_query, grad_key)
+            # Two [G, H, n, d] → [G n, 2 H d], as the projections' columns are.
+            both = [grad_query.transpose(1, 2), grad_key.transpose(1, 2)]
+            flat = torch.stack(both, 2).flatten(2).flatten(0, 1)
             if self.wants_query_key:
                 self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
                 if self.needed[4] or self.needed[5]:
@@ -221,14 +204,6 @@ class EncodeGradients:
                 grad_h.flatten(0, 1).addmm_(flat, self.weights.query_key)
         return kept, grad_h
 
-    def _flatten(self, query: Tensor, key: Tensor) -> Tensor:
-        """Two ``[G, H, n, d]`` → ``[G n, 2 H d]``, as the projections' columns are."""
-        tokens, heads, atoms, channels = query.shape
-        flat = query.new_empty(tokens, atoms, 2, heads, channels)
-        flat[:, :, 0] = query.transpose(1, 2)
-        flat[:, :, 1] = key.transpose(1, 2)
-        return flat.view(tokens * atoms, -1)
-
     def _add_value(self, atoms: NormedAtoms, grad_token: Tensor, kept: Tensor) -> None:
         if self.needed[3]:
             pooled = (kept @ atoms.h).transpose(0, 1)
@@ -236,66 +211,50 @@ class EncodeGradients:
         if self.needed[6]:
             self.value_bias += (grad_token * kept.sum(2, keepdim=True)).sum(0)
 
-    def results(self, tensors: Tensors) -> list[Optional[Tensor]]:
+    def results(self, tensors: Tensors) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
         query, key = self.query_key.view(2, *self.value.shape)
         query_bias, key_bias = self.query_key_bias.view(2, *self.value.shape[:2])
         # So far they are those of the scaled queries.
         query, query_bias = query * self.weights.scale, query_bias * self.weights.scale
         found = [query, key, self.value, query_bias, key_bias, self.value_bias]
+        x, bias = written(self.x, self.pairs.gradient)
+        weights = zip(found, tensors[1:7], self.needed[1:7], strict=True)
         return [
-            None if self.x is None else self.x.result(),
+            x,
             *[
-                None if like is None or not need else grad.to(like.dtype, copy=True)
-                for grad, like, need in zip(
-                    found, tensors[1:7], self.needed[1:7], strict=True
-                )
+                g.to(like.dtype, copy=True) if need else None
+                for g, like, need in weights
             ],
-            self.pairs.result(),
+            bias,
         ]
 
 
 def _layer_norm_gradient(atoms: NormedAtoms, grad: Tensor) -> Tensor:
+    shape, statistics = (atoms.weights.channels,), (atoms.mean, atoms.rstd)
     return torch.ops.aten.native_layer_norm_backward(
-        grad,
-        atoms.x,
-        (atoms.weights.channels,),
-        atoms.mean,
-        atoms.rstd,
-        None,
-        None,
-        [True, False, False],
+        grad, atoms.x, shape, *statistics, None, None, [True, False, False]
     )[0]
 
 
 def _encode_backward(
-    tensors: Tensors,
-    context: OperatorContext,
-    outputs: Tensors,
-    needed: Sequence[bool],
-) -> list[Optional[Tensor]]:
-    x = tensors[0]
-    assert x is not None
+    tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
+) -> Gradients:
     gradients = EncodeGradients(tensors, context, needed)
-    dropout_mask = context.dropout_mask()
+    weights, pairs = gradients.weights, gradients.pairs
     for chunk in chunks_of(context):
-        atoms = NormedAtoms(x, gradients.weights, gradients.pairs, chunk)
-        grad_token, grad_weight = read_output_gradients(
-            outputs, chunk, atoms.h, gradients.weights.value.shape[:2]
-        )
-        gradients.add(atoms, grad_token, grad_weight, dropout_mask)
+        atoms = NormedAtoms(tensors[0], weights, pairs, chunk)
+        shape = weights.value.shape[:2]
+        gradients.add(atoms, *read_output_gradients(outputs, chunk, atoms.h, shape))
     return gradients.results(tensors)
 
 
 def _encode_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     x, value = tensors[0], tensors[3]
-    assert x is not None and value is not None
     heads, width, _ = value.shape
     dtype = accumulate_dtype(torch.promote_types(x.dtype, value.dtype))
-    return (
-        value.new_empty(context.num_tokens, heads, width),
-        x.new_empty(x.size(0), heads, dtype=dtype),
-    )
+    weights = x.new_empty(x.size(0), heads, dtype=dtype)
+    return value.new_empty(context.num_tokens, heads, width), weights
 
 
 encode = define_operator(

@@ -3,22 +3,23 @@
 Shapes inside a chunk are told in `attend.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import (
-    DropoutMask,
+    Gradients,
+    Needed,
     OperatorContext,
     OperatorDefinition,
     Tensors,
     define_operator,
 )
 from pyg_atomenc.attention.dense.attend import (
+    BiasAndDropout,
     ChunkHeads,
-    LogitBias,
     atom_weights,
     atom_weights_gradient,
     read_heads,
@@ -26,32 +27,36 @@ from pyg_atomenc.attention.dense.attend import (
     softmax_gradient,
     token_sizes,
     writer,
+    written,
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
 from pyg_atomenc.attention.dense.rows import RowWriter
 from pyg_atomenc.attention.inputs import accumulate_dtype
 
 
-def _read(query: Tensor, key: Tensor, bias: LogitBias, chunk: Chunk) -> ChunkHeads:
+def _read(
+    tensors: Tensors, pairs: BiasAndDropout, context: OperatorContext
+) -> Iterator[tuple[ChunkHeads, Tensor]]:
+    """Every chunk's queries and keys, and its values ``[G, H or 1, n, D]``."""
+    query, key, value, _ = tensors
     scale = query.size(-1) ** -0.5
-    return ChunkHeads(
-        read_heads(query, chunk) * scale, read_heads(key, chunk), bias, chunk
-    )
+    for chunk in chunks_of(context):
+        scaled = read_heads(query, chunk) * scale
+        heads = ChunkHeads(scaled, read_heads(key, chunk), pairs, chunk)
+        yield heads, read_heads(value, chunk)
 
 
 class AttendGradients:
     """Collects the gradients of query, key, value and bias."""
 
     def __init__(
-        self, tensors: Tensors, context: OperatorContext, needed: Sequence[bool]
+        self, tensors: Tensors, context: OperatorContext, needed: Needed
     ) -> None:
         query, key, value, bias = tensors
-        assert query is not None
         self.scale = query.size(-1) ** -0.5
-        self.query = writer(needed[0], query)
-        self.key = writer(needed[1], key)
-        self.value = writer(needed[2], value)
-        self.bias = LogitBias(bias, context, needed[3])
+        self.shares_values = value.size(1) == 1
+        self.query, self.key, self.value = map(writer, needed, (query, key, value))
+        self.pairs = BiasAndDropout(bias, context, needed[3])
         self.wants_logits = needed[0] or needed[1] or needed[3]
 
     def add(self, heads: ChunkHeads, blocks: Iterator[tuple[slice, Tensor]]) -> None:
@@ -61,80 +66,56 @@ class AttendGradients:
                 pass
             return
         grad_query, grad_key = heads.gradients(blocks)
-        if self.query is not None:
-            self.query.write(
-                heads.chunk.write, (grad_query * self.scale).transpose(1, 2)
-            )
-        if self.key is not None:
-            self.key.write(heads.chunk.write, grad_key.transpose(1, 2))
+        self._write(self.query, heads.chunk, grad_query * self.scale)
+        self._write(self.key, heads.chunk, grad_key)
 
-    def add_values(self, chunk: Chunk, grad: Tensor, shared: bool) -> None:
+    def add_values(self, chunk: Chunk, grad: Tensor) -> None:
         """Take the gradients of a chunk's values ``[G, H, n, D]``."""
-        if self.value is not None:
-            if shared:
-                grad = grad.sum(1, keepdim=True)
-            self.value.write(chunk.write, grad.transpose(1, 2))
+        grad = grad.sum(1, keepdim=True) if self.shares_values else grad
+        self._write(self.value, chunk, grad)
 
-    def results(self) -> list[Optional[Tensor]]:
+    def _write(self, writer: Optional[RowWriter], chunk: Chunk, grad: Tensor) -> None:
+        if writer is not None:
+            writer.write(chunk.write, grad.transpose(1, 2))
+
+    def results(self) -> Gradients:
         """The gradients of query, key, value and bias."""
-        found = [
-            None if part is None else part.result()
-            for part in (self.query, self.key, self.value)
-        ]
-        return [*found, self.bias.result()]
+        return written(self.query, self.key, self.value, self.pairs.gradient)
 
 
 # The output of every atom
 
 
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
-    query, key, value, bias = tensors
-    assert query is not None and key is not None and value is not None
-    pairs = LogitBias(bias, context)
+    query, _, value, bias = tensors
+    pairs = BiasAndDropout(bias, context)
     shape = (query.size(1), value.size(2))
     out = RowWriter(context.num_atoms, shape, value, all_written=True)
-    dropout_mask = context.dropout_mask()
-    for chunk in chunks_of(context):
-        values = read_heads(value, chunk)
-        for rows, alpha in _read(query, key, pairs, chunk).blocks():
-            factor = dropout_mask(alpha)
+    for heads, values in _read(tensors, pairs, context):
+        for rows, alpha, factor in heads.blocks():
             kept = alpha if factor is None else alpha * factor
-            out.write(chunk.write[:, rows], (kept @ values).transpose(1, 2))
+            out.write(heads.chunk.write[:, rows], (kept @ values).transpose(1, 2))
     return (out.result(),)
 
 
 def _attend_backward(
-    tensors: Tensors,
-    context: OperatorContext,
-    outputs: Tensors,
-    needed: Sequence[bool],
-) -> list[Optional[Tensor]]:
-    query, key, value, _ = tensors
-    assert query is not None and key is not None and value is not None
-    assert outputs[0] is not None
+    tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
+) -> Gradients:
     gradients = AttendGradients(tensors, context, needed)
-    dropout_mask = context.dropout_mask()
-    for chunk in chunks_of(context):
-        heads = _read(query, key, gradients.bias, chunk)
-        values, grad_out = read_heads(value, chunk), read_heads(outputs[0], chunk)
+    for heads, values in _read(tensors, gradients.pairs, context):
+        grad_out = read_heads(outputs[0], heads.chunk)
         grad_values = torch.zeros_like(grad_out)
-        gradients.add(
-            heads, _attend_logits(heads, dropout_mask, values, grad_out, grad_values)
-        )
-        gradients.add_values(chunk, grad_values, value.size(1) == 1)
+        gradients.add(heads, _attend_logits(heads, values, grad_out, grad_values))
+        gradients.add_values(heads.chunk, grad_values)
     return gradients.results()
 
 
 def _attend_logits(
-    heads: ChunkHeads,
-    dropout_mask: DropoutMask,
-    values: Tensor,
-    grad_out: Tensor,
-    grad_values: Tensor,
+    heads: ChunkHeads, values: Tensor, grad_out: Tensor, grad_values: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
     """Gradients of the logits; adds those of the values to ``grad_values``."""
-    for rows, alpha in heads.blocks():
-        factor, row_mask = dropout_mask(alpha), heads.row_mask(rows)
+    for rows, alpha, factor in heads.blocks():
+        row_mask = heads.row_mask(rows)
         grad = grad_out[:, :, rows]
         if row_mask is not None:
             grad = grad * row_mask
@@ -148,7 +129,6 @@ def _attend_logits(
 
 def _attend_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, _ = tensors
-    assert query is not None and value is not None
     return (value.new_empty(query.size(0), query.size(1), value.size(2)),)
 
 
@@ -156,51 +136,36 @@ def _attend_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
 
 
 def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
-    query, key, value, bias = tensors
-    assert query is not None and key is not None and value is not None
-    pairs = LogitBias(bias, context)
+    query, _, value, bias = tensors
+    pairs = BiasAndDropout(bias, context)
     tokens = RowWriter(context.num_tokens, (query.size(1), value.size(2)), value)
     heads_alone, like = (query.size(1),), _accumulator(query)
     weights = RowWriter(context.num_atoms, heads_alone, like, all_written=True)
-    dropout_mask = context.dropout_mask()
-    for chunk in chunks_of(context):
-        heads = _read(query, key, pairs, chunk)
-        weight, kept = atom_weights(heads, dropout_mask)
-        values = read_heads(value, chunk)
+    for heads, values in _read(tensors, pairs, context):
+        weight, kept = atom_weights(heads)
         # A mean over an atom's outputs is a sum of values by the atoms' weights.
-        tokens.write(chunk.tokens, (kept.unsqueeze(2) @ values).squeeze(2))
-        weights.write(chunk.write, weight.transpose(1, 2))
+        tokens.write(heads.chunk.tokens, (kept.unsqueeze(2) @ values).squeeze(2))
+        weights.write(heads.chunk.write, weight.transpose(1, 2))
     return tokens.result(), weights.result()
 
 
 def _pool_backward(
-    tensors: Tensors,
-    context: OperatorContext,
-    outputs: Tensors,
-    needed: Sequence[bool],
-) -> list[Optional[Tensor]]:
-    query, key, value, _ = tensors
-    assert query is not None and key is not None and value is not None
+    tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
+) -> Gradients:
+    query, _, value, _ = tensors
+    shape = (query.size(1), value.size(2))
     gradients = AttendGradients(tensors, context, needed)
-    dropout_mask = context.dropout_mask()
-    for chunk in chunks_of(context):
-        heads = _read(query, key, gradients.bias, chunk)
-        values = read_heads(value, chunk)
-        sizes = token_sizes(chunk, values)
+    for heads, values in _read(tensors, gradients.pairs, context):
+        sizes = token_sizes(heads.chunk, values)
         grad_token, grad_weight = read_output_gradients(
-            outputs, chunk, values, (query.size(1), value.size(2))
+            outputs, heads.chunk, values, shape
         )
         grad_token = grad_token.unsqueeze(2)
         grad_kept = (grad_token @ values.mT).squeeze(2) / sizes
         kept_sum = torch.zeros_like(grad_kept)
-        gradients.add(
-            heads,
-            atom_weights_gradient(
-                heads, dropout_mask, grad_kept, grad_weight / sizes, kept_sum
-            ),
-        )
-        grad_values = (kept_sum / sizes).unsqueeze(3) * grad_token
-        gradients.add_values(chunk, grad_values, value.size(1) == 1)
+        grads = grad_kept, grad_weight / sizes
+        gradients.add(heads, atom_weights_gradient(heads, *grads, kept_sum))
+        gradients.add_values(heads.chunk, (kept_sum / sizes).unsqueeze(3) * grad_token)
     return gradients.results()
 
 
@@ -210,7 +175,6 @@ def _accumulator(like: Tensor) -> Tensor:
 
 def _pool_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     query, _, value, _ = tensors
-    assert query is not None and value is not None
     tokens = value.new_empty(context.num_tokens, query.size(1), value.size(2))
     return tokens, _accumulator(query).new_empty(query.size(0), query.size(1))
 

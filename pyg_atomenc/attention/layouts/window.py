@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges
-from pyg_atomenc.checks import INTEGER_TYPES, check_sizes, found
+from pyg_atomenc.checks import check_index, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -244,18 +244,12 @@ def _to_ptr(given: Any) -> Tensor:
 
 
 def _check_rising(name: str, given: Tensor) -> Tensor:
-    if given.dim() != 1 or given.dtype not in INTEGER_TYPES:
+    given = check_index(name, given, "pass a vector of integers.").long()
+    first = int(given[0]) if given.numel() else 0
+    least = int(given.diff().min()) if given.numel() > 1 else 0
+    if first != 0 or least < 0:
         raise AtomEncodingError(
-            f"'{name}' is {found(given)}: pass a vector of integers."
-        )
-    given = given.long()
-    steps = given.diff()
-    if (given.numel() and int(given[0]) != 0) or (
-        steps.numel() and int(steps.min()) < 0
-    ):
-        raise AtomEncodingError(
-            f"'{name}' goes from {int(given[0])} with steps of "
-            f"{int(steps.min()) if steps.numel() else 0} and more: it must start at 0 "
-            f"and never fall; sort the atoms by graph."
+            f"'{name}' goes from {first} with steps of {least} and more: it must start "
+            f"at 0 and never fall; sort the atoms by graph."
         )
     return given

@@ -8,6 +8,7 @@ Float32 products are made of three in TF32, and take twice the registers of half
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -122,16 +123,9 @@ class Launch:
                 f"{self.programs:,} programs, and a GPU takes {MAX_PROGRAMS:,} at "
                 f"once: split the batch."
             )
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                self._run()
-        else:
-            self._run()
-
-    def _run(self) -> None:
         function = self.function()
-        function[(self.programs,)](
-            **{name: self.arguments[name] for name in function.arg_names},
-            num_warps=self.num_warps,
-            num_stages=NUM_STAGES,
-        )
+        given = {name: self.arguments[name] for name in function.arg_names}
+        options = {"num_warps": self.num_warps, "num_stages": NUM_STAGES}
+        on_gpu = device.type == "cuda"
+        with torch.cuda.device(device) if on_gpu else nullcontext():
+            function[(self.programs,)](**given, **options)

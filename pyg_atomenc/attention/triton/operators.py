@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import (
+    Gradients,
+    Needed,
     OperatorContext,
     OperatorDefinition,
     Tensors,
     check_pairs,
     define_operator,
+    empty_gradients,
 )
 from pyg_atomenc.attention.dense import operators as dense
 from pyg_atomenc.attention.ragged import take
@@ -36,7 +39,6 @@ class KernelCall:
 
     def __init__(self, tensors: Tensors, context: OperatorContext, pool: bool) -> None:
         query, key, value, bias = tensors
-        assert query is not None and key is not None and value is not None
         query, key, value = map(_with_plain_rows, (query, key, value))
         self.heads, width = query.shape[1:]
         blocks = block_width(width), block_width(value.size(2))
@@ -101,14 +103,9 @@ class KernelCall:
         for part in self.plan.classes:
             items, num_warps = self.configs[part.size]
             sizes = {"first": part.first, "count": part.count, "S": part.size}
-            launches.append(
-                Launch(
-                    kernel,
-                    -(-part.count * self.heads // items),
-                    num_warps,
-                    {**self.arguments, **arguments, **sizes, "ITEMS": items},
-                )
-            )
+            given = {**self.arguments, **arguments, **sizes, "ITEMS": items}
+            programs = -(-part.count * self.heads // items)
+            launches.append(Launch(kernel, programs, num_warps, given))
         return launches
 
 
@@ -131,46 +128,41 @@ def _of_large_tokens(tensors: Tensors, large: LargeTokens) -> Tensors:
     ]
 
 
-# Forward
+def _formulas(pool: bool) -> OperatorDefinition:
+    return dense.POOL if pool else dense.ATTEND
 
 
-def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
-    (out,) = dense.ATTEND.shapes(tensors, context)
-    if out.numel() == 0:
-        return (out,)
-    call = KernelCall(tensors, context, pool=False)
-    _submit(call.forward(out), out.device)
+def _output_rows(large: LargeTokens, pool: bool) -> list[Tensor]:
+    """Which rows of every output are the large tokens'."""
+    return [large.tokens, large.atoms] if pool else [large.atoms]
+
+
+def _forward(
+    tensors: Tensors, context: OperatorContext, pool: bool
+) -> tuple[Tensor, ...]:
+    outputs = _formulas(pool).shapes(tensors, context)
+    if outputs[-1].numel() == 0:
+        return tuple(out.zero_() for out in outputs)
+    call = KernelCall(tensors, context, pool)
+    _submit(call.forward(*outputs), context.perm.device)
     large = call.plan.large
     if large is not None:
         inputs = _of_large_tokens(tensors, large)
-        (out[large.atoms],) = dense.ATTEND.forward(inputs, large.context)
-    return (out,)
-
-
-def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, ...]:
-    out, weights = dense.POOL.shapes(tensors, context)
-    if weights.numel() == 0:
-        return out.zero_(), weights
-    call = KernelCall(tensors, context, pool=True)
-    _submit(call.forward(out, weights), out.device)
-    large = call.plan.large
-    if large is not None:
-        inputs = _of_large_tokens(tensors, large)
-        found = dense.POOL.forward(inputs, large.context)
-        out[large.tokens], weights[large.atoms] = found
-    return out, weights
-
-
-# Backward
+        found = _formulas(pool).forward(inputs, large.context)
+        for out, part, rows in zip(
+            outputs, found, _output_rows(large, pool), strict=True
+        ):
+            out[rows] = part
+    return outputs
 
 
 def _backward(
     tensors: Tensors,
     context: OperatorContext,
     outputs: Tensors,
-    found: Sequence[Optional[Tensor]],
+    found: Tensors,
     pool: bool,
-) -> list[Optional[Tensor]]:
+) -> None:
     """Fill ``found``, which has room for every needed gradient."""
     query, key, value, bias = found
     outputs = [None if grad is None else grad.contiguous() for grad in outputs]
@@ -180,32 +172,29 @@ def _backward(
         value = None
     wanted = (query, key, value, bias)
     if context.num_atoms == 0 or all(part is None for part in wanted):
-        return list(found)
+        return
     call = KernelCall(tensors, context, pool)
     by_head = value
     if value is not None and value.size(1) != call.heads:
         shape = (value.size(0), call.heads, value.size(2))
         by_head = value.new_empty(shape, dtype=torch.float32)
     _submit(call.backward(outputs, (query, key, by_head, bias)), context.perm.device)
-    if value is not None and by_head is not None and by_head is not value:
+    if by_head is not value:
         value.copy_(by_head.sum(1, keepdim=True))
     if call.plan.large is not None:
         _large_backward(tensors, call.plan.large, outputs, wanted, pool)
-    return list(found)
 
 
 def _large_backward(
     tensors: Tensors, large: LargeTokens, outputs: Tensors, wanted: Tensors, pool: bool
 ) -> None:
     """Write the gradients of the large tokens into those of all."""
-    formulas = dense.POOL if pool else dense.ATTEND
-    index = [large.tokens, large.atoms] if pool else [large.atoms]
-    gradients = formulas.backward(
+    gradients = _formulas(pool).backward(
         _of_large_tokens(tensors, large),
         large.context,
         [
             None if grad is None else take(grad, rows)
-            for grad, rows in zip(outputs, index, strict=True)
+            for grad, rows in zip(outputs, _output_rows(large, pool), strict=True)
         ],
         [part is not None for part in wanted],
     )
@@ -215,71 +204,43 @@ def _large_backward(
             part[rows] = gradient
 
 
-def _empty_like(tensors: Tensors, needed: Sequence[bool]) -> Sequence[Optional[Tensor]]:
-    return [
-        torch.empty_like(t, memory_format=torch.contiguous_format)
-        if t is not None and need
-        else None
-        for t, need in zip(tensors, needed, strict=True)
-    ]
-
-
-def _definition(
-    forward: Callable[[Tensors, OperatorContext], tuple[Tensor, ...]],
-    formulas: OperatorDefinition,
-    pool: bool,
-) -> OperatorDefinition:
-    def backward(
-        tensors: Tensors,
-        context: OperatorContext,
-        outputs: Tensors,
-        needed: Sequence[bool],
-    ) -> list[Optional[Tensor]]:
-        found = _empty_like(tensors, needed)
-        return _backward(tensors, context, outputs, found, pool)
-
-    return OperatorDefinition(forward, backward, formulas.shapes, formulas.forward)
-
-
-# Query, key and value in one tensor [N, 3, H, d], as one projection gives them
+def _separate(tensors: Tensors) -> Tensors:
+    return tensors
 
 
 def _unpack(tensors: Tensors) -> Tensors:
+    """Query, key and value of one tensor ``[N, 3, H, d]``, as one projection gives."""
     packed, bias = tensors
-    assert packed is not None
-    return (*packed.unbind(1), bias)
-
-
-def _packed_backward(
-    tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Sequence[bool]
-) -> list[Optional[Tensor]]:
-    found = _empty_like(tensors, needed)
-    packed, bias = found
     parts = (None, None, None) if packed is None else packed.unbind(1)
-    _backward(_unpack(tensors), context, outputs, (*parts, bias), True)
-    return list(found)
+    return (*parts, bias)
 
 
-attend = define_operator(
-    "attend_triton",
-    dense.ARGUMENTS,
-    1,
-    _definition(_attend, dense.ATTEND, pool=False),
-)
-pool = define_operator(
-    "attend_pool_triton",
-    dense.ARGUMENTS,
-    2,
-    _definition(_pool, dense.POOL, pool=True),
-)
-pool_packed = define_operator(
-    "attend_pool_packed_triton",
-    ("Tensor packed", "Tensor? bias"),
-    2,
-    OperatorDefinition(
-        lambda tensors, context: _pool(_unpack(tensors), context),
-        _packed_backward,
-        lambda tensors, context: dense.POOL.shapes(_unpack(tensors), context),
-        lambda tensors, context: dense.POOL.forward(_unpack(tensors), context),
-    ),
+def _define(
+    name: str,
+    arguments: Sequence[str],
+    pool: bool,
+    unpack: Callable[[Tensors], Tensors] = _separate,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """An operator; ``unpack`` makes query, key, value and bias of its tensors."""
+
+    def backward(
+        tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
+    ) -> Gradients:
+        found = empty_gradients(tensors, needed)
+        _backward(unpack(tensors), context, outputs, unpack(found), pool)
+        return found
+
+    definition = OperatorDefinition(
+        lambda tensors, context: _forward(unpack(tensors), context, pool),
+        backward,
+        lambda tensors, context: _formulas(pool).shapes(unpack(tensors), context),
+        lambda tensors, context: _formulas(pool).forward(unpack(tensors), context),
+    )
+    return define_operator(name, arguments, 2 if pool else 1, definition)
+
+
+attend = _define("attend_triton", dense.ARGUMENTS, pool=False)
+pool = _define("attend_pool_triton", dense.ARGUMENTS, pool=True)
+pool_packed = _define(
+    "attend_pool_packed_triton", ("Tensor packed", "Tensor? bias"), True, _unpack
 )

@@ -95,8 +95,8 @@ def test_moves_pickles_and_flattens():
     "batch, sizes, message",
     [
         ([0, 0], {}, "'batch_or_ptr' is of type list"),
-        (torch.zeros(3), {}, "'batch_or_ptr' is torch.float32"),
-        (torch.zeros(3, 1).long(), {}, r"of shape \[3, 1\]"),
+        (torch.zeros(3), {}, "'batch_or_ptr' is of type torch.float32"),
+        (torch.zeros(3, 1).long(), {}, r"has shape \[3, 1\]"),
         (torch.tensor([0, 1, 0]), {}, "never fall; sort the atoms"),
         (torch.tensor([1, 1]), {}, "must start at 0"),
         (torch.tensor([0, 9]), {"queries": 3}, "'queries' is 3: pass an even"),
