@@ -103,14 +103,16 @@ class AtomAttentionEncoder(AttentionProjections):
             dim_size (int, optional): The number of tokens, empty ones included.
                 (default: the largest token id plus one)
             dim (int): That of the atoms, the first of two. (default: ``-2``)
-            edge_attr (Tensor, optional): Features of the pairs. (default: ``None``)
+            edge_attr (Tensor, optional): Features of the pairs of atoms in tokens, in
+                the order of ``layout.to_edge_index()``. (default: ``None``)
             return_attention_weights (bool, optional): Also give the atoms' weights,
                 before dropout; they sum to 1 in a non-empty token. (default: ``None``)
             batch (Tensor, optional): The graph of every atom ``[N]``; when given, a
                 token with atoms in two graphs is an error. (default: ``None``)
 
         Returns:
-            Tensor or tuple: ``tokens`` or ``(tokens, weights)``. Empty ones are zeros.
+            Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
+            zeros.
         """
         self.check_atoms(x, self.lin_query)
         if dim not in (-2, 0):

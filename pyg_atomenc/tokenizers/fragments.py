@@ -144,7 +144,7 @@ def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
 
 
 def _parts(mol: Any) -> tuple[Integers, list[str]]:
-    """The connected part of every atom ``[N]``, and the SMILES of every part.
+    """The connected part of every atom ``[N]``, and each part's canonical SMILES.
 
     One call for all of them, as one for each would go through the whole molecule.
     """

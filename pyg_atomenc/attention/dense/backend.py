@@ -4,6 +4,8 @@ Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps n
 logits: the backward pass computes those of a chunk again.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -30,8 +32,9 @@ class DenseBackend(Backend):
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
-        if isinstance(inputs.layout, WindowLayout):
-            return attend_windows(inputs, inputs.layout).to(inputs.value.dtype)
+        if inputs.layout.kind == "windows":
+            layout = cast(WindowLayout, inputs.layout)
+            return attend_windows(inputs, layout).to(inputs.value.dtype)
         context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
         (out,) = attend(*inputs.tensors(), context)
         return out
