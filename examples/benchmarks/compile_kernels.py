@@ -119,6 +119,8 @@ def compile_launch(launch: Launch, arch: int) -> Any:
         signature[name] = _type_of(name, value)
         if signature[name] == "constexpr":
             constants[name] = value
+        elif function.params[place].do_not_specialize:
+            continue
         elif isinstance(value, Tensor) or value % 16 == 0:
             # torch's allocations are aligned, and a launch would see it.
             aligned[(place,)] = [["tt.divisibility", 16]]

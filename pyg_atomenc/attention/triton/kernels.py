@@ -24,9 +24,12 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LOWEST = tl.constexpr(-3.4e38)
 # The interpreter keeps bfloat16 as integers, which it does not multiply as numbers.
 INTERPRETED = tl.constexpr(is_interpreted())
+# What changes with every batch: Triton would compile anew where it is 1, or a multiple
+# of 16, which no kernel gains by.
+CHANGING = ("first", "count")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def attention_forward(
     query, key, value, bias,
     out, weights,
@@ -59,7 +62,7 @@ def attention_forward(
         store_rows(out, o, atom, h, HEADS * V, V, inside, V, V_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def attention_backward(
     query, key, value, bias,
     grad_out, grad_weights,
