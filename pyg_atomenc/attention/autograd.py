@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyg_atomenc.attention.layouts import TokenLayout
+from pyg_atomenc.attention.layouts.token import NOT_RECORDED
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -231,12 +232,13 @@ def define_operator(
         return _without_none(empty_gradients(tensors, needed), context)
 
     schema = f"({inputs}, {_CONTEXT}) -> {returns(num_outputs)}"
+    options: Any = {"mutates_args": (), **NOT_RECORDED}
     forward_op = torch.library.custom_op(
-        f"pyg_atomenc::{name}", run, mutates_args=(), schema=schema
+        f"pyg_atomenc::{name}", run, schema=schema, **options
     )
     schema = f"({inputs}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}"
     backward_op = torch.library.custom_op(
-        f"pyg_atomenc::{name}_backward", run_backward, mutates_args=(), schema=schema
+        f"pyg_atomenc::{name}_backward", run_backward, schema=schema, **options
     )
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)

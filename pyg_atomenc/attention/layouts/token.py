@@ -134,7 +134,17 @@ def _sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]
     return index.argsort(stable=True), ptr, ptr.to("cpu", copy=True)
 
 
-@torch.library.custom_op("pyg_atomenc::sort_atoms", mutates_args=())
+# For operators that ask the CPU for sizes: a recorded CUDA graph would repeat what they
+# launched for the layout that it was recorded with, so torch.compile is told to leave
+# them out. Versions without that tag record no graph that has a tensor on the CPU.
+NOT_RECORDED: dict[str, Any] = (
+    {"tags": (torch.Tag.cudagraph_unsafe,)}
+    if hasattr(torch.Tag, "cudagraph_unsafe")
+    else {}
+)
+
+
+@torch.library.custom_op("pyg_atomenc::sort_atoms", mutates_args=(), **NOT_RECORDED)
 def _sort_atoms_op(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     check_token_index(index, num_tokens)
     return _sort_atoms(index, num_tokens)
