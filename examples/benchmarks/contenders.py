@@ -25,7 +25,8 @@ def draw(name, generator):
         # `residues-1000`: tokens of 4 to 14 atoms, about 1000 atoms in all.
         return between(4, 14, numbers[0] // 9 if numbers else 12_000)
     if kind == "drug":
-        return between(20, 36, 3_000)
+        # `drug-8`: eight molecules, a token each.
+        return between(20, 36, numbers[0] if numbers else 3_000)
     if kind == "mixed":
         parts = [torch.ones(1_800).long(), between(2, 14, 4_194), between(300, 1500, 6)]
         return torch.cat(parts)[torch.randperm(6_000, generator=generator)]

@@ -1,0 +1,51 @@
+"""How `gpu.py` times a call on a device, and what it finds out about it."""
+
+import statistics
+import time
+
+import torch
+
+# How often a call is timed: fewer than these where they take too long, but a quarter.
+CALLS = 20
+
+
+def wait(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def clock(step, device, limit=0.5):
+    """Medians of a call's milliseconds on the device and on the CPU."""
+    cache = torch.empty(2**27 if device == "cuda" else 1, dtype=torch.int8).to(device)
+    calls, hosts, start = [], [], time.perf_counter()
+    while len(calls) < CALLS // 4 or (
+        len(calls) < CALLS and time.perf_counter() - start < limit
+    ):
+        # Larger than the L2 cache, which forgets the inputs.
+        cache.zero_()
+        wait(device)
+        before = time.perf_counter()
+        if device == "cuda":
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            events[0].record()
+        step()
+        hosts.append(1e3 * (time.perf_counter() - before))
+        if device == "cuda":
+            events[1].record()
+            wait(device)
+        calls.append(events[0].elapsed_time(events[1]) if device == "cuda" else 0)
+    median = statistics.median(calls if device == "cuda" else hosts)
+    return {"ms": median, "host": statistics.median(hosts), "calls": len(hosts)}
+
+
+def look_into(step):
+    """Kernels and copies of a call, their milliseconds, and bytes beyond the rest."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
+        step()
+        wait("cuda")
+    memory = torch.cuda.max_memory_allocated() - before
+    found = [e for e in p.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(e.time_range.elapsed_us() for e in found) / 1e3
+    return {"launches": len(found), "busy": busy, "bytes": memory}
