@@ -16,7 +16,8 @@ def wait(device):
 
 def clock(step, device, limit=0.5):
     """Medians of a call's milliseconds on the device and on the CPU."""
-    cache = torch.empty(2**27 if device == "cuda" else 1, dtype=torch.int8).to(device)
+    size = 2**27 if device == "cuda" else 1
+    cache = torch.empty(size, dtype=torch.int8, device=device)
     calls, hosts, start = [], [], time.perf_counter()
     while len(calls) < CALLS // 4 or (
         len(calls) < CALLS and time.perf_counter() - start < limit

@@ -54,12 +54,8 @@ SIZES = (
 QUICK = ("drug-32", "residues-25000", "residues-1000000")
 ON_A_CPU = ("drug-2", "residues-100", "residues-100" + PAIRS)
 # The dense backend's chunks are meant for a CPU's cache; a GPU may want larger ones.
-LARGE_CHUNKS = {
-    "MAX_ATOMS": 2**17,
-    "MAX_PAIRS": 2**22,
-    "CHUNK_COST": 2**19,
-    "MAX_ENTRIES": 2**22,
-}
+LARGE_CHUNKS = dict.fromkeys(("MAX_PAIRS", "MAX_ENTRIES"), 2**22)
+LARGE_CHUNKS.update(MAX_ATOMS=2**17, CHUNK_COST=2**19)
 
 
 def set_transformer(problem):
@@ -82,12 +78,12 @@ OURS = {
 }
 PEERS = {
     "edges": package("edges"),
-    **{name: make for name, make in CONTENDERS.items() if name.startswith("PyG")},
+    "PyG edges + softmax + scatter": CONTENDERS["PyG edges + softmax + scatter"],
+    "PyG TransformerConv": CONTENDERS["PyG TransformerConv"],
     "nested tensor SDPA": CONTENDERS["nested tensor SDPA"],
     "varlen_attn": CONTENDERS["varlen_attn"],
     "SetTransformerAggregation": set_transformer,
 }
-PEERS.pop("PyG edges + softmax + scatter" + PAIRS)
 TAKE_PAIRS = ("dense", "dense, large chunks", "triton", "edges", "PyG edges")
 
 
@@ -112,17 +108,19 @@ def measure(name, make, problem, grad, device, expected=None):
         tokens = made[0]() if grad else infer(made)()
         if grad:
             tokens.backward(torch.ones_like(tokens))
+        tokens = tokens.detach().float()
         wait(device)
         row = {"first": time.perf_counter() - start}
         step = train_step(made) if grad else infer(made)
         step()
         row.update(clock(step, device))
         if device == "cuda":
+            for leaf in made[1]:
+                leaf.grad = None
             row.update(look_into(step))
-            one = 3 * len(problem.index) * H * D * problem.x.element_size()
-            row["memory"] = row["bytes"] / one
+            row["memory"] = row["bytes"] / (3 * H * D * problem.x[:, 0].nbytes)
     if expected is not None and name not in ("floor", "SetTransformerAggregation"):
-        gap = (tokens.detach().float() - expected).abs().max() / expected.abs().max()
+        gap = (tokens - expected).abs().max() / expected.abs().max()
         row["gap"] = gap.item()
     return row
 
@@ -168,21 +166,21 @@ def alone(size, device, rows, deadline):
 
     for dtype in (torch.bfloat16, torch.float32):
         problem = Projected(size, device, dtype, grad=True)
-        for name in ("pyg_atomenc triton", "pyg_atomenc dense", "varlen_attn"):
+        for name, make in ATTENTIONS.items():
             for grad in (False, True):
                 told = (size, len(problem.index), name + " (q, k, v)", dtype, grad)
-                given = (name, ATTENTIONS[name], problem, grad, device)
-                add_row(rows, told, deadline, with_share, *given)
+                given = (name, make, problem, grad, device)
+                if name in ("pyg_atomenc triton", "pyg_atomenc dense", "varlen_attn"):
+                    add_row(rows, told, deadline, with_share, *given)
 
 
 def profile(sizes, device, path):
     """What single operators and kernels take of a forward and backward."""
     order = f"self_{'cpu' if device == 'cpu' else 'device'}_time_total"
+    wanted = "dense" if device == "cpu" else ("dense", "triton")
     with path.open("w", encoding="utf-8") as file:
         for size in sizes:
-            for name in ("dense", "dense, large chunks", "triton"):
-                if name == "triton" and device == "cpu":
-                    continue
+            for name in (name for name in OURS if name.startswith(wanted)):
                 problem = Problem(size, device, torch.bfloat16, grad=True)
                 with chunks(name):
                     step = train_step(OURS[name](problem))
@@ -217,6 +215,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="fewer sizes, no peers")
     parser.add_argument("--budget", type=float, default=210, help="seconds of all rows")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--without", help="leave out contenders that have this name")
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("'--device' is 'cuda', but torch finds no CUDA device here")
@@ -229,6 +228,9 @@ def main(arguments=None):
     # So that kernels are compiled as when they are first used.
     os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
     try:
+        for contenders in (OURS, PEERS, ATTENTIONS):
+            for name in [n for n in contenders if args.without and args.without in n]:
+                del contenders[name]
         encoders(sizes, OURS, args.device, rows, deadline)
         alone(SIZES[6] if gpu else sizes[1], args.device, rows, deadline)
         if not (gpu and args.quick):

@@ -12,7 +12,7 @@ from gpu_cases import (
     gradients,
 )
 
-from pyg_atomenc.attention import attention, attention_pool, backends
+from pyg_atomenc.attention import TokenLayout, attention, attention_pool, backends
 
 BY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 POOL = pytest.mark.parametrize("pool", [False, True])
@@ -176,11 +176,11 @@ def test_dropout_changes_no_expectation(backend, device):
     expected = case.expected(True)[0].to(device)
     error = runs.std(0) / len(runs) ** 0.5
     scores = (runs.mean(0) - expected) / error
-    # Normal numbers, of which there are 640.
-    assert scores.abs().max() < 6 and 0.8 < scores.std() < 1.2
+    # 640 normal numbers, of which many share a mask.
+    assert scores.abs().max() < 6 and 0.5 < scores.std() < 1.6
 
 
-def test_edges_of_two_billion_numbers(cuda):
+def test_more_than_two_billion_numbers(cuda):
     """Addresses of more than 32 bits: many small tokens, and only the last compared."""
     sizes = torch.full((1_900_000,), 9)
     count = int(sizes.sum())
@@ -188,8 +188,6 @@ def test_edges_of_two_billion_numbers(cuda):
     if torch.cuda.mem_get_info()[0] < need:
         pytest.skip(f"needs {need / 2**30:.0f} GiB of free GPU memory")
     assert count * 128 > 2**31
-    from pyg_atomenc.attention import TokenLayout
-
     index = torch.arange(len(sizes), device=cuda).repeat_interleave(sizes.to(cuda))
     layout = TokenLayout.from_index(index, len(sizes))
     x = torch.randn(count, 4, 32, device=cuda, dtype=torch.bfloat16).requires_grad_()

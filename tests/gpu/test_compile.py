@@ -8,8 +8,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from pyg_atomenc import AtomAttentionEncoder
 from pyg_atomenc.attention import TokenLayout
 
-# Of equal numbers of atoms and tokens, but not of atoms in a token.
-EQUAL = ((3, 1, 66, 17, 0, 40, 129, 5), (129, 17, 5, 3, 66, 0, 1, 40))
+# Of equal numbers of atoms, tokens and pairs, but not of atoms in a token.
+EQUAL = ((0, 40, 50, 5, 129), (5, 10, 129, 20, 60))
 UNEQUAL = ((1,) * 8 + (253, 0), (20,) * 10 + (61,), (64, 65, 66, 66))
 
 
