@@ -180,6 +180,25 @@ def test_dropout_changes_no_expectation(backend, device):
     assert scores.abs().max() < 6 and 0.5 < scores.std() < 1.6
 
 
+def test_no_batch_has_a_kernel_compiled_anew(cuda):
+    from pyg_atomenc.attention.triton import kernels
+
+    functions = (kernels.attention_forward, kernels.attention_backward)
+    if not hasattr(functions[0], "device_caches"):
+        pytest.skip("this version of Triton keeps its kernels elsewhere")
+
+    def count(small, middle):
+        sizes = (3,) * small + (20,) * middle + (50,)
+        case = Case(cuda, torch.bfloat16, sizes=sizes)
+        torch.autograd.grad(case.run("triton", True)[0].sum(), case.tensors)
+        caches = [c[0] for f in functions for c in f.device_caches.values()]
+        return sum(map(len, caches))
+
+    # Of one token, of a multiple of 16, and of others, Triton could tell them apart.
+    numbers = {count(*tokens) for tokens in ((2, 3), (1, 1), (16, 16), (16, 5), (7, 1))}
+    assert len(numbers) == 1
+
+
 def test_more_than_two_billion_numbers(cuda):
     """Addresses of more than 32 bits: many small tokens, and only the last compared."""
     sizes = torch.full((1_900_000,), 9)
