@@ -41,7 +41,8 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             mask = bias[group].to(dtype)
         elif bias is not None:
             pairs = take(bias, layout.pair_index(group)[0]).to(dtype)
-            mask = mask + pairs.movedim(-1, 1)
+            # Fused kernels of GPUs read masks row by row.
+            mask = (mask + pairs.movedim(-1, 1)).contiguous()
         if fused:
             mask = mask.expand(-1, -1, q.size(2), -1)
             v = v.expand(-1, q.size(1), -1, -1)
