@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch_geometric.nn.dense import Linear
 from torch_geometric.nn.inits import reset
 
@@ -18,6 +19,8 @@ Projections = tuple[Tensor, Tensor, Tensor]
 _HOOKS = [
     f"_{way}{when}_hooks" for way in ("forward", "backward") for when in ("", "_pre")
 ]
+# What maps by its weight and bias alone; what derives from these may do anything else.
+_PLAIN = (Linear, torch.nn.Linear)
 
 
 class AttentionProjections(torch.nn.Module):
@@ -82,7 +85,7 @@ class AttentionProjections(torch.nn.Module):
         """
         checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
         checks.check_shape("x", x, "num_atoms", "in_channels")
-        channels = getattr(linear, "in_channels", -1)
+        channels = _in_channels(linear)
         if channels != -1 and x.size(1) != channels:
             raise AtomEncodingError(
                 f"'x' has {x.size(1)} channels, but the layer was made with "
@@ -104,14 +107,14 @@ class AttentionProjections(torch.nn.Module):
                     "it with edge_dim set to the number of edge features."
                 )
             return None
-        width = getattr(self.lin_edge, "in_channels", -1)
         if edge_attr is None:
             raise AtomEncodingError(
-                f"'edge_attr' is missing: the layer was made with edge_dim={width}; "
-                f"pass the features of every edge."
+                f"'edge_attr' is missing: the layer was made with "
+                f"edge_dim={self.edge_dim}; pass the features of every edge."
             )
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
+        width = _in_channels(self.lin_edge)
         wanted = "edge_dim" if width == -1 else width
         checks.check_shape("edge_attr", edge_attr, "num_edges", wanted)
         checks.check_floating("edge_attr", edge_attr)
@@ -119,11 +122,46 @@ class AttentionProjections(torch.nn.Module):
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
         _check_kind("edge_attr", edge_attr, self.lin_edge)
-        return self.lin_edge(edge_attr)
+        return self._project("lin_edge", edge_attr, self.heads)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """``[N, H * d]`` → ``[N, H, d]``."""
-        return x.view(-1, self.heads, self.out_channels)
+    def project(self, target: Tensor, source: Tensor) -> Projections:
+        """Queries of the targets, keys and values of the sources, each ``[N, H, d]``.
+
+        Raises:
+            ValueError: If a projection gives another shape or type.
+        """
+        width = self.heads * self.out_channels
+        query = self._project("lin_query", target, width)
+        key = self._project("lin_key", source, width)
+        value = self._project("lin_value", source, width)
+        if torch.is_autocast_enabled(query.device.type):
+            # It leaves alone what is no matrix product, such as an Identity.
+            dtype = torch.promote_types(key.dtype, value.dtype)
+            dtype = torch.promote_types(query.dtype, dtype)
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        for name, out in (("lin_key", key), ("lin_value", value)):
+            if out.dtype != query.dtype:
+                raise AtomEncodingError(
+                    f"'{name}' gives {out.dtype}, but 'lin_query' {query.dtype}: let "
+                    f"them give one type."
+                )
+        shape = (self.heads, self.out_channels)
+        return (
+            query.unflatten(1, shape),
+            key.unflatten(1, shape),
+            value.unflatten(1, shape),
+        )
+
+    def _project(self, name: str, x: Tensor, width: int) -> Tensor:
+        """What the module of a name, whatever it is, gives: ``[N, width]``."""
+        out = getattr(self, name)(x)
+        fits = isinstance(out, Tensor) and out.dtype.is_floating_point
+        if not fits or out.shape != (x.size(0), width):
+            raise AtomEncodingError(
+                f"'{name}' gives {checks.found(out)}: let it map {list(x.shape)} to "
+                f"floating numbers of shape [{x.size(0)}, {width}]."
+            )
+        return out
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""
@@ -134,14 +172,22 @@ class AttentionProjections(torch.nn.Module):
         return f"{type(self).__name__}({sizes})"
 
 
+def _in_channels(linear: torch.nn.Module) -> int:
+    """How many channels a projection takes, -1 where it takes or may take any."""
+    if type(linear) not in _PLAIN:
+        return -1
+    own = "in_channels" if isinstance(linear, Linear) else "in_features"
+    return int(getattr(linear, own))
+
+
 def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
     """Raise a ValueError unless a layer's weights are of the device and type of ``x``.
 
-    Of a module without floating weights, nothing is asked.
+    Nothing is asked of what converts itself, nor of a weight that a hook makes anew.
     """
-    weight = getattr(linear, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
+    if type(linear) not in _PLAIN or "weight" in linear.__dict__:
         return
+    weight: Any = linear.weight
     checks.check_device(name, x, "layer", weight.device)
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise AtomEncodingError(
@@ -173,8 +219,7 @@ def fuse_projections(
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
-        # Of this very class: what derives from it may do anything else.
-        if not isinstance(linear, Linear) or type(linear) is not Linear:
+        if not isinstance(linear, _PLAIN) or type(linear) not in _PLAIN:
             return f"one is of type {type(linear).__name__}"
         if "forward" in linear.__dict__:
             return "the forward function of one was replaced"
@@ -182,7 +227,10 @@ def fuse_projections(
             linear(x[:0])
         if any(getattr(linear, name) for name in _HOOKS):
             return "a hook wants to see one"
-        weight = linear.weight if dtype is None else linear.weight.to(dtype)
+        weight = linear.weight
+        if is_traceable_wrapper_subclass(weight):
+            return f"the weight of one is a {type(weight).__name__}"
+        weight = weight if dtype is None else weight.to(dtype)
         weights.append(weight.view(heads, -1, weight.size(1)))
         if linear.bias is not None:
             biases.append(linear.bias.to(weight.dtype).view(heads, -1))

@@ -112,9 +112,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         self.check_atoms(source, self.lin_key)
         self.check_atoms(target, self.lin_query)
         layout = self._layout(edge_index, (source.size(0), target.size(0)), size)
-        query = self.split_heads(self.lin_query(target))
-        key = self.split_heads(self.lin_key(source))
-        value = self.split_heads(self.lin_value(source))
+        query, key, value = self.project(target, source)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
         # A list of edges is always attended over as messages, for all who look at them.
