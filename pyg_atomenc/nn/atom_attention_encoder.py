@@ -137,7 +137,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
             Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
             zeros.
         """
-        self.check_atoms(x, self.lin_query)
+        self.check_atoms(x, "lin_query", "lin_key", "lin_value")
         if dim not in (-2, 0):
             raise AtomEncodingError(
                 f"'dim' is {dim}: atoms stand in the first of two dimensions; pass x "

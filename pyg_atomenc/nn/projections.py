@@ -76,23 +76,24 @@ class AttentionProjections(torch.nn.Module):
         for child in self.children():
             reset(child)
 
-    def check_atoms(self, x: Any, linear: torch.nn.Module) -> None:
-        """Check that a projection can take the atoms ``[N, C]``.
+    def check_atoms(self, x: Any, *names: str) -> None:
+        """Check that the projections of these names can take the atoms ``[N, C]``.
 
         Raises:
             ValueError: If ``x`` is no floating matrix, or of other channels, type or
-                device than the weights of ``linear``.
+                device than their weights.
         """
         checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
         checks.check_shape("x", x, "num_atoms", "in_channels")
-        channels = _in_channels(linear)
-        if channels != -1 and x.size(1) != channels:
-            raise AtomEncodingError(
-                f"'x' has {x.size(1)} channels, but the layer was made with "
-                f"in_channels={channels}: make it with in_channels={x.size(1)}, or -1."
-            )
         checks.check_floating("x", x)
-        _check_kind("x", x, linear)
+        for name in names:
+            channels = _in_channels(getattr(self, name))
+            if channels != -1 and x.size(1) != channels:
+                raise AtomEncodingError(
+                    f"'x' has {x.size(1)} channels, but '{name}' in_channels="
+                    f"{channels}: make the layer with in_channels={x.size(1)}, or -1."
+                )
+            self._check_kind("x", x, name)
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
@@ -121,7 +122,7 @@ class AttentionProjections(torch.nn.Module):
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
-        _check_kind("edge_attr", edge_attr, self.lin_edge)
+        self._check_kind("edge_attr", edge_attr, "lin_edge")
         return self._project("lin_edge", edge_attr, self.heads)
 
     def project(self, target: Tensor, source: Tensor) -> Projections:
@@ -163,6 +164,22 @@ class AttentionProjections(torch.nn.Module):
             )
         return out
 
+    def _check_kind(self, name: str, x: Tensor, lin: str) -> None:
+        """Raise a ValueError unless weights are of the device and type of ``x``.
+
+        Nothing is asked of what converts itself, nor of a weight that a hook makes.
+        """
+        linear: Any = getattr(self, lin)
+        if type(linear) not in _PLAIN or "weight" in linear.__dict__:
+            return
+        weight: Tensor = linear.weight
+        checks.check_device(name, x, lin, weight.device)
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise AtomEncodingError(
+                f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
+                f"convert one of them, or run under torch.autocast."
+            )
+
     def merge_heads(self, out: Tensor) -> Tensor:
         """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""
         return out.flatten(1) if self.concat else out.mean(dim=1)
@@ -178,22 +195,6 @@ def _in_channels(linear: torch.nn.Module) -> int:
         return -1
     own = "in_channels" if isinstance(linear, Linear) else "in_features"
     return int(getattr(linear, own))
-
-
-def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
-    """Raise a ValueError unless a layer's weights are of the device and type of ``x``.
-
-    Nothing is asked of what converts itself, nor of a weight that a hook makes anew.
-    """
-    if type(linear) not in _PLAIN or "weight" in linear.__dict__:
-        return
-    weight: Any = linear.weight
-    checks.check_device(name, x, "layer", weight.device)
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise AtomEncodingError(
-            f"'{name}' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
-            f"one of them, or run under torch.autocast."
-        )
 
 
 def fuse_projections(

@@ -109,8 +109,8 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         """
         pair = x if isinstance(x, (tuple, list)) else (x, x)
         source, target = self._by_flow(pair)
-        self.check_atoms(source, self.lin_key)
-        self.check_atoms(target, self.lin_query)
+        self.check_atoms(source, "lin_key", "lin_value")
+        self.check_atoms(target, "lin_query")
         layout = self._layout(edge_index, (source.size(0), target.size(0)), size)
         query, key, value = self.project(target, source)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
