@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch_geometric
 from oracle import BY_BACKEND, encode_loop, partitions
+from torch._dynamo.testing import CompileCounter
+from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex, Index
 from torch_geometric.nn import (
     GINConv,
@@ -263,6 +265,83 @@ def test_traced_models_call_it_whole():
     graph = torch.fx.GraphModule(model, Tracer().trace(model))
     x, batch = torch.randn(5, 6), torch.tensor([1, 0, 0, 1, 1])
     assert torch.equal(graph(x, batch), model(x, batch))
+
+
+def draw(number):
+    """Ten atoms more every time, in one token more; no two sizes are the same."""
+    count, num_tokens = 40 + 10 * number, 8 + number
+    index = torch.randint(num_tokens, (count,))
+    return torch.randn(count, 6), index, num_tokens
+
+
+def by_layout(x, index, num_tokens):
+    return x, TokenLayout.from_index(index, num_tokens)
+
+
+def by_pointers(x, index, num_tokens):
+    index = index.sort().values
+    return x, index, TokenLayout.from_index(index, num_tokens).ptr, num_tokens
+
+
+WAYS = {
+    "index": lambda x, index, _: (x, index),
+    "index and count": lambda x, index, num_tokens: (x, index, None, num_tokens),
+    "layout": by_layout,
+    "index and pointers": by_pointers,
+    "pointers": lambda *drawn: (drawn[0], None, by_pointers(*drawn)[2]),
+    "nothing": lambda x, *_: (x,),
+}
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("way", WAYS)
+def test_ten_batches_are_one_compilation(way, reduce):
+    encoder, counter = AtomAttentionEncoder(6, 3, 2, reduce=reduce), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend=counter)
+    for number in range(10):
+        args = WAYS[way](*draw(number))
+        torch.testing.assert_close(compiled(*args), encoder(*args))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", ["alone", "among several"])
+def test_ten_graphs_are_one_compilation(name):
+    encoder, counter = AtomAttentionEncoder(6, 3, 2), CompileCounter()
+    aggr = encoder if name == "alone" else MultiAggregation(["mean", encoder])
+    conv = SAGEConv(6, 5, aggr=aggr)
+    torch._dynamo.reset()
+    compiled = torch.compile(conv, fullgraph=True, dynamic=True, backend=counter)
+    for number in range(10):
+        x, *_ = draw(number)
+        edges = torch.randint(len(x), (2, 2 * len(x) + number))
+        torch.testing.assert_close(compiled(x, edges), conv(x, edges))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_export_serves_other_batches(way):
+    encoder = AtomAttentionEncoder(6, 3, 2, reduce="sum")
+    # The number of tokens would be a constant.
+    wanted = "index" if way == "index and count" else way
+    args = [a for a in WAYS[wanted](*draw(0)) if not isinstance(a, int)]
+    shapes = torch.export.ShapesCollection()
+    for tensor in pytree.tree_leaves(args):
+        if tensor is not None:
+            shapes[tensor] = {0: torch.export.Dim.AUTO}
+    program = torch.export.export(encoder, tuple(args), dynamic_shapes=shapes)
+    for number in (3, 7):
+        args = [a for a in WAYS[wanted](*draw(number)) if not isinstance(a, int)]
+        torch.testing.assert_close(program.module()(*args), encoder(*args))
+
+
+def test_an_export_of_a_convolution_serves_other_graphs():
+    conv = SAGEConv(6, 5, aggr=AtomAttentionEncoder(6, 3, 2))
+    shapes = ({0: torch.export.Dim("nodes")}, {1: torch.export.Dim("edges")})
+    args = draw(0)[0], torch.randint(40, (2, 90))
+    program = torch.export.export(conv, args, dynamic_shapes=shapes)
+    x, edges = draw(4)[0], torch.randint(80, (2, 177))
+    torch.testing.assert_close(program.module()(x, edges), conv(x, edges))
 
 
 def test_without_a_layout_the_largest_token_is_read_once():
