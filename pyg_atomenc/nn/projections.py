@@ -248,3 +248,29 @@ def fuse_projections(
         return "some have a bias, and others none"
     query, key, value = weights
     return (query, key, value), (biases[0], biases[1], biases[2]) if biases else None
+
+
+def folded_weight(linear: Any, name: str) -> Tensor:
+    """The weight of a layer that is not called, since it is multiplied with others.
+
+    Args:
+        linear (torch.nn.Linear): The layer.
+        name (str): What errors call it.
+
+    Raises:
+        ValueError: If calling the layer would not use just this weight.
+    """
+    plain = type(linear).forward is torch.nn.Linear.forward
+    # Old weight_norm and pruning make the weight when the layer is called.
+    made = "weight" in linear.__dict__ and len(linear._forward_pre_hooks) > 0
+    if not plain or made or "forward" in linear.__dict__:
+        kind = (
+            "has its weight made by a hook" if made else f"is {type(linear).__name__}"
+        )
+        raise AtomEncodingError(
+            f"'{name}' {kind}, but its weight is multiplied with others and the layer "
+            f"never called: leave it a torch.nn.Linear, parametrized or not; of LoRA, "
+            f"exclude it or merge the weights."
+        )
+    weight: Tensor = linear.weight
+    return weight
