@@ -180,24 +180,25 @@ def _index_of(
     """The token of every atom from the tokens' pointers, which win in a trace."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
     ptr = check_index("ptr", ptr, mend).long()
+    found = torch.bucketize(
+        torch.arange(num_atoms, device=ptr.device), ptr[1:], right=True
+    )
     # Inside a trace, values cannot be looked at.
-    if not torch.compiler.is_compiling():
-        ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
-        if ends != [0, num_atoms] or (ptr.diff() < 0).any():
-            raise AtomEncodingError(
-                f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
-                f"falls, for {num_atoms} atoms: {mend}"
-            )
-    if dim_size is not None and dim_size != ptr.numel() - 1:
+    if torch.compiler.is_compiling():
+        return found
+    ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+    if ends != [0, num_atoms] or (ptr.diff() < 0).any():
+        raise AtomEncodingError(
+            f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
+            f"falls, for {num_atoms} atoms: {mend}"
+        )
+    if dim_size not in (None, ptr.numel() - 1):
         raise AtomEncodingError(
             f"'dim_size' is {dim_size}, but 'ptr' has {ptr.numel() - 1} tokens: leave "
             f"'dim_size' out."
         )
-    atoms = torch.arange(num_atoms, device=ptr.device)
-    found = torch.bucketize(atoms, ptr[1:], right=True)
-    if index is not None and not torch.compiler.is_compiling():
-        if not isinstance(index, Tensor) or not torch.equal(index.long(), found):
-            raise AtomEncodingError(
-                "'index' and 'ptr' are both there and tell other tokens: pass one."
-            )
-    return found
+    if index is None or isinstance(index, Tensor) and torch.equal(index.long(), found):
+        return found
+    raise AtomEncodingError(
+        "'index' and 'ptr' are both there and tell other tokens: pass one of them."
+    )

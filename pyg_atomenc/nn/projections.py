@@ -1,6 +1,7 @@
 """What the layers share: projections, their checks, and whether they may be fused."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Optional, Union
 
 import torch
@@ -83,7 +84,7 @@ class AttentionProjections(torch.nn.Module):
             f"layouts: use torch.compile, or torch.export to save a program."
         )
 
-    def check_atoms(self, x: Any, *names: str) -> None:
+    def check_atoms(self, x: Any, *lins: str) -> None:
         """Check that the projections of these names can take the atoms ``[N, C]``.
 
         Raises:
@@ -91,16 +92,8 @@ class AttentionProjections(torch.nn.Module):
                 device than their weights.
         """
         checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
-        checks.check_shape("x", x, "num_atoms", "in_channels")
-        checks.check_floating("x", x)
-        for name in names:
-            channels = _in_channels(getattr(self, name))
-            if channels != -1 and x.size(1) != channels:
-                raise AtomEncodingError(
-                    f"'x' has {x.size(1)} channels, but '{name}' in_channels="
-                    f"{channels}: make the layer with in_channels={x.size(1)}, or -1."
-                )
-            self._check_kind("x", x, name)
+        for lin in lins:
+            self._check_projected(lin, "x", x, "num_atoms", "in_channels")
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
@@ -122,14 +115,12 @@ class AttentionProjections(torch.nn.Module):
             )
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
-        width = _in_channels(self.lin_edge)
-        wanted = "edge_dim" if width == -1 else width
-        checks.check_shape("edge_attr", edge_attr, "num_edges", wanted)
-        checks.check_floating("edge_attr", edge_attr)
+        self._check_projected(
+            "lin_edge", "edge_attr", edge_attr, "num_edges", "edge_dim"
+        )
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
-        self._check_kind("edge_attr", edge_attr, "lin_edge")
         return self._project("lin_edge", edge_attr, self.heads)
 
     def project(self, target: Tensor, source: Tensor) -> Projections:
@@ -138,27 +129,23 @@ class AttentionProjections(torch.nn.Module):
         Raises:
             ValueError: If a projection gives another shape or type.
         """
-        width = self.heads * self.out_channels
-        query = self._project("lin_query", target, width)
-        key = self._project("lin_key", source, width)
-        value = self._project("lin_value", source, width)
-        if torch.is_autocast_enabled(query.device.type):
-            # It leaves alone what is no matrix product, such as an Identity.
-            dtype = torch.promote_types(key.dtype, value.dtype)
-            dtype = torch.promote_types(query.dtype, dtype)
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        for name, out in (("lin_key", key), ("lin_value", value)):
-            if out.dtype != query.dtype:
-                raise AtomEncodingError(
-                    f"'{name}' gives {out.dtype}, but 'lin_query' {query.dtype}: let "
-                    f"them give one type."
-                )
         shape = (self.heads, self.out_channels)
-        return (
-            query.unflatten(1, shape),
-            key.unflatten(1, shape),
-            value.unflatten(1, shape),
-        )
+        inputs = {"lin_query": target, "lin_key": source, "lin_value": source}
+        found = [
+            self._project(lin, x, self.heads * self.out_channels).unflatten(1, shape)
+            for lin, x in inputs.items()
+        ]
+        kinds = [out.dtype for out in found]
+        if torch.is_autocast_enabled(target.device.type):
+            # It leaves alone what is no matrix product, such as an Identity.
+            widest = reduce(torch.promote_types, kinds)
+            found = [out.to(widest) for out in found]
+        elif kinds.count(kinds[0]) < 3:
+            raise AtomEncodingError(
+                f"'lin_query', 'lin_key' and 'lin_value' give {kinds}: let them give "
+                f"one type."
+            )
+        return found[0], found[1], found[2]
 
     def _project(self, name: str, x: Tensor, width: int) -> Tensor:
         """What the module of a name, whatever it is, gives: ``[N, width]``."""
@@ -171,16 +158,21 @@ class AttentionProjections(torch.nn.Module):
             )
         return out
 
-    def _check_kind(self, name: str, x: Tensor, lin: str) -> None:
-        """Raise a ValueError unless weights are of the device and type of ``x``.
+    def _check_projected(self, lin: str, name: str, x: Any, *shape: str) -> None:
+        """Check what goes into a projection, by its weight where that is known.
 
-        Nothing is asked of what converts itself, nor of a weight that a hook makes.
+        Nothing is asked of modules that may convert, or make their weight in a hook.
         """
+        checks.check_shape(name, x, *shape)
+        checks.check_floating(name, x)
         linear: Any = getattr(self, lin)
         if type(linear) not in _PLAIN or "weight" in linear.__dict__:
             return
         weight: Tensor = linear.weight
         checks.check_device(name, x, lin, weight.device)
+        if not isinstance(weight, UninitializedParameter):
+            hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
+            checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise AtomEncodingError(
                 f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
@@ -194,14 +186,6 @@ class AttentionProjections(torch.nn.Module):
     def __repr__(self) -> str:
         sizes = f"{self.in_channels}, {self.out_channels}, heads={self.heads}"
         return f"{type(self).__name__}({sizes})"
-
-
-def _in_channels(linear: torch.nn.Module) -> int:
-    """How many channels a projection takes, -1 where it takes or may take any."""
-    if type(linear) not in _PLAIN:
-        return -1
-    own = "in_channels" if isinstance(linear, Linear) else "in_features"
-    return int(getattr(linear, own))
 
 
 def fuse_projections(
@@ -251,26 +235,19 @@ def fuse_projections(
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:
-    """The weight of a layer that is not called, since it is multiplied with others.
-
-    Args:
-        linear (torch.nn.Linear): The layer.
-        name (str): What errors call it.
+    """The weight of a layer that is multiplied with others, and never called.
 
     Raises:
         ValueError: If calling the layer would not use just this weight.
     """
-    plain = type(linear).forward is torch.nn.Linear.forward
     # Old weight_norm and pruning make the weight when the layer is called.
     made = "weight" in linear.__dict__ and len(linear._forward_pre_hooks) > 0
-    if not plain or made or "forward" in linear.__dict__:
-        kind = (
-            "has its weight made by a hook" if made else f"is {type(linear).__name__}"
-        )
+    own = "forward" in linear.__dict__
+    if own or made or type(linear).forward is not torch.nn.Linear.forward:
+        kind = "a hook that makes its weight" if made else "a forward of its own"
         raise AtomEncodingError(
-            f"'{name}' {kind}, but its weight is multiplied with others and the layer "
-            f"never called: leave it a torch.nn.Linear, parametrized or not; of LoRA, "
-            f"exclude it or merge the weights."
+            f"'{name}' ({type(linear).__name__}) has {kind}, but is never called: "
+            f"leave it a torch.nn.Linear, parametrized or not, without an adapter."
         )
     weight: Tensor = linear.weight
     return weight

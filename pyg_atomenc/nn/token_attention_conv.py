@@ -181,11 +181,10 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         return bool(((source != target) == self._loop_mask).all())
 
 
-def _features_in(edge_index: Any) -> Optional[Tensor]:
+def _features_in(edge_index: Any) -> Any:
     """The edge features that an adjacency holds, where PyG's layers take them, too."""
     if isinstance(edge_index, SparseTensor):
-        features: Optional[Tensor] = edge_index.storage.value()
-        return features
+        return edge_index.storage.value()
     if not is_torch_sparse_tensor(edge_index):
         return None
     values = to_edge_index(edge_index)[1]

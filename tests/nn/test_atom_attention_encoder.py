@@ -198,7 +198,7 @@ def test_lazy_channels():
     loaded.load_state_dict(lazy.state_dict())
     expected = lazy(x, layout, edge_attr=edge_attr)
     assert torch.equal(loaded(x, layout, edge_attr=edge_attr), expected)
-    with pytest.raises(ValueError, match="'x' has 4 channels.*in_channels=5"):
+    with pytest.raises(ValueError, match=r"'x' needs .*, 5\], found: .*in_channels=4"):
         lazy(torch.randn(3, 4), layout, edge_attr=edge_attr)
 
 
@@ -402,7 +402,11 @@ BAD_CALLS = {
     ),
     "integers": ((X.long(), LAYOUT), {}, r"'x' is of type torch.int64.*Embedding"),
     "double": ((X.double(), LAYOUT), {}, r"'x' is of type torch.float64.*float32"),
-    "channels": ((X[:, :3], LAYOUT), {}, r"'x' has 3 channels.*in_channels=4"),
+    "channels": (
+        (X[:, :3], LAYOUT),
+        {},
+        r"'x' needs .*, 4\], found: .* 3\]; .*in_channels=3",
+    ),
     "lengths": ((X[:2], LAYOUT), {}, r"'x' has 2 atoms, but 'index' 3"),
     "other device": (
         (X, LAYOUT.to("meta")),

@@ -195,16 +195,28 @@ WRONG = {
     "none": (lambda a: a[:0], "'edge_attr' has 0 rows for"),
     "columns": (
         lambda a: a[:, :1],
-        r"needs the shape \[num_edges, 2\], found: \[.*1\]",
+        r"needs the shape \[num_edges, (2|edge_dim)\], found: \[.*1\]",
     ),
-    "a vector": (lambda a: a[:, 0], r"needs the shape \[num_edges, 2\]"),
-    "of all numbers": (lambda a: a.flatten(), r"needs the shape \[num_edges, 2\]"),
-    "dimensions": (lambda a: a[:, None], r"needs the shape \[num_edges, 2\]"),
-    "a number": (lambda a: a[0, 0], r"needs the shape \[num_edges, 2\], found: \[\]"),
+    "a vector": (lambda a: a[:, 0], r"needs the shape \[num_edges, (2|edge_dim)\]"),
+    "of all numbers": (
+        lambda a: a.flatten(),
+        r"needs the shape \[num_edges, (2|edge_dim)\]",
+    ),
+    "dimensions": (
+        lambda a: a[:, None],
+        r"needs the shape \[num_edges, (2|edge_dim)\]",
+    ),
+    "a number": (
+        lambda a: a[0, 0],
+        r"needs the shape \[num_edges, (2|edge_dim)\], found: \[\]",
+    ),
     "integers": (lambda a: a.long(), "is of type torch.int64"),
     "float": (lambda a: a.float(), "torch.float32, but 'lin_edge' of torch.float64"),
     "device": (lambda a: a.to("meta"), "'edge_attr' is on meta, but 'lin_edge' on cpu"),
-    "list": (lambda a: a.tolist(), r"needs the shape \[num_edges, 2\], found: list"),
+    "list": (
+        lambda a: a.tolist(),
+        r"needs the shape \[num_edges, (2|edge_dim)\], found: list",
+    ),
     "nothing": (lambda a: None, "'edge_attr' is missing"),
 }
 

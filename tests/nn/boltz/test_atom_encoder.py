@@ -209,5 +209,5 @@ def test_what_is_folded_takes_no_adapter_but_a_parametrization(name):
     )
     for change in replaced:
         setattr(parent, attribute, change(copy.deepcopy(base)))
-        with pytest.raises(ValueError, match=f"'{name}' (is|has).*torch.nn.Linear"):
+        with pytest.raises(ValueError, match=f"'{name}' .* has .*torch.nn.Linear"):
             run(encoder, decoder, flat)
