@@ -180,25 +180,27 @@ def _index_of(
     """The token of every atom from the tokens' pointers, which win in a trace."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
     ptr = check_index("ptr", ptr, mend).long()
-    found = torch.bucketize(
-        torch.arange(num_atoms, device=ptr.device), ptr[1:], right=True
-    )
     # Inside a trace, values cannot be looked at.
-    if torch.compiler.is_compiling():
-        return found
-    ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
-    if ends != [0, num_atoms] or (ptr.diff() < 0).any():
-        raise AtomEncodingError(
-            f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
-            f"falls, for {num_atoms} atoms: {mend}"
-        )
-    if dim_size not in (None, ptr.numel() - 1):
-        raise AtomEncodingError(
-            f"'dim_size' is {dim_size}, but 'ptr' has {ptr.numel() - 1} tokens: leave "
-            f"'dim_size' out."
-        )
-    if index is None or isinstance(index, Tensor) and torch.equal(index.long(), found):
-        return found
-    raise AtomEncodingError(
-        "'index' and 'ptr' are both there and tell other tokens: pass one of them."
-    )
+    readable = not torch.compiler.is_compiling()
+    if readable:
+        ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+        if ends != [0, num_atoms] or (ptr.diff() < 0).any():
+            raise AtomEncodingError(
+                f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
+                f"falls, for {num_atoms} atoms: {mend}"
+            )
+        if dim_size not in (None, ptr.numel() - 1):
+            raise AtomEncodingError(
+                f"'dim_size' is {dim_size}, but 'ptr' has {ptr.numel() - 1} tokens: "
+                f"leave 'dim_size' out."
+            )
+    # Exported, torch.bucketize would search no more pointers than the example had.
+    starts = ptr.new_zeros(num_atoms + 1)
+    starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
+    found = starts.cumsum(0)[:-1]
+    if readable and index is not None:
+        if not isinstance(index, Tensor) or not torch.equal(index.long(), found):
+            raise AtomEncodingError(
+                "'index' and 'ptr' are both there and tell other tokens: pass one."
+            )
+    return found

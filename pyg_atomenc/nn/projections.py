@@ -77,13 +77,6 @@ class AttentionProjections(torch.nn.Module):
         for child in self.children():
             reset(child)
 
-    def __prepare_scriptable__(self) -> Any:
-        """Refuse ``torch.jit.script``, which asks here for what to compile."""
-        raise AtomEncodingError(
-            f"'{type(self).__name__}' cannot be scripted, for TorchScript knows no "
-            f"layouts: use torch.compile, or torch.export to save a program."
-        )
-
     def check_atoms(self, x: Any, *lins: str) -> None:
         """Check that the projections of these names can take the atoms ``[N, C]``.
 

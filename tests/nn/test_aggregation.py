@@ -293,8 +293,14 @@ WAYS = {
 }
 
 
+# Before, a graph that reads a number back is broken in two.
+TORCH_READS = torch.__version__ >= torch.torch_version.TorchVersion("2.7")
+
+
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", WAYS if TORCH_READS else [w for w in WAYS if w != "index"]
+)
 def test_ten_batches_are_one_compilation(way, reduce):
     encoder, counter = AtomAttentionEncoder(6, 3, 2, reduce=reduce), CompileCounter()
     torch._dynamo.reset()
@@ -308,6 +314,8 @@ def test_ten_batches_are_one_compilation(way, reduce):
 @pytest.mark.parametrize("name", ["alone", "among several"])
 def test_ten_graphs_are_one_compilation(name):
     encoder, counter = AtomAttentionEncoder(6, 3, 2), CompileCounter()
+    if name == "among several" and not TORCH_READS:
+        pytest.skip("of MultiAggregation alone torch makes no whole graph either")
     aggr = encoder if name == "alone" else MultiAggregation(["mean", encoder])
     conv = SAGEConv(6, 5, aggr=aggr)
     torch._dynamo.reset()

@@ -270,14 +270,6 @@ def test_hooks_of_state_dicts_are_called(layer):
 
 
 @BY_LAYER
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
-def test_torch_script_is_refused_with_what_to_use(layer):
-    for model in (make(layer), torch.nn.Sequential(make(layer))):
-        with pytest.raises(ValueError, match="cannot be scripted.*use torch.compile"):
-            torch.jit.script(model)
-
-
-@BY_LAYER
 def test_a_functional_call_takes_other_weights(layer):
     model, other, x = make(layer), make(layer), torch.randn(7, 8)
     weights = dict(other.named_parameters())
