@@ -124,9 +124,9 @@ def test_a_sum_in_half_precision_knows_every_size(dtype, sizes):
     encoder = AtomAttentionEncoder(4, 2, 1, reduce="sum", bias=True, backend="dense")
     torch.nn.init.zeros_(encoder.lin_query.weight)
     torch.nn.init.zeros_(encoder.lin_value.weight)
-    torch.nn.init.constant_(encoder.lin_value.bias, 0.25)
+    torch.nn.init.constant_(encoder.lin_value.bias, 0.75)
     out = encoder.to(dtype)(torch.randn(len(index), 4).to(dtype), index)
-    expected = sizes / 4
+    expected = sizes * 0.75
     assert out.dtype == dtype and out.isfinite().all()
     torch.testing.assert_close(out[:, 0], expected.to(dtype), rtol=0, atol=0)
 

@@ -137,8 +137,12 @@ def test_any_module_may_project(name, which, layer):
     assert (found - out).abs().max() < 0.05 * out.abs().max()
 
 
+@WARNINGS
 @BY_LAYER
-@pytest.mark.parametrize("name", ["torch", "two layers", "LoRA", "Identity"])
+@pytest.mark.parametrize(
+    "name",
+    ["torch", "two layers", "LoRA", "Identity", "old weight_norm", "pruned"],
+)
 def test_other_modules_of_another_type(name, layer):
     model = make(layer)
     model.lin_key = REPLACED[name](model.lin_key)
