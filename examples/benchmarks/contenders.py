@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 from torch_geometric.nn import TransformerConv, global_mean_pool
+from torch_geometric.nn.aggr import SetTransformerAggregation
 from torch_geometric.utils import scatter, softmax, to_dense_batch
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
@@ -262,6 +263,20 @@ def varlen(problem):
     return run, problem.leaves
 
 
+def set_transformer(problem):
+    """PyG's pooling by attention, of a model of its own, on padded tokens."""
+    width = int(problem.sizes.max())
+    numbers = 4 * problem.num_tokens * width * max(H * width, C)
+    require(problem, numbers, "padding")
+    pool = SetTransformerAggregation(C, heads=H)
+    pool = pool.to(problem.x.device, problem.x.dtype)
+
+    def run():
+        return pool(problem.x, problem.index, dim_size=problem.num_tokens)
+
+    return run, [problem.x, *pool.parameters()]
+
+
 # Behind this in a contender's name, it gets a bias for every pair of atoms.
 PAIRS = ", pair bias"
 
@@ -275,10 +290,13 @@ CONTENDERS = {
     "nested tensor SDPA": nested_sdpa,
     "flex_attention": flex,
     "varlen_attn": varlen,
+    "PyG SetTransformerAggregation": set_transformer,
     "pyg_atomenc auto" + PAIRS: package("auto"),
     "PyG edges + softmax + scatter" + PAIRS: pyg_edges,
 }
 
+# Whose numbers are those of another model, so that the loop is none for them.
+PEERS = ("PyG SetTransformerAggregation",)
 
 # The same from queries, keys and values, for `Projected`.
 ATTENTIONS = {

@@ -22,6 +22,7 @@ from torch_geometric.utils import scatter, softmax
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
+from pyg_atomenc.checks import check_rows
 from pyg_atomenc.errors import require_package
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
@@ -67,6 +68,9 @@ class EdgeAttention(MessagePassing):
         dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Attend over edges; gives the outputs and the weights ``[E, H]``."""
+        if bias is not None:
+            # One row would serve all edges without a word.
+            check_rows("bias", bias, edge_index.size(1), "edges")
         if size is None:
             size = (key.size(0), query.size(0))
             size = size if self.flow == "source_to_target" else size[::-1]

@@ -5,20 +5,22 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch_geometric.nn.aggr import Aggregation
 
 from pyg_atomenc.attention import (
     TokenLayout,
+    accumulate_dtype,
     as_token_layout,
     attention_encode,
     attention_pool,
     check_layout_device,
 )
-from pyg_atomenc.checks import check_index
+from pyg_atomenc.checks import check_choice, check_index
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.projections import AttentionProjections, fuse_projections
 
 
-class AtomAttentionEncoder(AttentionProjections):
+class AtomAttentionEncoder(AttentionProjections, Aggregation):
     r"""Atoms attend to the atoms of their token, and are averaged to tokens.
 
     .. math::
@@ -27,7 +29,13 @@ class AtomAttentionEncoder(AttentionProjections):
         \frac{(W^h_q h_a) \cdot (W^h_k h_b)}{\sqrt{d}} + W^h_e e_{ab} \right), \qquad
         t = \Vert_h \frac{1}{n} \sum_{a, b} \alpha^h_{ab} W^h_v h_b
 
-    with atoms :math:`a, b` over the :math:`n` atoms of a token. It is the core of the
+    with atoms :math:`a, b` over the :math:`n` atoms of a token. With ``reduce="sum"``
+    the :math:`1/n` is left out. The mean does not know how many atoms a token has; the
+    sum suits properties that add up over atoms, such as energies, volumes or logP.
+
+    As an :class:`~torch_geometric.nn.aggr.Aggregation` it also pools graphs,
+    ``encoder(x, batch)``, and is the ``aggr`` of message passing layers, whose messages
+    to a node then attend to each other. It is the core of the
     atom attention encoder of AlphaFold 3 (`"Accurate structure prediction of
     biomolecular interactions with AlphaFold 3"
     <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 5 of its supplement),
@@ -41,6 +49,8 @@ class AtomAttentionEncoder(AttentionProjections):
         bias (bool): Give the projections an additive bias. (default: ``False``)
         edge_dim (int, optional): Number of a pair's features. (default: ``None``)
         dropout (float): Probability to drop a weight in training. (default: ``0.0``)
+        reduce (str): What tokens are of their atoms, ``"mean"`` or ``"sum"``.
+            (default: ``"mean"``)
         backend (str): ``"auto"``, or the name of a backend:  ``"edges"`` is the
             definition by message passing, ``"dense"`` uses batched matrix products,
             ``"triton"`` fused kernels on an NVIDIA GPU. (default: ``"auto"``)
@@ -72,10 +82,20 @@ class AtomAttentionEncoder(AttentionProjections):
         bias: bool = False,
         edge_dim: Optional[int] = None,
         dropout: float = 0.0,
+        reduce: str = "mean",
         backend: str = "auto",
     ) -> None:
+        check_choice("reduce", reduce, ("mean", "sum"))
         sizes = (in_channels, out_channels, heads, concat)
         super().__init__(*sizes, bias, edge_dim, dropout, backend)
+        # In place of a helper of Aggregation, which no method here needs.
+        self.reduce: Any = reduce
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call :meth:`forward`, with hooks."""
+        # Not by Aggregation, which reads the largest token from the device, takes no
+        # layout, and has a message of its own for what fails inside.
+        return torch.nn.Module.__call__(self, *args, **kwargs)
 
     def forward(
         self,
@@ -91,22 +111,25 @@ class AtomAttentionEncoder(AttentionProjections):
     ) -> Union[Tensor, tuple[Tensor, Tensor]]:
         """Encode atoms; shapes are those of the class.
 
-        The arguments in front are those of PyG's aggregations.
+        The arguments in front are those of PyG's aggregations. Without ``index`` and
+        ``ptr`` all atoms are one token.
 
         Args:
             x (Tensor): Atom features.
             index (Tensor or TokenLayout, optional): The token of every atom, or the
                 layout made of it. A tensor is sorted and checked at every call, which
                 on a GPU waits for the device; a layout is not. (default: ``None``)
-            ptr (Tensor, optional): In place of ``index``: the atoms of token ``t`` are
-                ``ptr[t]`` to ``ptr[t + 1] - 1``; ``[T + 1]``. (default: ``None``)
+            ptr (Tensor, optional): In place of ``index``, or beside it: the atoms of
+                token ``t`` are ``ptr[t]`` to ``ptr[t + 1] - 1``; ``[T + 1]``.
+                (default: ``None``)
             dim_size (int, optional): The number of tokens, empty ones included.
                 (default: the largest token id plus one)
             dim (int): That of the atoms, the first of two. (default: ``-2``)
             edge_attr (Tensor, optional): Features of the pairs of atoms in tokens, in
                 the order of ``layout.to_edge_index()``. (default: ``None``)
-            return_attention_weights (bool, optional): Also give the atoms' weights,
-                before dropout; they sum to 1 in a non-empty token. (default: ``None``)
+            return_attention_weights (bool, optional): Also give the atoms' weights in
+                the mean, before dropout; they sum to 1 in a non-empty token.
+                (default: ``None``)
             batch (Tensor, optional): The graph of every atom ``[N]``; when given, a
                 token with atoms in two graphs is an error. (default: ``None``)
 
@@ -114,20 +137,18 @@ class AtomAttentionEncoder(AttentionProjections):
             Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
             zeros.
         """
-        self.check_atoms(x, self.lin_query)
+        self.check_atoms(x, "lin_query", "lin_key", "lin_value")
         if dim not in (-2, 0):
             raise AtomEncodingError(
                 f"'dim' is {dim}: atoms stand in the first of two dimensions; pass x "
                 f"as [num_atoms, in_channels] and leave 'dim' out."
             )
-        if (index is None) == (ptr is None):
-            raise AtomEncodingError(
-                f"'index' and 'ptr' are both {'missing' if ptr is None else 'there'}: "
-                f"pass every atom's token, or a TokenLayout, or tokens' pointers."
-            )
         if ptr is not None:
-            index = _index_of(ptr, x.size(0))
-            dim_size = ptr.numel() - 1 if dim_size is None else dim_size
+            index = _index_of(ptr, index, x.size(0), dim_size)
+            dim_size = ptr.numel() - 1
+        elif index is None:
+            index = torch.zeros(x.size(0), dtype=torch.long, device=x.device)
+            dim_size = min(x.size(0), 1) if dim_size is None else dim_size
         layout = as_token_layout(index, x.size(0), dim_size, batch)
         check_layout_device("x", x, layout)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
@@ -137,27 +158,49 @@ class AtomAttentionEncoder(AttentionProjections):
         fused = fuse_projections(linears, self.heads, x)
         if isinstance(fused, str):
             h = F.layer_norm(x, x.shape[-1:])
-            query, key, value = (self.split_heads(linear(h)) for linear in linears)
-            tokens, weights = attention_pool(query, key, value, layout, bias, **options)
+            tokens, weights = attention_pool(
+                *self.project(h, h), layout, bias, **options
+            )
         else:
             tokens, weights = attention_encode(
                 x, fused[0], layout, bias, biases=fused[1], **options
             )
         tokens = self.merge_heads(tokens)
+        if self.reduce == "sum":
+            # Half types hold few sizes exactly, and the largest of them not at all.
+            dtype = accumulate_dtype(tokens.dtype)
+            sizes = layout.sizes.to(dtype).unsqueeze(1)
+            tokens = (tokens.to(dtype) * sizes).to(tokens.dtype)
         return (tokens, weights) if return_attention_weights else tokens
 
 
-def _index_of(ptr: Tensor, num_atoms: int) -> Tensor:
-    """The token of every atom, from the tokens' pointers."""
+def _index_of(
+    ptr: Tensor, index: Any, num_atoms: int, dim_size: Optional[int]
+) -> Tensor:
+    """The token of every atom from the tokens' pointers, which win in a trace."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
     ptr = check_index("ptr", ptr, mend).long()
     # Inside a trace, values cannot be looked at.
-    if not torch.compiler.is_compiling():
+    readable = not torch.compiler.is_compiling()
+    if readable:
         ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():
             raise AtomEncodingError(
                 f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
                 f"falls, for {num_atoms} atoms: {mend}"
             )
-    atoms = torch.arange(num_atoms, device=ptr.device)
-    return torch.bucketize(atoms, ptr[1:], right=True)
+        if dim_size not in (None, ptr.numel() - 1):
+            raise AtomEncodingError(
+                f"'dim_size' is {dim_size}, but 'ptr' has {ptr.numel() - 1} tokens: "
+                f"leave 'dim_size' out."
+            )
+    # Exported, torch.bucketize would search no more pointers than the example had.
+    starts = ptr.new_zeros(num_atoms + 1)
+    starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
+    found = starts.cumsum(0)[:-1]
+    if readable and index is not None:
+        if not isinstance(index, Tensor) or not torch.equal(index.long(), found):
+            raise AtomEncodingError(
+                "'index' and 'ptr' are both there and tell other tokens: pass one."
+            )
+    return found

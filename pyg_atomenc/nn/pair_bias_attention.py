@@ -19,6 +19,7 @@ from pyg_atomenc.attention import (
 )
 from pyg_atomenc.checks import check_heads, check_sizes, check_type
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
+from pyg_atomenc.nn.projections import folded_weight
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
@@ -87,7 +88,7 @@ class PairBias(torch.nn.Module):
         folded = []
         norms = [*self.norms] * (len(self.lins) // len(self.norms))
         for norm, lin in zip(norms, self.lins, strict=True):
-            weight = cast(Tensor, lin.weight)
+            weight = folded_weight(lin, "lins")
             scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
             folded.append((weight * scale, weight @ shift))
         if not isinstance(pair, Tensor):

@@ -1,12 +1,14 @@
 """What the layers share: projections, their checks, and whether they may be fused."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch_geometric.nn.dense import Linear
 from torch_geometric.nn.inits import reset
 
@@ -18,6 +20,8 @@ Projections = tuple[Tensor, Tensor, Tensor]
 _HOOKS = [
     f"_{way}{when}_hooks" for way in ("forward", "backward") for when in ("", "_pre")
 ]
+# What maps by its weight and bias alone; what derives from these may do anything else.
+_PLAIN = (Linear, torch.nn.Linear)
 
 
 class AttentionProjections(torch.nn.Module):
@@ -73,23 +77,16 @@ class AttentionProjections(torch.nn.Module):
         for child in self.children():
             reset(child)
 
-    def check_atoms(self, x: Any, linear: torch.nn.Module) -> None:
-        """Check that a projection can take the atoms ``[N, C]``.
+    def check_atoms(self, x: Any, *lins: str) -> None:
+        """Check that the projections of these names can take the atoms ``[N, C]``.
 
         Raises:
             ValueError: If ``x`` is no floating matrix, or of other channels, type or
-                device than the weights of ``linear``.
+                device than their weights.
         """
         checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
-        checks.check_shape("x", x, "num_atoms", "in_channels")
-        channels = getattr(linear, "in_channels", -1)
-        if channels != -1 and x.size(1) != channels:
-            raise AtomEncodingError(
-                f"'x' has {x.size(1)} channels, but the layer was made with "
-                f"in_channels={channels}: make it with in_channels={x.size(1)}, or -1."
-            )
-        checks.check_floating("x", x)
-        _check_kind("x", x, linear)
+        for lin in lins:
+            self._check_projected(lin, "x", x, "num_atoms", "in_channels")
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
@@ -104,26 +101,76 @@ class AttentionProjections(torch.nn.Module):
                     "it with edge_dim set to the number of edge features."
                 )
             return None
-        width = getattr(self.lin_edge, "in_channels", -1)
         if edge_attr is None:
             raise AtomEncodingError(
-                f"'edge_attr' is missing: the layer was made with edge_dim={width}; "
-                f"pass the features of every edge."
+                f"'edge_attr' is missing: the layer was made with "
+                f"edge_dim={self.edge_dim}; pass the features of every edge."
             )
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
-        wanted = "edge_dim" if width == -1 else width
-        checks.check_shape("edge_attr", edge_attr, "num_edges", wanted)
-        checks.check_floating("edge_attr", edge_attr)
+        self._check_projected(
+            "lin_edge", "edge_attr", edge_attr, "num_edges", "edge_dim"
+        )
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
-        _check_kind("edge_attr", edge_attr, self.lin_edge)
-        return self.lin_edge(edge_attr)
+        return self._project("lin_edge", edge_attr, self.heads)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """``[N, H * d]`` → ``[N, H, d]``."""
-        return x.view(-1, self.heads, self.out_channels)
+    def project(self, target: Tensor, source: Tensor) -> Projections:
+        """Queries of the targets, keys and values of the sources, each ``[N, H, d]``.
+
+        Raises:
+            ValueError: If a projection gives another shape or type.
+        """
+        shape = (self.heads, self.out_channels)
+        inputs = {"lin_query": target, "lin_key": source, "lin_value": source}
+        found = [
+            self._project(lin, x, self.heads * self.out_channels).unflatten(1, shape)
+            for lin, x in inputs.items()
+        ]
+        kinds = [out.dtype for out in found]
+        if torch.is_autocast_enabled(target.device.type):
+            # It leaves alone what is no matrix product, such as an Identity.
+            widest = reduce(torch.promote_types, kinds)
+            found = [out.to(widest) for out in found]
+        elif kinds.count(kinds[0]) < 3:
+            raise AtomEncodingError(
+                f"'lin_query', 'lin_key' and 'lin_value' give {kinds}: let them give "
+                f"one type."
+            )
+        return found[0], found[1], found[2]
+
+    def _project(self, name: str, x: Tensor, width: int) -> Tensor:
+        """What the module of a name, whatever it is, gives: ``[N, width]``."""
+        out = getattr(self, name)(x)
+        fits = isinstance(out, Tensor) and out.dtype.is_floating_point
+        if not fits or out.shape != (x.size(0), width):
+            raise AtomEncodingError(
+                f"'{name}' gives {checks.found(out)}: let it map {list(x.shape)} to "
+                f"floating numbers of shape [{x.size(0)}, {width}]."
+            )
+        return out
+
+    def _check_projected(self, lin: str, name: str, x: Any, *shape: str) -> None:
+        """Check what goes into a projection, by its weight where that is known.
+
+        Nothing is asked of modules that may convert, or make their weight in a hook.
+        """
+        checks.check_shape(name, x, *shape)
+        checks.check_floating(name, x)
+        linear: Any = getattr(self, lin)
+        if type(linear) not in _PLAIN or "weight" in linear.__dict__:
+            return
+        weight: Tensor = linear.weight
+        checks.check_device(name, x, lin, weight.device)
+        if not isinstance(weight, UninitializedParameter):
+            hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
+            checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise AtomEncodingError(
+                f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
+                f"convert one of them, or run under torch.autocast."
+            )
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""
@@ -132,22 +179,6 @@ class AttentionProjections(torch.nn.Module):
     def __repr__(self) -> str:
         sizes = f"{self.in_channels}, {self.out_channels}, heads={self.heads}"
         return f"{type(self).__name__}({sizes})"
-
-
-def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
-    """Raise a ValueError unless a layer's weights are of the device and type of ``x``.
-
-    Of a module without floating weights, nothing is asked.
-    """
-    weight = getattr(linear, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
-        return
-    checks.check_device(name, x, "layer", weight.device)
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise AtomEncodingError(
-            f"'{name}' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
-            f"one of them, or run under torch.autocast."
-        )
 
 
 def fuse_projections(
@@ -173,8 +204,7 @@ def fuse_projections(
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
-        # Of this very class: what derives from it may do anything else.
-        if not isinstance(linear, Linear) or type(linear) is not Linear:
+        if not isinstance(linear, _PLAIN) or type(linear) not in _PLAIN:
             return f"one is of type {type(linear).__name__}"
         if "forward" in linear.__dict__:
             return "the forward function of one was replaced"
@@ -182,7 +212,10 @@ def fuse_projections(
             linear(x[:0])
         if any(getattr(linear, name) for name in _HOOKS):
             return "a hook wants to see one"
-        weight = linear.weight if dtype is None else linear.weight.to(dtype)
+        weight = linear.weight
+        if is_traceable_wrapper_subclass(weight):
+            return f"the weight of one is a {type(weight).__name__}"
+        weight = weight if dtype is None else weight.to(dtype)
         weights.append(weight.view(heads, -1, weight.size(1)))
         if linear.bias is not None:
             biases.append(linear.bias.to(weight.dtype).view(heads, -1))
@@ -192,3 +225,22 @@ def fuse_projections(
         return "some have a bias, and others none"
     query, key, value = weights
     return (query, key, value), (biases[0], biases[1], biases[2]) if biases else None
+
+
+def folded_weight(linear: Any, name: str) -> Tensor:
+    """The weight of a layer that is multiplied with others, and never called.
+
+    Raises:
+        ValueError: If calling the layer would not use just this weight.
+    """
+    # Old weight_norm and pruning make the weight when the layer is called.
+    made = "weight" in linear.__dict__ and len(linear._forward_pre_hooks) > 0
+    own = "forward" in linear.__dict__
+    if own or made or type(linear).forward is not torch.nn.Linear.forward:
+        kind = "a hook that makes its weight" if made else "a forward of its own"
+        raise AtomEncodingError(
+            f"'{name}' ({type(linear).__name__}) has {kind}, but is never called: "
+            f"leave it a torch.nn.Linear, parametrized or not, without an adapter."
+        )
+    weight: Tensor = linear.weight
+    return weight

@@ -3,7 +3,8 @@
 from typing import Any, Optional, Union
 
 from torch import Tensor
-from torch_geometric.typing import Adj, PairTensor, Size
+from torch_geometric.typing import Adj, PairTensor, Size, SparseTensor
+from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
 from pyg_atomenc.attention import (
     EdgeAttention,
@@ -79,6 +80,11 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
                 f"'aggr' is {kwargs['aggr']!r}: attention weights sum to 1, so "
                 f"messages are always summed; leave 'aggr' out."
             )
+        if kwargs.pop("node_dim", 0) not in (0, -2):
+            raise AtomEncodingError(
+                "'node_dim' has to be that of nodes in x [num_nodes, in_channels]: "
+                "leave it out."
+            )
         sizes = (in_channels, out_channels, heads, concat)
         super().__init__(*sizes, bias, edge_dim, dropout, backend, **kwargs)
 
@@ -99,7 +105,8 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
                 ``flow="target_to_source"``), or what a layout says: all atoms of a
                 token to each other, or of a window to those around it.
             edge_attr (Tensor, optional): Edge features, in the order of the edges, or
-                of ``layout.to_edge_index()``. (default: ``None``)
+                of ``layout.to_edge_index()``. (default: those that a sparse adjacency
+                holds)
             size (tuple, optional): Numbers of sources and targets. (default: ``None``)
             return_attention_weights (bool, optional): Also give the edges and their
                 weights. (default: ``None``)
@@ -109,12 +116,12 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         """
         pair = x if isinstance(x, (tuple, list)) else (x, x)
         source, target = self._by_flow(pair)
-        self.check_atoms(source, self.lin_key)
-        self.check_atoms(target, self.lin_query)
+        self.check_atoms(source, "lin_key", "lin_value")
+        self.check_atoms(target, "lin_query")
         layout = self._layout(edge_index, (source.size(0), target.size(0)), size)
-        query = self.split_heads(self.lin_query(target))
-        key = self.split_heads(self.lin_key(source))
-        value = self.split_heads(self.lin_value(source))
+        query, key, value = self.project(target, source)
+        if edge_attr is None and self.lin_edge is not None:
+            edge_attr = _features_in(edge_index)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
         # A list of edges is always attended over as messages, for all who look at them.
@@ -172,3 +179,14 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
             return False
         source, target = layout.to_edge_index()
         return bool(((source != target) == self._loop_mask).all())
+
+
+def _features_in(edge_index: Any) -> Any:
+    """The edge features that an adjacency holds, where PyG's layers take them, too."""
+    if isinstance(edge_index, SparseTensor):
+        return edge_index.storage.value()
+    if not is_torch_sparse_tensor(edge_index):
+        return None
+    values = to_edge_index(edge_index)[1]
+    # A vector of ones says that there is an edge, and no more.
+    return values if values.dim() > 1 else None

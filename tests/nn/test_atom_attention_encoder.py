@@ -10,7 +10,6 @@ from oracle import (
     bias_matrix,
     encode_loop,
     partitions,
-    token_loop,
 )
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils import _pytree as pytree
@@ -18,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import Sequential
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
-from pyg_atomenc.nn.projections import fuse_projections
 
 PARTITIONS = partitions()
 
@@ -77,6 +75,60 @@ def test_derivatives_by_atoms_and_weights(backend):
     # In full they stand beside: tests/attention has those of every formula.
     assert gradcheck(function, inputs, fast_mode=True)
     assert gradgradcheck(function, inputs, fast_mode=True)
+
+
+@BY_BACKEND
+@pytest.mark.parametrize("concat", [False, True])
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_a_sum_is_the_mean_times_the_atoms(name, concat, backend):
+    encoder, x, index, num_tokens = make(
+        name, reduce="sum", concat=concat, edge_dim=2, backend=backend
+    )
+    layout = TokenLayout.from_index(index, num_tokens)
+    edge_attr = torch.randn(layout.num_pairs, 2, dtype=torch.float64)
+    bias = bias_matrix(layout, edge_attr @ encoder.lin_edge.weight.T)
+    mean, weights = encode_loop(encoder, x, index, num_tokens, bias)
+    sizes = [int((index == token).sum()) for token in range(num_tokens)]
+    expected = torch.from_numpy(mean) * torch.tensor(sizes).double()[:, None]
+    if not concat:
+        expected = expected.view(num_tokens, 2, 4).mean(1)
+    options = {"edge_attr": edge_attr, "return_attention_weights": True}
+    out, counted = encoder(x, layout, **options)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(counted, torch.from_numpy(weights), rtol=0, atol=1e-12)
+
+
+@BY_BACKEND
+def test_derivatives_of_a_sum(backend):
+    encoder, x, index, num_tokens = make("gappy", reduce="sum", backend=backend)
+
+    def function(x):
+        return encoder(x, index, dim_size=num_tokens)
+
+    assert gradcheck(function, x.requires_grad_(), fast_mode=True)
+    assert gradgradcheck(function, x, fast_mode=True)
+    layout = TokenLayout.from_index(index, num_tokens)
+    samples = torch.randn(3, *x.shape, dtype=torch.float64)
+    found = torch.vmap(lambda x: encoder(x, layout))(samples)
+    torch.testing.assert_close(found, torch.stack([function(x) for x in samples]))
+
+
+# These types do not hold 2,049, and float16 nothing as large as 70,001.
+@pytest.mark.parametrize(
+    "sizes", [(2049, 301), pytest.param((70_001,), marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_sum_in_half_precision_knows_every_size(dtype, sizes):
+    sizes = torch.tensor(sizes)
+    index = torch.arange(len(sizes)).repeat_interleave(sizes)
+    encoder = AtomAttentionEncoder(4, 2, 1, reduce="sum", bias=True, backend="dense")
+    torch.nn.init.zeros_(encoder.lin_query.weight)
+    torch.nn.init.zeros_(encoder.lin_value.weight)
+    torch.nn.init.constant_(encoder.lin_value.bias, 0.75)
+    out = encoder.to(dtype)(torch.randn(len(index), 4).to(dtype), index)
+    expected = sizes * 0.75
+    assert out.dtype == dtype and out.isfinite().all()
+    torch.testing.assert_close(out[:, 0], expected.to(dtype), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
@@ -146,7 +198,7 @@ def test_lazy_channels():
     loaded.load_state_dict(lazy.state_dict())
     expected = lazy(x, layout, edge_attr=edge_attr)
     assert torch.equal(loaded(x, layout, edge_attr=edge_attr), expected)
-    with pytest.raises(ValueError, match="'x' has 4 channels.*in_channels=5"):
+    with pytest.raises(ValueError, match=r"'x' needs .*, 5\], found: .*in_channels=4"):
         lazy(torch.randn(3, 4), layout, edge_attr=edge_attr)
 
 
@@ -350,18 +402,31 @@ BAD_CALLS = {
     ),
     "integers": ((X.long(), LAYOUT), {}, r"'x' is of type torch.int64.*Embedding"),
     "double": ((X.double(), LAYOUT), {}, r"'x' is of type torch.float64.*float32"),
-    "channels": ((X[:, :3], LAYOUT), {}, r"'x' has 3 channels.*in_channels=4"),
+    "channels": (
+        (X[:, :3], LAYOUT),
+        {},
+        r"'x' needs .*, 4\], found: .* 3\]; .*in_channels=3",
+    ),
     "lengths": ((X[:2], LAYOUT), {}, r"'x' has 2 atoms, but 'index' 3"),
     "other device": (
         (X, LAYOUT.to("meta")),
         {},
         r"'x' is on cpu, but 'layout' on meta",
     ),
-    "nothing": ((X,), {}, "'index' and 'ptr' are both missing"),
     "both": (
-        (X, torch.tensor([0, 0, 1]), torch.tensor([0, 2, 3])),
+        (X, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 3])),
+        {},
+        "'index' and 'ptr' are both there and tell other tokens",
+    ),
+    "a layout and pointers": (
+        (X, LAYOUT, torch.tensor([0, 2, 3])),
         {},
         "'index' and 'ptr' are both there",
+    ),
+    "count of pointers": (
+        (X, None, torch.tensor([0, 2, 3]), 5),
+        {},
+        "'dim_size' is 5, but 'ptr' has 2 tokens",
     ),
     "short pointers": (
         (X, None, torch.tensor([0, 2])),
@@ -435,6 +500,7 @@ def test_bad_edge_attr(edge_attr, message):
         ((4, 8.0), {}, "'out_channels' is 8.0"),
         ((4,), {"edge_dim": 0}, "'edge_dim' is 0"),
         ((4,), {"dropout": 1.5}, "'dropout' is 1.5"),
+        ((4,), {"reduce": "max"}, "'reduce' is 'max': choose one of 'mean', 'sum'"),
         ((4,), {"backend": "cuda"}, "'backend' is 'cuda': choose one of"),
     ],
 )
@@ -473,85 +539,3 @@ def test_given_a_layout_no_value_is_read_back(backend):
         aten._unique2.default,
     }
     assert len(seen) > 10 and not waiting & set(seen)
-
-
-def test_projections_with_hooks_are_called():
-    encoder, x, index, num_tokens = make()
-    expected = encoder(x, index, dim_size=num_tokens)
-    layout = TokenLayout.from_index(index, num_tokens)
-    calls = []
-    handle = encoder.lin_value.register_forward_hook(lambda *_: calls.append(1))
-    torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), expected)
-    handle.remove()
-    assert len(calls) == 1
-
-    with torch.nn.modules.module.register_module_forward_hook(
-        lambda module, *_: calls.append(module)
-    ):
-        torch.testing.assert_close(encoder(x, layout), expected)
-    assert encoder.lin_query in calls and encoder.lin_key in calls
-
-
-# What maps [N, C] to [N, H * d] and is no plain projection.
-def doubled(inner):
-    return torch.nn.Sequential(inner, torch.nn.Linear(8, 8))
-
-
-def plain(inner):
-    linear = torch.nn.Linear(7, 8, bias=False).double()
-    linear.load_state_dict(inner.state_dict())
-    return linear
-
-
-REPLACED = {
-    "a Linear of torch": plain,
-    "two layers": lambda inner: doubled(inner).double(),
-    "old weight_norm": torch.nn.utils.weight_norm,
-    "weight_norm": torch.nn.utils.parametrizations.weight_norm,
-}
-
-
-@pytest.mark.parametrize("name", REPLACED)
-def test_any_module_may_project(name):
-    encoder, x, index, num_tokens = make()
-    layout = TokenLayout.from_index(index, num_tokens)
-    encoder.lin_query = REPLACED[name](encoder.lin_query)
-    encoder.lin_value = REPLACED[name](encoder.lin_value)
-    h = torch.nn.functional.layer_norm(x, (7,))
-    qkv = [
-        linear(h).view(-1, 2, 4)
-        for linear in (encoder.lin_query, encoder.lin_key, encoder.lin_value)
-    ]
-    _, tokens, *_ = token_loop(*qkv, index, num_tokens)
-    out = encoder(x, layout)
-    torch.testing.assert_close(out, torch.from_numpy(tokens).flatten(1))
-    out.sum().backward()
-    assert all(p.grad is not None for p in encoder.parameters())
-
-
-def test_why_projections_are_not_fused():
-    encoder, x, *_ = make()
-    linears = [encoder.lin_query, encoder.lin_key, encoder.lin_value]
-    assert fuse_projections(linears, 2, x)[0][0].shape == (2, 4, 7)
-    handle = linears[0].register_forward_pre_hook(lambda *_: None)
-    assert fuse_projections(linears, 2, x) == "a hook wants to see one"
-    handle.remove()
-    linears[0].forward = linears[0].forward
-    assert fuse_projections(linears, 2, x).startswith("the forward function")
-    del linears[0].forward
-    linears[1] = torch.nn.Linear(7, 8)
-    assert fuse_projections(linears, 2, x) == "one is of type Linear"
-
-
-def test_parametrized_projections_are_respected():
-    encoder, x, index, num_tokens = make()
-    expected = encoder(x, index, dim_size=num_tokens)
-
-    class Half(torch.nn.Module):
-        def forward(self, weight):
-            return weight / 2
-
-    torch.nn.utils.parametrize.register_parametrization(
-        encoder.lin_value, "weight", Half()
-    )
-    torch.testing.assert_close(encoder(x, index, dim_size=num_tokens), expected / 2)

@@ -288,7 +288,7 @@ LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
     "make, x, edges, message",
     [
         ({}, torch.zeros(3), LAYOUT, r"'x' needs the shape.*found: \[3\]"),
-        ({}, torch.zeros(3, 5), LAYOUT, r"'x' has 5 channels"),
+        ({}, torch.zeros(3, 5), LAYOUT, r"'x' needs .*, 4\], found: .*in_channels=5"),
         (
             {},
             torch.zeros(2, 4),

@@ -21,6 +21,7 @@ from pyg_atomenc.nn.boltz import embedding
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
+from pyg_atomenc.nn.projections import folded_weight
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
@@ -196,7 +197,7 @@ class BoltzAtomEncoder(BoltzModule):
         x = conditioning.start
         if r is not None:
             noisy = check_samples("r", r, x.size(0), 3).to(x.dtype)
-            x = x + F.linear(noisy, self.lin_noisy.weight[:, :3])
+            x = x + F.linear(noisy, folded_weight(self.lin_noisy, "lin_noisy")[:, :3])
         atoms = self.transformer(x, conditioning.transformer)
         with torch.autocast(atoms.device.type, enabled=False):
             tokens = self._pool(atoms, conditioning.layout)

@@ -1,7 +1,7 @@
 """What atoms are, and what pairs of atoms in a window are to each other."""
 
 from dataclasses import dataclass, replace
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from pyg_atomenc.nn.boltz.config import NAME_CHARACTERS, NAME_LENGTH, BoltzConfi
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs, gather
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 from pyg_atomenc.nn.pair_bias_attention import window_groups
+from pyg_atomenc.nn.projections import folded_weight
 
 # Rows of token pairs that are normalised together.
 MAX_ROWS = 2**16
@@ -40,9 +41,10 @@ class AtomFeatureEmbedding(torch.nn.Module):
         Raises:
             ValueError: If a feature is missing, or out of its range.
         """
-        parts = self.lin.weight.split(list(self.widths.values()), dim=1)
+        weight = folded_weight(self.lin, "lin")
+        parts = weight.split(list(self.widths.values()), dim=1)
         weights = dict(zip(self.widths, parts, strict=True))
-        dtype, count = self.lin.weight.dtype, layout.num_atoms
+        dtype, count = weight.dtype, layout.num_atoms
         position = inputs.shaped("ref_pos", count, 3).to(dtype)
         out = F.linear(position, weights["ref_pos"], self.lin.bias)
 
@@ -184,14 +186,15 @@ class AtomPairEmbedding(torch.nn.Module):
             token_pairs (TokenPairs, optional): Of the tokens. (default: ``None``)
         """
         active = F.relu(cond)
-        linears = (self.lin_position, self.lin_distance, self.lin_same)
+        names = ("lin_position", "lin_distance", "lin_same")
         query, key = layout.query_index()[0], layout.key_index()[0]
         if token_pairs is not None:
             token_pairs = self._project_tokens(token_pairs, layout, query, key)
         known = (layout, query, key, ref_space_uid, ref_pos.to(cond.dtype))
         of_query, of_key = self.lin_query(active), self.lin_key(active)
-        geometry = torch.cat([linear.weight for linear in linears], dim=1)
-        mlp = torch.stack([cast(Tensor, linear.weight) for linear in self.mlp])
+        linears = [folded_weight(getattr(self, name), name) for name in names]
+        geometry = torch.cat(linears, dim=1)
+        mlp = torch.stack([folded_weight(linear, "mlp") for linear in self.mlp])
         return AtomPairs(*known, of_query, of_key, geometry, mlp, token_pairs)
 
     def _project_tokens(

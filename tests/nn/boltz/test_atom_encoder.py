@@ -1,8 +1,11 @@
 """Any grouping, batching and size gives the same."""
 
+import copy
+
 import pytest
 import torch
 from boltz_oracle import SIZES, SMALL, make, run
+from torch.nn.utils import parametrize, prune
 from torch_geometric.data import Data
 
 from pyg_atomenc.attention.dense import windows as dense_windows
@@ -147,3 +150,64 @@ def test_past_16384_atoms_memory_grows_with_the_atoms_alone(monkeypatch):
         sum(counts[:-1]) == 17_000 // 32 + 2
         and max(counts) == pair_bias_attention.CPU_WINDOWS
     )
+
+
+class Adapted(torch.nn.Linear):
+    """Adds something of its own to a layer that it replaces."""
+
+    def __init__(self, base):
+        super().__init__(base.in_features, base.out_features, base.bias is not None)
+        self.load_state_dict(base.state_dict())
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def parametrized(base):
+    parametrize.register_parametrization(base, "weight", Doubled())
+    return base
+
+
+def doubled(base):
+    with torch.no_grad():
+        base.weight.mul_(2)
+    return base
+
+
+# Whose weights are multiplied with others, so that nobody calls the layers.
+FOLDED = {
+    "lin": lambda e: (e.features, "lin"),
+    "lin_position": lambda e: (e.pairs, "lin_position"),
+    "lin_distance": lambda e: (e.pairs, "lin_distance"),
+    "lin_same": lambda e: (e.pairs, "lin_same"),
+    "mlp": lambda e: (e.pairs.mlp, "1"),
+    "lins": lambda e: (e.transformer.pair_bias.lins, "0"),
+    "lin_noisy": lambda e: (e, "lin_noisy"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("name", FOLDED)
+def test_what_is_folded_takes_no_adapter_but_a_parametrization(name):
+    encoder, decoder, flat = make()
+    parent, attribute = FOLDED[name](encoder)
+    base, found = getattr(parent, attribute), []
+    for change in (doubled, parametrized):
+        setattr(parent, attribute, change(copy.deepcopy(base)))
+        found.append(run(encoder, decoder, flat))
+    torch.testing.assert_close(*found)
+    replaced = (
+        Adapted,
+        torch.nn.Sequential,
+        torch.nn.utils.weight_norm,
+        lambda base: prune.random_unstructured(base, "weight", 0.5),
+    )
+    for change in replaced:
+        setattr(parent, attribute, change(copy.deepcopy(base)))
+        with pytest.raises(ValueError, match=f"'{name}' .* has .*torch.nn.Linear"):
+            run(encoder, decoder, flat)
