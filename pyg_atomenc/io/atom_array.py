@@ -14,6 +14,7 @@ from pyg_atomenc.chem.codes import of_distinct
 from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_single
+from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
 from pyg_atomenc.tokenizers.features import structure_tokens
@@ -157,8 +158,9 @@ def to_atom_array(
     number = data.get("res_id", torch.ones(count, dtype=torch.long))
     atoms.res_id = number.cpu().numpy().astype(int)
     atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
-    if data.edge_index is not None:
-        atoms.bonds = structure.BondList(count, _bond_array(structure, data))
+    edges, attr = read_bonds(data)
+    if any(key in data for key in ("edge_index", "adj_t", "adj")):
+        atoms.bonds = structure.BondList(count, _bond_array(structure, edges, attr))
     if token_values is not None:
         taken = ("", "coord", "bonds", *atoms.get_annotation_categories())
         if annotation not in ("b_factor", "occupancy") and (
@@ -263,13 +265,13 @@ def _check_graph(data: Any) -> None:
     check_shape("pos", data.pos, z.numel(), 3)
 
 
-def _bond_array(structure: Any, data: AtomTokenData) -> NDArray[Any]:
+def _bond_array(structure: Any, edges: Tensor, attr: Optional[Tensor]) -> NDArray[Any]:
     # Each bond once, whichever way it is listed; BondList drops what is there twice.
-    pairs = data.edge_index.t().cpu().numpy()
+    pairs = edges.t().cpu().numpy()
     kinds = structure.BondType
-    if data.edge_attr is None:
+    if attr is None:
         kind = np.full(len(pairs), int(kinds.ANY))
     else:
         names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
-        kind = np.array(names, int)[data.edge_attr.argmax(dim=1).cpu().numpy()]
+        kind = np.array(names, int)[attr.argmax(dim=1).cpu().numpy()]
     return np.concatenate([pairs, kind[:, None]], axis=1)
