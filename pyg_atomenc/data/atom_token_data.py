@@ -214,7 +214,6 @@ def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     data._check_has_tokens()
     atoms = ("z", "pos", "formal_charge", "num_hydrogens")
     rows = dict.fromkeys(atoms, (data.atom_to_token.numel(), "atoms"))
-    rows["token_pos"] = (data.total_num_tokens, "tokens")
     _check_rows_of(data, rows)
     return read_bonds(data)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, remove_self_loops
 
+from pyg_atomenc.checks import check_rows
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
 from pyg_atomenc.errors import AtomEncodingError
@@ -91,6 +92,7 @@ class TokenEdges(BaseTransform):
         why = f"edges of the kind {kind!r} go by positions in ångström."
         if kind == "representative":
             pos, graph = check_pos(data, why, "token_pos"), data.token_batch
+            check_rows("token_pos", pos, len(graph), "tokens")
             return neighbors(pos, graph, self.cutoff, self.max_neighbors)
         atoms = neighbors(check_pos(data, why), data.batch, self.cutoff, None)
         return data.atom_to_token[atoms]

@@ -58,7 +58,9 @@ def test_where_everything_goes():
     hetero = ToHetero()(data)
     assert hetero["atom"].num_nodes == 7 and hetero["token"].num_nodes == 4
     assert hetero["atom"].x is data.x and hetero["token"].x is data.token_x
-    assert hetero["token"].name == ["T0", "T1", "T2", "T3"]
+    assert hetero["token"].lists == {"name": ["T0", "T1", "T2", "T3"]}
+    assert hetero["atom"].lists == {"atom_name": data.atom_name}
+    assert hetero["atom"].list_id.tolist() == list(range(7))
     inside = hetero["atom", "in", "token"].edge_index
     assert inside[0].tolist() == list(range(7))
     assert inside[1].equal(data.atom_to_token)
