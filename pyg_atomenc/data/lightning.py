@@ -82,7 +82,8 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         self.train_dataset, self.val_dataset = train_dataset, val_dataset
         self.test_dataset, self.pred_dataset = test_dataset, pred_dataset
         self.drop_last = kwargs.pop("drop_last", False)
-        self.budgets = dict(max_pairs=max_pairs, max_atoms=max_atoms) if budget else {}
+        budgets: dict[str, Any] = dict(max_pairs=max_pairs, max_atoms=max_atoms)
+        self.budgets = budgets if budget else {}
         self.seed, self.oversized, self.kwargs = seed, oversized, kwargs
         self._loaders: dict[str, tuple[Any, Any]] = {}
         # Lightning runs a stage if there is such a method.
