@@ -128,13 +128,16 @@ def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     for key, value in data.to_dict().items():
         if key in _LEFT or (has_own_rows(key) and not is_token_attr(key)):
             continue
-        rows = _rows(value, known.get(key), one)
+        late = isinstance(data, Batch) and key not in known
+        if late and key.endswith(("_batch", "_ptr")):
+            # What a loader's `follow_batch` adds.
+            continue
+        rows = _rows(value, known.get(key), tokens if is_token_attr(key) else one)
         if is_token_attr(key):
-            # Not what a loader's `follow_batch` adds to token attributes.
             keep = rows.equal(tokens)
         else:
             # Of graphs with one atom or bond each, the name alone tells.
-            left = data.is_node_attr(key) or data.is_edge_attr(key)
+            left = late or data.is_node_attr(key) or data.is_edge_attr(key)
             keep = rows.equal(one) or not (left or any(map(rows.equal, others)))
         if keep:
             graph[key] = value
@@ -142,10 +145,10 @@ def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     return slices
 
 
-def _rows(value: Any, slices: Any, one: Tensor) -> Tensor:
+def _rows(value: Any, slices: Any, likely: Tensor) -> Tensor:
     """Where the rows of every graph begin and end in a value."""
     if isinstance(value, (list, tuple)):
-        if len(one) == 2:
+        if len(likely) == 2:
             return torch.tensor([0, len(value)])
         # PyG batches names as a list for each graph.
         is_list = [isinstance(part, (list, tuple)) for part in value]
@@ -153,9 +156,9 @@ def _rows(value: Any, slices: Any, one: Tensor) -> Tensor:
         return cumsum(torch.tensor(sizes, dtype=torch.long))
     if isinstance(slices, Tensor) and slices.dim() == 1:
         return slices
-    if isinstance(value, Tensor) and value.dim() and len(value) != len(one) - 1:
+    if isinstance(value, Tensor) and value.dim() and len(value) != int(likely[-1]):
         return torch.tensor([0, len(value)])
-    return one
+    return likely
 
 
 def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) -> None:
