@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import torch
 from torch_geometric.data import Batch
@@ -23,14 +23,13 @@ _BASES = [
 class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
     r"""Data sets for a Lightning ``Trainer``, as PyG's ``LightningDataset`` holds them.
 
-    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, and carry their token
-    layout. With a budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them,
-    each graph once an epoch, shuffled anew in each epoch of training, and shares them
-    among the ranks of a distributed strategy itself, whatever
-    ``Trainer(use_distributed_sampler=...)`` is. As epochs differ in their number of
-    batches, the trainer is made to ask for it in every epoch
-    (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget,
-    batches have ``batch_size`` graphs, and Lightning shares them as any others.
+    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with their layout. With
+    a budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once
+    an epoch, in another order in each epoch of training, and shares them among ranks
+    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs differ in their
+    number of batches, so the trainer is made to ask for it in each
+    (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget batches
+    have ``batch_size`` graphs, and Lightning shares them as any others.
 
     Args:
         train_dataset (Dataset or sequence, optional): Gives
@@ -38,9 +37,8 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         val_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
         test_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
         pred_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
-        max_pairs (int, optional): The most :math:`\sum_t n_t^2` of a batch, over tokens
-            of :math:`n_t` atoms. (default: no bound)
-        max_atoms (int, optional): The most atoms of a batch. (default: no bound)
+        max_pairs (int, optional): As for the sampler. (default: no bound)
+        max_atoms (int, optional): As for the sampler. (default: no bound)
         seed (int): For shuffling by the sampler. (default: ``0``)
         oversized (str): As for the sampler. (default: ``"alone"``)
         **kwargs: As for :class:`torch_geometric.loader.DataLoader`: ``num_workers``,
@@ -68,109 +66,82 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        budget = max_pairs is not None or max_atoms is not None
-        for name in ("shuffle", "sampler", "batch_sampler", "batch_size"):
-            if name in kwargs and (budget or name != "batch_size"):
+        self.sampling: dict[str, Any] = {}
+        refused = ["shuffle", "sampler", "batch_sampler"]
+        if max_pairs is None and max_atoms is None:
+            kwargs.setdefault("batch_size", 1)
+        else:
+            refused.append("batch_size")
+            self.sampling = dict(max_pairs=max_pairs, max_atoms=max_atoms)
+            self.sampling |= dict(seed=seed, oversized=oversized)
+        for name in refused:
+            if name in kwargs:
                 raise AtomEncodingError(
                     f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, "
                     f"and 'max_pairs' or 'max_atoms' stand in for a batch size."
                 )
-        if not budget:
-            kwargs.setdefault("batch_size", 1)
         kwargs.setdefault("pin_memory", torch.cuda.is_available())
         kwargs.setdefault("persistent_workers", kwargs.get("num_workers", 0) > 0)
+        self.drop_last, self.kwargs = kwargs.pop("drop_last", False), kwargs
         self.train_dataset, self.val_dataset = train_dataset, val_dataset
         self.test_dataset, self.pred_dataset = test_dataset, pred_dataset
-        self.drop_last = kwargs.pop("drop_last", False)
-        budgets: dict[str, Any] = dict(max_pairs=max_pairs, max_atoms=max_atoms)
-        self.budgets = budgets if budget else {}
-        self.seed, self.oversized, self.kwargs = seed, oversized, kwargs
         self._loaders: dict[str, tuple[Any, Any]] = {}
-        # Lightning runs a stage if there is such a method.
-        for name, dataset in self._datasets().items():
-            if dataset is None:
-                setattr(self, f"{name}_dataloader", None)
+        for name in ("train", "val", "test", "pred"):
+            if getattr(self, f"{name}_dataset") is None:
+                # Lightning runs a stage if there is such a method.
+                stage = "predict" if name == "pred" else name
+                setattr(self, f"{stage}_dataloader", None)
 
-    def train_dataloader(self) -> "Union[AtomTokenLoader, BudgetLoader]":
+    def train_dataloader(self) -> Any:
         """The loader of shuffled batches."""
         loader = self._loader("train")
-        if self.trainer is not None and isinstance(loader, BudgetLoader):
+        if self.trainer is not None and self.sampling:
             loader.batch_sampler.set_epoch(self.trainer.current_epoch)
             self.trainer.reload_dataloaders_every_n_epochs = 1
         return loader
 
-    def val_dataloader(self) -> "Union[AtomTokenLoader, BudgetLoader]":
+    def val_dataloader(self) -> Any:
         """The loader for validation, in the order of the data set."""
         return self._loader("val")
 
-    def test_dataloader(self) -> "Union[AtomTokenLoader, BudgetLoader]":
+    def test_dataloader(self) -> Any:
         """The loader for testing, in the order of the data set."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> "Union[AtomTokenLoader, BudgetLoader]":
+    def predict_dataloader(self) -> Any:
         """The loader for prediction, in the order of the data set."""
-        return self._loader("predict")
-
-    def _datasets(self) -> dict[str, Any]:
-        return dict(
-            train=self.train_dataset,
-            val=self.val_dataset,
-            test=self.test_dataset,
-            predict=self.pred_dataset,
-        )
+        return self._loader("pred")
 
     def _loader(self, stage: str) -> Any:
-        dataset, train = self._datasets()[stage], stage == "train"
-        drop_last = train and self.drop_last
-        if not self.budgets:
-            options = dict(shuffle=train, drop_last=drop_last, **self.kwargs)
-            return AtomTokenLoader(dataset, **options)
+        dataset = getattr(self, f"{stage}_dataset")
+        train = stage == "train"
+        options = dict(shuffle=train, drop_last=train and self.drop_last)
+        if not self.sampling:
+            return AtomTokenLoader(dataset, **options, **self.kwargs)
         ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}
         # The same one in every epoch: the sizes are known, and workers live on.
-        for_whom, loader = self._loaders.get(stage, (None, None))
-        if for_whom != (id(dataset), ranks):
-            sampler = TokenBudgetSampler(
-                dataset,
-                **self.budgets,
-                **ranks,
-                shuffle=train,
-                seed=self.seed,
-                drop_last=drop_last,
-                oversized=self.oversized,
-            )
-            loader = BudgetLoader(dataset, sampler, self.kwargs)
-            self._loaders[stage] = ((id(dataset), ranks), loader)
+        whose, loader = self._loaders.get(stage, (None, None))
+        if whose != (id(dataset), ranks):
+            sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
+            loader = BudgetLoader(dataset, batch_sampler=sampler, **self.kwargs)
+            self._loaders[stage] = (id(dataset), ranks), loader
         return loader
 
-    def __repr__(self) -> str:
-        known = {f"{k}_dataset": v for k, v in self._datasets().items()}
-        known = {k: v for k, v in known.items() if v is not None}
-        known = {k: f"{type(v).__name__}({len(v)})" for k, v in known.items()}
-        known |= {**self.budgets, **self.kwargs}
-        text = ", ".join(f"{name}={value}" for name, value in known.items())
-        return f"{type(self).__name__}({text})"
-
-    # Lightning's own would load data.
-    __str__ = __repr__
+    def __str__(self) -> str:
+        # Lightning's own would load data.
+        options = {**self.sampling, **self.kwargs}
+        return f"{type(self).__name__}({options})"
 
 
 class BudgetLoader:
-    """Batches of a ``TokenBudgetSampler``.
+    """An ``AtomTokenLoader`` by a ``batch_sampler``, which Lightning leaves alone.
 
-    It is no ``DataLoader``, so that Lightning does not put a sampler of its own in the
-    place of this one.
-
-    Args:
-        dataset (Dataset or sequence): Gives :class:`~pyg_atomenc.data.AtomTokenData`.
-        sampler (TokenBudgetSampler): Its batches.
-        options (dict): As for :class:`~pyg_atomenc.data.AtomTokenLoader`.
+    In a ``DataLoader`` it would put a sampler of its own.
     """
 
-    def __init__(
-        self, dataset: Any, sampler: TokenBudgetSampler, options: dict[str, Any]
-    ) -> None:
-        self.batch_sampler = sampler
-        self.loader = AtomTokenLoader(dataset, batch_sampler=sampler, **options)
+    def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        self.batch_sampler = kwargs["batch_sampler"]
+        self.loader = AtomTokenLoader(dataset, **kwargs)
 
     def __iter__(self) -> Iterator[Batch]:
         # Nothing starts before the first batch: Lightning makes iterators to spare.

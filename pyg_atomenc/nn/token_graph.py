@@ -126,56 +126,58 @@ def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     others = [known[key] for key in ("atom_to_token", "edge_index") if key in known]
     slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), tokens)
     for key, value in data.to_dict().items():
-        if key in _LEFT or (has_own_rows(key) and not is_token_attr(key)):
+        of_tokens, late = (
+            is_token_attr(key),
+            isinstance(data, Batch) and key not in known,
+        )
+        if key in _LEFT or (has_own_rows(key) and not of_tokens):
             continue
-        late = isinstance(data, Batch) and key not in known
+        # What a loader's `follow_batch` adds was in no graph.
         if late and key.endswith(("_batch", "_ptr")):
-            # What a loader's `follow_batch` adds.
             continue
-        rows = _rows(value, known.get(key), tokens if is_token_attr(key) else one)
-        if is_token_attr(key):
-            keep = rows.equal(tokens)
-        else:
-            # Of graphs with one atom or bond each, the name alone tells.
-            left = late or data.is_node_attr(key) or data.is_edge_attr(key)
-            keep = rows.equal(one) or not (left or any(map(rows.equal, others)))
-        if keep:
-            graph[key] = value
-            slices[key] = known.get(key, rows)
+        rows = _rows(value, known.get(key), tokens if of_tokens else one)
+        # Of graphs with one atom or bond each, the name alone tells.
+        if not rows.equal(tokens if of_tokens else one) and (
+            of_tokens
+            or late
+            or data.is_node_attr(key)
+            or data.is_edge_attr(key)
+            or any(map(rows.equal, others))
+        ):
+            continue
+        graph[key], slices[key] = value, known.get(key, rows)
     return slices
 
 
 def _rows(value: Any, slices: Any, likely: Tensor) -> Tensor:
     """Where the rows of every graph begin and end in a value."""
-    if isinstance(value, (list, tuple)):
-        if len(likely) == 2:
-            return torch.tensor([0, len(value)])
+    if isinstance(value, (list, tuple)) and len(likely) > 2:
         # PyG batches names as a list for each graph.
-        is_list = [isinstance(part, (list, tuple)) for part in value]
-        sizes = [len(v) if own else 1 for v, own in zip(value, is_list, strict=True)]
+        sizes = [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
         return cumsum(torch.tensor(sizes, dtype=torch.long))
     if isinstance(slices, Tensor) and slices.dim() == 1:
         return slices
-    if isinstance(value, Tensor) and value.dim() and len(value) != int(likely[-1]):
-        return torch.tensor([0, len(value)])
-    return likely
+    bare = isinstance(value, Tensor) and value.dim() == 0
+    if bare or not isinstance(value, (Tensor, list, tuple)):
+        return likely
+    return likely if len(value) == int(likely[-1]) else torch.tensor([0, len(value)])
 
 
 def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) -> None:
     """Say where each graph lies in the batch, as ``Batch.from_data_list`` does."""
-    sizes = slices["batch"].diff()
+    ptr, sizes = slices["batch"], slices["batch"].diff()
     # Each graph's edges stand together, in the order of the graphs.
     owner, order = graph.batch[graph.edge_index[0]].sort(stable=True)
+    graph.edge_index = graph.edge_index[:, order]
+    if "edge_attr" in graph:
+        graph.edge_attr = graph.edge_attr[order]
     edges = cumsum(owner.bincount(minlength=len(sizes)))
-    for key in ("edge_index", "edge_attr"):
-        if key in graph:
-            graph[key] = graph[key].index_select(int(key == "edge_index"), order)
-            slices[key] = edges
-    graph.ptr = slices["batch"].to(graph.batch.device)
+    slices |= dict(edge_index=edges, edge_attr=edges)
+    graph.ptr = ptr.to(graph.batch.device)
     graph._num_graphs = data.num_graphs
     graph._store._num_nodes = sizes.tolist()
-    known = getattr(data, "_inc_dict", {})
-    graph._slice_dict = {key: slices[key] for key in slices if key in graph}
+    graph._slice_dict = {key: rows for key, rows in slices.items() if key in graph}
+    shifts = dict(edge_index=ptr[:-1], batch=torch.arange(len(sizes)))
+    shifts |= dict.fromkeys(("x", "pos", "edge_attr"))
+    known = {**getattr(data, "_inc_dict", {}), **shifts}
     graph._inc_dict = {key: known.get(key) for key in graph._slice_dict}
-    graph._inc_dict |= dict(edge_index=slices["batch"][:-1], x=None, pos=None)
-    graph._inc_dict["batch"] = torch.arange(len(sizes))
