@@ -23,9 +23,9 @@ _BASES = [
 class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
     r"""Data sets for a Lightning ``Trainer``, as PyG's ``LightningDataset`` holds them.
 
-    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with their layout. With
-    a budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once
-    an epoch, in another order in each epoch of training, and shares them among ranks
+    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout. With a
+    budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once an
+    epoch, in another order in each epoch of training, and shares them among ranks
     itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs differ in their
     number of batches, so the trainer is made to ask for it in each
     (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget batches
@@ -115,7 +115,7 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
     def _loader(self, stage: str) -> Any:
         dataset = getattr(self, f"{stage}_dataset")
         train = stage == "train"
-        options = dict(shuffle=train, drop_last=train and self.drop_last)
+        options: Any = dict(shuffle=train, drop_last=train and self.drop_last)
         if not self.sampling:
             return AtomTokenLoader(dataset, **options, **self.kwargs)
         ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}

@@ -121,37 +121,35 @@ def _known_mean(pos: Tensor, index: Tensor, num_tokens: int) -> Tensor:
 def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     """Hand on what is of tokens or whole graphs; gives where each graph's part lies."""
     known: dict[str, Any] = getattr(data, "_slice_dict", {})
-    one = torch.arange(data.num_graphs + 1 if isinstance(data, Batch) else 2)
+    batched = isinstance(data, Batch)
+    one = torch.arange(data.num_graphs + 1 if batched else 2)
     tokens = cumsum(torch.as_tensor(data.num_tokens).flatten().cpu())
     others = [known[key] for key in ("atom_to_token", "edge_index") if key in known]
     slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), tokens)
     for key, value in data.to_dict().items():
-        of_tokens, late = (
-            is_token_attr(key),
-            isinstance(data, Batch) and key not in known,
-        )
+        late, of_tokens = batched and key not in known, is_token_attr(key)
         if key in _LEFT or (has_own_rows(key) and not of_tokens):
             continue
         # What a loader's `follow_batch` adds was in no graph.
         if late and key.endswith(("_batch", "_ptr")):
             continue
-        rows = _rows(value, known.get(key), tokens if of_tokens else one)
+        wanted = tokens if of_tokens else one
+        rows = _rows(value, known.get(key), wanted, batched)
         # Of graphs with one atom or bond each, the name alone tells.
-        if not rows.equal(tokens if of_tokens else one) and (
+        if rows.equal(wanted) or not (
             of_tokens
             or late
             or data.is_node_attr(key)
             or data.is_edge_attr(key)
             or any(map(rows.equal, others))
         ):
-            continue
-        graph[key], slices[key] = value, known.get(key, rows)
+            graph[key], slices[key] = value, known.get(key, rows)
     return slices
 
 
-def _rows(value: Any, slices: Any, likely: Tensor) -> Tensor:
+def _rows(value: Any, slices: Any, wanted: Tensor, batched: bool) -> Tensor:
     """Where the rows of every graph begin and end in a value."""
-    if isinstance(value, (list, tuple)) and len(likely) > 2:
+    if batched and isinstance(value, (list, tuple)):
         # PyG batches names as a list for each graph.
         sizes = [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
         return cumsum(torch.tensor(sizes, dtype=torch.long))
@@ -159,8 +157,8 @@ def _rows(value: Any, slices: Any, likely: Tensor) -> Tensor:
         return slices
     bare = isinstance(value, Tensor) and value.dim() == 0
     if bare or not isinstance(value, (Tensor, list, tuple)):
-        return likely
-    return likely if len(value) == int(likely[-1]) else torch.tensor([0, len(value)])
+        return wanted
+    return wanted if len(value) == int(wanted[-1]) else torch.tensor([0, len(value)])
 
 
 def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) -> None:

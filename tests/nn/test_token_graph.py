@@ -201,6 +201,13 @@ def test_each_graph_of_a_batch_is_the_token_graph_of_the_graph():
     list(map(assert_same_graph, again.to_data_list(), wanted))
 
 
+def test_a_batch_of_one_graph():
+    data, x = labelled(1, 4), torch.randn(4, 2)
+    graph = token_graph(Batch.from_data_list([data]), x)
+    assert_same_graph(graph[0], single(data, x))
+    assert graph.token_name == [data.token_name]
+
+
 def test_batches_of_single_atoms_and_of_none():
     one = AtomTokenData(
         z=torch.tensor([11]),
