@@ -15,21 +15,20 @@ from pyg_atomenc.errors import AtomEncodingError
 def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     """The bonds of a graph or batch, and their features.
 
-    They are read from ``edge_index``, or, where a transform replaced it, from ``adj_t``
-    (``T.ToSparseTensor``, rows are targets) or ``adj`` (``T.ToDense``, rows are
-    sources). A graph with none of these, nor features of bonds, has no bonds.
+    They are in ``edge_index``, or where ``T.ToSparseTensor`` or ``T.ToDense`` put them:
+    in ``adj_t``, whose rows are targets, or in ``adj``, whose rows are sources. A graph
+    with none of these, nor features of bonds, has no bonds.
 
     Args:
         data (AtomTokenData): A graph, or a batch.
 
     Returns:
-        tuple: Rows (source, target) ``[2, E]``, int64, and ``edge_attr`` ``[E, ...]``,
-        or ``None``; as in PyG's ``MessagePassing``, the values of an adjacency are that
-        where ``edge_attr`` is not there itself, and where they are no mere weights.
+        tuple: Rows (source, target) ``[2, E]``, int64, and ``edge_attr`` ``[E, ...]``
+        or ``None``. Without ``edge_attr``, as in PyG's ``MessagePassing``, the values
+        of an adjacency stand in for it, but for mere weights.
 
     Raises:
-        ValueError: If bonds or their features do not fit the atoms, or there are
-            features of bonds alone.
+        ValueError: If they do not fit the atoms, or there are features alone.
     """
     num_atoms, attr = data.num_nodes, data.get("edge_attr")
     if "atom_to_token" in data:
@@ -46,8 +45,8 @@ def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
                 f"the bonds [2, E], or 'adj_t' as torch_geometric.transforms."
                 f"ToSparseTensor does."
             )
-        anything = next(v for v in data.to_dict().values() if isinstance(v, Tensor))
-        return anything.new_empty((2, 0), dtype=torch.long), None
+        tensors = (v for v in data.to_dict().values() if isinstance(v, Tensor))
+        return next(tensors, torch.empty(0)).new_empty((2, 0), dtype=torch.long), None
     value, values = data[name], None
     if isinstance(value, SparseTensor) or is_torch_sparse_tensor(value):
         value, values = _sparse(value)

@@ -113,7 +113,8 @@ class FromHetero(BaseTransform):
     Raises:
         ValueError: If the data is no ``HeteroData``, is a batch, lacks one of the two
             types of nodes or the edges ``('atom', 'in', 'token')``, gives an atom no
-            token or several, or has nodes or edges of other types.
+            token or several, has nodes or edges of other types, or has gone through
+            ``T.ToSparseTensor``.
     """
 
     def forward(self, data: HeteroData) -> AtomTokenData:
@@ -178,6 +179,12 @@ def _check_types(data: HeteroData) -> None:
         raise AtomEncodingError(
             f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
             f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
+        )
+    sparse = [k for k in data.edge_types if k != _BOND and "adj_t" in data[k]]
+    if sparse:
+        raise AtomEncodingError(
+            f"'data' has 'adj_t' in {sparse[0]}, which FromHetero does not read: apply "
+            f"T.ToSparseTensor after it."
         )
     known = {"atom", "token", _INSIDE, *(kind for kind, _ in _NAMES)}
     more = [kind for kind in data.node_types + data.edge_types if kind not in known]

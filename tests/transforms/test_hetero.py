@@ -276,6 +276,8 @@ def test_bad_input_back():
         FromHetero()(Batch.from_data_list([ToHetero()(graph())]))
     with pytest.raises(ValueError, match="joined by .'atom', 'in', 'token'"):
         FromHetero()(HeteroData())
+    with pytest.raises(ValueError, match="'adj_t' in .'atom', 'in', 'token'"):
+        FromHetero()(T.ToSparseTensor()(ToHetero()(graph())))
     hetero = ToHetero()(graph())
     hetero["residue"].x = torch.ones(1, 1)
     with pytest.raises(ValueError, match="'data' has 'residue'"):
