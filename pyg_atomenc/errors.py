@@ -11,6 +11,7 @@ EXTRA_OF = {
     "torch_scatter": "scatter",
     "safetensors": "save",
     "filelock": "save",
+    "lightning": "lightning",
     "matplotlib": "plot",
     "triton": "triton",
 }

@@ -17,6 +17,7 @@ from pyg_atomenc.errors import EXTRA_OF, MissingPackageError, require_package
 
 ROOT = Path(pyg_atomenc.__file__).parent
 OPTIONAL = "rdkit biotite torch_scatter safetensors matplotlib triton gemmi boltz"
+OPTIONAL += " lightning pytorch_lightning"
 
 # Which subpackages a subpackage may import; every one may import `errors`.
 MAY_IMPORT = {

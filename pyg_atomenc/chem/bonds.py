@@ -1,13 +1,12 @@
 """Bonds: their types, as tensors, and by tables of components along polymers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_geometric.data import Data
 
 from pyg_atomenc.checks import check_shape
 from pyg_atomenc.chem import codes
@@ -53,8 +52,14 @@ def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(edge_index), torch.from_numpy(edge_attr)
 
 
-def unique_bonds(data: Data) -> tuple[Tensor, Tensor]:
+def unique_bonds(
+    edge_index: Tensor, edge_attr: Optional[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Each bond of a graph once, with its type.
+
+    Args:
+        edge_index (Tensor): Bonds ``[2, E]``, int64, listed one way or both.
+        edge_attr (Tensor, optional): Their one-hot types ``[E, 5]``.
 
     Returns:
         tuple: The two atoms ``[2, B]``, the lesser first, and the column in
@@ -63,24 +68,24 @@ def unique_bonds(data: Data) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If there are bonds, but no one-hot bond types.
     """
-    if data.edge_index is None:
-        return torch.empty((2, 0), dtype=torch.long), torch.empty(0, dtype=torch.long)
-    check_bond_types(data)
-    # A bond may be listed one way or both; which of them stands first does not matter.
-    apart = data.edge_index[0] != data.edge_index[1]
-    ends = data.edge_index[:, apart].cpu().sort(dim=0).values
+    if edge_attr is None and edge_index.numel() == 0:
+        edge_attr = torch.empty((0, BOND_COLUMNS))
+    types = check_bond_types(edge_attr)
+    # Which of the two ways stands first does not matter.
+    apart = edge_index[0] != edge_index[1]
+    ends = edge_index[:, apart].cpu().sort(dim=0).values
     key = ends[0] * (ends.max() + 1 if ends.numel() else 1) + ends[1]
     first = torch.from_numpy(np.unique(key.numpy(), return_index=True)[1])
-    return ends[:, first], data.edge_attr[apart].cpu()[first].argmax(dim=1)
+    return ends[:, first], types[apart].cpu()[first].argmax(dim=1)
 
 
-def check_bond_types(data: Data) -> None:
-    """Raise a ValueError unless ``edge_attr`` holds one-hot bond types."""
+def check_bond_types(edge_attr: Optional[Tensor]) -> Tensor:
+    """The one-hot bond types ``[E, 5]``, or a ValueError if it is none."""
     hint = (
         "read the data with from_structure, from_atom_array, from_smiles or "
         "from_rdmol, or set the one-hot bond types of pyg_atomenc.io.BOND_TYPES"
     )
-    check_shape("edge_attr", data.edge_attr, "E", BOND_COLUMNS, hint=hint)
+    return check_shape("edge_attr", edge_attr, "E", BOND_COLUMNS, hint=hint)
 
 
 def residue_bonds(atoms: Any, table: Table) -> Any:

@@ -9,6 +9,7 @@ from torch_geometric.utils import subgraph
 
 import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
+from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.data.storage import AtomTokenStorage, is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -202,8 +203,8 @@ class AtomTokenData(Data):
         return super().__cat_dim__(key, value, *args, **kwargs)
 
 
-def check_graph(data: Any) -> None:
-    """Raise a ValueError unless this is a graph that a transform can work with.
+def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
+    """The bonds of a graph that a transform can work with, else a ValueError.
 
     It knows its tokens, its bonds join atoms that are there, and what belongs to atoms,
     bonds or tokens has as many rows. What transforms make anew, edges by distance and
@@ -211,23 +212,21 @@ def check_graph(data: Any) -> None:
     """
     _check_type(data)
     data._check_has_tokens()
-    num_atoms, bonds = data.atom_to_token.numel(), 0
-    if data.edge_index is not None:
-        edges = checks.check_edges("edge_index", data.edge_index, num_atoms, "atoms")
-        bonds = edges.size(1)
     atoms = ("z", "pos", "formal_charge", "num_hydrogens")
-    rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
-    rows["edge_attr"] = (bonds, "bonds")
-    rows["token_pos"] = (data.total_num_tokens, "tokens")
+    rows = dict.fromkeys(atoms, (data.atom_to_token.numel(), "atoms"))
     _check_rows_of(data, rows)
+    return read_bonds(data)
 
 
 def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
-    """The positions ``[N, 3]`` of a graph; a ValueError, with ``why``, without any."""
+    """The positions ``[N, 3]`` of a graph; a ValueError, with ``why``, without."""
     _check_type(data)
     checks.check_has(data, why, name)
     checks.check_shape(name, data[name], "N", 3, hint="positions in ångström")
-    return checks.check_floating(name, data[name])
+    pos = checks.check_floating(name, data[name])
+    if pos.numel() and not bool(pos.isfinite().all(1).any()):
+        raise AtomEncodingError(f"'{name}' holds no known position: {why}")
+    return pos
 
 
 def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:

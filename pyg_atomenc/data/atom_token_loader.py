@@ -25,8 +25,8 @@ class AtomTokenLoader(DataLoader):
         **kwargs: Likewise.
 
     Raises:
-        ValueError: When a batch is made, if it is none of ``AtomTokenData``, or a
-            token id is out of range.
+        ValueError: When a batch is made, if it is none of ``AtomTokenData``, a token id
+            is out of range, or only some of its graphs have an attribute.
     """
 
     collate_fn: Any
@@ -39,6 +39,7 @@ class AtomTokenLoader(DataLoader):
 def _collate_with_layout(
     collate: Callable[[Sequence[Any]], Batch], graphs: Sequence[Any]
 ) -> Batch:
+    _check_attributes(graphs, getattr(collate, "exclude_keys", None) or ())
     batch = collate(graphs)
     if not isinstance(batch, AtomTokenData):
         raise AtomEncodingError(
@@ -47,3 +48,16 @@ def _collate_with_layout(
         )
     batch[LAYOUT_KEY] = batch.token_layout()
     return batch
+
+
+def _check_attributes(graphs: Sequence[Any], excluded: Sequence[str]) -> None:
+    """PyG drops what only the first graph lacks, and stops where another does."""
+    names = [set(data.keys()) for data in graphs if isinstance(data, AtomTokenData)]
+    for number, other in enumerate(names):
+        if missing := sorted((names[0] ^ other) - set(excluded)):
+            lacks = 0 if missing[0] in other else number
+            raise AtomEncodingError(
+                f"'dataset' gives graphs with and without {missing[0]!r} in one batch, "
+                f"of which graph {lacks} lacks it: set it in all of them, or pass "
+                f"exclude_keys={missing!r}."
+            )

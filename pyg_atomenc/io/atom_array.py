@@ -13,10 +13,11 @@ from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.codes import of_distinct
 from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.atom_token_data import check_single
+from pyg_atomenc.data.atom_token_data import check_pos, check_single
+from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
-from pyg_atomenc.tokenizers.features import structure_tokens
+from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, structure_tokens
 from pyg_atomenc.tokenizers.residue import Residue
 
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
@@ -54,9 +55,14 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``is_representative`` ``[N]``, bool: the Cα of a residue, the C1′ of a
           nucleotide, else the first atom of a token; ``token_pos`` ``[T, 3]``,
           float32: its position in ångström, NaN for a token without atoms
-        - ``is_resolved`` ``[N]``, bool: where ``atoms`` has it
+        - ``is_resolved`` ``[N]``, bool: whether its position is known
         - ``token_*``: what the tokenizer gives, and what it leaves out of the features
           of :class:`~pyg_atomenc.tokenizers.Residue`
+        - ``smiles``, ``given_smiles``, ``source``: ``""``, where a SMILES or a data set
+          would be named
+
+        All readers give these, so that graphs of any of them batch together: what is
+        not known is NaN in ``pos`` and ``token_pos``, and ``""`` in text.
 
     Raises:
         ValueError: If ``atoms`` is no ``AtomArray``, is empty, has a position that is
@@ -85,7 +91,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
     edge_index, edge_attr = bond_tensors(bonds[:, :2], types)
     attributes = dict(tokens.attributes)
-    if "token_entity_kind" not in attributes:
+    if not TOKEN_FEATURES <= attributes.keys():
         index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
         more = structure_tokens(find_residues(atoms), index, count=count)
         attributes = {**more.attributes, **attributes}
@@ -107,9 +113,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         num_tokens=tokens.num_tokens,
         **attributes,
     )
-    if resolved is not None:
-        data.is_resolved = torch.from_numpy(resolved.copy())
-    set_representatives(data, tokens)
+    set_derived(data, tokens)
     return data
 
 
@@ -157,8 +161,9 @@ def to_atom_array(
     number = data.get("res_id", torch.ones(count, dtype=torch.long))
     atoms.res_id = number.cpu().numpy().astype(int)
     atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
-    if data.edge_index is not None:
-        atoms.bonds = structure.BondList(count, _bond_array(structure, data))
+    edges, attr = read_bonds(data)
+    if any(key in data for key in ("edge_index", "adj_t", "adj")):
+        atoms.bonds = structure.BondList(count, _bond_array(structure, edges, attr))
     if token_values is not None:
         taken = ("", "coord", "bonds", *atoms.get_annotation_categories())
         if annotation not in ("b_factor", "occupancy") and (
@@ -178,7 +183,7 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
     for name, key in (("charge", "formal_charge"), ("num_hydrogens", "num_hydrogens")):
         if key in data:
             atoms.set_annotation(name, data[key].cpu().numpy().astype(int))
-    if "is_resolved" in data:
+    if "is_resolved" in data and not data.is_resolved.all():
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
     if "atom_to_token" not in data or "token_sym_id" not in data:
         return
@@ -242,17 +247,17 @@ def _tell(atoms: Any, atom: int) -> str:
     )
 
 
-def set_representatives(data: AtomTokenData, tokens: Tokens) -> None:
-    """Mark each token's representative atom, and keep its position if there is one."""
+def set_derived(data: AtomTokenData, tokens: Tokens) -> None:
+    """Set what every reader gives in the same way, or has no source for."""
+    data.is_resolved = data.pos.isfinite().all(dim=1)
     atom = tokens.representative
     assert atom is not None
     found = atom >= 0
     data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
     data.is_representative[atom[found]] = True
-    if "pos" in data:
-        pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
-        pos[found] = data.pos[atom[found]]
-        data.token_pos = pos
+    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
+    data.token_pos[found] = data.pos[atom[found]]
+    data.smiles = data.given_smiles = data.source = ""
 
 
 def _check_graph(data: Any) -> None:
@@ -261,15 +266,16 @@ def _check_graph(data: Any) -> None:
     z = check_index("z", data.z, "pass atomic numbers as integers.")
     check_range("z", z, len(components.SYMBOLS), "elements")
     check_shape("pos", data.pos, z.numel(), 3)
+    check_pos(data, "an AtomArray needs some; embed a molecule with RDKit.")
 
 
-def _bond_array(structure: Any, data: AtomTokenData) -> NDArray[Any]:
+def _bond_array(structure: Any, edges: Tensor, attr: Optional[Tensor]) -> NDArray[Any]:
     # Each bond once, whichever way it is listed; BondList drops what is there twice.
-    pairs = data.edge_index.t().cpu().numpy()
+    pairs = edges.t().cpu().numpy()
     kinds = structure.BondType
-    if data.edge_attr is None:
+    if attr is None:
         kind = np.full(len(pairs), int(kinds.ANY))
     else:
         names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
-        kind = np.array(names, int)[data.edge_attr.argmax(dim=1).cpu().numpy()]
+        kind = np.array(names, int)[attr.argmax(dim=1).cpu().numpy()]
     return np.concatenate([pairs, kind[:, None]], axis=1)

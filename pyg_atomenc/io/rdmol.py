@@ -11,8 +11,9 @@ from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.rdkit import bond_ends, check_mol, cip_codes, residue_columns
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.atom_array import set_representatives
+from pyg_atomenc.io.atom_array import set_derived
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
+from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, molecule_tokens
 from pyg_atomenc.tokenizers.fragments import BRICS
 
 
@@ -30,20 +31,23 @@ def from_rdmol(
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
         conformer (int, optional): The id of the conformer to read positions from;
-            ``-1`` for the first that is 3D, if there is any; ``None`` for no
-            positions. A 2D drawing, not in ångström, is never read. (default: ``-1``)
+            ``-1`` for the first that is 3D, if there is any; ``None`` to leave
+            positions unknown. A 2D drawing, not in ångström, is never read.
+            (default: ``-1``)
 
     Returns:
         AtomTokenData: As from :func:`from_atom_array`, for ``N`` atoms, but
 
-        - ``pos`` and ``token_pos``: only if there is a 3D conformer
+        - ``pos`` and ``token_pos``: NaN, and ``is_resolved`` false, if there is no 3D
+          conformer
         - ``num_hydrogens``: as RDKit counts those of each atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S
         - ``is_representative``: the first atom of each token
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
           file, else the residue ``UNL`` 0
-        - ``token_*``: by the tokenizer; the default's ``token_name`` is SMILES
+        - ``token_*``: by the tokenizer, whose default's ``token_name`` is SMILES, else
+          those of the residue of a token's first atom
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
@@ -58,6 +62,11 @@ def from_rdmol(
     atom_name = _atom_names(mol)
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
+    attributes = dict(tokens.attributes)
+    if not TOKEN_FEATURES <= attributes.keys():
+        index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
+        more = molecule_tokens(mol, index, count=count)
+        attributes = {**more.attributes, **attributes}
     # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = [
         "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
@@ -81,9 +90,9 @@ def from_rdmol(
         num_tokens=tokens.num_tokens,
         atom_name=atom_name,
         **residue_columns(mol),
-        **tokens.attributes,
+        **attributes,
     )
-    set_representatives(data, tokens)
+    set_derived(data, tokens)
     return data
 
 
@@ -108,8 +117,8 @@ def from_smiles(
     Returns:
         AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, the canonical
         SMILES without the added hydrogens, and ``given_smiles``, whose order of atoms
-        is that of the data. There are no positions: embed the molecule with RDKit and
-        use :func:`from_rdmol` for those.
+        is that of the data. Positions are NaN: embed the molecule with RDKit and use
+        :func:`from_rdmol` for those.
 
     Raises:
         ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit,
@@ -215,14 +224,12 @@ def _atom_names(mol: Any) -> list[str]:
     return names
 
 
-def _positions(
-    mol: Any, conformer: Optional[int], names: list[str]
-) -> Optional[Tensor]:
+def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
     known = {found.GetId(): found for found in mol.GetConformers()}
     if conformer == -1:
         conformer = next((i for i, found in known.items() if found.Is3D()), None)
     if conformer is None:
-        return None
+        return torch.full((len(names), 3), torch.nan)
     if conformer not in known:
         raise AtomEncodingError(
             f"'conformer' is {conformer!r}, but 'mol' has the conformers "

@@ -1,72 +1,181 @@
 """`token_graph`: the graph between tokens that the bonds between atoms imply."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import coalesce, cumsum, remove_self_loops, scatter
 
 from pyg_atomenc.attention import accumulate_dtype
-from pyg_atomenc.checks import check_rows, check_shape, check_type
+from pyg_atomenc.checks import check_choice, check_rows, check_shape, check_type
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import LAYOUT_KEY
+from pyg_atomenc.data.bonds import read_bonds
+from pyg_atomenc.data.storage import has_own_rows, is_token_attr
+
+# What is of atoms or bonds whatever its length, or is made anew.
+_LEFT = {LAYOUT_KEY, "atom_to_token", "num_tokens", "token_batch", "num_nodes"}
+_LEFT |= {"batch", "ptr", "x", "pos", "z", "edge_index", "edge_attr", "adj", "adj_t"}
+_LEFT |= {"formal_charge", "num_hydrogens", "chirality", "hetero", "atom_name"}
+_LEFT |= {"res_name", "res_id", "chain_id", "ins_code"}
+_LEFT |= {"is_representative", "is_resolved", "token_edge_index", "token_edge_attr"}
 
 
 def token_graph(
-    data: AtomTokenData, token_x: Tensor, *, self_loops: bool = False
+    data: AtomTokenData,
+    token_x: Tensor,
+    *,
+    self_loops: bool = False,
+    edge_reduce: str = "mean",
 ) -> Data:
     """Make a graph of tokens, so that PyG layers can go on over them.
 
     Two tokens are joined when any bond joins an atom of one to an atom of the other;
     or by ``token_edge_index`` where the data has it, see
-    :class:`~pyg_atomenc.transforms.TokenEdges`.
+    :class:`~pyg_atomenc.transforms.TokenEdges`. What belongs to the tokens or to whole
+    graphs goes along under its name: ``token_y``, ``token_name``, ``y``, ``smiles``.
 
     Args:
         data (AtomTokenData): A graph of atoms, or a batch of such graphs, with
             ``atom_to_token`` ``[N]``, ``num_tokens`` and, where there are bonds,
-            ``edge_index`` ``[2, E]``, or ``token_edge_index`` ``[2, E']`` with or
-            without ``token_edge_attr`` ``[E', K]``.
+            ``edge_index`` ``[2, E]``, or what PyG's transforms replace it by, ``adj_t``
+            or ``adj``; or ``token_edge_index`` ``[2, E']`` with or without
+            ``token_edge_attr`` ``[E', K]``.
         token_x (Tensor): The features of every token ``[T, D]``, for example from
             :class:`~pyg_atomenc.AtomAttentionEncoder`.
         self_loops (bool): Keep a token's loop to itself where a bond joins two of its
             atoms; without ``token_edge_index`` only. (default: ``False``)
+        edge_reduce (str): How ``edge_attr`` ``[E, ...]`` of the bonds that join two
+            tokens becomes one: ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``. Of
+            integers and booleans the mean is a floating number; booleans are counted by
+            ``"sum"``. (default: ``"mean"``)
 
     Returns:
         Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (bonds coalesced),
-        ``edge_attr`` where the data has ``token_edge_attr``, ``batch`` ``[T]`` int64,
-        ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the mean position of a
-        token's atoms (zeros for an empty token), where ``data`` has positions. A
-        :class:`~torch_geometric.data.Batch` with ``ptr`` and ``num_graphs`` of a batch.
+        ``edge_attr`` ``[E', ...]`` where bonds, or ``token_edge_index``, have features,
+        ``batch`` ``[T]`` int64, ``num_nodes``; where ``data`` has positions, ``pos``
+        ``[T, 3]`` in ångström, the mean of the known positions of a token's atoms, NaN
+        where none is known; and all ``token_*`` and attributes of whole graphs; those
+        of atoms, bonds and pairs are left. Of a batch, a
+        :class:`~torch_geometric.data.Batch`, as of the token graphs of its graphs.
 
     Raises:
-        ValueError: If ``data`` is no ``AtomTokenData``, or ``token_x`` has not one row
-            per token.
+        ValueError: If ``data`` is no ``AtomTokenData``, its bonds do not fit its atoms,
+            ``edge_reduce`` is none of those, or ``token_x`` has not one row per token.
     """
     mend = "pass an AtomTokenData or a batch of them, which knows its tokens."
     num_tokens = check_type("data", data, AtomTokenData, mend).total_num_tokens
     check_shape("token_x", token_x, "num_tokens", "channels")
     mend = "encode with dim_size=data.total_num_tokens, or data.token_layout()."
     check_rows("token_x", token_x, num_tokens, "tokens of 'data'", mend)
-    atom_to_token = data.atom_to_token.long()
+    check_choice("edge_reduce", edge_reduce, ("mean", "sum", "max", "min"))
+    index = data.atom_to_token.long()
     graph = Batch() if isinstance(data, Batch) else Data()
     graph.x = token_x
     if "token_edge_index" in data:
-        graph.edge_index = data.token_edge_index
-        if "token_edge_attr" in data:
-            graph.edge_attr = data.token_edge_attr
-    elif data.edge_index is None:
-        graph.edge_index = atom_to_token.new_empty((2, 0))
+        graph.edge_index, edge_attr = data.token_edge_index, data.get("token_edge_attr")
     else:
-        edge_index = atom_to_token[data.edge_index.long()]
+        edges, edge_attr = read_bonds(data)
+        edges, dtype = index[edges], None
+        if edge_attr is not None:
+            inside, dtype = _reduced_types(edge_attr, edge_reduce)
+            edge_attr = edge_attr.to(inside)
         if not self_loops:
-            edge_index, _ = remove_self_loops(edge_index)
-        graph.edge_index = coalesce(edge_index, num_nodes=num_tokens)
+            edges, edge_attr = remove_self_loops(edges, edge_attr)
+        edges, edge_attr = coalesce(edges, edge_attr, num_tokens, edge_reduce)
+        graph.edge_index = edges
+        edge_attr = None if edge_attr is None else edge_attr.to(dtype)
+    if edge_attr is not None:
+        graph.edge_attr = edge_attr
     if isinstance(data.pos, Tensor):
-        pos = data.pos.to(accumulate_dtype(data.pos.dtype))
-        mean = scatter(pos, atom_to_token, 0, num_tokens, "mean")
-        graph.pos = mean.to(data.pos.dtype)
+        graph.pos = _known_mean(data.pos, index, num_tokens)
     graph.batch = data.token_batch
     graph.num_nodes = num_tokens
+    slices = _carry(data, graph)
     if isinstance(data, Batch):
-        sizes = torch.as_tensor(data.num_tokens, device=graph.batch.device).flatten()
-        graph.ptr = cumsum(sizes)
-        graph._num_graphs = data.num_graphs
+        _make_separable(data, graph, slices)
     return graph
+
+
+def _reduced_types(attr: Tensor, reduce: str) -> tuple[torch.dtype, torch.dtype]:
+    """The type to reduce features in, and that of the result, as torch's own sums."""
+    if attr.dtype.is_floating_point:
+        return accumulate_dtype(attr.dtype), attr.dtype
+    if reduce == "mean":
+        return (torch.get_default_dtype(),) * 2
+    return torch.long, torch.long if reduce == "sum" else attr.dtype
+
+
+def _known_mean(pos: Tensor, index: Tensor, num_tokens: int) -> Tensor:
+    """The mean of the known positions of every token's atoms, or NaN."""
+    known = pos.isfinite().all(dim=1, keepdim=True)
+    # Zeros stand in for unknown positions: a NaN would reach the others' gradients.
+    inside = torch.where(known, pos, 0.0).to(accumulate_dtype(pos.dtype))
+    total = scatter(inside, index, 0, num_tokens, "sum")
+    count = scatter(known.to(total.dtype), index, 0, num_tokens, "sum")
+    mean = torch.where(count > 0, total / count.clamp(min=1), torch.nan)
+    return mean.to(pos.dtype)
+
+
+def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
+    """Hand on what is of tokens or whole graphs; gives where each graph's part lies."""
+    known: dict[str, Any] = getattr(data, "_slice_dict", {})
+    batched = isinstance(data, Batch)
+    one = torch.arange(data.num_graphs + 1 if batched else 2)
+    tokens = cumsum(torch.as_tensor(data.num_tokens).flatten().cpu())
+    others = [known[key] for key in ("atom_to_token", "edge_index") if key in known]
+    slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), tokens)
+    for key, value in data.to_dict().items():
+        late, of_tokens = batched and key not in known, is_token_attr(key)
+        if key in _LEFT or (has_own_rows(key) and not of_tokens):
+            continue
+        # What a loader's `follow_batch` adds was in no graph.
+        if late and key.endswith(("_batch", "_ptr")):
+            continue
+        wanted = tokens if of_tokens else one
+        rows = _rows(value, known.get(key), wanted, batched)
+        # Of graphs with one atom or bond each, the name alone tells.
+        if rows.equal(wanted) or not (
+            of_tokens
+            or late
+            or data.is_node_attr(key)
+            or data.is_edge_attr(key)
+            or any(map(rows.equal, others))
+        ):
+            graph[key], slices[key] = value, known.get(key, rows)
+    return slices
+
+
+def _rows(value: Any, slices: Any, wanted: Tensor, batched: bool) -> Tensor:
+    """Where the rows of every graph begin and end in a value."""
+    if batched and isinstance(value, (list, tuple)):
+        # PyG batches names as a list for each graph.
+        sizes = [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
+        return cumsum(torch.tensor(sizes, dtype=torch.long))
+    if isinstance(slices, Tensor) and slices.dim() == 1:
+        return slices
+    bare = isinstance(value, Tensor) and value.dim() == 0
+    if bare or not isinstance(value, (Tensor, list, tuple)):
+        return wanted
+    return wanted if len(value) == int(wanted[-1]) else torch.tensor([0, len(value)])
+
+
+def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) -> None:
+    """Say where each graph lies in the batch, as ``Batch.from_data_list`` does."""
+    ptr, sizes = slices["batch"], slices["batch"].diff()
+    # Each graph's edges stand together, in the order of the graphs.
+    owner, order = graph.batch[graph.edge_index[0]].sort(stable=True)
+    graph.edge_index = graph.edge_index[:, order]
+    if "edge_attr" in graph:
+        graph.edge_attr = graph.edge_attr[order]
+    edges = cumsum(owner.bincount(minlength=len(sizes)))
+    slices |= dict(edge_index=edges, edge_attr=edges)
+    graph.ptr = ptr.to(graph.batch.device)
+    graph._num_graphs = data.num_graphs
+    graph._store._num_nodes = sizes.tolist()
+    graph._slice_dict = {key: rows for key, rows in slices.items() if key in graph}
+    shifts = dict(edge_index=ptr[:-1], batch=torch.arange(len(sizes)))
+    shifts |= dict.fromkeys(("x", "pos", "edge_attr"))
+    known = {**getattr(data, "_inc_dict", {}), **shifts}
+    graph._inc_dict = {key: known.get(key) for key in graph._slice_dict}

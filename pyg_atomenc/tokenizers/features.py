@@ -18,6 +18,13 @@ from pyg_atomenc.chem.residues import (
 )
 from pyg_atomenc.tokenizers.base import Tokens
 
+# What every token has, so that what any reader gives batches with all else.
+TOKEN_FEATURES = {
+    *("token_name", "token_chain", "token_ins_code", "token_label_chain"),
+    *("token_res_id", "token_label_res_id", "token_sym_id"),
+    *("token_entity_kind", "token_is_standard"),
+}
+
 
 def structure_tokens(
     residues: Residues,
@@ -43,7 +50,6 @@ def structure_tokens(
     empty = first < 0
 
     def of_first(name: str, default: Any) -> NDArray[Any]:
-        # Always there, so that structures of all formats batch together.
         if name not in atoms.get_annotation_categories():
             return np.full(count, default)
         values = getattr(atoms, name)[first]
@@ -89,19 +95,36 @@ def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
     return structure_tokens(residues, token)
 
 
-def molecule_tokens(mol: Any, token: Integers, names: list[str]) -> Tokens:
+def molecule_tokens(
+    mol: Any, token: Integers, names: Optional[list[str]] = None, count: int = 0
+) -> Tokens:
     """Tokens of a molecule: ligands, none of them a standard residue.
 
-    They have the features of a structure's tokens, so that both batch together: the
-    residue of their first atom is that of the molecule's PDB information.
+    The residue of their first atom is that of the molecule's PDB information.
+
+    Args:
+        mol (rdkit.Chem.Mol): With ``N`` atoms.
+        token (numpy.ndarray): The token of every atom ``[N]``, int64.
+        names (list, optional): The tokens' names. (default: those of their residues)
+        count (int): The number of tokens without ``names``; empty ones are nameless.
+
+    Returns:
+        Tokens: With all token features.
     """
-    count, known = len(names), residue_columns(mol)
-    first = by_first_atom(token)[1].tolist()
+    count, known = count if names is None else len(names), residue_columns(mol)
+    first = np.full(count, -1)
+    first[token[::-1]] = np.arange(len(token))[::-1]
+
+    def of_first(name: str) -> list[Any]:
+        # Behind the last atom stands what a token without atoms has.
+        values = [*known[name], 0 if name == "res_id" else ""]
+        return [values[atom] for atom in first]
+
     attributes = {
-        "token_name": names,
-        "token_chain": [known["chain_id"][atom] for atom in first],
-        "token_res_id": known["res_id"][first],
-        "token_ins_code": [known["ins_code"][atom] for atom in first],
+        "token_name": of_first("res_name") if names is None else names,
+        "token_chain": of_first("chain_id"),
+        "token_res_id": torch.tensor(of_first("res_id"), dtype=torch.long),
+        "token_ins_code": of_first("ins_code"),
         "token_entity_kind": torch.full((count,), LIGAND),
         "token_is_standard": torch.zeros(count, dtype=torch.bool),
         "token_label_chain": [""] * count,

@@ -59,13 +59,13 @@ class AtomFeatures(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
-        check_graph(data)
+        edges = check_graph(data)
         readers = "from_structure, from_atom_array, from_smiles or from_rdmol"
         names = ("z", "formal_charge", "num_hydrogens")
         check_has(data, f"read it with {readers}.", *names)
         check_range("z", data.z, self.sizes[0], "elements")
         z, charge, hydrogens = (data[name].cpu() for name in names)
-        bonds, types = unique_bonds(data)
+        bonds, types = unique_bonds(*edges)
         aromatic = torch.zeros_like(z)
         aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
         # Hydrogens may be atoms, implicit, or both: each counts once.

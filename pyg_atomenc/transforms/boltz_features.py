@@ -179,12 +179,10 @@ def _reference_conformers(
 ) -> tuple[Tensor, Tensor]:
     """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
     charge = data.formal_charge.float()
-    if "pos" not in data and not names:
-        if "given_smiles" not in data:
-            mend = "has no SMILES either: embed it with RDKit and use from_rdmol."
-            check_has(data, f"the molecule {mend}", "pos")
+    pos = torch.full((len(charge), 3), torch.nan)
+    pos = data.pos.clone() if "pos" in data else pos
+    if not names and not pos.isfinite().any() and data.get("given_smiles"):
         return embed_smiles(data.given_smiles, seed)[: len(charge)], charge
-    pos = data.pos.clone()
     for rows in places(code(data.ref_space_uid.numpy())) if names else ():
         known = ideal_conformer(names[int(data.atom_to_token[rows[0]])])
         found = [known.get(data.atom_name[atom]) for atom in rows.tolist()]
@@ -193,6 +191,13 @@ def _reference_conformers(
         if len(entries) == len(found) and all(np.isfinite(e[0]).all() for e in entries):
             pos[rows] = torch.from_numpy(np.stack([entry[0] for entry in entries]))
             charge[rows] = torch.tensor([entry[1] for entry in entries])
+    unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if unknown:
+        raise AtomEncodingError(
+            f"'pos' is not known for {len(unknown)} atoms, first atom {unknown[0]} "
+            f"({data.atom_name[unknown[0]]}), nor is there an ideal one or a SMILES: "
+            f"embed the molecule with RDKit and use from_rdmol, or leave atoms out."
+        )
     return pos, charge
 
 

@@ -1,12 +1,17 @@
 """`ToHetero` and `FromHetero`: atoms and tokens as two types of nodes, and back."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from torch_geometric.data.storage import BaseStorage
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_single
+from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.data.storage import is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -19,6 +24,7 @@ _BETWEEN = ("token", "edge", "token")
 _PLACES = {
     "edge_index": (_BOND, "edge_index"),
     "edge_attr": (_BOND, "edge_attr"),
+    "adj_t": (_BOND, "adj_t"),
     "radius_edge_index": (_RADIUS, "edge_index"),
     "radius_distance": (_RADIUS, "distance"),
     "pair_attr": (_PAIR, "edge_attr"),
@@ -33,6 +39,9 @@ class ToHetero(BaseTransform):
 
     - ``data['atom']`` holds what every atom has, ``data['token']`` what is named
       ``token_*`` in the graph, without that prefix
+    - lists, such as names, which PyG cannot slice, are kept whole in the dictionary
+      ``lists`` of their nodes or bonds, whose ``list_id``, int64, says where each one's
+      entry stands, also after ``subgraph`` or in a ``NeighborLoader``
     - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
     - ``data['atom', 'bond', 'atom']`` holds the bonds; where the graph has them,
       ``['atom', 'radius', 'atom']`` what
@@ -56,12 +65,18 @@ class ToHetero(BaseTransform):
         ['atom', 'token']
         >>> data["atom", "in", "token"].edge_index[1].tolist()
         [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
+        >>> token = data.subgraph({"token": torch.tensor([2])})["token"]
+        >>> [token.lists["name"][i] for i in token.list_id]
+        ['*c1ccccc1']
     """
 
     def forward(self, data: AtomTokenData) -> HeteroData:
         """Make the heterogeneous graph; tensors are shared, not copied."""
         check_single(data)
         data.validate()
+        edges, attr = read_bonds(data)
+        if "adj" in data:
+            data.edge_index, data.edge_attr, data.adj = edges, attr, None
         out = HeteroData()
         out["atom"].num_nodes = data.num_nodes
         out["token"].num_nodes = data.total_num_tokens
@@ -77,11 +92,11 @@ class ToHetero(BaseTransform):
                 edge_type, own_name = _PLACES[name]
                 out[edge_type][own_name] = value
             elif is_token_attr(name):
-                out["token"][name.removeprefix("token_")] = value
+                _put(out["token"], name.removeprefix("token_"), value, index)
             elif data.is_node_attr(name) and not label:
-                out["atom"][name] = value
+                _put(out["atom"], name, value, index)
             elif data.is_edge_attr(name) and not label:
-                out[_BOND][name] = value
+                _put(out[_BOND], name, value, index)
             else:
                 out[name] = value
         if "pair_attr" in data:
@@ -98,7 +113,8 @@ class FromHetero(BaseTransform):
     Raises:
         ValueError: If the data is no ``HeteroData``, is a batch, lacks one of the two
             types of nodes or the edges ``('atom', 'in', 'token')``, gives an atom no
-            token or several, or has nodes or edges of other types.
+            token or several, has nodes or edges of other types, or has gone through
+            ``T.ToSparseTensor``.
     """
 
     def forward(self, data: HeteroData) -> AtomTokenData:
@@ -116,11 +132,10 @@ class FromHetero(BaseTransform):
             )
         out.atom_to_token = token[order]
         for kind, prefix in (("atom", ""), ("token", "token_")):
-            for name, value in data[kind].items():
-                if name != "num_nodes":
-                    out[prefix + name] = value
+            for name, value in _items(data[kind]):
+                out[prefix + name] = value
         for edge_type in [kind for kind in data.edge_types if kind != _INSIDE]:
-            for name, value in data[edge_type].items():
+            for name, value in _items(data[edge_type]):
                 if (edge_type, name) != (_PAIR, "edge_index"):
                     out[_NAMES.get((edge_type, name), name)] = value
                 # Their order is that of the layout, which the features have to keep.
@@ -140,6 +155,23 @@ class FromHetero(BaseTransform):
         return out
 
 
+def _put(store: BaseStorage, name: str, value: Any, index: Tensor) -> None:
+    if isinstance(value, (list, tuple)):
+        store.setdefault("lists", {})[name] = value
+        store.setdefault("list_id", torch.arange(len(value), device=index.device))
+    else:
+        store[name] = value
+
+
+def _items(store: BaseStorage) -> Iterator[tuple[str, Any]]:
+    lists = store.get("lists", {})
+    for name, value in store.items():
+        if name not in ("num_nodes", "lists", "list_id"):
+            yield name, value
+    for name, values in lists.items():
+        yield name, [values[i] for i in store.list_id.tolist()]
+
+
 def _check_types(data: HeteroData) -> None:
     check_single(data, HeteroData)
     missing = {"atom", "token"} - set(data.node_types)
@@ -147,6 +179,12 @@ def _check_types(data: HeteroData) -> None:
         raise AtomEncodingError(
             f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
             f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
+        )
+    sparse = [k for k in data.edge_types if k != _BOND and "adj_t" in data[k]]
+    if sparse:
+        raise AtomEncodingError(
+            f"'data' has 'adj_t' in {sparse[0]}, which FromHetero does not read: apply "
+            f"T.ToSparseTensor after it."
         )
     known = {"atom", "token", _INSIDE, *(kind for kind, _ in _NAMES)}
     more = [kind for kind in data.node_types + data.edge_types if kind not in known]

@@ -69,16 +69,14 @@ class PairFeatures(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
-        check_graph(data)
+        edges, attr = check_graph(data)
         pairs = data.token_layout().to_edge_index()
         count = data.atom_to_token.numel()
         bonds = pairs.new_empty((2, 0))
         kind = torch.empty((0, BOND_COLUMNS), device=pairs.device)
-        if data.edge_index is not None and data.edge_index.numel():
-            check_bond_types(data)
-            bonds, kind = to_undirected(
-                data.edge_index, data.edge_attr, num_nodes=count, reduce="max"
-            )
+        if edges.numel():
+            types = check_bond_types(attr)
+            bonds, kind = to_undirected(edges, types, num_nodes=count, reduce="max")
         slot = _find(bonds[0] * count + bonds[1], pairs[0] * count + pairs[1])
         # Where no bond is found, -1, stands a row of zeros.
         types = F.pad(kind, (0, 0, 0, 1))[slot]

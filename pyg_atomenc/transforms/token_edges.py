@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, remove_self_loops
 
+from pyg_atomenc.checks import check_rows
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
 from pyg_atomenc.errors import AtomEncodingError
@@ -68,10 +69,13 @@ class TokenEdges(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
-        check_graph(data)
+        edges, _ = check_graph(data)
+        bonds = data.atom_to_token[edges]
         count = data.total_num_tokens
         found = [
-            coalesce(remove_self_loops(self._edges(data, kind))[0], num_nodes=count)
+            coalesce(
+                remove_self_loops(self._edges(data, bonds, kind))[0], num_nodes=count
+            )
             for kind in self.kinds
         ]
         column = [edges.new_full(edges.shape[1:], i) for i, edges in enumerate(found)]
@@ -81,16 +85,14 @@ class TokenEdges(BaseTransform):
         )
         return data
 
-    def _edges(self, data: AtomTokenData, kind: str) -> Tensor:
-        index = data.atom_to_token
+    def _edges(self, data: AtomTokenData, bonds: Tensor, kind: str) -> Tensor:
         if kind == "bond":
-            bonds = data.edge_index
-            if bonds is None:
-                return index.new_empty((2, 0))
             # A bond may be listed one way or both.
-            return torch.cat([index[bonds], index[bonds.flip(0)]], dim=1)
+            return torch.cat([bonds, bonds.flip(0)], dim=1)
         why = f"edges of the kind {kind!r} go by positions in ångström."
         if kind == "representative":
             pos, graph = check_pos(data, why, "token_pos"), data.token_batch
+            check_rows("token_pos", pos, len(graph), "tokens")
             return neighbors(pos, graph, self.cutoff, self.max_neighbors)
-        return index[neighbors(check_pos(data, why), data.batch, self.cutoff, None)]
+        atoms = neighbors(check_pos(data, why), data.batch, self.cutoff, None)
+        return data.atom_to_token[atoms]

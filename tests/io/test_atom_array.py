@@ -124,5 +124,5 @@ def test_graphs_that_are_no_atoms():
     data.z, data.pos = torch.tensor([6, 7]), torch.rand(2, 2)
     with pytest.raises(ValueError, match=r"'pos' needs .* found: \[2, 2\]"):
         to_atom_array(data)
-    with pytest.raises(ValueError, match="'pos' is missing"):
+    with pytest.raises(ValueError, match="'pos' holds no known position"):
         to_atom_array(from_smiles("CCO"))

@@ -27,7 +27,8 @@ def test_alanine_zwitterion_by_hand():
     assert bonds[3, 4] == bonds[4, 3] == "double"
     assert len(bonds) == 10 and sorted(set(bonds.values())) == ["double", "single"]
     assert data.smiles == "C[C@H]([NH3+])C(=O)[O-]"
-    assert data.pos is None
+    assert data.pos.shape == (6, 3) and data.pos.isnan().all()
+    assert data.token_pos.isnan().all() and not data.is_resolved.any()
 
 
 def test_bond_types():
@@ -59,10 +60,11 @@ def test_positions_of_a_3d_conformer_only():
     mol = embedded("CCO")
     expected = torch.tensor(mol.GetConformer().GetPositions()).float()
     assert torch.equal(from_rdmol(mol).pos, expected)
-    assert from_rdmol(mol, conformer=None).pos is None
+    assert from_rdmol(mol).is_resolved.all()
+    assert from_rdmol(mol, conformer=None).pos.isnan().all()
     drawing = Chem.MolFromSmiles("CCO")
     pytest.importorskip("rdkit.Chem.AllChem").Compute2DCoords(drawing)
-    assert from_rdmol(drawing).pos is None
+    assert from_rdmol(drawing).pos.isnan().all()
     with pytest.raises(ValueError, match="'conformer' is 0, which is a 2D drawing"):
         from_rdmol(drawing, conformer=0)
     with pytest.raises(ValueError, match=r"'conformer' is 9, but.*conformers \[0\]"):
@@ -82,7 +84,15 @@ def test_an_own_tokenizer():
         return Tokens(torch.arange(num), num)
 
     data = from_smiles("CCO", atoms)
-    assert data.num_tokens == 3 and "token_name" not in data
+    assert data.num_tokens == 3 and data.token_name == ["UNL"] * 3
+    assert data.token_entity_kind.tolist() == [3] * 3
+
+    def last_is_empty(mol):
+        return Tokens(torch.tensor([1, 1, 0]), 3, {"token_name": list("abc")})
+
+    data = from_smiles("CCO", last_is_empty)
+    assert data.token_name == ["a", "b", "c"] and data.token_chain == [""] * 3
+    assert data.token_res_id.tolist() == [0] * 3 and data.validate()
     with pytest.raises(ValueError, match="for 1 atoms of 3"):
         from_smiles("CCO", lambda mol: Tokens(torch.zeros(1).long(), 1))
 

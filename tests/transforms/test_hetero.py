@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch_geometric.transforms as T
 from torch_geometric.data import Batch, Data, HeteroData
-from torch_geometric.loader import DataLoader
+from torch_geometric.loader import DataLoader, HGTLoader, NeighborLoader
+from torch_geometric.loader.utils import filter_hetero_data
 from torch_geometric.nn import HeteroConv, SAGEConv
+from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
 from pyg_atomenc import AtomTokenData
-from pyg_atomenc.io import from_smiles, from_structure
+from pyg_atomenc.io import from_rdmol, from_smiles, from_structure
 from pyg_atomenc.transforms import (
     FromHetero,
     PairFeatures,
@@ -58,7 +61,9 @@ def test_where_everything_goes():
     hetero = ToHetero()(data)
     assert hetero["atom"].num_nodes == 7 and hetero["token"].num_nodes == 4
     assert hetero["atom"].x is data.x and hetero["token"].x is data.token_x
-    assert hetero["token"].name == ["T0", "T1", "T2", "T3"]
+    assert hetero["token"].lists == {"name": ["T0", "T1", "T2", "T3"]}
+    assert hetero["atom"].lists == {"atom_name": data.atom_name}
+    assert hetero["atom"].list_id.tolist() == list(range(7))
     inside = hetero["atom", "in", "token"].edge_index
     assert inside[0].tolist() == list(range(7))
     assert inside[1].equal(data.atom_to_token)
@@ -108,6 +113,123 @@ def test_there_and_back_through_a_batch():
         assert_equal(FromHetero()(batch[i]), data)
 
 
+def names_of(store):
+    """The lists of a store, as its nodes or bonds have them now."""
+    ids = store.list_id.tolist()
+    return {name: [rows[i] for i in ids] for name, rows in store.lists.items()}
+
+
+def read_graphs(structures):
+    """What readers give, as a hetero graph each."""
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    from rdkit import Chem
+
+    return [
+        from_smiles("CC(=O)Oc1ccccc1C(=O)O"),
+        from_rdmol(Chem.MolFromSequence("GAKF")),
+        from_structure(structures / "1aki.pdb"),
+        graph(),
+    ]
+
+
+def test_pieces_of_what_readers_give(structures):
+    for data in read_graphs(structures):
+        hetero = ToHetero()(data)
+        atoms, tokens = data.num_nodes, data.num_tokens
+        keep = {"atom": torch.rand(atoms) < 0.5, "token": torch.rand(tokens) < 0.5}
+        keep["atom"][0] = keep["token"][data.atom_to_token[0]] = True
+        for subset in (keep, {k: v.nonzero().flatten() for k, v in keep.items()}):
+            part = hetero.subgraph(subset)
+            assert part.validate()
+            rows = keep["atom"].nonzero().flatten().tolist()
+            names = names_of(part["atom"])
+            assert names["atom_name"] == [data.atom_name[i] for i in rows]
+            rows = keep["token"].nonzero().flatten().tolist()
+            names = names_of(part["token"])
+            assert names["name"] == [data.token_name[i] for i in rows]
+        assert hetero.node_type_subgraph(["token"]).validate()
+        assert hetero.edge_type_subgraph([("atom", "bond", "atom")]).validate()
+        (bond,) = [e for e in hetero.edge_types if e[1] == "bond"]
+        some = torch.arange(hetero[bond].num_edges)[::2]
+        assert hetero.edge_subgraph({bond: some})[bond].edge_attr.size(0) == len(some)
+        flat = hetero.to_homogeneous()
+        assert flat.num_nodes == atoms + tokens and flat.validate()
+        # A piece whose atoms all keep their token goes back.
+        inside = keep["token"][data.atom_to_token]
+        part = hetero.subgraph({"atom": inside, "token": keep["token"]})
+        back = FromHetero()(part)
+        wanted = inside.nonzero().flatten().tolist()
+        assert back.atom_name == [data.atom_name[i] for i in wanted]
+        assert len(back.token_name) == back.num_tokens == int(keep["token"].sum())
+
+
+def test_neighbor_loaders_filter_what_readers_give(structures):
+    for data in read_graphs(structures):
+        hetero = ToHetero()(data)
+        node = {
+            "atom": torch.randperm(data.num_nodes)[:5],
+            "token": torch.randperm(data.num_tokens)[:2],
+        }
+        nothing = torch.zeros(0, dtype=torch.long)
+        edges = dict.fromkeys(hetero.edge_types, nothing)
+        part = filter_hetero_data(hetero, node, edges, dict(edges), dict(edges))
+        names = names_of(part["atom"])["atom_name"]
+        assert names == [data.atom_name[i] for i in node["atom"].tolist()]
+        assert part["atom"].z.equal(data.z[node["atom"]]) if "z" in data else True
+        names = names_of(part["token"])["name"]
+        assert names == [data.token_name[i] for i in node["token"].tolist()]
+
+
+@pytest.mark.parametrize("loader", [NeighborLoader, HGTLoader])
+def test_neighbor_loaders_run(loader):
+    if not (WITH_PYG_LIB or WITH_TORCH_SPARSE):
+        pytest.skip("neither pyg_lib nor torch_sparse is installed")
+    hetero = ToHetero()(graph(20))
+    key = "num_samples" if loader is HGTLoader else "num_neighbors"
+    for part in loader(hetero, **{key: [3, 3]}, input_nodes="token", batch_size=2):
+        names = names_of(part["token"])["name"]
+        assert names == [f"T{i}" for i in part["token"].n_id.tolist()]
+
+
+def test_pygs_transforms_run_over_it(structures):
+    changes = [
+        T.ToUndirected(),
+        T.AddSelfLoops(),
+        T.RemoveIsolatedNodes(),
+        T.ToSparseTensor(),
+        T.NormalizeFeatures(),
+        T.Constant(),
+        T.RandomNodeSplit("test_rest"),
+        T.AddMetaPaths([[("atom", "bond", "atom"), ("atom", "in", "token")]]),
+        T.RandomLinkSplit(edge_types=("atom", "bond", "atom")),
+        T.RemoveDuplicatedEdges(),
+        T.ToDevice("cpu"),
+    ]
+    for data in read_graphs(structures):
+        for change in changes:
+            out = change(ToHetero()(data))
+            for part in out if isinstance(out, tuple) else (out,):
+                names = names_of(part["token"])["name"]
+                inside = part["atom", "in", "token"].get("edge_index")
+                left = range(data.num_tokens)
+                if isinstance(change, T.RemoveIsolatedNodes):
+                    left = data.atom_to_token.unique().tolist()
+                    assert int(inside[1].max()) < len(left)
+                assert names == [data.token_name[i] for i in left], change
+
+
+def test_lists_of_bonds_and_of_a_graph():
+    data = graph()
+    data.bond_name = [f"B{i}" for i in range(12)]
+    data.notes = ["one", "two"]
+    hetero = ToHetero()(data)
+    bonds = hetero["atom", "bond", "atom"]
+    assert bonds.lists == {"bond_name": data.bond_name} and hetero.notes == data.notes
+    part = hetero.edge_subgraph({("atom", "bond", "atom"): torch.tensor([3, 5])})
+    assert names_of(part["atom", "bond", "atom"])["bond_name"] == ["B3", "B5"]
+    assert_equal(FromHetero()(hetero), data)
+
+
 def test_what_was_added_since_is_kept():
     hetero = ToHetero()(graph())
     hetero["token"].hidden = torch.ones(4, 6)
@@ -154,6 +276,8 @@ def test_bad_input_back():
         FromHetero()(Batch.from_data_list([ToHetero()(graph())]))
     with pytest.raises(ValueError, match="joined by .'atom', 'in', 'token'"):
         FromHetero()(HeteroData())
+    with pytest.raises(ValueError, match="'adj_t' in .'atom', 'in', 'token'"):
+        FromHetero()(T.ToSparseTensor()(ToHetero()(graph())))
     hetero = ToHetero()(graph())
     hetero["residue"].x = torch.ones(1, 1)
     with pytest.raises(ValueError, match="'data' has 'residue'"):

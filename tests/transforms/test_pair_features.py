@@ -118,7 +118,7 @@ def test_bad_arguments(num_rbf):
         PairFeatures(num_rbf)
     with pytest.raises(ValueError, match="'cutoff' is -1"):
         PairFeatures(cutoff=-1)
-    with pytest.raises(ValueError, match="'pos' is missing.*num_rbf=0"):
+    with pytest.raises(ValueError, match="'pos' holds no known.*num_rbf=0"):
         PairFeatures()(from_smiles("CCO"))
     data = from_smiles("CCO")
     data.edge_attr = data.edge_attr[:, :4]

@@ -1,0 +1,94 @@
+"""`read_bonds`: the bonds of a graph, in whichever form PyG left them."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.typing import SparseTensor
+from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
+
+from pyg_atomenc.checks import check_edges, check_rows
+from pyg_atomenc.errors import AtomEncodingError
+
+
+def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
+    """The bonds of a graph or batch, and their features.
+
+    They are in ``edge_index``, or where ``T.ToSparseTensor`` or ``T.ToDense`` put them:
+    in ``adj_t``, whose rows are targets, or in ``adj``, whose rows are sources. A graph
+    with none of these, nor features of bonds, has no bonds.
+
+    Args:
+        data (AtomTokenData): A graph, or a batch.
+
+    Returns:
+        tuple: Rows (source, target) ``[2, E]``, int64, and ``edge_attr`` ``[E, ...]``
+        or ``None``. Without ``edge_attr``, as in PyG's ``MessagePassing``, the values
+        of an adjacency stand in for it, but for mere weights.
+
+    Raises:
+        ValueError: If they do not fit the atoms, or there are features alone.
+    """
+    num_atoms, attr = data.num_nodes, data.get("edge_attr")
+    if "atom_to_token" in data:
+        mend = "a transform changed the atoms; set it for those that are there now."
+        check_rows("atom_to_token", data.atom_to_token, num_atoms, "atoms", mend)
+    name = next((key for key in ("edge_index", "adj_t", "adj") if key in data), None)
+    if name is None:
+        alone = [
+            key for key in ("edge_attr", "edge_weight", "edge_type") if key in data
+        ]
+        if alone:
+            raise AtomEncodingError(
+                f"'edge_index' is missing from the data, which has {alone[0]!r}: set "
+                f"the bonds [2, E], or 'adj_t' as torch_geometric.transforms."
+                f"ToSparseTensor does."
+            )
+        tensors = (v for v in data.to_dict().values() if isinstance(v, Tensor))
+        return next(tensors, torch.empty(0)).new_empty((2, 0), dtype=torch.long), None
+    value, values = data[name], None
+    if isinstance(value, SparseTensor) or is_torch_sparse_tensor(value):
+        value, values = _sparse(value)
+        value = value.flip(0) if name == "adj_t" else value
+    elif name != "edge_index":
+        value, values = _dense(name, value, num_atoms, data.get("ptr"))
+    elif isinstance(value, EdgeIndex):
+        value = value.as_tensor()
+    edges = check_edges(name, value, num_atoms, "atoms").long()
+    attr = values if attr is None else attr
+    if isinstance(attr, Tensor):
+        check_rows("edge_attr", attr, edges.size(1), "bonds")
+    return edges, attr
+
+
+def _sparse(adj: Any) -> tuple[Tensor, Optional[Tensor]]:
+    """The places in a sparse matrix ``[2, E]``, by rows, and what stands there."""
+    if isinstance(adj, SparseTensor):
+        return to_edge_index(adj)[0], adj.storage.value()
+    # The features that stay beside a matrix have the order of its rows.
+    adj = adj.to_sparse_csr() if adj.layout == torch.sparse_csc else adj
+    places, values = to_edge_index(adj)
+    # Where there is nothing to stand there, PyG puts ones.
+    return places, values if values.dim() > 1 else None
+
+
+def _dense(
+    name: str, adj: Any, num_atoms: int, ptr: Optional[Tensor]
+) -> tuple[Tensor, Optional[Tensor]]:
+    """The same of a dense matrix, or of those of a batch, one below the other."""
+    fits = isinstance(adj, Tensor) and adj.dim() > 1 and adj.size(0) == num_atoms
+    if not fits or (ptr is None and adj.size(1) != num_atoms):
+        found = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
+        raise AtomEncodingError(
+            f"'{name}' is {found} for {num_atoms} atoms: give it one row and column "
+            f"for each; T.ToDense(num_nodes) pads, T.ToDense() does not."
+        )
+    there = (adj != 0).flatten(2).any(2) if adj.dim() > 2 else adj != 0
+    row, column = there.nonzero(as_tuple=True)
+    values = adj[row, column] if adj.dim() > 2 else None
+    places = torch.stack([row, column])
+    if ptr is not None and adj.size(1):
+        graph = row // adj.size(1)
+        places = torch.stack([row % adj.size(1), column]) + ptr[graph]
+    return places, values

@@ -1,0 +1,151 @@
+"""`AtomTokenDataModule`: data sets, loaders and samplers for Lightning."""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import torch
+from torch_geometric.data import Batch
+
+from pyg_atomenc.data.atom_token_loader import AtomTokenLoader
+from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+_NAMES = ("lightning.pytorch", "pytorch_lightning")
+_found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
+# Each has a trainer that takes only data modules of its own, and often both are there.
+_BASES = [
+    require_package(name, "AtomTokenDataModule").LightningDataModule
+    for name in _found or _NAMES[:1]
+]
+
+
+class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
+    r"""Data sets for a Lightning ``Trainer``, as PyG's ``LightningDataset`` holds them.
+
+    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout. With a
+    budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once an
+    epoch, in another order in each epoch of training, and shares them among ranks
+    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs differ in their
+    number of batches, so the trainer is made to ask for it in each
+    (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget batches
+    have ``batch_size`` graphs, and Lightning shares them as any others.
+
+    Args:
+        train_dataset (Dataset or sequence, optional): Gives
+            :class:`~pyg_atomenc.data.AtomTokenData`. (default: ``None``)
+        val_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
+        test_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
+        pred_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
+        max_pairs (int, optional): As for the sampler. (default: no bound)
+        max_atoms (int, optional): As for the sampler. (default: no bound)
+        seed (int): For shuffling by the sampler. (default: ``0``)
+        oversized (str): As for the sampler. (default: ``"alone"``)
+        **kwargs: As for :class:`torch_geometric.loader.DataLoader`: ``num_workers``,
+            ``follow_batch`` and so on. ``batch_size`` is 1, ``pin_memory`` set where
+            there is CUDA and ``persistent_workers`` where there are workers, unless
+            given; ``drop_last`` is for training alone.
+
+    Raises:
+        ValueError: If ``shuffle`` or a sampler is passed, or ``batch_size`` with a
+            budget; when batches are made, as the sampler and the loader do.
+        ImportError: Where this is imported without Lightning.
+    """
+
+    def __init__(
+        self,
+        train_dataset: Any = None,
+        val_dataset: Any = None,
+        test_dataset: Any = None,
+        pred_dataset: Any = None,
+        *,
+        max_pairs: Optional[int] = None,
+        max_atoms: Optional[int] = None,
+        seed: int = 0,
+        oversized: str = "alone",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.sampling: dict[str, Any] = {}
+        refused = ["shuffle", "sampler", "batch_sampler"]
+        if max_pairs is None and max_atoms is None:
+            kwargs.setdefault("batch_size", 1)
+        else:
+            refused.append("batch_size")
+            self.sampling = dict(max_pairs=max_pairs, max_atoms=max_atoms)
+            self.sampling |= dict(seed=seed, oversized=oversized)
+        for name in refused:
+            if name in kwargs:
+                raise AtomEncodingError(
+                    f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, "
+                    f"and 'max_pairs' or 'max_atoms' stand in for a batch size."
+                )
+        kwargs.setdefault("pin_memory", torch.cuda.is_available())
+        kwargs.setdefault("persistent_workers", kwargs.get("num_workers", 0) > 0)
+        self.drop_last, self.kwargs = kwargs.pop("drop_last", False), kwargs
+        self.train_dataset, self.val_dataset = train_dataset, val_dataset
+        self.test_dataset, self.pred_dataset = test_dataset, pred_dataset
+        self._loaders: dict[str, tuple[Any, Any]] = {}
+        for name in ("train", "val", "test", "pred"):
+            if getattr(self, f"{name}_dataset") is None:
+                # Lightning runs a stage if there is such a method.
+                stage = "predict" if name == "pred" else name
+                setattr(self, f"{stage}_dataloader", None)
+
+    def train_dataloader(self) -> Any:
+        """The loader of shuffled batches."""
+        loader = self._loader("train")
+        if self.trainer is not None and self.sampling:
+            loader.batch_sampler.set_epoch(self.trainer.current_epoch)
+            self.trainer.reload_dataloaders_every_n_epochs = 1
+        return loader
+
+    def val_dataloader(self) -> Any:
+        """The loader for validation, in the order of the data set."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Any:
+        """The loader for testing, in the order of the data set."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Any:
+        """The loader for prediction, in the order of the data set."""
+        return self._loader("pred")
+
+    def _loader(self, stage: str) -> Any:
+        dataset = getattr(self, f"{stage}_dataset")
+        train = stage == "train"
+        options: Any = dict(shuffle=train, drop_last=train and self.drop_last)
+        if not self.sampling:
+            return AtomTokenLoader(dataset, **options, **self.kwargs)
+        ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}
+        # The same one in every epoch: the sizes are known, and workers live on.
+        whose, loader = self._loaders.get(stage, (None, None))
+        if whose != (id(dataset), ranks):
+            sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
+            loader = BudgetLoader(dataset, batch_sampler=sampler, **self.kwargs)
+            self._loaders[stage] = (id(dataset), ranks), loader
+        return loader
+
+    def __str__(self) -> str:
+        # Lightning's own would load data.
+        options = {**self.sampling, **self.kwargs}
+        return f"{type(self).__name__}({options})"
+
+
+class BudgetLoader:
+    """An ``AtomTokenLoader`` by a ``batch_sampler``, which Lightning leaves alone.
+
+    In a ``DataLoader`` it would put a sampler of its own.
+    """
+
+    def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        self.batch_sampler = kwargs["batch_sampler"]
+        self.loader = AtomTokenLoader(dataset, **kwargs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Nothing starts before the first batch: Lightning makes iterators to spare.
+        yield from self.loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
