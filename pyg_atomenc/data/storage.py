@@ -1,9 +1,22 @@
-"""Which attributes belong to atoms, bonds or tokens, as their names say."""
+"""Which attributes belong to atoms, bonds or tokens, and what follows the tokens."""
 
-from typing import Optional
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Optional
 
+import torch
 from torch import Tensor
-from torch_geometric.data.storage import GlobalStorage
+from torch_geometric.data.storage import GlobalStorage, recursive_apply
+
+from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.checks import check_tensor
+from pyg_atomenc.errors import AtomEncodingError
+
+# What a layout is made from.
+_LAYOUT_KEYS = ("atom_to_token", "num_tokens")
+# What batching shifts; in a narrow type it would overflow.
+_ID_KEYS = ("atom_to_token", "token_batch", "token_edge_index", "radius_edge_index")
 
 
 def is_token_attr(key: str) -> bool:
@@ -11,16 +24,38 @@ def is_token_attr(key: str) -> bool:
     return key == "num_tokens" or key.startswith("token_")
 
 
-def has_own_rows(key: str) -> bool:
-    """Whether an attribute's name says that its rows are neither atoms nor bonds.
+def has_token_rows(key: str) -> bool:
+    """Whether an attribute's name says that it has one row for each token.
 
-    They are tokens, pairs of atoms in tokens, or edges by distance.
+    Edges between tokens have their own rows, and so has the ``…_ptr`` of graphs that
+    ``follow_batch`` adds.
     """
-    return is_token_attr(key) or key.startswith(("pair_", "radius_"))
+    other = key.startswith("token_edge_") or key.endswith("_ptr")
+    return key.startswith("token_") and not other
+
+
+def has_pair_rows(key: str) -> bool:
+    """Whether the rows are pairs of atoms in tokens, or edges by distance."""
+    return key.startswith(("pair_", "radius_"))
+
+
+def has_own_rows(key: str) -> bool:
+    """Whether an attribute's name says that its rows are neither atoms nor bonds."""
+    return is_token_attr(key) or has_pair_rows(key)
+
+
+def count_tokens(num_tokens: Any) -> int:
+    """The tokens of a graph, or of all graphs of a batch."""
+    return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
 
 
 class AtomTokenStorage(GlobalStorage):
-    """Tells token attributes from atom and bond attributes by name, not by length."""
+    """Tells token attributes from atom and bond attributes by name, not by length.
+
+    Whatever sets ``atom_to_token``, what was made from the old one follows or goes:
+    the layout, features of pairs, edges by distance. Atoms that padding adds get tokens
+    of their own.
+    """
 
     @property
     def can_infer_num_nodes(self) -> bool:
@@ -56,3 +91,192 @@ class AtomTokenStorage(GlobalStorage):
         if other and "edge_index" not in self and "adj_t" not in self:
             return 0
         return super().num_edges
+
+    def kept_layout(self) -> Optional[TokenLayout]:
+        """The layout that was kept, if it is still that of ``atom_to_token``."""
+        layout, seen = self.__dict__.get("_layout", (None, ()))
+        if layout is None or torch.compiler.is_compiling():
+            return layout
+        index = self["atom_to_token"]
+        if type(index) is Tensor and index.is_cpu:
+            # In-place edits show in the values.
+            same = torch.equal(index, layout.atom_to_token)
+            return (
+                layout
+                if same and count_tokens(self["num_tokens"]) == layout.num_tokens
+                else None
+            )
+        # To read values would wait for the device.
+        unchanged = [self[k] is v and _version(v) == n for k, v, n in seen]
+        return layout if unchanged and all(unchanged) else None
+
+    def keep_layout(self, layout: TokenLayout) -> None:
+        """Keep a layout until ``atom_to_token`` or ``num_tokens`` changes."""
+        # Never an attribute: PyG would slice, batch or print it.
+        values = [(key, self[key]) for key in _LAYOUT_KEYS]
+        seen = [(key, value, _version(value)) for key, value in values]
+        self.__dict__["_layout"] = layout, seen
+
+    def renumber(self, index: Tensor, num_tokens: Any) -> None:
+        """Set other ids for the same tokens; what was made of their atoms stays."""
+        self["num_tokens"] = num_tokens
+        super().__setitem__("atom_to_token", index)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in _ID_KEYS and value is not None:
+            value = _to_ids(key, value)
+        if key in _LAYOUT_KEYS:
+            self.__dict__.pop("_layout", None)
+        if key == "atom_to_token" and value is None:
+            self._drop("pair_")
+        elif key == "atom_to_token" and value is not self.get(key):
+            value = self._follow(value)
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if key in _LAYOUT_KEYS:
+            self.__dict__.pop("_layout", None)
+        if key == "atom_to_token":
+            self._drop("pair_")
+        super().__delitem__(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # On the CPU the values tell whose layout it is, also in another process.
+        layout, state = self.kept_layout(), super().__getstate__()
+        state.pop("_layout", None)
+        if layout is not None and self["atom_to_token"].is_cpu:
+            state["_layout"] = layout, ()
+        return state
+
+    def apply(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
+        """Apply a function to attributes; a layout moves along with its tokens."""
+        layout, index = self.kept_layout(), self.get("atom_to_token")
+        self.__dict__.pop("_layout", None)
+        for key, value in self.items(*args):
+            # Tensors of inference mode have no version, by which edits are noticed.
+            own = layout is not None and key in _LAYOUT_KEYS
+            with torch.inference_mode(False) if own else nullcontext():
+                value = recursive_apply(value, func)
+            value = _to_ids(key, value) if key in _ID_KEYS else value
+            super().__setitem__(key, value)
+        if layout is not None:
+            self._move(layout, func, index)
+        return self
+
+    def apply_(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
+        """Apply an in-place function to attributes, and to the layout what it knows."""
+        super().apply_(func, *args)
+        layout, _ = self.__dict__.get("_layout", (None, ()))
+        if layout is not None and not args:
+            _try(func, layout)
+        return self
+
+    def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
+        """Concatenate attributes as PyG does, where there are no tokens."""
+        if "atom_to_token" in self or "atom_to_token" in other:
+            raise AtomEncodingError(
+                "'concat' shifts neither tokens nor bonds: use "
+                "Batch.from_data_list([data, other])."
+            )
+        return super().concat(other)
+
+    def _move(
+        self, layout: TokenLayout, func: Callable[[Any], Any], before: Any
+    ) -> None:
+        """Keep a layout behind `apply`, if the function is one that moves layouts."""
+        index = self["atom_to_token"]
+        # A layout knows how to move, and no other method of a tensor.
+        moved = layout if index is before else _try(func, layout)
+        if not isinstance(moved, TokenLayout) or (moved is layout) != (index is before):
+            return
+        ids = moved.atom_to_token
+        if ids.dtype == index.dtype and ids.device == index.device:
+            self.keep_layout(moved)
+
+    def _follow(self, index: Any) -> Any:
+        """The assignment to set in place of the present one; what hangs on it."""
+        old = self.get("atom_to_token")
+        if old is None:
+            return index
+        if not self._is_padded(old, index):
+            self._drop("pair_", "radius_")
+            return index
+        added = index.numel() - old.numel()
+        if "batch" in self or torch.as_tensor(self["num_tokens"]).numel() > 1:
+            raise AtomEncodingError(
+                f"'atom_to_token' of a batch grows by {added} atoms filled with zeros, "
+                f"as T.VirtualNode and T.Pad add them: add them to the graphs before "
+                f"they are batched."
+            )
+        return self._own_tokens(old, added)
+
+    def _is_padded(self, old: Tensor, index: Tensor) -> bool:
+        """Whether these are the old atoms, and further ones filled with zeros."""
+        count = old.numel()
+        vectors = old.dim() == index.dim() == 1 and old.device == index.device
+        if not vectors or index.numel() <= count or "num_tokens" not in self:
+            return False
+        return torch.equal(index[:count], old) and not index[count:].any()
+
+    def _own_tokens(self, old: Tensor, added: int) -> Tensor:
+        """The assignment with further atoms, each in a token of its own."""
+        total, grown = count_tokens(self["num_tokens"]), []
+        for key, value in list(self.items()):
+            # The pairs of a layout are sorted by token, one of each new token.
+            pairs = key.startswith("pair_")
+            if not pairs and not (has_token_rows(key) and _rows(value) == total):
+                continue
+            if isinstance(value, Tensor):
+                zeros = value.new_zeros(added, *value.shape[1:])
+                super().__setitem__(key, torch.cat([value, zeros]))
+            else:
+                super().__setitem__(key, list(value) + [""] * added)
+            grown.append(f"'{key}'")
+        super().__setitem__("num_tokens", self["num_tokens"] + added)
+        rows = f" Zeros were appended to {', '.join(grown)}." if grown else ""
+        warnings.warn(
+            f"'atom_to_token' grows by {added} atoms filled with zeros, as "
+            f"T.VirtualNode and T.Pad add them: each gets a token of its own instead "
+            f"of token 0, and 'num_tokens' is now {total + added}.{rows} If they "
+            f"belong to token 0, delete 'atom_to_token' before you set it.",
+            stacklevel=5,
+        )
+        return torch.cat([old, torch.arange(total, total + added, device=old.device)])
+
+    def _drop(self, *prefixes: str) -> None:
+        """Drop what another assignment of atoms has made wrong, and say so."""
+        for key in [key for key in self if key.startswith(prefixes)]:
+            warnings.warn(
+                f"'{key}' is dropped, because 'atom_to_token' changes, from whose "
+                f"atoms it was made: make it anew, or use 'subgraph', which keeps it.",
+                stacklevel=5,
+            )
+            del self[key]
+
+
+def _version(value: Any) -> int:
+    known = isinstance(value, Tensor) and not value.is_inference()
+    return value._version if known else 0
+
+
+def _rows(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.size(0) if value.dim() else -1
+    return len(value) if isinstance(value, (list, tuple)) else -1
+
+
+def _to_ids(key: str, value: Any) -> Tensor:
+    dtype = check_tensor(key, value, "pass a tensor of integers.").dtype
+    if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
+        raise AtomEncodingError(
+            f"'{key}' is of type {dtype}: pass integers; convert with {key}.long()."
+        )
+    return value.to(torch.int64)
+
+
+def _try(func: Callable[[Any], Any], layout: TokenLayout) -> Any:
+    # As PyG applies a function to what is no tensor.
+    try:
+        return func(layout)
+    except Exception:
+        return None
