@@ -14,6 +14,7 @@ from pyg_atomenc.data.storage import (
     count_tokens,
     has_token_rows,
     is_token_attr,
+    to_ids,
 )
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -42,7 +43,8 @@ class AtomTokenData(Data):
         atom_to_token (Tensor, optional): The token of every atom ``[N]``, int64 with
             values in ``[0, num_tokens)``, in any order. (default: ``None``)
         num_tokens (int, optional): The number of tokens ``T``, empty ones included; of
-            a batch, as its dictionary has it, that of every graph. (default: ``atom_to_token.max() + 1``)
+            a batch, as its dictionary has it, a tensor with that of every graph.
+            (default: ``atom_to_token.max() + 1``)
         **kwargs: Further attributes.
 
     Raises:
@@ -74,6 +76,7 @@ class AtomTokenData(Data):
         many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
         total: Any = count_tokens(num_tokens) if many else num_tokens
         if atom_to_token is not None:
+            atom_to_token = to_ids("atom_to_token", atom_to_token)
             total = check_token_index(atom_to_token, total)
         if total is not None:
             self.num_tokens = num_tokens if many else total

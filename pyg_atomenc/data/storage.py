@@ -49,12 +49,21 @@ def count_tokens(num_tokens: Any) -> int:
     return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
 
 
+def to_ids(key: str, value: Any) -> Tensor:
+    """The value as int64, if it is a tensor of integers of any type."""
+    dtype = check_tensor(key, value, "pass a tensor of integers.").dtype
+    if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
+        raise AtomEncodingError(
+            f"'{key}' is of type {dtype}: pass integers; convert with {key}.long()."
+        )
+    return value.to(torch.int64)
+
+
 class AtomTokenStorage(GlobalStorage):
     """Tells token attributes from atom and bond attributes by name, not by length.
 
-    Whatever sets ``atom_to_token``, what was made from the old one follows or goes:
-    the layout, features of pairs, edges by distance. Atoms that padding adds get tokens
-    of their own.
+    Whatever sets ``atom_to_token``, a layout of the old one goes, features of pairs and
+    edges by distance refuse, and atoms that padding adds get tokens of their own.
     """
 
     @property
@@ -124,11 +133,11 @@ class AtomTokenStorage(GlobalStorage):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key in _ID_KEYS and value is not None:
-            value = _to_ids(key, value)
+            value = to_ids(key, value)
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
         if key == "atom_to_token" and value is None:
-            self._drop("pair_")
+            del self[key]
         elif key == "atom_to_token" and value is not self.get(key):
             value = self._follow(value)
         super().__setitem__(key, value)
@@ -137,7 +146,8 @@ class AtomTokenStorage(GlobalStorage):
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
         if key == "atom_to_token":
-            self._drop("pair_")
+            for pair in [other for other in self if other.startswith("pair_")]:
+                super().__delitem__(pair)
         super().__delitem__(key)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -157,7 +167,7 @@ class AtomTokenStorage(GlobalStorage):
             own = layout is not None and key in _LAYOUT_KEYS
             with torch.inference_mode(False) if own else nullcontext():
                 value = recursive_apply(value, func)
-            value = _to_ids(key, value) if key in _ID_KEYS else value
+            value = to_ids(key, value) if key in _ID_KEYS else value
             super().__setitem__(key, value)
         if layout is not None:
             self._move(layout, func, index)
@@ -199,7 +209,7 @@ class AtomTokenStorage(GlobalStorage):
         if old is None:
             return index
         if not self._is_padded(old, index):
-            self._drop("pair_", "radius_")
+            self._check_stale(old, index)
             return index
         added = index.numel() - old.numel()
         if "batch" in self or torch.as_tensor(self["num_tokens"]).numel() > 1:
@@ -243,15 +253,23 @@ class AtomTokenStorage(GlobalStorage):
         )
         return torch.cat([old, torch.arange(total, total + added, device=old.device)])
 
-    def _drop(self, *prefixes: str) -> None:
-        """Drop what another assignment of atoms has made wrong, and say so."""
-        for key in [key for key in self if key.startswith(prefixes)]:
-            warnings.warn(
-                f"'{key}' is dropped, because 'atom_to_token' changes, from whose "
-                f"atoms it was made: make it anew, or use 'subgraph', which keeps it.",
-                stacklevel=5,
+    def _check_stale(self, old: Tensor, index: Tensor) -> None:
+        """Raise a ValueError if something was made from atoms that are no longer so."""
+        pairs, edges = (
+            [key for key in self if key.startswith(prefix)]
+            for prefix in ("pair_", "radius_")
+        )
+        # Other tokens for the same atoms; the same ids, if moved, are moved atoms.
+        same = old.shape == index.shape and old.device == index.device
+        if edges and same and not torch.equal(old.sort()[0], index.sort()[0]):
+            edges = []
+        stale = pairs + edges
+        if stale:
+            raise AtomEncodingError(
+                f"'atom_to_token' is set anew, but '{stale[0]}' was made from the "
+                f"present atoms and tokens: select atoms by data.subgraph(subset), "
+                f"which keeps it, or delete it before, and make it anew."
             )
-            del self[key]
 
 
 def _version(value: Any) -> int:
@@ -263,15 +281,6 @@ def _rows(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.size(0) if value.dim() else -1
     return len(value) if isinstance(value, (list, tuple)) else -1
-
-
-def _to_ids(key: str, value: Any) -> Tensor:
-    dtype = check_tensor(key, value, "pass a tensor of integers.").dtype
-    if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
-        raise AtomEncodingError(
-            f"'{key}' is of type {dtype}: pass integers; convert with {key}.long()."
-        )
-    return value.to(torch.int64)
 
 
 def _try(func: Callable[[Any], Any], layout: TokenLayout) -> Any:
