@@ -249,6 +249,10 @@ class AtomTokenData(Data):
         return super().__cat_dim__(key, value, *args, **kwargs)
 
 
+# As PyG does with its own, so that what `InMemoryDataset.save` wrote loads as weights.
+torch.serialization.add_safe_globals([AtomTokenData])
+
+
 def check_graph(data: Any) -> None:
     """Raise a ValueError unless this is a graph that a transform can work with.
 
