@@ -104,9 +104,14 @@ class AtomTokenStorage(GlobalStorage):
     def kept_layout(self) -> Optional[TokenLayout]:
         """The layout that was kept, if it is still that of ``atom_to_token``."""
         layout, seen = self.__dict__.get("_layout", (None, ()))
-        if layout is None or torch.compiler.is_compiling():
-            return layout
+        if layout is None:
+            return None
         index = self["atom_to_token"]
+        if torch.compiler.is_compiling():
+            # A trace cannot branch on values, but refuse them when it runs.
+            same = (index == layout.atom_to_token).all()
+            torch._assert_async(same, "'atom_to_token' was edited in place: set it.")
+            return layout
         if type(index) is Tensor and index.is_cpu:
             # In-place edits show in the values.
             same = torch.equal(index, layout.atom_to_token)

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch_geometric.transforms as T
+from torch._dynamo.testing import CompileCounter
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader, PrefetchLoader
 from torch_geometric.transforms.pad import AttrNamePadding
@@ -349,3 +350,24 @@ def test_layouts_come_out_of_workers():
         assert torch.equal(kept.atom_to_token, batch.atom_to_token)
     for batch in DataLoader(graphs, batch_size=2, **options):
         assert batch._store.kept_layout() is None
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_compiled_steps_take_the_layout_out_of_the_batch(inference):
+    torch._dynamo.reset()
+    encoder = AtomAttentionEncoder(5, 4, 2)
+    counter = CompileCounter()
+
+    def step(batch):
+        return encoder(batch.x, batch.token_layout())
+
+    graphs = [graph(n, 3) for n in (4, 6, 5, 9, 7, 8)]
+    compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=True)
+    with torch.inference_mode(inference):
+        for batch in AtomTokenLoader(graphs, batch_size=2):
+            torch.testing.assert_close(compiled(batch), step(batch))
+        assert counter.frame_count == 1
+        batch.atom_to_token[:2] = 2 - batch.atom_to_token[:2].clamp(max=1)
+        with pytest.raises(RuntimeError, match="edited in place"):
+            compiled(batch)
+    torch._dynamo.reset()
