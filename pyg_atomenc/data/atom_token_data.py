@@ -77,7 +77,7 @@ class AtomTokenData(Data):
         total: Any = count_tokens(num_tokens) if many else num_tokens
         if atom_to_token is not None:
             atom_to_token = to_ids("atom_to_token", atom_to_token)
-            total = check_token_index(atom_to_token, total)
+            total = check_token_index(atom_to_token, total, kwargs.get("batch"))
         if total is not None:
             self.num_tokens = num_tokens if many else total
         if atom_to_token is not None:
@@ -85,32 +85,21 @@ class AtomTokenData(Data):
 
     @classmethod
     def from_data(cls, data: Data) -> "AtomTokenData":
-        """A graph that came back as plain ``Data``, as what it was.
+        """One graph that came back as plain ``Data``, as what it was.
 
-        ``to_on_disk_dataset()`` and ``T.RootedEgoNets`` give plain ``Data``, which
-        forgets to shift token ids when it is batched. It serves as a transform, as in
-        ``dataset.transform = AtomTokenData.from_data``.
-
-        Args:
-            data (Data): A graph with ``atom_to_token``; a batch of such graphs is
-                batched anew, and nothing is done to an ``AtomTokenData``.
+        ``to_on_disk_dataset()`` gives such; this serves as ``dataset.transform``.
 
         Raises:
-            ValueError: If it shifts attributes in a way of its own, which would be
-                lost, or as for ``AtomTokenData(…)``.
+            ValueError: If it is a batch or of a class of its own, or as above.
         """
-        checks.check_type("data", data, Data, "pass a graph of class Data.")
-        if isinstance(data, AtomTokenData):
+        if isinstance(data, cls):
             return data
-        if isinstance(data, Batch):
-            parts = [cls.from_data(part) for part in data.to_data_list()]
-            return Batch.from_data_list(parts)
-        if type(data).__inc__ is not Data.__inc__:
+        if type(data) is not Data:
             kind = type(data).__name__
             raise AtomEncodingError(
-                f"'data' is of type {kind}, which batches in a way of its own: make "
-                f"class Both({kind}, AtomTokenData): pass, and Both.from_dict("
-                f"data.to_dict())."
+                f"'data' is of type {kind}: pass one graph of class Data, of a batch "
+                f"each of batch.to_data_list(). What batches in a way of its own needs "
+                f"class Both({kind}, AtomTokenData), by Both.from_dict(data.to_dict())."
             )
         return cls.from_dict(data.to_dict())
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import cumsum, select, subgraph
 
-from pyg_atomenc.data.storage import has_pair_rows, has_token_rows
+from pyg_atomenc.data.storage import has_pair_rows, has_token_rows, is_token_attr
 
 
 def keep_atoms(data: Any, subset: Tensor) -> Any:
@@ -34,102 +34,89 @@ def keep_atoms(data: Any, subset: Tensor) -> Any:
         if prefix == "radius_":
             out.radius_edge_index = kept
     if isinstance(data, Batch) and data.batch is not None:
-        _follow_atoms(out, data, subset)
+        is_mask = subset.dtype == torch.bool
+        _follow_atoms(out, data, subset.nonzero().flatten() if is_mask else subset)
     return out
 
 
 def drop_empty_tokens(data: Any) -> Any:
     """The graph without empty tokens, see :meth:`AtomTokenData.drop_empty_tokens`."""
-    out, total, graph = copy.copy(data), data.total_num_tokens, data.token_batch
-    before = torch.as_tensor(data.num_tokens, device=graph.device).flatten()
+    out = copy.copy(data)
+    if isinstance(data, Batch):
+        return _adopt(out, [drop_empty_tokens(part) for part in data.to_data_list()])
+    total = data.total_num_tokens
     kept = data.atom_to_token.bincount(minlength=total) > 0
-    counts = graph[kept].bincount(minlength=before.numel())
-    nested = isinstance(data, Batch)
     for key, value in data:
-        if has_token_rows(key) and isinstance(value, Tensor) and value.dim() > 0:
-            out[key] = value[kept]
-        elif has_token_rows(key) and isinstance(value, (list, tuple)):
-            masks = kept.split(before.tolist())
-            out[key] = _select_lists(value, masks) if nested else select(value, kept, 0)
-    rows = {key: graph[kept] for key in out.keys() if has_token_rows(key)}
+        if has_token_rows(key) and isinstance(value, (Tensor, list)):
+            out[key] = select(value, kept, 0)
     if "token_edge_index" in data:
         edges, _, mask = _subgraph(kept, data.token_edge_index, total)
         for key, value in data:
-            if key == "token_edge_index":
-                out[key] = edges
-            elif key.startswith("token_edge_") and len(value) == mask.numel():
+            if key.startswith("token_edge_") and len(value) == mask.numel():
                 out[key] = select(value, mask, 0)
-        rows |= {k: graph[kept][edges[0]] for k in out.keys() if _is_token_edge(k)}
+        out.token_edge_index = edges
     index = (kept.cumsum(0) - 1)[data.atom_to_token]
-    single = not isinstance(data.num_tokens, Tensor)
-    out._store.renumber(index, int(counts) if single else counts)
-    shifts = dict.fromkeys(("atom_to_token", "token_edge_index"), counts)
-    _record(out, rows, shifts, before.numel())
+    out._store.renumber(index, int(kept.sum()))
     return out
 
 
-def _follow_atoms(out: Any, data: Any, subset: Tensor) -> None:
-    """Mend what a batch knows of its graphs after atoms were selected."""
-    index = subset.nonzero().flatten() if subset.dtype == torch.bool else subset
-    count, graphs = data.num_graphs, data.batch[index]
-    before = data.batch.bincount(minlength=count)
-    counts = graphs.bincount(minlength=count)
-    order = data.batch.argsort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    place -= cumsum(before)[data.batch]
-    parts = [place[index[graphs == i]] for i in range(count)]
-    for key, value in data:
-        lists = isinstance(value, list) and all(isinstance(v, list) for v in value)
-        if lists and [len(v) for v in value] == before.tolist():
-            out[key] = _select_lists(value, parts)
+def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
+    """Note where each graph's rows now are, so that a batch comes apart right."""
+    notes, count, graphs = out._store.__dict__, data.num_graphs, data.batch[index]
     edges = {"edge_index": out.edge_index, **_made_edges(out)}
-    of_edges = {k: out.batch[e[0]] for k, e in edges.items() if e is not None}
+    of_edges = {key: out.batch[e[0]] for key, e in edges.items() if e is not None}
     rows = {key: graphs for key in out.keys() if data.is_node_attr(key)}
     for key in out.keys():
         made = [prefix for prefix in of_edges if key.startswith(prefix)]
         if made or data.is_edge_attr(key):
             rows[key] = of_edges[made[0] if made else "edge_index"]
-    shifts = dict.fromkeys(("edge_index", "radius_edge_index"), counts)
-    contiguous = _record(out, rows, shifts, count)
-    if "_num_nodes" in out._store.__dict__:
-        out._num_nodes = counts.tolist()
-    if "ptr" in out:
-        out.ptr = cumsum(counts) if contiguous else None
+    # Graphs in turns cannot be cut out: without these notes PyG refuses to.
+    turns = any(bool((of.diff() < 0).any()) for of in rows.values())
+    slices, incs = (dict(notes.pop(name, {})) for name in ("_slice_dict", "_inc_dict"))
+    ends = {key: cumsum(of.bincount(minlength=count)) for key, of in rows.items()}
+    for key, end in {**ends, "": ends["batch"]}.items():
+        ptr = f"{key}_ptr" if key else "ptr"
+        if ptr in out:
+            out[ptr] = None if turns else end
+    if slices and not turns:
+        out._slice_dict = slices | {k: e.cpu() for k, e in ends.items() if k in slices}
+        names = {"edge_index", "radius_edge_index"} & set(incs)
+        shifts = dict.fromkeys(names, ends["batch"][:-1].cpu())
+        out._inc_dict = incs | shifts
+    if "_num_nodes" in notes:
+        notes["_num_nodes"] = ends["batch"].diff().tolist()
+    _follow_lists(out, data, index)
 
 
-def _record(
-    out: Any, rows: dict[str, Tensor], shifts: dict[str, Tensor], count: int
-) -> bool:
-    """Note where each graph's rows now are in a batch, so that it comes apart right.
+def _follow_lists(out: Any, data: Any, index: Tensor) -> None:
+    """Select from the lists with a value for each atom, of which a batch has lists."""
+    graphs, sizes = data.batch, data.batch.bincount(minlength=data.num_graphs)
+    order = graphs.argsort(stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    place = (place - cumsum(sizes)[graphs])[index]
+    of = graphs[index]
+    counts = of.bincount(minlength=data.num_graphs).tolist()
+    parts = place[of.argsort(stable=True)].split(counts)
+    for key, value in data:
+        lists = isinstance(value, list) and all(isinstance(v, list) for v in value)
+        if lists and list(map(len, value)) == sizes.tolist():
+            out[key] = [
+                select(v, part, 0) for v, part in zip(value, parts, strict=True)
+            ]
 
-    Args:
-        out (Batch): The batch, or one graph, which needs no notes.
-        rows (dict): The graph of every row, by the attribute's name.
-        shifts (dict): By how much each graph shifts the ones behind it.
-        count (int): The number of graphs.
 
-    Returns:
-        bool: Whether each graph's rows still lie together; if not, PyG's
-        ``to_data_list`` refuses.
-    """
-    store = out._store.__dict__
-    contiguous = all(not (graphs.diff() < 0).any() for graphs in rows.values())
-    slices, incs = dict(store.get("_slice_dict", {})), dict(store.get("_inc_dict", {}))
-    for key, graphs in rows.items():
-        ends = cumsum(graphs.bincount(minlength=count))
-        if key in slices:
-            slices[key] = ends.cpu()
-        if f"{key}_ptr" in out:
-            out[f"{key}_ptr"] = ends if contiguous else None
-    incs |= {key: cumsum(n)[:-1].cpu() for key, n in shifts.items() if key in incs}
-    known = [name for name in ("_slice_dict", "_inc_dict") if name in store]
-    for name, value in zip(known, (slices, incs), strict=False):
-        if contiguous:
-            store[name] = value
-        else:
-            del store[name]
-    return contiguous
+def _adopt(out: Any, parts: list[Any]) -> Any:
+    """Give a batch the token attributes of its edited graphs, and their notes."""
+    follow = [key.removesuffix("_ptr") for key in out.keys() if key.endswith("_ptr")]
+    fresh = Batch.from_data_list(parts, follow_batch=follow)
+    for key, value in fresh:
+        if is_token_attr(key):
+            out[key] = value
+    out._store.renumber(fresh.atom_to_token, fresh.num_tokens)
+    for name in ("_slice_dict", "_inc_dict"):
+        out._store.__dict__[name] = fresh._store.__dict__[name]
+    return out
 
 
 def _made_edges(data: Any) -> dict[str, Tensor]:
@@ -146,11 +133,3 @@ def _subgraph(subset: Tensor, edges: Tensor, count: int) -> tuple[Tensor, Any, T
     return subgraph(
         subset, edges, relabel_nodes=True, num_nodes=count, return_edge_mask=True
     )
-
-
-def _select_lists(lists: Any, parts: Any) -> list[Any]:
-    return [select(v, part, 0) for v, part in zip(lists, parts, strict=True)]
-
-
-def _is_token_edge(key: str) -> bool:
-    return key.startswith("token_edge_")

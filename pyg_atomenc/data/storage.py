@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Optional
 
 import torch
@@ -103,33 +103,27 @@ class AtomTokenStorage(GlobalStorage):
 
     def kept_layout(self) -> Optional[TokenLayout]:
         """The layout that was kept, if it is still that of ``atom_to_token``."""
-        layout, seen = self.__dict__.get("_layout", (None, ()))
+        layout, stamp = self.__dict__.get("_layout", (None, None))
         if layout is None:
             return None
-        index = self["atom_to_token"]
+        index, total = self["atom_to_token"], self["num_tokens"]
         if torch.compiler.is_compiling():
             # A trace cannot branch on values, but refuse them when it runs.
             same = (index == layout.atom_to_token).all()
             torch._assert_async(same, "'atom_to_token' was edited in place: set it.")
-            return layout
-        if type(index) is Tensor and index.is_cpu:
-            # In-place edits show in the values.
+        elif type(index) is Tensor and index.is_cpu:
+            # In-place edits show in the values; elsewhere, to read them would wait.
             same = torch.equal(index, layout.atom_to_token)
-            return (
-                layout
-                if same and count_tokens(self["num_tokens"]) == layout.num_tokens
-                else None
-            )
-        # To read values would wait for the device.
-        unchanged = [self[k] is v and _version(v) == n for k, v, n in seen]
-        return layout if unchanged and all(unchanged) else None
+            same = same and count_tokens(total) == layout.num_tokens
+        else:
+            same = stamp == [_stamp(index), _stamp(total)]
+        return layout if torch.compiler.is_compiling() or same else None
 
     def keep_layout(self, layout: TokenLayout) -> None:
         """Keep a layout until ``atom_to_token`` or ``num_tokens`` changes."""
         # Never an attribute: PyG would slice, batch or print it.
-        values = [(key, self[key]) for key in _LAYOUT_KEYS]
-        seen = [(key, value, _version(value)) for key, value in values]
-        self.__dict__["_layout"] = layout, seen
+        stamp = [_stamp(self[key]) for key in _LAYOUT_KEYS]
+        self.__dict__["_layout"] = layout, stamp
 
     def renumber(self, index: Tensor, num_tokens: Any) -> None:
         """Set other ids for the same tokens; what was made of their atoms stays."""
@@ -137,14 +131,16 @@ class AtomTokenStorage(GlobalStorage):
         super().__setitem__("atom_to_token", index)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key in _ID_KEYS and value is not None:
+        if value is None:
+            del self[key]
+            return
+        if key in _ID_KEYS:
             value = to_ids(key, value)
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
-        if key == "atom_to_token" and value is None:
-            del self[key]
-        elif key == "atom_to_token" and value is not self.get(key):
-            value = self._follow(value)
+        old = self.get(key)
+        if key == "atom_to_token" and old is not None and old is not value:
+            value = self._follow(old, value)
         super().__setitem__(key, value)
 
     def __delitem__(self, key: str) -> None:
@@ -160,12 +156,12 @@ class AtomTokenStorage(GlobalStorage):
         layout, state = self.kept_layout(), super().__getstate__()
         state.pop("_layout", None)
         if layout is not None and self["atom_to_token"].is_cpu:
-            state["_layout"] = layout, ()
+            state["_layout"] = layout, None
         return state
 
     def apply(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
         """Apply a function to attributes; a layout moves along with its tokens."""
-        layout, index = self.kept_layout(), self.get("atom_to_token")
+        layout, old = self.kept_layout(), self.get("atom_to_token")
         self.__dict__.pop("_layout", None)
         for key, value in self.items(*args):
             # Tensors of inference mode have no version, by which edits are noticed.
@@ -175,122 +171,76 @@ class AtomTokenStorage(GlobalStorage):
             value = to_ids(key, value) if key in _ID_KEYS else value
             super().__setitem__(key, value)
         if layout is not None:
-            self._move(layout, func, index)
+            index, moved = self["atom_to_token"], layout
+            if index is not old:
+                # It knows how to move, and no other method of a tensor.
+                with suppress(Exception):
+                    moved = func(layout)
+            fits = isinstance(moved, TokenLayout) and moved.device == index.device
+            if fits and (moved is layout) == (index is old):
+                self.keep_layout(moved)
         return self
 
     def apply_(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
         """Apply an in-place function to attributes, and to the layout what it knows."""
         super().apply_(func, *args)
-        layout, _ = self.__dict__.get("_layout", (None, ()))
-        if layout is not None and not args:
-            _try(func, layout)
+        with suppress(Exception):
+            func(self.__dict__["_layout"][0])
         return self
 
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
-        if "atom_to_token" in self or "atom_to_token" in other:
+        if "atom_to_token" in self:
             raise AtomEncodingError(
-                "'concat' shifts neither tokens nor bonds: use "
-                "Batch.from_data_list([data, other])."
+                "'concat' does not shift tokens: use Batch.from_data_list([data, …])."
             )
         return super().concat(other)
 
-    def _move(
-        self, layout: TokenLayout, func: Callable[[Any], Any], before: Any
-    ) -> None:
-        """Keep a layout behind `apply`, if the function is one that moves layouts."""
-        index = self["atom_to_token"]
-        # A layout knows how to move, and no other method of a tensor.
-        moved = layout if index is before else _try(func, layout)
-        if not isinstance(moved, TokenLayout) or (moved is layout) != (index is before):
-            return
-        ids = moved.atom_to_token
-        if ids.dtype == index.dtype and ids.device == index.device:
-            self.keep_layout(moved)
-
-    def _follow(self, index: Any) -> Any:
-        """The assignment to set in place of the present one; what hangs on it."""
-        old = self.get("atom_to_token")
-        if old is None:
-            return index
-        if not self._is_padded(old, index):
-            self._check_stale(old, index)
-            return index
-        added = index.numel() - old.numel()
-        if "batch" in self or torch.as_tensor(self["num_tokens"]).numel() > 1:
-            raise AtomEncodingError(
-                f"'atom_to_token' of a batch grows by {added} atoms filled with zeros, "
-                f"as T.VirtualNode and T.Pad add them: add them to the graphs before "
-                f"they are batched."
-            )
-        return self._own_tokens(old, added)
-
-    def _is_padded(self, old: Tensor, index: Tensor) -> bool:
-        """Whether these are the old atoms, and further ones filled with zeros."""
+    def _follow(self, old: Tensor, index: Tensor) -> Tensor:
+        """The assignment to set in place of the old one, after what hangs on it."""
         count = old.numel()
-        vectors = old.dim() == index.dim() == 1 and old.device == index.device
-        if not vectors or index.numel() <= count or "num_tokens" not in self:
-            return False
-        return torch.equal(index[:count], old) and not index[count:].any()
+        longer = index.numel() > count and old.device == index.device
+        if longer and torch.equal(index[:count], old) and not index[count:].any():
+            return self._pad(old, index.numel() - count)
+        for key in self:
+            if has_pair_rows(key):
+                raise AtomEncodingError(
+                    f"'atom_to_token' is set anew, but '{key}' was made from the "
+                    f"present atoms: select atoms by data.subgraph(subset), which "
+                    f"keeps it, or delete it before, and make it anew."
+                )
+        return index
 
-    def _own_tokens(self, old: Tensor, added: int) -> Tensor:
+    def _pad(self, old: Tensor, added: int) -> Tensor:
         """The assignment with further atoms, each in a token of its own."""
-        total, grown = count_tokens(self["num_tokens"]), []
+        how = f"grows by {added} atoms filled with zeros, as T.VirtualNode and T.Pad do"
+        if "batch" in self:
+            raise AtomEncodingError(
+                f"'atom_to_token' {how}: add atoms to graphs before they are batched."
+            )
+        total = count_tokens(self["num_tokens"])
+        grown = ["num_tokens"]
         for key, value in list(self.items()):
             # The pairs of a layout are sorted by token, one of each new token.
-            pairs = key.startswith("pair_")
-            if not pairs and not (has_token_rows(key) and _rows(value) == total):
+            if not has_token_rows(key) and not key.startswith("pair_"):
                 continue
-            if isinstance(value, Tensor):
-                zeros = value.new_zeros(added, *value.shape[1:])
-                super().__setitem__(key, torch.cat([value, zeros]))
-            else:
-                super().__setitem__(key, list(value) + [""] * added)
-            grown.append(f"'{key}'")
+            if isinstance(value, Tensor) and value.dim() > 0:
+                value = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
+            elif isinstance(value, list):
+                value = value + [""] * added
+            super().__setitem__(key, value)
+            grown.append(key)
         super().__setitem__("num_tokens", self["num_tokens"] + added)
-        rows = f" Zeros were appended to {', '.join(grown)}." if grown else ""
         warnings.warn(
-            f"'atom_to_token' grows by {added} atoms filled with zeros, as "
-            f"T.VirtualNode and T.Pad add them: each gets a token of its own instead "
-            f"of token 0, and 'num_tokens' is now {total + added}.{rows} If they "
-            f"belong to token 0, delete 'atom_to_token' before you set it.",
+            f"'atom_to_token' {how}: each gets a token of its own instead of token 0, "
+            f"for which {', '.join(grown)} grow. If they belong to token 0, delete "
+            f"'atom_to_token' before you set it.",
             stacklevel=5,
         )
         return torch.cat([old, torch.arange(total, total + added, device=old.device)])
 
-    def _check_stale(self, old: Tensor, index: Tensor) -> None:
-        """Raise a ValueError if something was made from atoms that are no longer so."""
-        pairs, edges = (
-            [key for key in self if key.startswith(prefix)]
-            for prefix in ("pair_", "radius_")
-        )
-        # Other tokens for the same atoms; the same ids, if moved, are moved atoms.
-        same = old.shape == index.shape and old.device == index.device
-        if edges and same and not torch.equal(old.sort()[0], index.sort()[0]):
-            edges = []
-        stale = pairs + edges
-        if stale:
-            raise AtomEncodingError(
-                f"'atom_to_token' is set anew, but '{stale[0]}' was made from the "
-                f"present atoms and tokens: select atoms by data.subgraph(subset), "
-                f"which keeps it, or delete it before, and make it anew."
-            )
 
-
-def _version(value: Any) -> int:
+def _stamp(value: Any) -> tuple[int, int]:
+    """What changes with every other tensor and with every edit of this one."""
     known = isinstance(value, Tensor) and not value.is_inference()
-    return value._version if known else 0
-
-
-def _rows(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.size(0) if value.dim() else -1
-    return len(value) if isinstance(value, (list, tuple)) else -1
-
-
-def _try(func: Callable[[Any], Any], layout: TokenLayout) -> Any:
-    # As PyG applies a function to what is no tensor.
-    try:
-        return func(layout)
-    except Exception:
-        return None
+    return id(value), value._version if known else 0

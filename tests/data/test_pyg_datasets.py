@@ -274,12 +274,15 @@ def test_plain_data_becomes_what_it_was():
     data = graphs()[:3]
     plain = [Data.from_dict(g.to_dict()) for g in data]
     check_batches([Batch.from_data_list([*map(AtomTokenData.from_data, plain)])], data)
-    batch = AtomTokenData.from_data(Batch.from_data_list(plain))
-    assert isinstance(batch, AtomTokenData) and isinstance(batch, Batch)
-    check_batches([batch], data)
     assert AtomTokenData.from_data(data[0]) is data[0]
-    with pytest.raises(ValueError, match="'data' is of type dict"):
-        AtomTokenData.from_data(data[0].to_dict())
+    batch = Batch.from_data_list(plain)
+    for value in (data[0].to_dict(), batch):
+        with pytest.raises(
+            ValueError, match=f"'data' is of type {type(value).__name__}"
+        ):
+            AtomTokenData.from_data(value)
+    with pytest.raises(ValueError, match="graphs 0 and . of 'batch'"):
+        AtomTokenData.from_dict(batch.to_dict())
 
 
 def test_what_batches_in_its_own_way_is_refused_with_a_way_out():

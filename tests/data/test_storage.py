@@ -320,15 +320,17 @@ def test_nodes_are_not_added_to_a_batch():
 
 def test_what_was_made_of_atoms_refuses_other_atoms():
     data = graph(radius_edge_index=torch.tensor([[0, 1], [1, 2]]))
-    other = (data.atom_to_token + 1) % 3
-    data.atom_to_token = other  # the same atoms in other tokens
+    other = data.atom_to_token.clone()
     with pytest.raises(ValueError, match="'radius_edge_index' was made.*subgraph"):
         data.atom_to_token = other.flip(0).clone()
     with pytest.raises(ValueError, match="'radius_edge_index'"):
         data.atom_to_token = other[:3]
+    del data.radius_edge_index
+    data.atom_to_token = other
     data.pair_attr = torch.ones(data.token_layout().num_pairs)
     with pytest.raises(ValueError, match="'pair_attr'"):
         data.atom_to_token = (other + 1) % 3
+    assert data.validate()
     data.atom_to_token = None
     assert "pair_attr" not in data
 

@@ -163,7 +163,7 @@ def test_plain_data_is_noticed_by_the_first_layer():
         encoder(batch.x, batch.atom_to_token, dim_size=int(batch.num_tokens.sum()))
     with pytest.raises(ValueError, match="graphs 0 and 1"):
         encoder(batch.x, batch.atom_to_token, batch=batch.batch)
-    mended = AtomTokenData.from_data(batch)
+    mended = Batch.from_data_list([AtomTokenData.from_data(g) for g in plain])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder(mended.x, mended.atom_to_token)
