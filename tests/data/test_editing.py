@@ -155,6 +155,9 @@ def test_a_batch_whose_graphs_take_turns_does_not_come_apart():
         part.drop_empty_tokens()
 
 
+@pytest.mark.skipif(
+    not hasattr(Data, "connected_components"), reason="PyG 2.6 has none"
+)
 @pytest.mark.parametrize("batched", [False, True])
 def test_connected_components(batched):
     ring = torch.tensor([[0, 1, 2, 3, 4], [1, 0, 3, 4, 2]])
@@ -220,10 +223,12 @@ def test_graphs_without_tokens_are_as_data():
     batches = [Batch.from_data_list([g, g]) for g in (own, plain)]
     cases = [
         (own.subgraph(subset), plain.subgraph(subset)),
-        *zip(own.connected_components(), plain.connected_components(), strict=True),
         (own.subgraph(subset[:0]), plain.subgraph(subset[:0])),
         (AtomTokenData(), Data()),
     ]
+    if hasattr(plain, "connected_components"):
+        components = [g.connected_components() for g in (own, plain)]
+        cases += zip(*components, strict=True)
     for one, other in cases:
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one.keys())

@@ -67,9 +67,8 @@ class TokenLayout(Layout):
                 ``dim_size`` where that is ``"index"``. (default: ``"atom_to_token"``)
 
         Returns:
-            TokenLayout: The layout, on the device of ``atom_to_token``. Without
-            ``batch``, ids that start again from 0, as where plain ``Data`` was batched,
-            give a UserWarning, unless as many tokens were told as there are ids.
+            TokenLayout: The layout, on the device of ``atom_to_token``. Ids that start
+            again from 0 give a UserWarning, unless the highest id or ``batch`` is told.
 
         Raises:
             ValueError: If the assignment is not valid, see
@@ -243,10 +242,9 @@ def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> No
     if index[:1].any() or not falls.any() or index[1:][falls].any():
         return
     warnings.warn(
-        f"'{name}' starts again from token 0 {int(falls.sum())} times, as in a batch "
-        f"of plain Data objects, whose graphs then share tokens: make each graph a "
-        f"pyg_atomenc.data.AtomTokenData, as by AtomTokenData.from_data(data), before "
-        f"batching. If this is one graph, pass batch=torch.zeros_like({name}).",
+        f"'{name}' starts again from token 0, {int(falls.sum())} times, as in a batch "
+        f"of plain Data, whose graphs share tokens: make each an AtomTokenData before "
+        f"batching, by AtomTokenData.from_data(data). Of one graph, pass batch=zeros.",
         stacklevel=3,
     )
 
