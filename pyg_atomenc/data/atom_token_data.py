@@ -1,20 +1,23 @@
 """`AtomTokenData`: a graph of atoms that also knows its tokens."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from torch_geometric.utils import subgraph
 
 import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
-from pyg_atomenc.data.storage import AtomTokenStorage, is_token_attr
+from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.storage import (
+    AtomTokenStorage,
+    count_tokens,
+    has_token_rows,
+    is_token_attr,
+    to_ids,
+)
 from pyg_atomenc.errors import AtomEncodingError
-
-# Where a batch carries the layout that its loader built.
-LAYOUT_KEY = "built_layout"
 
 
 class AtomTokenData(Data):
@@ -40,7 +43,8 @@ class AtomTokenData(Data):
         time (Tensor, optional): As in PyG. (default: ``None``)
         atom_to_token (Tensor, optional): The token of every atom ``[N]``, int64 with
             values in ``[0, num_tokens)``, in any order. (default: ``None``)
-        num_tokens (int, optional): The number of tokens ``T``, empty ones included.
+        num_tokens (int, optional): The number of tokens ``T``, empty ones included; of
+            a batch, as its dictionary has it, a tensor with that of every graph.
             (default: ``atom_to_token.max() + 1``)
         **kwargs: Further attributes.
 
@@ -59,24 +63,53 @@ class AtomTokenData(Data):
         time: Optional[Tensor] = None,
         *,
         atom_to_token: Optional[Tensor] = None,
-        num_tokens: Optional[int] = None,
+        num_tokens: Union[int, Tensor, None] = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(x, edge_index, edge_attr, y, pos, time, **kwargs)
-        self.__dict__["_store"] = AtomTokenStorage(self._store, _parent=self)
+        super().__init__()
+        self.__dict__["_store"] = AtomTokenStorage(_parent=self)
+        named = {"x": x, "edge_index": edge_index, "edge_attr": edge_attr}
+        named |= {"y": y, "pos": pos, "time": time, **kwargs}
+        for key, value in named.items():
+            if value is not None:
+                setattr(self, key, value)
+        # Of each graph, where this was the dictionary of a batch.
+        many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
+        total: Any = count_tokens(num_tokens) if many else num_tokens
         if atom_to_token is not None:
-            self.num_tokens = check_token_index(atom_to_token, num_tokens)
+            atom_to_token = to_ids("atom_to_token", atom_to_token)
+            total = check_token_index(atom_to_token, total, kwargs.get("batch"))
+        if total is not None:
+            self.num_tokens = num_tokens if many else total
+        if atom_to_token is not None:
             self.atom_to_token = atom_to_token
-        elif num_tokens is not None:
-            self.num_tokens = num_tokens
+
+    @classmethod
+    def from_data(cls, data: Data) -> "AtomTokenData":
+        """One graph that came back as plain ``Data``, as what it was.
+
+        ``to_on_disk_dataset()`` gives such; this serves as ``dataset.transform``.
+
+        Raises:
+            ValueError: If it is a batch or of a class of its own, or as above.
+        """
+        if isinstance(data, cls):
+            return data
+        if type(data) is not Data:
+            kind = type(data).__name__
+            raise AtomEncodingError(
+                f"'data' is of type {kind}: pass one graph of class Data, of a batch "
+                f"each of batch.to_data_list(). What batches in a way of its own needs "
+                f"class Both({kind}, AtomTokenData), by Both.from_dict(data.to_dict())."
+            )
+        return cls.from_dict(data.to_dict())
 
     @property
     def total_num_tokens(self) -> int:
         """Tokens of this graph, or of all graphs where this is a batch."""
         mend = "set it with 'atom_to_token', so that graphs can be batched."
         checks.check_has(self, mend, "num_tokens")
-        num_tokens = self.num_tokens
-        return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
+        return count_tokens(self.num_tokens)
 
     @property
     def token_batch(self) -> Tensor:
@@ -101,15 +134,18 @@ class AtomTokenData(Data):
 
         It is built at every call, so keep it for the batch, best before that moves to a
         GPU: ``layout = batch.token_layout().to(device)``. A batch from a
-        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here.
+        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here
+        as long as ``atom_to_token`` is what it was.
         """
-        stored = self._store.get(LAYOUT_KEY)
-        if stored is not None:
-            return stored
+        kept = self._store.kept_layout()
+        if kept is not None:
+            return kept
         self._check_has_tokens()
-        return TokenLayout.from_index(
-            self.atom_to_token, self.total_num_tokens, batch=self._store.get("batch")
-        )
+        total, batch = self.total_num_tokens, self._store.get("batch")
+        if batch is None:
+            # One graph, so that no further one hides behind ids that start again.
+            batch = torch.zeros_like(self.atom_to_token)
+        return TokenLayout.from_index(self.atom_to_token, total, batch=batch)
 
     def validate(self, raise_on_error: bool = True) -> bool:
         """Check bonds, token assignment and the length of every token attribute.
@@ -139,31 +175,32 @@ class AtomTokenData(Data):
             subset (Tensor): The atoms to keep, as a mask ``[N]`` or as indices.
 
         Returns:
-            AtomTokenData: With the same tokens, of which some may be empty.
+            AtomTokenData: With the same tokens, of which some may be empty, see
+            :meth:`drop_empty_tokens`. Of a batch, one that comes apart into the
+            graphs' own subgraphs, as long as ``subset`` keeps the graphs in order.
+        """
+        return keep_atoms(self, subset)
+
+    def drop_empty_tokens(self) -> "AtomTokenData":
+        """The graph, or the batch of graphs, without tokens that have no atoms.
+
+        The other tokens keep their order and take ids without gaps; attributes
+        ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
+
+        Returns:
+            AtomTokenData: A copy, of which no token is empty.
         """
         self._check_has_tokens()
-        out = super().subgraph(subset)
-        options: Any = {"relabel_nodes": True, "num_nodes": self.atom_to_token.numel()}
-        if "radius_edge_index" in self:
-            out.radius_edge_index, out.radius_distance = subgraph(
-                subset, self.radius_edge_index, self.radius_distance, **options
-            )
-        if "pair_attr" in self:
-            pairs = self.token_layout().to_edge_index()
-            known, rows = subgraph(subset, pairs, self.pair_attr, **options)
-            # The new layout may list the pairs that are left in another order.
-            count = out.atom_to_token.numel()
-            order = (known[0] * count + known[1]).argsort()
-            source, target = out.token_layout().to_edge_index()
-            rank = (source * count + target).argsort().argsort()
-            out.pair_attr = rows[order][rank]
-        return out
+        return drop_empty_tokens(self)
 
     def _check_has_tokens(self) -> None:
         mend = "set it to the token of every atom, for example torch.arange(num_atoms)."
         checks.check_has(self, mend, "atom_to_token")
 
     def _validate_tokens(self) -> None:
+        if "atom_to_token" not in self and not any(map(is_token_attr, self.keys())):
+            # Nothing says more than PyG's Data.
+            return
         self._check_has_tokens()
         total, num_atoms = self.total_num_tokens, self.num_nodes
         assert num_atoms is not None, "PyG's own validation refuses this"
@@ -171,8 +208,7 @@ class AtomTokenData(Data):
         atoms = ("atom_to_token", "z", "pos", "x", "formal_charge")
         rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
         for key, value in self._store.items():
-            own = key.startswith("token_") and not key.startswith("token_edge_")
-            if own and isinstance(value, Tensor) and value.dim() > 0:
+            if has_token_rows(key) and isinstance(value, Tensor) and value.dim() > 0:
                 rows[key] = (total, "tokens")
         _check_rows_of(self, rows)
         rows = {}
@@ -201,6 +237,10 @@ class AtomTokenData(Data):
         if is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
+
+
+# As PyG does with its own, so that what `InMemoryDataset.save` wrote loads as weights.
+torch.serialization.add_safe_globals([AtomTokenData])
 
 
 def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
-from pyg_atomenc.data.atom_token_data import LAYOUT_KEY, AtomTokenData
+from pyg_atomenc.data.atom_token_data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -16,8 +16,7 @@ class AtomTokenLoader(DataLoader):
 
     With ``num_workers > 0`` that is in a worker process, beside training. The layout
     moves with the batch, by ``.to(device)`` and into pinned memory, and
-    ``batch.token_layout()`` hands it out. Whoever changes ``atom_to_token`` of such a
-    batch has to build a new layout.
+    ``batch.token_layout()`` hands it out, until ``atom_to_token`` changes.
 
     Args:
         dataset (Dataset or sequence): Gives :class:`~pyg_atomenc.data.AtomTokenData`.
@@ -44,9 +43,10 @@ def _collate_with_layout(
     if not isinstance(batch, AtomTokenData):
         raise AtomEncodingError(
             f"'dataset' gives {type(graphs[0]).__name__}: an AtomTokenLoader needs "
-            f"AtomTokenData, whose tokens it can number."
+            f"AtomTokenData, whose tokens it can number. Mend plain Data with "
+            f"AtomTokenData.from_data(data)."
         )
-    batch[LAYOUT_KEY] = batch.token_layout()
+    batch._store.keep_layout(batch.token_layout())
     return batch
 
 

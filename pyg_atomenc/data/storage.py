@@ -1,9 +1,22 @@
-"""Which attributes belong to atoms, bonds or tokens, as their names say."""
+"""Which attributes belong to atoms, bonds or tokens, and what follows the tokens."""
 
-from typing import Optional
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import Any, Optional
 
+import torch
 from torch import Tensor
-from torch_geometric.data.storage import GlobalStorage
+from torch_geometric.data.storage import GlobalStorage, recursive_apply
+
+from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.checks import check_tensor
+from pyg_atomenc.errors import AtomEncodingError
+
+# What a layout is made from.
+_LAYOUT_KEYS = ("atom_to_token", "num_tokens")
+# What batching shifts; in a narrow type it would overflow.
+_ID_KEYS = ("atom_to_token", "token_batch", "token_edge_index", "radius_edge_index")
 
 
 def is_token_attr(key: str) -> bool:
@@ -11,16 +24,47 @@ def is_token_attr(key: str) -> bool:
     return key == "num_tokens" or key.startswith("token_")
 
 
-def has_own_rows(key: str) -> bool:
-    """Whether an attribute's name says that its rows are neither atoms nor bonds.
+def has_token_rows(key: str) -> bool:
+    """Whether an attribute's name says that it has one row for each token.
 
-    They are tokens, pairs of atoms in tokens, or edges by distance.
+    Edges between tokens have their own rows, and so has the ``…_ptr`` of graphs that
+    ``follow_batch`` adds.
     """
-    return is_token_attr(key) or key.startswith(("pair_", "radius_"))
+    other = key.startswith("token_edge_") or key.endswith("_ptr")
+    return key.startswith("token_") and not other
+
+
+def has_pair_rows(key: str) -> bool:
+    """Whether the rows are pairs of atoms in tokens, or edges by distance."""
+    return key.startswith(("pair_", "radius_"))
+
+
+def has_own_rows(key: str) -> bool:
+    """Whether an attribute's name says that its rows are neither atoms nor bonds."""
+    return is_token_attr(key) or has_pair_rows(key)
+
+
+def count_tokens(num_tokens: Any) -> int:
+    """The tokens of a graph, or of all graphs of a batch."""
+    return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
+
+
+def to_ids(key: str, value: Any) -> Tensor:
+    """The value as int64, if it is a tensor of integers of any type."""
+    dtype = check_tensor(key, value, "pass a tensor of integers.").dtype
+    if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
+        raise AtomEncodingError(
+            f"'{key}' is of type {dtype}: pass integers; convert with {key}.long()."
+        )
+    return value.to(torch.int64)
 
 
 class AtomTokenStorage(GlobalStorage):
-    """Tells token attributes from atom and bond attributes by name, not by length."""
+    """Tells token attributes from atom and bond attributes by name, not by length.
+
+    Whatever sets ``atom_to_token``, a layout of the old one goes, features of pairs and
+    edges by distance refuse, and atoms that padding adds get tokens of their own.
+    """
 
     @property
     def can_infer_num_nodes(self) -> bool:
@@ -56,3 +100,147 @@ class AtomTokenStorage(GlobalStorage):
         if other and "edge_index" not in self and "adj_t" not in self:
             return 0
         return super().num_edges
+
+    def kept_layout(self) -> Optional[TokenLayout]:
+        """The layout that was kept, if it is still that of ``atom_to_token``."""
+        layout, stamp = self.__dict__.get("_layout", (None, None))
+        if layout is None:
+            return None
+        index, total = self["atom_to_token"], self["num_tokens"]
+        if torch.compiler.is_compiling():
+            # A trace cannot branch on values, but refuse them when it runs.
+            same = (index == layout.atom_to_token).all()
+            torch._assert_async(same, "'atom_to_token' was edited in place: set it.")
+        elif type(index) is Tensor and index.is_cpu:
+            # In-place edits show in the values; elsewhere, to read them would wait.
+            same = torch.equal(index, layout.atom_to_token)
+            same = same and count_tokens(total) == layout.num_tokens
+        else:
+            same = stamp == [_stamp(index), _stamp(total)]
+        return layout if torch.compiler.is_compiling() or same else None
+
+    def keep_layout(self, layout: TokenLayout) -> None:
+        """Keep a layout until ``atom_to_token`` or ``num_tokens`` changes."""
+        # Never an attribute: PyG would slice, batch or print it.
+        stamp = [_stamp(self[key]) for key in _LAYOUT_KEYS]
+        self.__dict__["_layout"] = layout, stamp
+
+    def renumber(self, index: Tensor, num_tokens: Any) -> None:
+        """Set other ids for the same tokens; what was made of their atoms stays."""
+        self["num_tokens"] = num_tokens
+        super().__setitem__("atom_to_token", index)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if value is None:
+            del self[key]
+            return
+        if key in _ID_KEYS:
+            value = to_ids(key, value)
+        if key in _LAYOUT_KEYS:
+            self.__dict__.pop("_layout", None)
+        old = self.get(key)
+        if key == "atom_to_token" and old is not None and old is not value:
+            value = self._follow(old, value)
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if key in _LAYOUT_KEYS:
+            self.__dict__.pop("_layout", None)
+        if key == "atom_to_token":
+            for pair in [other for other in self if other.startswith("pair_")]:
+                super().__delitem__(pair)
+        super().__delitem__(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # On the CPU the values tell whose layout it is, also in another process.
+        layout, state = self.kept_layout(), super().__getstate__()
+        state.pop("_layout", None)
+        if layout is not None and self["atom_to_token"].is_cpu:
+            state["_layout"] = layout, None
+        return state
+
+    def apply(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
+        """Apply a function to attributes; a layout moves along with its tokens."""
+        layout, old = self.kept_layout(), self.get("atom_to_token")
+        self.__dict__.pop("_layout", None)
+        for key, value in self.items(*args):
+            # Tensors of inference mode have no version, by which edits are noticed.
+            own = layout is not None and key in _LAYOUT_KEYS
+            with torch.inference_mode(False) if own else nullcontext():
+                value = recursive_apply(value, func)
+            value = to_ids(key, value) if key in _ID_KEYS else value
+            super().__setitem__(key, value)
+        if layout is not None:
+            index, moved = self["atom_to_token"], layout
+            if index is not old:
+                # It knows how to move, and no other method of a tensor.
+                with suppress(Exception):
+                    moved = func(layout)
+            fits = isinstance(moved, TokenLayout) and moved.device == index.device
+            if fits and (moved is layout) == (index is old):
+                self.keep_layout(moved)
+        return self
+
+    def apply_(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
+        """Apply an in-place function to attributes, and to the layout what it knows."""
+        super().apply_(func, *args)
+        with suppress(Exception):
+            func(self.__dict__["_layout"][0])
+        return self
+
+    def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
+        """Concatenate attributes as PyG does, where there are no tokens."""
+        if "atom_to_token" in self:
+            raise AtomEncodingError(
+                "'concat' does not shift tokens: use Batch.from_data_list([data, …])."
+            )
+        return super().concat(other)
+
+    def _follow(self, old: Tensor, index: Tensor) -> Tensor:
+        """The assignment to set in place of the old one, after what hangs on it."""
+        count = old.numel()
+        longer = index.numel() > count and old.device == index.device
+        if longer and torch.equal(index[:count], old) and not index[count:].any():
+            return self._pad(old, index.numel() - count)
+        for key in self:
+            if has_pair_rows(key):
+                raise AtomEncodingError(
+                    f"'atom_to_token' is set anew, but '{key}' was made from the "
+                    f"present atoms: select atoms by data.subgraph(subset), which "
+                    f"keeps it, or delete it before, and make it anew."
+                )
+        return index
+
+    def _pad(self, old: Tensor, added: int) -> Tensor:
+        """The assignment with further atoms, each in a token of its own."""
+        how = f"grows by {added} atoms filled with zeros, as T.VirtualNode and T.Pad do"
+        if "batch" in self:
+            raise AtomEncodingError(
+                f"'atom_to_token' {how}: add atoms to graphs before they are batched."
+            )
+        total = count_tokens(self["num_tokens"])
+        grown = ["num_tokens"]
+        for key, value in list(self.items()):
+            # The pairs of a layout are sorted by token, one of each new token.
+            if not has_token_rows(key) and not key.startswith("pair_"):
+                continue
+            if isinstance(value, Tensor) and value.dim() > 0:
+                value = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
+            elif isinstance(value, list):
+                value = value + [""] * added
+            super().__setitem__(key, value)
+            grown.append(key)
+        super().__setitem__("num_tokens", self["num_tokens"] + added)
+        warnings.warn(
+            f"'atom_to_token' {how}: each gets a token of its own instead of token 0, "
+            f"for which {', '.join(grown)} grow. If they belong to token 0, delete "
+            f"'atom_to_token' before you set it.",
+            stacklevel=5,
+        )
+        return torch.cat([old, torch.arange(total, total + added, device=old.device)])
+
+
+def _stamp(value: Any) -> tuple[int, int]:
+    """What changes with every other tensor and with every edit of this one."""
+    known = isinstance(value, Tensor) and not value.is_inference()
+    return id(value), value._version if known else 0

@@ -10,12 +10,11 @@ from torch_geometric.utils import coalesce, cumsum, remove_self_loops, scatter
 from pyg_atomenc.attention import accumulate_dtype
 from pyg_atomenc.checks import check_choice, check_rows, check_shape, check_type
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.atom_token_data import LAYOUT_KEY
 from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.data.storage import has_own_rows, is_token_attr
 
 # What is of atoms or bonds whatever its length, or is made anew.
-_LEFT = {LAYOUT_KEY, "atom_to_token", "num_tokens", "token_batch", "num_nodes"}
+_LEFT = {"atom_to_token", "num_tokens", "token_batch", "num_nodes"}
 _LEFT |= {"batch", "ptr", "x", "pos", "z", "edge_index", "edge_attr", "adj", "adj_t"}
 _LEFT |= {"formal_charge", "num_hydrogens", "chirality", "hetero", "atom_name"}
 _LEFT |= {"res_name", "res_id", "chain_id", "ins_code"}

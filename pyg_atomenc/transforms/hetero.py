@@ -10,8 +10,7 @@ from torch_geometric.data.storage import BaseStorage
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.data import AtomTokenData
-from pyg_atomenc.data.atom_token_data import check_single
-from pyg_atomenc.data.bonds import read_bonds
+from pyg_atomenc.data.atom_token_data import check_graph, check_single
 from pyg_atomenc.data.storage import is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -74,7 +73,7 @@ class ToHetero(BaseTransform):
         """Make the heterogeneous graph; tensors are shared, not copied."""
         check_single(data)
         data.validate()
-        edges, attr = read_bonds(data)
+        edges, attr = check_graph(data)
         if "adj" in data:
             data.edge_index, data.edge_attr, data.adj = edges, attr, None
         out = HeteroData()

@@ -165,7 +165,6 @@ def broken(**changes):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (broken(atom_to_token=torch.zeros(5)), "torch.float32"),
         (broken(atom_to_token=torch.tensor([0, 1, 2, 3, 0])), "num_tokens >= 4"),
         (broken(atom_to_token=torch.tensor([0, 1, 2, -1, 0])), "negative token id -1"),
         (
@@ -175,7 +174,10 @@ def broken(**changes):
         (broken(pos=torch.zeros(4, 3)), "'pos' has 4 rows for 5 atoms"),
         (broken(token_x=torch.zeros(2, 2)), "'token_x' has 2 rows for 3 tokens"),
         (broken(edge_index=torch.tensor([[0], [9]])), "'edge_index' contains larger"),
-        (AtomTokenData(x=torch.zeros(2, 1)), "'atom_to_token' is missing"),
+        (
+            AtomTokenData(x=torch.zeros(2, 1), token_y=torch.zeros(1)),
+            "'atom_to_token' is missing",
+        ),
     ],
 )
 def test_validate(data, message):

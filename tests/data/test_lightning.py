@@ -47,7 +47,7 @@ def model_of(package):
             self.seen, self.epochs, self.lengths, self.other = [], [], [], []
 
         def training_step(self, batch, _):
-            layout = batch._store["built_layout"]
+            layout = batch._store.kept_layout()
             assert layout.num_atoms == batch.num_nodes
             self.seen.append(batch.y.tolist())
             return self.encoder(batch.x, batch.token_layout()).square().mean()

@@ -61,6 +61,23 @@ class Layout(ABC):
         """Move to a device; what is kept for the CPU stays there."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
+    def cpu(self: Self) -> Self:
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def cuda(
+        self: Self,
+        device: Union[str, int, torch.device] = "cuda",
+        non_blocking: bool = False,
+    ) -> Self:
+        """Move to a GPU."""
+        return self.to(device, non_blocking)
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory until the work queued on ``stream`` is done."""
+        for value in self._moving():
+            value.record_stream(stream)
+
     def pin_memory(self: Self) -> Self:
         """Copy into page-locked memory, for asynchronous transfers to a GPU."""
         return self._map(lambda value: value.pin_memory())

@@ -1,5 +1,6 @@
 """Which atoms attend to which: all that belong to one token."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Optional, cast
 
@@ -66,7 +67,8 @@ class TokenLayout(Layout):
                 ``dim_size`` where that is ``"index"``. (default: ``"atom_to_token"``)
 
         Returns:
-            TokenLayout: The layout, on the device of ``atom_to_token``.
+            TokenLayout: The layout, on the device of ``atom_to_token``. Ids that start
+            again from 0 give a UserWarning, unless the highest id or ``batch`` is told.
 
         Raises:
             ValueError: If the assignment is not valid, see
@@ -74,6 +76,7 @@ class TokenLayout(Layout):
         """
         if torch.compiler.is_compiling():
             return _trace_layout(atom_to_token, num_tokens)
+        told = num_tokens is not None
         num_tokens = check_token_index(atom_to_token, num_tokens, batch, name)
         # A copy, which no later edit reaches; and what inference mode makes could not
         # be used by autograd.
@@ -81,6 +84,8 @@ class TokenLayout(Layout):
             index = atom_to_token.detach().to(torch.long, copy=True).contiguous()
             perm, ptr, host_ptr = _sort_atoms(index, num_tokens)
         num_pairs = int(host_ptr.diff().square().sum())
+        if batch is None:
+            _notice_graphs(index, host_ptr, told, name)
         return TokenLayout(index, perm, ptr, host_ptr, num_pairs)
 
     @property
@@ -233,6 +238,25 @@ def _check_count(name: str, num_tokens: Any) -> int:
             f"sum, int(batch.num_tokens.sum()), for a batch of graphs."
         )
     return check_integer(name, num_tokens, 0)
+
+
+def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> None:
+    """Warn where ids start again from 0, as in a batch of graphs that share tokens."""
+    before, last = host_ptr[-2:].tolist() if told and host_ptr.numel() > 1 else (0, 0)
+    if before < last:
+        # As many tokens as there are ids, so somebody counted them.
+        return
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return
+    falls = index.diff() < 0
+    if index[:1].any() or not falls.any() or index[1:][falls].any():
+        return
+    warnings.warn(
+        f"'{name}' starts again from token 0, {int(falls.sum())} times, as in a batch "
+        f"of plain Data, whose graphs share tokens: make each an AtomTokenData before "
+        f"batching, by AtomTokenData.from_data(data). Of one graph, pass batch=zeros.",
+        stacklevel=3,
+    )
 
 
 def _check_graphs(atom_to_token: Tensor, num_tokens: int, batch: Tensor) -> None:

@@ -1,13 +1,15 @@
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import partitions
+from torch_geometric.data import Batch, Data
 
-from pyg_atomenc import TokenLayout
+from pyg_atomenc import AtomAttentionEncoder, AtomTokenData, TokenLayout
 
 PARTITIONS = partitions()
 
@@ -110,3 +112,59 @@ def test_token_in_two_graphs():
     ):
         TokenLayout.from_index(index, batch=batch[:3])
     TokenLayout.from_index(torch.tensor([0, 1, 2, 3]), batch=batch)
+
+
+def restarts(index):
+    """Runs that do not fall and start at 0, two or more, by a loop."""
+    starts = [index[0]] if index else []
+    starts += [b for a, b in zip(index, index[1:], strict=False) if b < a]
+    return len(starts) > 1 and not any(starts)
+
+
+def test_ids_that_start_again_are_noticed():
+    cases = [[0, 0, 1, 0, 1, 2], [0, 1, 0], [0, 0, 1], [1, 0, 1], [0, 2, 1], [0], []]
+    cases += [torch.randint(0, 3, (5,)).tolist() for _ in range(100)]
+    assert 5 < sum(map(restarts, cases)) < 60
+    for case in cases:
+        index = torch.tensor(case, dtype=torch.long)
+        count = max(case, default=-1) + 1
+        for told, noticed in ((None, True), (count + 2, True), (count, False)):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                TokenLayout.from_index(index, told)
+            assert bool(caught) == (noticed and restarts(case)), (case, told)
+            assert all("AtomTokenData.from_data" in str(w.message) for w in caught)
+
+
+def test_ids_that_start_again_are_not_noticed_where_nobody_can_be_told():
+    index = torch.tensor([0, 1, 0, 1])
+    x = torch.randn(4, 2)
+
+    def count(x):
+        return TokenLayout.from_index(index).ptr.size(0) * x.sum()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TokenLayout.from_index(index, batch=torch.zeros(4).long())
+        torch.func.vmap(count)(x)
+
+
+def test_plain_data_is_noticed_by_the_first_layer():
+    index = torch.tensor([0, 0, 1, 1])
+    plain = [
+        Data(x=torch.randn(4, 3), atom_to_token=index, num_tokens=2) for _ in range(2)
+    ]
+    batch = Batch.from_data_list(plain)
+    encoder = AtomAttentionEncoder(3, 4, 2)
+    with pytest.warns(UserWarning, match="starts again from token 0, 1 times"):
+        encoder(batch.x, batch.atom_to_token)
+    with pytest.warns(UserWarning, match="before batching"):
+        encoder(batch.x, batch.atom_to_token, dim_size=int(batch.num_tokens.sum()))
+    with pytest.raises(ValueError, match="graphs 0 and 1"):
+        encoder(batch.x, batch.atom_to_token, batch=batch.batch)
+    mended = Batch.from_data_list([AtomTokenData.from_data(g) for g in plain])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder(mended.x, mended.atom_to_token)
+        data = AtomTokenData(atom_to_token=torch.tensor([0, 1, 0]), num_tokens=5)
+        data.token_layout()
