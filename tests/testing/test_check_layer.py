@@ -375,6 +375,12 @@ def test_a_layer_passes_as_a_whole():
     }
 
 
+def test_channels_may_be_as_many_as_tokens():
+    for channels in (4, 5):
+        layer = TokenAttentionConv(channels, channels)
+        CHECKS["compile"](layer)
+
+
 def test_all_failures_are_told_and_the_layer_is_left_alone():
     layer = BatchMean()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
