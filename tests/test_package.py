@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "transforms": {"transforms", "chem", "data"},
     "nn": {"nn", "attention", "data"},
     "checkpoints": {"checkpoints", "nn"},
+    "testing": {"testing", "nn", "attention"},
     "plotting": {"plotting", "chem", "data"},
     "datasets": {"datasets", "io", "tokenizers", "transforms", "data"},
 }
