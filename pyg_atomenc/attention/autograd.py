@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, Optional, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.ragged import pointers
+from pyg_atomenc.attention.tracing import explained_randomness, outside_of_transforms
 from pyg_atomenc.errors import AtomEncodingError
 
 T = TypeVar("T")
@@ -58,10 +60,13 @@ class OperatorContext:
         The seed comes from torch's CPU generator, so that `torch.manual_seed` and
         activation checkpointing govern it; forward and backward draw from it alike.
         """
-        seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
+        seed = None
+        if dropout > 0:
+            with explained_randomness():
+                seed = torch.randint(2**62, (1,), device="cpu")
         # Whoever moved all tensors of a layout moved this one, too.
         host = layout.host_ptr
-        host = host if host.device.type == "cpu" else host.cpu()
+        host = host if host.device.type in ("cpu", "meta") else host.cpu()
         return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
 
     def flat(self) -> tuple[Any, ...]:
@@ -87,12 +92,16 @@ class OperatorContext:
         """Makes the factors of dropout, the same in every pass that starts anew."""
         if self.seed is None:
             return lambda alpha: None
-        generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
         keep = 1.0 - self.dropout
+        generator = None
+        # A `vmap` with randomness="different" draws a seed, and more, for every entry.
+        if not functorch.is_batchedtensor(self.seed):
+            generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
 
         def draw(alpha: Tensor) -> Tensor:
             like: Any = {"device": alpha.device, "dtype": torch.float32}
-            drawn = torch.rand(alpha.shape, generator=generator, **like)
+            with nullcontext() if generator is None else outside_of_transforms():
+                drawn = torch.rand(alpha.shape, generator=generator, **like)
             return (drawn < keep).to(alpha.dtype) / keep
 
         return draw
@@ -246,6 +255,12 @@ def define_operator(
             return (None,) * (count + _CONTEXT_LENGTH)
         values = _restore(ctx)
         needed = [bool(need) for need in ctx.needs_input_grad[:count]]
+        if needs_reference(outputs):
+            context = OperatorContext(*values[count:])
+            with without_autocast(context.perm.device):
+                pulled = values[:count], outputs
+                found = _pull_back(reference, *pulled, context, needed)
+            return (*found, *[None] * _CONTEXT_LENGTH)
         found = backward_op(*values[:count], *outputs, *values[count:], needed)
         found = [g if need else None for g, need in zip(found, needed, strict=True)]
         return (*found, *[None] * _CONTEXT_LENGTH)
@@ -270,22 +285,7 @@ def define_operator(
         dims, given = in_dims[:count], values[:count]
         return _vmap(one, info.randomness, dims, given, num_outputs)
 
-    def vectorize_backward(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
-        _, _, context, needed = _split(values, count, num_outputs)
-        end = count + num_outputs
-
-        def one(*given: Any) -> Any:
-            with torch.enable_grad(), without_autocast(context.perm.device):
-                inputs = _with_grad(given[:count])
-                grads = given[count:]
-                found = _first_derivative(reference, inputs, grads, context, needed)
-            filled = _without_none(found, context)
-            return filled[0] if count == 1 else filled
-
-        return _vmap(one, info.randomness, in_dims[:end], values[:end], count)
-
     forward_op.register_vmap(vectorize)
-    backward_op.register_vmap(vectorize_backward)
 
     def call(*values: Any) -> tuple[Tensor, ...]:
         tensors, context = values[:-1], values[-1]
@@ -319,9 +319,14 @@ def _has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 
+def is_autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast chooses types, which the meta device knows nothing of."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """What runs inside chooses its types itself."""
-    if torch.is_autocast_enabled(device.type):
+    if is_autocast_enabled(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -368,6 +373,29 @@ def _first_derivative(
     ]
     used = [t if need else None for t, need in zip(inputs, needed, strict=True)]
     return _gradients(pairs, used, True)
+
+
+def _pull_back(
+    forward: Forward,
+    inputs: Tensors,
+    grads: Tensors,
+    context: OperatorContext,
+    needed: Needed,
+) -> Gradients:
+    """The gradients of ``forward`` by torch.func, which go through any transform."""
+    places = [i for i, need in enumerate(needed) if need and inputs[i] is not None]
+    used = [i for i, grad in enumerate(grads) if grad is not None]
+
+    def run(*values: Tensor) -> tuple[Tensor, ...]:
+        given = list(inputs)
+        for place, value in zip(places, values, strict=True):
+            given[place] = value
+        outputs = forward(given, context)
+        return tuple(outputs[i] for i in used)
+
+    pull: Any = torch.func.vjp(run, *[inputs[i] for i in places])[1]
+    found = iter(pull(tuple(grads[i] for i in used)))
+    return [next(found) if i in places else None for i in range(len(inputs))]
 
 
 def _second_derivative(

@@ -12,6 +12,7 @@ from pyg_atomenc.attention import (
     attention_encode,
     attention_pool,
     check_layout_device,
+    is_readable,
 )
 from pyg_atomenc.checks import check_index
 from pyg_atomenc.errors import AtomEncodingError
@@ -151,13 +152,15 @@ def _index_of(ptr: Tensor, num_atoms: int) -> Tensor:
     """The token of every atom, from the tokens' pointers."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
     ptr = check_index("ptr", ptr, mend).long()
-    # Inside a trace, values cannot be looked at.
-    if not torch.compiler.is_compiling():
+    # Inside a trace or on the meta device, values cannot be looked at.
+    if is_readable(ptr):
         ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():
             raise AtomEncodingError(
                 f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
                 f"falls, for {num_atoms} atoms: {mend}"
             )
-    atoms = torch.arange(num_atoms, device=ptr.device)
-    return torch.bucketize(atoms, ptr[1:], right=True)
+    # Exported, torch.bucketize would search no more pointers than the example had.
+    starts = ptr.new_zeros(num_atoms + 1)
+    starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
+    return starts.cumsum(0)[:-1]

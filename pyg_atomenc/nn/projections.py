@@ -11,7 +11,7 @@ from torch_geometric.nn.dense import Linear
 from torch_geometric.nn.inits import reset
 
 import pyg_atomenc.checks as checks
-from pyg_atomenc.attention import check_backend
+from pyg_atomenc.attention import check_backend, is_autocast_enabled, refuse_script
 from pyg_atomenc.errors import AtomEncodingError
 
 Projections = tuple[Tensor, Tensor, Tensor]
@@ -67,6 +67,8 @@ class AttentionProjections(torch.nn.Module):
             checks.check_channels(edge_dim=edge_dim)
             self.lin_edge = Linear(edge_dim, heads, False, **options)
         self.reset_parameters()
+
+    __prepare_scriptable__ = refuse_script
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
@@ -143,7 +145,7 @@ def _check_kind(name: str, x: Tensor, linear: torch.nn.Module) -> None:
     if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
         return
     checks.check_device(name, x, "layer", weight.device)
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
         raise AtomEncodingError(
             f"'{name}' is of type {x.dtype}, but the layer of {weight.dtype}: convert "
             f"one of them, or run under torch.autocast."
@@ -170,7 +172,7 @@ def fuse_projections(
         return "a hook on all modules wants to see them"
     weights, biases = [], []
     dtype = None
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if is_autocast_enabled(x.device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
         # Of this very class: what derives from it may do anything else.

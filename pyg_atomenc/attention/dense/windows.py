@@ -15,6 +15,7 @@ from pyg_atomenc.attention.autograd import needs_reference
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
 from pyg_atomenc.attention.ragged import take
+from pyg_atomenc.attention.tracing import explained_randomness
 
 # Windows in a group.
 CPU_WINDOWS = 32
@@ -48,7 +49,8 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             out = F.scaled_dot_product_attention(q, k, v, mask)
         else:
             alpha = ((q * q.size(-1) ** -0.5) @ k.mT + mask).softmax(-1)
-            out = F.dropout(alpha, inputs.dropout) @ v
+            with explained_randomness():
+                out = F.dropout(alpha, inputs.dropout) @ v
         outputs.append(out.transpose(1, 2))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out.flatten(0, 1).index_select(0, _slots(is_query, layout))
