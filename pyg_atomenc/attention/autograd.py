@@ -16,11 +16,16 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.ragged import pointers
-from pyg_atomenc.attention.tracing import explained_randomness, outside_of_transforms
+from pyg_atomenc.attention.tracing import (
+    explained_randomness,
+    is_readable,
+    outside_of_transforms,
+)
 from pyg_atomenc.errors import AtomEncodingError
 
 T = TypeVar("T")
@@ -82,6 +87,13 @@ class OperatorContext:
     def num_atoms(self) -> int:
         """The number of atoms."""
         return self.perm.size(0)
+
+    @property
+    def num_pairs(self) -> int:
+        """The pairs inside tokens; as if all had one size, where sizes are unknown."""
+        if is_readable(self.host_ptr):
+            return int(self.host_ptr.diff().square().sum())
+        return self.num_atoms**2 // max(self.num_tokens, 1)
 
     @cached_property
     def pair_ptr(self) -> Tensor:
@@ -169,6 +181,8 @@ class OperatorDefinition:
             tensor, ``None`` where it is not needed. An output gradient is ``None``
             where nobody used the output.
         shapes: ``(tensors, context)`` → tuple of empty outputs.
+        flops: ``(tensors, pairs inside tokens, needed or None, uses_output)`` → the
+            nominal number of operations, see :mod:`pyg_atomenc.attention.flops`.
         reference: ``forward`` in torch operators, which are differentiable any number
             of times when gradients are enabled; ``None`` where ``forward`` is that
             itself. (default: ``None``)
@@ -177,6 +191,7 @@ class OperatorDefinition:
     forward: Forward
     backward: Callable[[Tensors, OperatorContext, Tensors, Needed], Gradients]
     shapes: Forward
+    flops: Callable[..., int]
     reference: Optional[Forward] = None
 
 
@@ -247,6 +262,7 @@ def define_operator(
     backward_op = torch.library.custom_op(
         f"pyg_atomenc::{name}_backward", run_backward, mutates_args=(), schema=schema
     )
+    _count_flops(name, count, num_outputs, definition.flops)
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)
 
@@ -296,6 +312,22 @@ def define_operator(
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
+
+
+def _count_flops(
+    name: str, count: int, num_outputs: int, flops: Callable[..., int]
+) -> None:
+    """Tell torch's counter of an operator and its backward pass."""
+    ops = torch.ops.pyg_atomenc
+
+    @register_flop_formula(getattr(ops, name), get_raw=True)
+    def forward(*values: Any, out_val: Any = None) -> int:
+        return flops(values[:count], OperatorContext(*values[count:]).num_pairs)
+
+    @register_flop_formula(getattr(ops, f"{name}_backward"), get_raw=True)
+    def backward(*values: Any, out_val: Any = None) -> int:
+        tensors, outputs, context, needed = _split(values, count, num_outputs)
+        return flops(tensors, context.num_pairs, needed, outputs[0] is not None)
 
 
 def needs_reference(tensors: Tensors) -> bool:
