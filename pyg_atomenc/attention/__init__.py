@@ -21,7 +21,7 @@ from pyg_atomenc.attention.layouts import (
     check_token_index,
     check_window_sizes,
 )
-from pyg_atomenc.attention.tracing import is_readable, refuse_script
+from pyg_atomenc.attention.tracing import is_readable, refuse_script, unwrapped
 
 __all__ = [
     "Bias",
@@ -46,5 +46,6 @@ __all__ = [
     "is_autocast_enabled",
     "is_readable",
     "refuse_script",
+    "unwrapped",
     "without_autocast",
 ]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Optional, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -23,6 +22,7 @@ from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.attention.tracing import (
     explained_randomness,
+    is_batched,
     is_readable,
     outside_of_transforms,
 )
@@ -107,7 +107,7 @@ class OperatorContext:
         keep = 1.0 - self.dropout
         generator = None
         # A `vmap` with randomness="different" draws a seed, and more, for every entry.
-        if not functorch.is_batchedtensor(self.seed):
+        if not is_batched(self.seed):
             generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
 
         def draw(alpha: Tensor) -> Tensor:

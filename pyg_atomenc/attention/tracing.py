@@ -44,6 +44,15 @@ def check_readable(name: str, tensor: Tensor, mend: str) -> None:
         raise AtomEncodingError(f"'{name}' is {where}, without numbers: {mend}")
 
 
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a `vmap` runs over a tensor."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
 def unwrapped(name: str, index: Tensor) -> Tensor:
     """Integers without what torch.func's transforms put around them.
 
@@ -52,13 +61,13 @@ def unwrapped(name: str, index: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return index
+    if is_batched(index):
+        raise AtomEncodingError(
+            f"'{name}' is one of those that torch.vmap runs over: sizes would differ "
+            f"between them. Pass one for all, with in_dims=None for it, or join the "
+            f"graphs in a batch of PyG's."
+        )
     while functorch.is_functorch_wrapped_tensor(index):
-        if functorch.is_batchedtensor(index):
-            raise AtomEncodingError(
-                f"'{name}' is one of those that torch.vmap runs over: sizes would "
-                f"differ between them. Pass one for all, with in_dims=None for it, or "
-                f"join the graphs in a batch of PyG's."
-            )
         index = functorch.get_unwrapped(index)
     return index
 

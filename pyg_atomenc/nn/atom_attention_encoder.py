@@ -13,6 +13,7 @@ from pyg_atomenc.attention import (
     attention_pool,
     check_layout_device,
     is_readable,
+    unwrapped,
 )
 from pyg_atomenc.checks import check_index
 from pyg_atomenc.errors import AtomEncodingError
@@ -151,7 +152,7 @@ class AtomAttentionEncoder(AttentionProjections):
 def _index_of(ptr: Tensor, num_atoms: int) -> Tensor:
     """The token of every atom, from the tokens' pointers."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
-    ptr = check_index("ptr", ptr, mend).long()
+    ptr = unwrapped("ptr", check_index("ptr", ptr, mend)).long()
     # Inside a trace or on the meta device, values cannot be looked at.
     if is_readable(ptr):
         ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]

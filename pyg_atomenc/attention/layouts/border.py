@@ -9,7 +9,7 @@ from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from pyg_atomenc.attention.layouts.base import Layout
 from pyg_atomenc.attention.layouts.edge import EdgeLayout
 from pyg_atomenc.attention.layouts.token import TokenLayout, count_name
-from pyg_atomenc.attention.tracing import is_readable
+from pyg_atomenc.attention.tracing import is_readable, unwrapped
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -23,7 +23,10 @@ _MENDS = {
 
 def check_layout(layout: Any, kind: Any = Layout) -> Any:
     """The layout, if it is one, or a TokenLayout where ``kind`` says so."""
-    return check_type("layout", layout, kind, _MENDS[kind])
+    layout = check_type("layout", layout, kind, _MENDS[kind])
+    for name in layout.tensors:
+        unwrapped("layout", getattr(layout, name))
+    return layout
 
 
 def as_layout(
