@@ -19,9 +19,6 @@ from torch.func import (
 from pyg_atomenc.attention import TokenLayout, WindowLayout
 from pyg_atomenc.nn import AtomAttentionEncoder, TokenAttentionConv
 
-# torch_scatter must not be met where it cannot go.
-pytestmark = pytest.mark.scatter
-
 # A layer, its backend, and what it attends over.
 PATHS = [
     (AtomAttentionEncoder, "auto", "index"),
@@ -43,13 +40,12 @@ class Problem:
         self.layer = kind(3, 4, 2, backend=backend, dropout=dropout).double()
         index = torch.randint(0, 1 + count // 4, (count,))
         layout = TokenLayout.from_index(index)
+        ptr = torch.tensor([0, count // 2, count])
         self.given = {
             "index": index,
             "layout": layout,
             "edges": layout.to_edge_index(),
-            "windows": WindowLayout.from_ptr(
-                torch.tensor([0, count // 2, count]), 4, 8
-            ),
+            "windows": WindowLayout.from_ptr(ptr, 4, 8),
         }[over]
         self.x = torch.randn(count, 3, dtype=torch.float64)
         self.head = self.x[:2].clone()
@@ -88,7 +84,13 @@ class Problem:
         return torch.stack(found).view(*head.shape, *head.shape)
 
 
-@pytest.fixture(params=PATHS, ids=lambda p: f"{p[0].__name__}-{p[1]}-{p[2]}")
+def by_edges(path):
+    """A path that must not meet torch_scatter where it cannot go."""
+    marks = [pytest.mark.scatter] if "edges" in path else []
+    return pytest.param(path, marks=marks, id="-".join([path[0].__name__, *path[1:]]))
+
+
+@pytest.fixture(params=map(by_edges, PATHS))
 def path(request):
     return request.param
 

@@ -16,7 +16,7 @@ from pyg_atomenc.attention.tracing import (
     leaves_package,
     unwrapped,
 )
-from pyg_atomenc.checks import check_index, check_integer, check_shape
+from pyg_atomenc.checks import bounds, check_index, check_integer, check_shape
 from pyg_atomenc.errors import AtomEncodingError
 
 # Tokens without atoms are rows of memory all the same: an id at or above the first, and
@@ -223,8 +223,7 @@ def check_token_index(
         num_tokens = _check_count(count, num_tokens)
     if atom_to_token.numel() == 0:
         return num_tokens or 0
-    # One transfer for both bounds: on a GPU each `int()` would wait on its own.
-    low, high = torch.stack(atom_to_token.aminmax()).tolist()
+    low, high = bounds(atom_to_token)
     if low < 0:
         raise AtomEncodingError(
             f"'{name}' holds the negative token id {low}: token ids count from "

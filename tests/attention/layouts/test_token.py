@@ -110,3 +110,27 @@ def test_token_in_two_graphs():
     ):
         TokenLayout.from_index(index, batch=batch[:3])
     TokenLayout.from_index(torch.tensor([0, 1, 2, 3]), batch=batch)
+
+
+def test_ids_that_no_memory_holds():
+    for name, count in (("index", "dim_size"), ("atom_to_token", "num_tokens")):
+        for index in ([0, 10**10], [2**62], [10**6, 3]):
+            index = torch.tensor(index)
+            message = (
+                f"'{name}' holds token id {int(index.max())} for {len(index)} atoms.*"
+                f"torch.unique.*'{count}'"
+            )
+            with pytest.raises(ValueError, match=message):
+                TokenLayout.from_index(index, name=name)
+        for given in (10**10, torch.tensor(10**10)):
+            with pytest.raises(ValueError, match=f"'{count}' is 10000000000.*memory"):
+                TokenLayout.from_index(torch.tensor([0]), given, name=name)
+    with pytest.raises(ValueError, match="'num_tokens' is -1"):
+        TokenLayout.from_index(torch.tensor([0]), -1)
+
+
+def test_ids_with_gaps_are_fine():
+    assert TokenLayout.from_index(torch.tensor([999_999, 3])).num_tokens == 10**6
+    many = torch.arange(2000) * 999
+    assert TokenLayout.from_index(many).num_tokens == 1999 * 999 + 1
+    assert TokenLayout.from_index(torch.tensor([3]), 2 * 10**6).num_tokens == 2 * 10**6
