@@ -122,9 +122,9 @@ def test_ids_that_no_memory_holds():
             )
             with pytest.raises(ValueError, match=message):
                 TokenLayout.from_index(index, name=name)
-        for given in (10**10, torch.tensor(10**10)):
+        for told in (10**10, torch.tensor(10**10)):
             with pytest.raises(ValueError, match=f"'{count}' is 10000000000.*memory"):
-                TokenLayout.from_index(torch.tensor([0]), given, name=name)
+                TokenLayout.from_index(torch.tensor([0]), told, name=name)
     with pytest.raises(ValueError, match="'num_tokens' is -1"):
         TokenLayout.from_index(torch.tensor([0]), -1)
 
