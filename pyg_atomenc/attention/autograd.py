@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.attention.tracing import (
-    explained_randomness,
+    draw,
     is_batched,
     is_readable,
     outside_of_transforms,
@@ -67,8 +67,7 @@ class OperatorContext:
         """
         seed = None
         if dropout > 0:
-            with explained_randomness():
-                seed = torch.randint(2**62, (1,), device="cpu")
+            seed = draw(lambda: torch.randint(2**62, (1,), device="cpu"))
         # Whoever moved all tensors of a layout moved this one, too.
         host = layout.host_ptr
         host = host if host.device.type in ("cpu", "meta") else host.cpu()
@@ -110,13 +109,13 @@ class OperatorContext:
         if not is_batched(self.seed):
             generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
 
-        def draw(alpha: Tensor) -> Tensor:
+        def factors(alpha: Tensor) -> Tensor:
             like: Any = {"device": alpha.device, "dtype": torch.float32}
             with nullcontext() if generator is None else outside_of_transforms():
                 drawn = torch.rand(alpha.shape, generator=generator, **like)
             return (drawn < keep).to(alpha.dtype) / keep
 
-        return draw
+        return factors
 
 
 def check_pairs(bias: Tensor, context: OperatorContext) -> None:

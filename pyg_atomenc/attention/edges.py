@@ -23,7 +23,7 @@ from torch_geometric.utils.num_nodes import maybe_num_nodes
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
-from pyg_atomenc.attention.tracing import explained_randomness, is_tracing
+from pyg_atomenc.attention.tracing import draw, is_tracing
 from pyg_atomenc.errors import require_package
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
@@ -96,8 +96,7 @@ class EdgeAttention(MessagePassing):
             edge_index, query=query, key=key, bias=bias, size=size
         )
         # The weights handed out sum to 1; dropout acts on the messages alone.
-        with explained_randomness():
-            dropped = F.dropout(alpha, p=dropout) if dropout > 0 else alpha
+        dropped = draw(lambda: F.dropout(alpha, dropout)) if dropout > 0 else alpha
         out = self.propagate(edge_index, value=value, alpha=dropped, size=size)
         return out, alpha
 

@@ -1,6 +1,6 @@
 """What a call runs in: a trace, an export, a transform, or with numbers to read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -72,15 +72,16 @@ def unwrapped(name: str, index: Tensor) -> Tensor:
     return index
 
 
-@contextmanager
-def explained_randomness() -> Iterator[None]:
-    """Say how to mend it, where dropout meets a `vmap` that was not told what to do.
+def draw(function: Callable[[], Tensor]) -> Tensor:
+    """What a function draws for dropout.
 
     Raises:
-        ValueError: If torch refuses to draw.
+        ValueError: If it meets a `vmap` that was not told how to draw.
     """
+    if torch.compiler.is_compiling():
+        return function()
     try:
-        yield
+        return function()
     except RuntimeError as error:
         if not str(error).startswith("vmap:"):
             raise

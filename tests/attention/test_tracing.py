@@ -177,7 +177,12 @@ COMPILED = {
 }
 
 
+# Before torch 2.7, a count that is read from a tensor has to be asked for.
+OLD = torch.__version__.startswith("2.6.")
+
+
 @pytest.mark.parametrize("name", COMPILED)
+@torch._dynamo.config.patch(capture_scalar_outputs=OLD)
 def test_ten_batches_are_compiled_once(name, layers):
     layer, call, over = COMPILED[name]
     module = Calls(layers[layer], call)
