@@ -1,5 +1,7 @@
 """Which backend runs a call."""
 
+from torch import Tensor
+
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.edges import EdgesBackend
@@ -60,7 +62,11 @@ def _reasons(backend: Backend, inputs: Inputs, automatic: bool) -> list[str]:
 def _plain(name: str, inputs: Inputs) -> Backend:
     """What knows no operator of ours, where torch.jit.trace or ONNX takes over."""
     layout = inputs.layout
-    if is_jit_tracing() and not layout.is_traced:
+    # What a trace made knows no number of pairs, or has tensors for sizes.
+    made_inside = isinstance(layout.num_sources, Tensor)
+    if layout.kind == "tokens":
+        made_inside = layout.num_pairs is None
+    if is_jit_tracing() and not made_inside:
         raise BackendError(
             f"'layout' is a {type(layout).__name__} made outside of torch.jit.trace, "
             f"which would keep its numbers, wrong for every other batch: pass the "

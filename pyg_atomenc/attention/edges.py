@@ -148,12 +148,6 @@ class EdgesBackend(Backend):
 
     name = "edges"
     layouts = ("tokens", "windows", "edges")
-    tolerance = {
-        torch.float64: 1e-12,
-        torch.float32: 1e-5,
-        torch.float16: 2e-3,
-        torch.bfloat16: 1.6e-2,
-    }
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It runs everywhere, but the number of edges must be known to a trace."""

@@ -49,14 +49,7 @@ def encode_flops(
     needed: Optional[Needed] = None,
     uses_output: bool = True,
 ) -> int:
-    """Of the projections and attention, from atoms, weights, biases and pair bias.
-
-    Args:
-        tensors (sequence): Those of the operator ``encode``.
-        num_pairs (int): As for :func:`attention_flops`.
-        needed (sequence, optional): As there. (default: ``None``)
-        uses_output (bool): As there. (default: ``True``)
-    """
+    """Of the projections and attention; arguments are as there."""
     x, value = tensors[0], tensors[3]
     heads, width, channels = value.shape
     projection = 2 * x.shape[0] * channels * heads * width

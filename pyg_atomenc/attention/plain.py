@@ -20,12 +20,6 @@ class PlainBackend(Backend):
 
     name = "plain"
     layouts = ("tokens",)
-    tolerance = {
-        torch.float64: 1e-12,
-        torch.float32: 1e-5,
-        torch.float16: 2e-3,
-        torch.bfloat16: 1.6e-2,
-    }
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""

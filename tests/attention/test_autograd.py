@@ -173,7 +173,7 @@ def test_a_trace_and_a_profile_see_one_operator_at_every_size(count):
         def forward(self, x):
             return attention_encode(x, tuple(weights), layout, backend="dense")[0]
 
-    exported = torch.export.export(Encode(), (x,))
+    exported = torch.export.export(Encode(), (x,), strict=False)
     torch.testing.assert_close(exported.module()(x), expected)
     assert "pyg_atomenc.encode" in str(exported.graph)
 

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pyg_atomenc.attention import TokenLayout, WindowLayout
+from pyg_atomenc.attention import EdgeLayout, TokenLayout, WindowLayout, attention
 from pyg_atomenc.errors import BackendError
 from pyg_atomenc.nn import AtomAttentionEncoder, AtomTransformer, TokenAttentionConv
 
@@ -82,6 +82,10 @@ CALLS = {
 }
 
 
+def attend(x, layout):
+    return attention(*[x.unsqueeze(1)] * 3, layout)
+
+
 def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -138,6 +142,10 @@ def test_what_a_trace_would_get_wrong_is_refused(layers):
         message = "'layout' is a TokenLayout made outside of torch.jit.trace.*the index"
         with pytest.raises(BackendError, match=message):
             torch.jit.trace(module, x)
+    edges = EdgeLayout.from_edge_index(layout.to_edge_index(), 8)
+    module = Calls(torch.nn.Linear(16, 4), lambda m, x: attend(m(x), edges))
+    with pytest.raises(BackendError, match="'layout' is an? EdgeLayout.*edges"):
+        torch.jit.trace(module, x)
     ptr = torch.tensor([0, 8])
     windows = WindowLayout.from_ptr(ptr, 4, 8)
     module = Calls(layers["conv"], lambda m, x: m(x, windows))

@@ -46,11 +46,6 @@ class Layout(ABC):
         """The number of nodes that attend."""
         return self.num_atoms
 
-    @property
-    def is_traced(self) -> bool:
-        """Whether the trace that runs made it, so that no number is that of a batch."""
-        return False
-
     @abstractmethod
     def to_edge_index(self) -> Tensor:
         """The pairs ``[2, E]``, int64, rows (source, target) = (key, query)."""

@@ -82,11 +82,6 @@ class EdgeLayout(Layout):
         return EdgeLayout(edge_index.long(), num_sources, num_targets)
 
     @property
-    def is_traced(self) -> bool:
-        """Whether torch.jit.trace made it, of sizes that are tensors in it."""
-        return isinstance(self.num_sources, Tensor)
-
-    @property
     def num_pairs(self) -> int:  # type: ignore[override]
         """The number of edges ``E``."""
         return self.edge_index.size(1)

@@ -117,11 +117,6 @@ class TokenLayout(Layout):
         return self.ptr.size(0) - 1
 
     @property
-    def is_traced(self) -> bool:
-        """Whether a trace made the layout, of sizes that are symbols in it."""
-        return self.num_pairs is None
-
-    @property
     def sizes(self) -> Tensor:
         """The number of atoms in every token ``[T]``, int64."""
         return self.ptr.diff()
