@@ -148,12 +148,19 @@ def check_index(name: str, value: Any, mend: str) -> Tensor:
     return tensor
 
 
+def bounds(value: Tensor) -> tuple[int, int]:
+    """The lowest and the highest of some integers; waits for a device."""
+    # One transfer for both ends: on a GPU each `int()` would wait on its own. By `int`,
+    # as torch 2.6 has no `tolist` inside of torch.func's transforms.
+    low, high = torch.stack(value.aminmax()).cpu()
+    return int(low), int(high)
+
+
 def check_range(name: str, value: Tensor, count: int, what: str) -> None:
     """Check that all integers of a tensor lie in ``[0, count)``; waits for a device."""
     if value.numel() == 0:
         return
-    # One transfer for both ends: on a GPU each `int()` would wait on its own.
-    low, high = torch.stack(value.aminmax()).tolist()
+    low, high = bounds(value)
     if low < 0 or high >= count:
         raise AtomEncodingError(
             f"'{name}' has values from {low} to {high} for {count} {what}: they must "

@@ -1,6 +1,6 @@
 """Attention over a layout, as pure functions: layout → backend → result."""
 
-from pyg_atomenc.attention.autograd import without_autocast
+from pyg_atomenc.attention.autograd import is_autocast_enabled, without_autocast
 from pyg_atomenc.attention.dispatch import backends, check_backend
 from pyg_atomenc.attention.edges import EdgeAttention
 from pyg_atomenc.attention.functional import (
@@ -21,6 +21,7 @@ from pyg_atomenc.attention.layouts import (
     check_token_index,
     check_window_sizes,
 )
+from pyg_atomenc.attention.tracing import is_readable, refuse_script, unwrapped
 
 __all__ = [
     "Bias",
@@ -42,5 +43,9 @@ __all__ = [
     "check_layout_device",
     "check_token_index",
     "check_window_sizes",
+    "is_autocast_enabled",
+    "is_readable",
+    "refuse_script",
+    "unwrapped",
     "without_autocast",
 ]

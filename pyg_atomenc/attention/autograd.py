@@ -15,11 +15,18 @@ from typing import Any, NamedTuple, Optional, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.layouts.token import NOT_RECORDED
 from pyg_atomenc.attention.ragged import pointers
+from pyg_atomenc.attention.tracing import (
+    draw,
+    is_batched,
+    is_readable,
+    outside_of_transforms,
+)
 from pyg_atomenc.errors import AtomEncodingError
 
 T = TypeVar("T")
@@ -59,10 +66,12 @@ class OperatorContext:
         The seed comes from torch's CPU generator, so that `torch.manual_seed` and
         activation checkpointing govern it; forward and backward draw from it alike.
         """
-        seed = torch.randint(2**62, (1,), device="cpu") if dropout > 0 else None
+        seed = None
+        if dropout > 0:
+            seed = draw(lambda: torch.randint(2**62, (1,), device="cpu"))
         # Whoever moved all tensors of a layout moved this one, too.
         host = layout.host_ptr
-        host = host if host.device.type == "cpu" else host.cpu()
+        host = host if host.device.type in ("cpu", "meta") else host.cpu()
         return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
 
     def flat(self) -> tuple[Any, ...]:
@@ -79,6 +88,13 @@ class OperatorContext:
         """The number of atoms."""
         return self.perm.size(0)
 
+    @property
+    def num_pairs(self) -> int:
+        """The pairs inside tokens; as if all had one size, where sizes are unknown."""
+        if is_readable(self.host_ptr):
+            return int(self.host_ptr.diff().square().sum())
+        return self.num_atoms**2 // max(self.num_tokens, 1)
+
     @cached_property
     def pair_ptr(self) -> Tensor:
         """The first edge of every token in ``to_edge_index()`` ``[T + 1]``."""
@@ -88,15 +104,19 @@ class OperatorContext:
         """Makes the factors of dropout, the same in every pass that starts anew."""
         if self.seed is None:
             return lambda alpha: None
-        generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
         keep = 1.0 - self.dropout
+        generator = None
+        # A `vmap` with randomness="different" draws a seed, and more, for every entry.
+        if not is_batched(self.seed):
+            generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
 
-        def draw(alpha: Tensor) -> Tensor:
+        def factors(alpha: Tensor) -> Tensor:
             like: Any = {"device": alpha.device, "dtype": torch.float32}
-            drawn = torch.rand(alpha.shape, generator=generator, **like)
+            with nullcontext() if generator is None else outside_of_transforms():
+                drawn = torch.rand(alpha.shape, generator=generator, **like)
             return (drawn < keep).to(alpha.dtype) / keep
 
-        return draw
+        return factors
 
 
 def check_pairs(bias: Tensor, context: OperatorContext) -> None:
@@ -161,6 +181,8 @@ class OperatorDefinition:
             tensor, ``None`` where it is not needed. An output gradient is ``None``
             where nobody used the output.
         shapes: ``(tensors, context)`` → tuple of empty outputs.
+        flops: ``(tensors, pairs inside tokens, needed or None, uses_output)`` → the
+            nominal number of operations, see :mod:`pyg_atomenc.attention.flops`.
         reference: ``forward`` in torch operators, which are differentiable any number
             of times when gradients are enabled; ``None`` where ``forward`` is that
             itself. (default: ``None``)
@@ -169,6 +191,7 @@ class OperatorDefinition:
     forward: Forward
     backward: Callable[[Tensors, OperatorContext, Tensors, Needed], Gradients]
     shapes: Forward
+    flops: Callable[..., int]
     reference: Optional[Forward] = None
 
 
@@ -240,6 +263,7 @@ def define_operator(
     backward_op = torch.library.custom_op(
         f"pyg_atomenc::{name}_backward", run_backward, schema=schema, **options
     )
+    _count_flops(name, count, num_outputs, definition.flops)
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)
 
@@ -248,6 +272,12 @@ def define_operator(
             return (None,) * (count + _CONTEXT_LENGTH)
         values = _restore(ctx)
         needed = [bool(need) for need in ctx.needs_input_grad[:count]]
+        if needs_reference(outputs):
+            context = OperatorContext(*values[count:])
+            with without_autocast(context.perm.device):
+                pulled = values[:count], outputs
+                found = _pull_back(reference, *pulled, context, needed)
+            return (*found, *[None] * _CONTEXT_LENGTH)
         found = backward_op(*values[:count], *outputs, *values[count:], needed)
         found = [g if need else None for g, need in zip(found, needed, strict=True)]
         return (*found, *[None] * _CONTEXT_LENGTH)
@@ -272,22 +302,7 @@ def define_operator(
         dims, given = in_dims[:count], values[:count]
         return _vmap(one, info.randomness, dims, given, num_outputs)
 
-    def vectorize_backward(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
-        _, _, context, needed = _split(values, count, num_outputs)
-        end = count + num_outputs
-
-        def one(*given: Any) -> Any:
-            with torch.enable_grad(), without_autocast(context.perm.device):
-                inputs = _with_grad(given[:count])
-                grads = given[count:]
-                found = _first_derivative(reference, inputs, grads, context, needed)
-            filled = _without_none(found, context)
-            return filled[0] if count == 1 else filled
-
-        return _vmap(one, info.randomness, in_dims[:end], values[:end], count)
-
     forward_op.register_vmap(vectorize)
-    backward_op.register_vmap(vectorize_backward)
 
     def call(*values: Any) -> tuple[Tensor, ...]:
         tensors, context = values[:-1], values[-1]
@@ -298,6 +313,22 @@ def define_operator(
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
+
+
+def _count_flops(
+    name: str, count: int, num_outputs: int, flops: Callable[..., int]
+) -> None:
+    """Tell torch's counter of an operator and its backward pass."""
+    ops = torch.ops.pyg_atomenc
+
+    @register_flop_formula(getattr(ops, name), get_raw=True)
+    def forward(*values: Any, out_val: Any = None) -> int:
+        return flops(values[:count], OperatorContext(*values[count:]).num_pairs)
+
+    @register_flop_formula(getattr(ops, f"{name}_backward"), get_raw=True)
+    def backward(*values: Any, out_val: Any = None) -> int:
+        tensors, outputs, context, needed = _split(values, count, num_outputs)
+        return flops(tensors, context.num_pairs, needed, outputs[0] is not None)
 
 
 def needs_reference(tensors: Tensors) -> bool:
@@ -321,9 +352,14 @@ def _has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 
+def is_autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast chooses types, which the meta device knows nothing of."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """What runs inside chooses its types itself."""
-    if torch.is_autocast_enabled(device.type):
+    if is_autocast_enabled(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -370,6 +406,29 @@ def _first_derivative(
     ]
     used = [t if need else None for t, need in zip(inputs, needed, strict=True)]
     return _gradients(pairs, used, True)
+
+
+def _pull_back(
+    forward: Forward,
+    inputs: Tensors,
+    grads: Tensors,
+    context: OperatorContext,
+    needed: Needed,
+) -> Gradients:
+    """The gradients of ``forward`` by torch.func, which go through any transform."""
+    places = [i for i, need in enumerate(needed) if need and inputs[i] is not None]
+    used = [i for i, grad in enumerate(grads) if grad is not None]
+
+    def run(*values: Tensor) -> tuple[Tensor, ...]:
+        given = list(inputs)
+        for place, value in zip(places, values, strict=True):
+            given[place] = value
+        outputs = forward(given, context)
+        return tuple(outputs[i] for i in used)
+
+    pull: Any = torch.func.vjp(run, *[inputs[i] for i in places])[1]
+    found = iter(pull(tuple(grads[i] for i in used)))
+    return [next(found) if i in places else None for i in range(len(inputs))]
 
 
 def _second_derivative(

@@ -27,7 +27,12 @@ class Backend(ABC):
 
     name: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
-    tolerance: ClassVar[dict[torch.dtype, float]]
+    tolerance: ClassVar[dict[torch.dtype, float]] = {
+        torch.float64: 1e-12,
+        torch.float32: 1e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 1.6e-2,
+    }
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """Why this backend cannot run ``inputs``; an empty list where it can.

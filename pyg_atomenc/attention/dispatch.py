@@ -1,17 +1,21 @@
 """Which backend runs a call."""
 
+from torch import Tensor
+
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.edges import EdgesBackend
 from pyg_atomenc.attention.inputs import Inputs
+from pyg_atomenc.attention.plain import PlainBackend
+from pyg_atomenc.attention.tracing import is_jit_tracing, leaves_package
 from pyg_atomenc.attention.triton.backend import TritonBackend
 from pyg_atomenc.checks import check_choice
 from pyg_atomenc.errors import BackendError
 
+_PLAIN, _DENSE, _EDGES = PlainBackend(), DenseBackend(), EdgesBackend()
 # In the order in which "auto" asks them.
 _BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (TritonBackend(), DenseBackend(), EdgesBackend())
+    backend.name: backend for backend in (TritonBackend(), _DENSE, _EDGES)
 }
 
 
@@ -32,6 +36,8 @@ def choose_backend(name: str, inputs: Inputs) -> Backend:
         ValueError: If the named backend, or none at all, can run them; the message
             lists every backend that was asked, and its reasons.
     """
+    if leaves_package():
+        return _plain(check_backend(name), inputs)
     asked = list(_BACKENDS) if check_backend(name) == "auto" else [name]
     refusals = []
     for candidate in asked:
@@ -51,3 +57,27 @@ def _reasons(backend: Backend, inputs: Inputs, automatic: bool) -> list[str]:
         return [f"it does not attend over {kind}, for which take {' or '.join(able)}"]
     reasons = backend.not_supported_reasons(inputs)
     return reasons + (backend.not_automatic_reasons(inputs) if automatic else [])
+
+
+def _plain(name: str, inputs: Inputs) -> Backend:
+    """What knows no operator of ours, where torch.jit.trace or ONNX takes over."""
+    layout = inputs.layout
+    # What a trace made knows no number of pairs, or has tensors for sizes.
+    made_inside = isinstance(layout.num_sources, Tensor)
+    if layout.kind == "tokens":
+        made_inside = layout.num_pairs is None
+    if is_jit_tracing() and not made_inside:
+        raise BackendError(
+            f"'layout' is a {type(layout).__name__} made outside of torch.jit.trace, "
+            f"which would keep its numbers, wrong for every other batch: pass the "
+            f"index of the atoms (or edges), of which a layout is made inside."
+        )
+    # Edges and windows are attended over in torch's operations anyway.
+    choices = {"tokens": _PLAIN, "windows": _DENSE, "edges": _EDGES}
+    backend = choices[layout.kind]
+    if name not in ("auto", backend.name):
+        raise BackendError(
+            f"'backend' is {name!r}, whose operators neither torch.jit.trace nor ONNX "
+            f"knows: pass backend='auto'."
+        )
+    return backend

@@ -17,26 +17,48 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing, global_mean_pool
-from torch_geometric.utils import scatter, softmax
+from torch_geometric.utils import scatter
+from torch_geometric.utils.num_nodes import maybe_num_nodes
 
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
+from pyg_atomenc.attention.tracing import draw, is_tracing
 from pyg_atomenc.checks import check_rows
 from pyg_atomenc.errors import require_package
 
 HAS_TORCH_SCATTER = find_spec("torch_scatter") is not None
 
 
-def _use_torch_scatter() -> bool:
-    # Its operators have neither fake kernels nor rules for torch.func's transforms or
-    # tangents.
-    return (
-        HAS_TORCH_SCATTER
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
+def _maximum(logits: Tensor, index: Tensor, size: int) -> Tensor:
+    """The largest logit of every target ``[size, H]``, of numbers without gradients.
+
+    torch_scatter's operator takes plain numbers alone: it has neither fake kernels nor
+    rules for transforms or tangents.
+    """
+    if (
+        not HAS_TORCH_SCATTER
+        or type(logits) is not Tensor
+        or logits.device.type not in ("cpu", "cuda")
+        or is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return scatter(logits, index, 0, size, "max")
+    torch_scatter = require_package("torch_scatter", "the edges backend")
+    top, place = torch_scatter.scatter_max(logits, index, 0, dim_size=size)
+    # It misses the lowest number, which biases have for "closed".
+    return top.masked_fill(place == index.numel(), torch.finfo(top.dtype).min)
+
+
+def _softmax(logits: Tensor, index: Tensor, size: Optional[int]) -> Tensor:
+    """Softmax over the edges of every target ``[E, H]``."""
+    size = maybe_num_nodes(index, size)
+    # A constant shift changes no softmax, so no gradient has to go through it.
+    top = _maximum(logits.detach(), index, size)
+    exponent = (logits - top.index_select(0, index)).exp()
+    total = scatter(exponent, index, 0, size, "sum")
+    return exponent / total.index_select(0, index)
 
 
 class EdgeAttention(MessagePassing):
@@ -44,8 +66,8 @@ class EdgeAttention(MessagePassing):
 
     It has no parameters, and is a base class: PyG replaces ``propagate`` in a class
     when it is first instantiated, and what derives from it afterwards could no longer
-    be explained. With torch_scatter installed, softmax and sum are its
-    scatters by index; else PyG's own. Both give the same result.
+    be explained. With torch_scatter installed, the softmax takes its maximum;
+    else PyG's own. Both give the same result.
 
     Shapes:
         ``query`` ``[N_target, H, d]``, ``key`` ``[N_source, H, d]``, ``value``
@@ -74,11 +96,14 @@ class EdgeAttention(MessagePassing):
         if size is None:
             size = (key.size(0), query.size(0))
             size = size if self.flow == "source_to_target" else size[::-1]
+        # Before they are gathered, so that gradients are summed in that type, too.
+        dtype = accumulate_dtype(query.dtype)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         alpha = self.edge_updater(
             edge_index, query=query, key=key, bias=bias, size=size
         )
         # The weights handed out sum to 1; dropout acts on the messages alone.
-        dropped = F.dropout(alpha, p=dropout) if dropout > 0 else alpha
+        dropped = draw(lambda: F.dropout(alpha, dropout)) if dropout > 0 else alpha
         out = self.propagate(edge_index, value=value, alpha=dropped, size=size)
         return out, alpha
 
@@ -92,23 +117,14 @@ class EdgeAttention(MessagePassing):
         size_i: Optional[int],
     ) -> Tensor:
         """The attention weights ``[E, H]`` of every edge."""
-        dtype = accumulate_dtype(query_i.dtype)
-        logits = (query_i.to(dtype) * key_j.to(dtype)).sum(-1) / query_i.size(-1) ** 0.5
+        logits = (query_i * key_j).sum(-1) / query_i.size(-1) ** 0.5
         if bias is not None:
-            logits = logits + bias.to(dtype)
-        if _use_torch_scatter():
-            torch_scatter = require_package("torch_scatter", "the edges backend")
-            if bias is not None:
-                # Its maximum misses the lowest number, which biases have for "closed".
-                number = torch.finfo(dtype)
-                lowest = (logits == number.min).to(dtype)
-                logits = logits + lowest * (number.max * number.eps)
-            return torch_scatter.scatter_softmax(logits, index, 0, dim_size=size_i)
-        return softmax(logits, index, num_nodes=size_i)
+            logits = logits + bias.to(logits.dtype)
+        return _softmax(logits, index, size_i)
 
     def message(self, value_j: Tensor, alpha: Tensor) -> Tensor:
         """The weighted values ``[E, H, D]``."""
-        return alpha.unsqueeze(-1) * value_j.to(alpha.dtype)
+        return alpha.unsqueeze(-1) * value_j
 
     def aggregate(
         self,
@@ -118,9 +134,9 @@ class EdgeAttention(MessagePassing):
         dim_size: Optional[int] = None,
     ) -> Tensor:
         """Sum the messages of every target."""
-        if _use_torch_scatter() and self.aggr == "add":
-            torch_scatter = require_package("torch_scatter", "the edges backend")
-            return torch_scatter.scatter(inputs, index, 0, None, dim_size, "sum")
+        if self.aggr == "add":
+            # Never by `ptr`: torch_scatter's segments have wrong second derivatives.
+            return scatter(inputs, index, 0, dim_size, "sum")
         return super().aggregate(inputs, index, ptr=ptr, dim_size=dim_size)
 
 
@@ -138,12 +154,6 @@ class EdgesBackend(Backend):
 
     name = "edges"
     layouts = ("tokens", "windows", "edges")
-    tolerance = {
-        torch.float64: 1e-12,
-        torch.float32: 1e-5,
-        torch.float16: 2e-3,
-        torch.bfloat16: 1.6e-2,
-    }
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It runs everywhere, but the number of edges must be known to a trace."""

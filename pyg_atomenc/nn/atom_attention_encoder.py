@@ -14,6 +14,8 @@ from pyg_atomenc.attention import (
     attention_encode,
     attention_pool,
     check_layout_device,
+    is_readable,
+    unwrapped,
 )
 from pyg_atomenc.checks import check_choice, check_index
 from pyg_atomenc.errors import AtomEncodingError
@@ -179,9 +181,9 @@ def _index_of(
 ) -> Tensor:
     """The token of every atom from the tokens' pointers, which win in a trace."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
-    ptr = check_index("ptr", ptr, mend).long()
-    # Inside a trace, values cannot be looked at.
-    readable = not torch.compiler.is_compiling()
+    ptr = unwrapped("ptr", check_index("ptr", ptr, mend)).long()
+    # Inside a trace or on the meta device, values cannot be looked at.
+    readable = is_readable(ptr)
     if readable:
         ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():

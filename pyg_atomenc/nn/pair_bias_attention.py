@@ -16,6 +16,8 @@ from pyg_atomenc.attention import (
     WindowLayout,
     attention,
     check_backend,
+    refuse_script,
+    without_autocast,
 )
 from pyg_atomenc.checks import check_heads, check_sizes, check_type
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
@@ -168,6 +170,8 @@ class PairBiasAttention(torch.nn.Module):
         self.lin_gate = torch.nn.Linear(channels, channels, bias=False)
         self.lin_out = ZeroLinear(channels, channels)
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(self, x: Tensor, layout: Layout, bias: Optional[Bias] = None) -> Tensor:
         """Attend as a layout says; shapes are those of the class."""
         query, key, value = (
@@ -176,7 +180,7 @@ class PairBiasAttention(torch.nn.Module):
         )
         attend = partial(attention, layout=layout, bias=bias, backend=self.backend)
         # Softmax and sums stay in float32 under autocast.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             if x.dim() == 2:
                 out = attend(query, key, value)
             elif x.size(0) == 0:

@@ -13,7 +13,7 @@ from torch_geometric.nn.dense import Linear
 from torch_geometric.nn.inits import reset
 
 import pyg_atomenc.checks as checks
-from pyg_atomenc.attention import check_backend
+from pyg_atomenc.attention import check_backend, is_autocast_enabled, refuse_script
 from pyg_atomenc.errors import AtomEncodingError
 
 Projections = tuple[Tensor, Tensor, Tensor]
@@ -72,6 +72,8 @@ class AttentionProjections(torch.nn.Module):
             self.lin_edge = Linear(edge_dim, heads, False, **options)
         self.reset_parameters()
 
+    __prepare_scriptable__ = refuse_script
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         for child in self.children():
@@ -129,7 +131,7 @@ class AttentionProjections(torch.nn.Module):
             for lin, x in inputs.items()
         ]
         kinds = [out.dtype for out in found]
-        if torch.is_autocast_enabled(target.device.type):
+        if is_autocast_enabled(target.device):
             # It leaves alone what is no matrix product, such as an Identity.
             widest = reduce(torch.promote_types, kinds)
             found = [out.to(widest) for out in found]
@@ -166,7 +168,7 @@ class AttentionProjections(torch.nn.Module):
         if not isinstance(weight, UninitializedParameter):
             hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
             checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
             raise AtomEncodingError(
                 f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
                 f"convert one of them, or run under torch.autocast."
@@ -201,7 +203,7 @@ def fuse_projections(
         return "a hook on all modules wants to see them"
     weights, biases = [], []
     dtype = None
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if is_autocast_enabled(x.device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
         if not isinstance(linear, _PLAIN) or type(linear) not in _PLAIN:

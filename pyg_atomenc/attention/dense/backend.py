@@ -6,7 +6,6 @@ logits: the backward pass computes those of a chunk again.
 
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import OperatorContext
@@ -23,12 +22,6 @@ class DenseBackend(Backend):
 
     name = "dense"
     layouts = ("tokens", "windows")
-    tolerance = {
-        torch.float64: 1e-12,
-        torch.float32: 1e-5,
-        torch.float16: 2e-3,
-        torch.bfloat16: 1.6e-2,
-    }
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""

@@ -33,6 +33,7 @@ from pyg_atomenc.attention.dense.attend import (
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
 from pyg_atomenc.attention.dense.rows import RowWriter
+from pyg_atomenc.attention.flops import encode_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take
 
@@ -270,5 +271,5 @@ encode = define_operator(
         "Tensor? pair_bias",
     ),
     2,
-    OperatorDefinition(_encode, _encode_backward, _encode_shapes),
+    OperatorDefinition(_encode, _encode_backward, _encode_shapes, encode_flops),
 )

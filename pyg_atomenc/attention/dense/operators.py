@@ -31,6 +31,7 @@ from pyg_atomenc.attention.dense.attend import (
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
 from pyg_atomenc.attention.dense.rows import RowWriter
+from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 
 
@@ -181,8 +182,8 @@ def _pool_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Te
 
 ARGUMENTS = ("Tensor query", "Tensor key", "Tensor value", "Tensor? bias")
 
-ATTEND = OperatorDefinition(_attend, _attend_backward, _attend_shapes)
-POOL = OperatorDefinition(_pool, _pool_backward, _pool_shapes)
+ATTEND = OperatorDefinition(_attend, _attend_backward, _attend_shapes, attention_flops)
+POOL = OperatorDefinition(_pool, _pool_backward, _pool_shapes, attention_flops)
 
 attend = define_operator("attend", ARGUMENTS, 1, ATTEND)
 pool = define_operator("attend_pool", ARGUMENTS, 2, POOL)

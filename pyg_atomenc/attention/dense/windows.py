@@ -7,6 +7,8 @@ attention runs each group; else plain operations do, which autograd follows any 
 of times.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from pyg_atomenc.attention.autograd import needs_reference
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
 from pyg_atomenc.attention.ragged import take
+from pyg_atomenc.attention.tracing import draw
 
 # Windows in a group.
 CPU_WINDOWS = 32
@@ -49,7 +52,9 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             out = F.scaled_dot_product_attention(q, k, v, mask)
         else:
             alpha = ((q * q.size(-1) ** -0.5) @ k.mT + mask).softmax(-1)
-            out = F.dropout(alpha, inputs.dropout) @ v
+            if inputs.dropout > 0:
+                alpha = draw(partial(F.dropout, alpha, inputs.dropout))
+            out = alpha @ v
         outputs.append(out.transpose(1, 2))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out.flatten(0, 1).index_select(0, _slots(is_query, layout))

@@ -2,7 +2,6 @@
 
 from typing import Any, Optional
 
-import torch
 from torch import Tensor
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
@@ -10,6 +9,7 @@ from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from pyg_atomenc.attention.layouts.base import Layout
 from pyg_atomenc.attention.layouts.edge import EdgeLayout
 from pyg_atomenc.attention.layouts.token import TokenLayout, count_name
+from pyg_atomenc.attention.tracing import is_readable, unwrapped
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -23,7 +23,10 @@ _MENDS = {
 
 def check_layout(layout: Any, kind: Any = Layout) -> Any:
     """The layout, if it is one, or a TokenLayout where ``kind`` says so."""
-    return check_type("layout", layout, kind, _MENDS[kind])
+    layout = check_type("layout", layout, kind, _MENDS[kind])
+    for name in layout.tensors:
+        unwrapped("layout", getattr(layout, name))
+    return layout
 
 
 def as_layout(
@@ -106,7 +109,7 @@ def as_token_layout(
                 f"'{count}' is {num_tokens}, but the layout has {layout.num_tokens} "
                 f"tokens: leave '{count}' out."
             )
-        if batch is not None and not torch.compiler.is_compiling():
+        if batch is not None and is_readable(batch):
             layout.check_batch(batch)
     if num_atoms is not None and layout.num_atoms != num_atoms:
         raise AtomEncodingError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
+from pyg_atomenc.attention.tracing import is_readable, is_tracing, unwrapped
 from pyg_atomenc.checks import check_integer, check_range, found
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -66,14 +67,15 @@ class EdgeLayout(Layout):
                 f"'{name}' is {found(edge_index)}: pass a layout, or edges [2, "
                 f"num_edges] of int64 or int32."
             )
-        tracing = torch.compiler.is_compiling()
-        if not tracing:
+        edge_index = unwrapped(name, edge_index)
+        readable = is_readable(edge_index)
+        if not is_tracing():
             num_sources = check_integer("num_sources", num_sources, 0)
             num_targets = check_integer("num_targets", num_targets, 0)
-        if check or (check is None and edge_index.device.type == "cpu" and not tracing):
+        if check or (check is None and edge_index.device.type == "cpu" and readable):
             check_range(f"{name}[0]", edge_index[0], num_sources, "source nodes")
             check_range(f"{name}[1]", edge_index[1], num_targets, "target nodes")
-        if not tracing and edge_index.is_inference():
+        if readable and edge_index.is_inference():
             # Autograd could not use it.
             with torch.inference_mode(False):
                 edge_index = edge_index.clone()

@@ -2,15 +2,30 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges
-from pyg_atomenc.checks import check_index, check_integer, check_shape
+from pyg_atomenc.attention.tracing import (
+    check_readable,
+    is_jit_tracing,
+    is_readable,
+    is_tracing,
+    leaves_package,
+    unwrapped,
+)
+from pyg_atomenc.checks import bounds, check_index, check_integer, check_shape
 from pyg_atomenc.errors import AtomEncodingError
+
+# Tokens without atoms are rows of memory all the same: an id at or above the first, and
+# above a thousand an atom, is taken for a mistake where nobody told how many there are.
+MAX_IDS = 10**6
+MAX_TOKENS = 10**8
+
+_MEND = "pass a vector [num_atoms] with the token of every atom as an integer."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,9 +89,17 @@ class TokenLayout(Layout):
             ValueError: If the assignment is not valid, see
                 :func:`~pyg_atomenc.attention.check_token_index`.
         """
-        if torch.compiler.is_compiling():
+        if is_tracing():
             return _trace_layout(atom_to_token, num_tokens)
         told = num_tokens is not None
+        check_index(name, atom_to_token, _MEND)
+        atom_to_token = unwrapped(name, atom_to_token)
+        if not is_readable(atom_to_token):
+            count = count_name(name)
+            if num_tokens is None:
+                mend = f"pass the number of tokens as '{count}'."
+                check_readable(name, atom_to_token, mend)
+            return _trace_layout(atom_to_token, _check_count(count, num_tokens))
         num_tokens = check_token_index(atom_to_token, num_tokens, batch, name)
         # A copy, which no later edit reaches; and what inference mode makes could not
         # be used by autograd.
@@ -158,21 +181,27 @@ def _sort_atoms_op(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tens
 @_sort_atoms_op.register_fake
 def _(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     ptr = index.new_empty(num_tokens + 1)
-    return torch.empty_like(index), ptr, torch.empty_like(ptr, device="cpu")
+    host = "meta" if ptr.device.type == "meta" else "cpu"
+    return torch.empty_like(index), ptr, torch.empty_like(ptr, device=host)
 
 
-def _trace_layout(atom_to_token: Tensor, num_tokens: Optional[int]) -> TokenLayout:
-    """The layout inside torch.compile and torch.export, where sizes are symbols.
+def _trace_layout(atom_to_token: Tensor, num_tokens: Any) -> TokenLayout:
+    """The layout inside a trace, where sizes are symbols, and of tensors without data.
 
-    The token ids are checked when the compiled graph runs, too.
+    The token ids are checked when a compiled graph runs, too.
     """
     index = atom_to_token.long().contiguous()
     if num_tokens is None:
         # `max` of an empty vector is an error; the extra -1 makes it 0 tokens.
-        padded = torch.cat([index, index.new_full((1,), -1)])
-        num_tokens = cast(int, (padded.max() + 1).item())
-        torch._check(num_tokens >= 0)
-    return TokenLayout(index, *_sort_atoms_op(index, num_tokens))
+        num_tokens = torch.cat([index, index.new_full((1,), -1)]).max() + 1
+        if not is_jit_tracing():
+            num_tokens = num_tokens.item()
+            torch._check(num_tokens >= 0)
+    if not leaves_package():
+        return TokenLayout(index, *_sort_atoms_op(index, num_tokens))
+    sizes = index.new_zeros(num_tokens).scatter_add(0, index, torch.ones_like(index))
+    ptr = pointers(sizes)
+    return TokenLayout(index, index.argsort(stable=True), ptr, ptr)
 
 
 def check_token_index(
@@ -198,21 +227,25 @@ def check_token_index(
         ValueError: If ``atom_to_token`` is no vector of integers in ``[0, T)``, if
             ``num_tokens`` is too small or no count, or if a token lies in two graphs.
     """
-    mend = "pass a vector [num_atoms] with the token of every atom as an integer."
-    check_index(name, atom_to_token, mend)
+    check_index(name, atom_to_token, _MEND)
     count = count_name(name)
     if num_tokens is not None:
         num_tokens = _check_count(count, num_tokens)
     if atom_to_token.numel() == 0:
         return num_tokens or 0
-    # One transfer for both bounds: on a GPU each `int()` would wait on its own.
-    low, high = torch.stack(atom_to_token.aminmax()).tolist()
+    low, high = bounds(atom_to_token)
     if low < 0:
         raise AtomEncodingError(
             f"'{name}' holds the negative token id {low}: token ids count from "
             f"0; drop atoms that belong to no token before encoding."
         )
     if num_tokens is None:
+        if high >= max(MAX_IDS, MAX_IDS // 1000 * atom_to_token.numel()):
+            raise AtomEncodingError(
+                f"'{name}' holds token id {high} for {atom_to_token.numel()} atoms, "
+                f"and every id below it would be a token: renumber them with "
+                f"torch.unique({name}, return_inverse=True)[1], or pass '{count}'."
+            )
         num_tokens = high + 1
     elif high >= num_tokens:
         raise AtomEncodingError(
@@ -237,7 +270,14 @@ def _check_count(name: str, num_tokens: Any) -> int:
             f"'{name}' is a tensor of {num_tokens.numel()} numbers: pass their "
             f"sum, int(batch.num_tokens.sum()), for a batch of graphs."
         )
-    return check_integer(name, num_tokens, 0)
+    num_tokens = check_integer(name, num_tokens, 0)
+    if num_tokens > MAX_TOKENS:
+        raise AtomEncodingError(
+            f"'{name}' is {num_tokens}, and every token takes memory: pass at most "
+            f"{MAX_TOKENS}; renumber the ids with torch.unique(..., "
+            f"return_inverse=True)[1] if most of the tokens are empty."
+        )
+    return num_tokens
 
 
 def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> None:
@@ -246,10 +286,12 @@ def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> No
     if before < last:
         # As many tokens as there are ids, so somebody counted them.
         return
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+    if torch._C._are_functorch_transforms_active():
         return
     falls = index.diff() < 0
-    if index[:1].any() or not falls.any() or index[1:][falls].any():
+    # Of one graph, a first token may well go on behind others: 0, 0, 1, 0.
+    restarts = falls.any() and not index[1:][falls].any()
+    if not restarts or index[0] or not index[-1]:
         return
     warnings.warn(
         f"'{name}' starts again from token 0, {int(falls.sum())} times, as in a batch "

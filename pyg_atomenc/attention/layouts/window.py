@@ -8,8 +8,12 @@ from torch import Tensor
 
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges
+from pyg_atomenc.attention.tracing import check_readable, unwrapped
 from pyg_atomenc.checks import check_index, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
+
+# More than any memory holds: a mistake in the pointers.
+MAX_ATOMS = 10**9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -244,12 +248,24 @@ def _to_ptr(given: Any) -> Tensor:
 
 
 def _check_rising(name: str, given: Tensor) -> Tensor:
-    given = check_index(name, given, "pass a vector of integers.").long()
+    given = unwrapped(name, check_index(name, given, "pass a vector of integers."))
+    if not torch.compiler.is_compiling():
+        mend = (
+            "make the layout before, on the CPU, and move it with layout.to(device); "
+            "torch.export takes it as an input."
+        )
+        check_readable(name, given, mend)
+    given = given.long()
     first = int(given[0]) if given.numel() else 0
     least = int(given.diff().min()) if given.numel() > 1 else 0
     if first != 0 or least < 0:
         raise AtomEncodingError(
             f"'{name}' goes from {first} with steps of {least} and more: it must start "
             f"at 0 and never fall; sort the atoms by graph."
+        )
+    if given.numel() and given[-1] > MAX_ATOMS:
+        raise AtomEncodingError(
+            f"'{name}' ends at {int(given[-1])}, and every window takes memory: pass "
+            f"pointers to at most {MAX_ATOMS} atoms."
         )
     return given

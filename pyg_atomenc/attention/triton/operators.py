@@ -23,6 +23,7 @@ from pyg_atomenc.attention.autograd import (
     empty_gradients,
 )
 from pyg_atomenc.attention.dense import operators as dense
+from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.attention.triton.launch import Launch, block_width, kernel_configs
 from pyg_atomenc.attention.triton.plan import LargeTokens, plan_of
@@ -204,7 +205,7 @@ def _large_backward(
             part[rows] = gradient
 
 
-def _separate(tensors: Tensors) -> Tensors:
+def _separate(tensors: Any) -> Any:
     return tensors
 
 
@@ -220,8 +221,12 @@ def _define(
     arguments: Sequence[str],
     pool: bool,
     unpack: Callable[[Tensors], Tensors] = _separate,
+    unpack_needed: Callable[[Needed], Needed] = _separate,
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """An operator; ``unpack`` makes query, key, value and bias of its tensors."""
+    """An operator; ``unpack`` makes query, key, value and bias of its tensors.
+
+    ``unpack_needed`` says as much of which gradients are needed.
+    """
 
     def backward(
         tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
@@ -234,6 +239,9 @@ def _define(
         lambda tensors, context: _forward(unpack(tensors), context, pool),
         backward,
         lambda tensors, context: _formulas(pool).shapes(unpack(tensors), context),
+        lambda tensors, pairs, needed=None, uses_output=True: attention_flops(
+            unpack(tensors), pairs, needed and unpack_needed(needed), uses_output
+        ),
         lambda tensors, context: _formulas(pool).forward(unpack(tensors), context),
     )
     return define_operator(name, arguments, 2 if pool else 1, definition)
@@ -242,5 +250,9 @@ def _define(
 attend = _define("attend_triton", dense.ARGUMENTS, pool=False)
 pool = _define("attend_pool_triton", dense.ARGUMENTS, pool=True)
 pool_packed = _define(
-    "attend_pool_packed_triton", ("Tensor packed", "Tensor? bias"), True, _unpack
+    "attend_pool_packed_triton",
+    ("Tensor packed", "Tensor? bias"),
+    True,
+    _unpack,
+    lambda needed: (*[needed[0]] * 3, needed[1]),
 )

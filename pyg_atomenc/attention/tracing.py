@@ -1,0 +1,120 @@
+"""What a call runs in: a trace, an export, a transform, or with numbers to read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from pyg_atomenc.errors import AtomEncodingError
+
+
+def is_jit_tracing() -> bool:
+    """Whether torch.jit.trace records operations."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
+def is_tracing() -> bool:
+    """Whether operations are recorded, so that no number may decide anything."""
+    return torch.compiler.is_compiling() or is_jit_tracing()
+
+
+def leaves_package() -> bool:
+    """Whether what is recorded runs elsewhere: torch.jit.trace, or ONNX.
+
+    There, nobody knows an operator of this package.
+    """
+    if is_jit_tracing():
+        return True
+    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers to look at, rather than a shape alone."""
+    return not (is_tracing() or tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def check_readable(name: str, tensor: Tensor, mend: str) -> None:
+    """Raise a ValueError if a tensor has a shape alone, or is recorded."""
+    if not is_readable(tensor):
+        where = "in a trace" if is_tracing() else "of the meta device or a fake tensor"
+        raise AtomEncodingError(f"'{name}' is {where}, without numbers: {mend}")
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a `vmap` runs over a tensor."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def unwrapped(name: str, index: Tensor) -> Tensor:
+    """Integers without what torch.func's transforms put around them.
+
+    Raises:
+        ValueError: If `vmap` runs over them, as every entry would need its own sizes.
+    """
+    if torch.compiler.is_compiling():
+        return index
+    if is_batched(index):
+        raise AtomEncodingError(
+            f"'{name}' is one of those that torch.vmap runs over: sizes would differ "
+            f"between them. Pass one for all, with in_dims=None for it, or join the "
+            f"graphs in a batch of PyG's."
+        )
+    while functorch.is_functorch_wrapped_tensor(index):
+        index = functorch.get_unwrapped(index)
+    return index
+
+
+def draw(function: Callable[[], Tensor]) -> Tensor:
+    """What a function draws for dropout.
+
+    Raises:
+        ValueError: If it meets a `vmap` that was not told how to draw.
+    """
+    if torch.compiler.is_compiling():
+        return function()
+    try:
+        return function()
+    except RuntimeError as error:
+        if not str(error).startswith("vmap:"):
+            raise
+        raise AtomEncodingError(
+            "'dropout' is drawn inside of a vmap that does not say how: pass "
+            "randomness='same' or 'different' to torch.vmap or jacfwd (of a Hessian, "
+            "jacfwd(jacrev(f), randomness='same')), take strategy='reverse-mode' of "
+            "torch.autograd.functional, or call .eval() on the layer."
+        ) from error
+
+
+@contextmanager
+def outside_of_transforms() -> Iterator[None]:
+    """What runs inside is seen by no transform: all entries of a `vmap` share it."""
+    key = torch._C.DispatchKey
+    keys = torch._C.DispatchKeySet(key.FuncTorchDynamicLayerFrontMode)
+    keys = keys.add(key.FuncTorchDynamicLayerBackMode)
+    # Autograd's own vectorised derivatives count their levels apart.
+    depth = torch._C._vmapmode_increment_nesting()
+    for _ in range(depth):
+        torch._C._vmapmode_decrement_nesting()
+    try:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            yield
+    finally:
+        for _ in range(depth - 1):
+            torch._C._vmapmode_increment_nesting()
+
+
+def refuse_script(module: torch.nn.Module) -> NoReturn:
+    """What torch.jit.script finds in a layer: the reason why it cannot go on."""
+    raise AtomEncodingError(
+        f"'{type(module).__name__}' is not for torch.jit.script, which knows neither "
+        f"layouts nor keyword arguments: use torch.compile or torch.export, or "
+        f"torch.jit.trace with the index of the atoms."
+    )
