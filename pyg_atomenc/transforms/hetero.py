@@ -61,6 +61,7 @@ class ToHetero(BaseTransform):
     def forward(self, data: AtomTokenData) -> HeteroData:
         """Make the heterogeneous graph; tensors are shared, not copied."""
         check_single(data)
+        data._check_has_tokens()
         data.validate()
         out = HeteroData()
         out["atom"].num_nodes = data.num_nodes
