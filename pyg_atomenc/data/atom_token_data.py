@@ -279,7 +279,7 @@ def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:
 
 
 def _check_type(data: Any) -> None:
-    mend = "pass an AtomTokenData, as readers give."
+    mend = "pass an AtomTokenData, as readers give, or AtomTokenData.from_data(data)."
     checks.check_type("data", data, AtomTokenData, mend)
 
 

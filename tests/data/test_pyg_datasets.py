@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+import torch_geometric
 import torch_geometric.transforms as T
 from torch.utils.data import ConcatDataset, Subset
 from torch_geometric.data import Batch, Data, Dataset, InMemoryDataset, OnDiskDataset
@@ -22,6 +23,7 @@ from torch_geometric.loader import (
 
 from pyg_atomenc import AtomAttentionEncoder, AtomTokenData, token_graph
 from pyg_atomenc.data import AtomTokenLoader, TokenBudgetSampler
+from pyg_atomenc.transforms import AtomFeatures, PairFeatures, RadiusEdges, TokenEdges
 
 
 def graph(num_atoms, num_tokens, label=0):
@@ -81,6 +83,50 @@ LOADERS = {
     "Subset": lambda data: DataLoader(Subset(data, range(5)), 2),
     "ConcatDataset": lambda data: DataLoader(ConcatDataset([data[:2], data[2:]]), 2),
 }
+
+
+# By `Data.subgraph` or `filter_data`, which tests/data/test_editing.py tries, or of
+# another kind of data.
+LOADERS_LEFT_OUT = {
+    "RandomNodeLoader": "parts by subgraph",
+    **dict.fromkeys(
+        ("NodeLoader", "LinkLoader", "NeighborLoader", "LinkNeighborLoader"),
+        "need pyg-lib; they filter by filter_data",
+    ),
+    **dict.fromkeys(
+        ("ClusterData", "ClusterLoader", "ShaDowKHopSampler", "NeighborSampler"),
+        "need pyg-lib or torch-sparse",
+    ),
+    **dict.fromkeys(
+        (
+            "GraphSAINTSampler",
+            "GraphSAINTNodeSampler",
+            "GraphSAINTEdgeSampler",
+            "GraphSAINTRandomWalkSampler",
+        ),
+        "need torch-sparse",
+    ),
+    "HGTLoader": "of HeteroData",
+    "TemporalDataLoader": "of TemporalData",
+    "ZipLoader": "zips node loaders",
+    "AffinityMixin": "no loader",
+}
+GIVE_OTHER = {"DataListLoader", "DenseDataLoader", "ImbalancedSampler"}
+
+
+def test_every_loader_is_here():
+    known = {*LOADERS, *GIVE_OTHER, *LOADERS_LEFT_OUT}
+    assert set(torch_geometric.loader.__all__) <= known
+
+
+@pytest.mark.parametrize(
+    "transform", [AtomFeatures(), PairFeatures(), TokenEdges(), RadiusEdges(3.0)]
+)
+def test_our_transforms_refuse_plain_data_and_say_the_way_back(transform):
+    plain = [Data.from_dict(g.to_dict()) for g in graphs()]
+    for data in (plain[0], Batch.from_data_list(plain)):
+        with pytest.raises(ValueError, match=r"AtomTokenData.from_data\(data\)"):
+            transform(data)
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -183,6 +183,9 @@ def test_on_another_device_edits_are_noticed_without_reading_values(inference):
         batch.atom_to_token = batch.atom_to_token.flip(0)
         assert batch._store.kept_layout() is None
         batch = loaded().to("meta")
+        EDITS["apply with tokens"](batch)
+        assert batch._store.kept_layout() is None
+        batch = loaded().to("meta")
         again = pickle.loads(pickle.dumps(batch))
         assert again._store.kept_layout() is None
 
