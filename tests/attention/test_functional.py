@@ -245,7 +245,7 @@ def test_gradients_of_dropout_use_the_same_draw(pool):
 def test_edge_and_dense_agree_where_a_token_is_cut_into_row_blocks(monkeypatch):
     from pyg_atomenc.attention.dense import plan
 
-    monkeypatch.setattr(plan, "MAX_ENTRIES", 64)
+    monkeypatch.setattr(plan, "CPU", plan.CPU._replace(entries=64))
     qkv, layout, bias = make_inputs("many sizes", bias=True)
     inputs = [t.requires_grad_() for t in (*qkv, bias)]
     found = []

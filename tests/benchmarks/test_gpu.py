@@ -60,14 +60,14 @@ def test_leaves_out_what_the_time_does_not_allow(tool, tmp_path):
     assert rows and all("time was over" in row["error"] for row in rows)
 
 
-def test_a_larger_chunk_is_for_its_row_alone(tool):
-    before = tool.plan.MAX_ATOMS
-    with pytest.raises(KeyError), tool.chunks("dense, large chunks"):
-        assert tool.plan.MAX_ATOMS > before
+def test_small_chunks_are_for_their_row_alone(tool):
+    before = tool.plan.ACCELERATOR
+    with pytest.raises(KeyError), tool.chunks("dense, small chunks"):
+        assert tool.plan.ACCELERATOR.atoms < before.atoms
         raise KeyError
-    assert tool.plan.MAX_ATOMS == before
+    assert tool.plan.ACCELERATOR == before
     with tool.chunks("dense"):
-        assert tool.plan.MAX_ATOMS == before
+        assert tool.plan.ACCELERATOR == before
 
 
 def test_drugs_are_as_many_as_asked(tool):

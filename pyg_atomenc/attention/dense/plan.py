@@ -15,15 +15,35 @@ from torch import Tensor
 from pyg_atomenc.attention.autograd import OperatorContext, plan_once
 from pyg_atomenc.attention.ragged import pointers, ranges
 
-# A chunk's activations should stay in a core's cache between its steps.
-MAX_ATOMS = 2048
-# Entries of one head's attention matrices in a chunk.
-MAX_PAIRS = 2**18
-# What an extra chunk costs, as a number of attention matrix entries: sizes whose
-# padding costs less than that share a chunk.
-CHUNK_COST = 2**12
-# Entries of one head's attention matrices that are in memory at once.
-MAX_ENTRIES = 2**17
+
+class Limits(NamedTuple):
+    """How large chunks are.
+
+    Attributes:
+        atoms (int): The most atoms of a chunk.
+        pairs (int): The most entries of one head's attention matrices in a chunk.
+        chunk_cost (int): What an extra chunk costs, as a number of such entries: sizes
+            whose padding costs less than that share a chunk.
+        entries (int): The most such entries in memory at once.
+    """
+
+    atoms: int
+    pairs: int
+    chunk_cost: int
+    entries: int
+
+
+# On a CPU a chunk's activations stay in a core's cache between its steps; elsewhere
+# launches cost more than memory.
+CPU = Limits(2**11, 2**18, 2**12, 2**17)
+ACCELERATOR = Limits(2**17, 2**22, 2**19, 2**22)
+
+
+def limits_of(device: torch.device) -> Limits:
+    """How large chunks are on a device."""
+    return CPU if device.type == "cpu" else ACCELERATOR
+
+
 # But never fewer query rows than make an efficient matrix product.
 MIN_ROWS = 16
 
@@ -80,7 +100,8 @@ class Chunk:
 
     def row_blocks(self) -> Iterator[slice]:
         """Query rows whose attention weights fit in memory together."""
-        step = max(MIN_ROWS, MAX_ENTRIES // (self.size * self.tokens.numel()))
+        entries = limits_of(self.read.device).entries
+        step = max(MIN_ROWS, entries // (self.size * self.tokens.numel()))
         for start in range(0, self.size, step):
             yield slice(start, min(start + step, self.size))
 
@@ -120,7 +141,7 @@ def _make_chunks(context: OperatorContext) -> list[Chunk]:
     tokens = by_size.to(device, non_blocking=True)
     first_pair = pointers(context.host_ptr.diff() ** 2)[by_size]
     chunks, first_atom = [], 0
-    for group in make_groups(sizes):
+    for group in make_groups(sizes, limits_of(device)):
         rows = atoms[first_atom : first_atom + group.num_atoms]
         first_atom += group.num_atoms
         kept = slice(group.first_token, group.first_token + group.num_tokens)
@@ -139,12 +160,13 @@ def _make_chunks(context: OperatorContext) -> list[Chunk]:
     return chunks
 
 
-def make_groups(sizes: Tensor) -> list[Group]:
+def make_groups(sizes: Tensor, limits: Limits) -> list[Group]:
     """Share tokens out among chunks.
 
     Args:
         sizes (Tensor): The number of atoms of every token ``[T]``, in rising order, on
             the CPU.
+        limits (Limits): How large chunks are.
 
     Returns:
         list: The groups in order; empty tokens are in none.
@@ -153,12 +175,13 @@ def make_groups(sizes: Tensor) -> list[Group]:
     groups: list[Group] = []
     token = 0
     # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
-    for runs in _share([int(v) for v in values], [int(c) for c in counts]):
+    listed = [int(v) for v in values], [int(c) for c in counts]
+    for runs in _share(*listed, limits.chunk_cost):
         largest = runs[-1][0]
         if largest == 0:
             token += runs[0][1]
             continue
-        for taken in _cut(runs, largest):
+        for taken in _cut(runs, largest, limits):
             num_tokens = sum(count for _, count in taken)
             num_atoms = sum(size * count for size, count in taken)
             groups.append(Group(token, num_tokens, num_atoms, taken[-1][0]))
@@ -170,7 +193,7 @@ def make_groups(sizes: Tensor) -> list[Group]:
 _Runs = list[tuple[int, int]]
 
 
-def _share(values: list[int], counts: list[int]) -> list[_Runs]:
+def _share(values: list[int], counts: list[int], cost: int) -> list[_Runs]:
     """Join neighbouring sizes where padding is cheaper than another chunk."""
     shared: list[_Runs] = []
     padding = tokens = 0
@@ -178,7 +201,7 @@ def _share(values: list[int], counts: list[int]) -> list[_Runs]:
         if shared and shared[-1][-1][0] > 0:
             last = shared[-1][-1][0]
             padding += tokens * (size * size - last * last)
-            if padding <= CHUNK_COST:
+            if padding <= cost:
                 shared[-1].append((size, count))
                 tokens += count
                 continue
@@ -187,9 +210,9 @@ def _share(values: list[int], counts: list[int]) -> list[_Runs]:
     return shared
 
 
-def _cut(runs: _Runs, largest: int) -> Iterator[_Runs]:
+def _cut(runs: _Runs, largest: int, limits: Limits) -> Iterator[_Runs]:
     """Cut runs into chunks of bounded atoms and pairs."""
-    limit = max(1, min(MAX_ATOMS // largest, MAX_PAIRS // largest**2))
+    limit = max(1, min(limits.atoms // largest, limits.pairs // largest**2))
     current: _Runs = []
     room = limit
     for size, count in runs:

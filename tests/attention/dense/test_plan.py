@@ -9,12 +9,11 @@ from pyg_atomenc.attention import TokenLayout, WindowLayout, attention
 from pyg_atomenc.attention.autograd import _PLANNED, OperatorContext
 from pyg_atomenc.attention.dense import plan
 from pyg_atomenc.attention.dense.plan import (
-    CHUNK_COST,
-    MAX_ATOMS,
-    MAX_ENTRIES,
-    MAX_PAIRS,
+    ACCELERATOR,
+    CPU,
     MIN_ROWS,
     chunks_of,
+    limits_of,
     make_groups,
 )
 
@@ -28,11 +27,11 @@ def make(index, num_tokens):
     return layout, OperatorContext.from_layout(layout, 0.0)
 
 
-@given(st.lists(st.integers(0, 40), max_size=200))
-def test_groups_cover_every_token_once_in_order(sizes):
+@given(st.lists(st.integers(0, 40), max_size=200), st.sampled_from([CPU, ACCELERATOR]))
+def test_groups_cover_every_token_once_in_order(sizes, limits):
     ordered = sorted(sizes)
     token = ordered.count(0)
-    for group in make_groups(sorted_sizes(sizes)):
+    for group in make_groups(sorted_sizes(sizes), limits):
         taken = ordered[group.first_token : group.first_token + group.num_tokens]
         assert group.first_token == token
         assert sum(taken) == group.num_atoms
@@ -41,22 +40,23 @@ def test_groups_cover_every_token_once_in_order(sizes):
     assert token == len(sizes)
 
 
-def test_padding_and_group_size_are_bounded():
+@pytest.mark.parametrize("limits", [CPU, ACCELERATOR])
+def test_padding_and_group_size_are_bounded(limits):
     generator = torch.Generator().manual_seed(3)
     sizes = torch.randint(0, 60, (5000,), generator=generator)
-    groups = make_groups(sizes.sort().values)
+    groups = make_groups(sizes.sort().values, limits)
     padded = sum(group.num_tokens * group.size**2 for group in groups)
     shared = len({group.size for group in groups})
-    assert padded - int((sizes**2).sum()) <= CHUNK_COST * shared
-    assert all(group.num_atoms <= MAX_ATOMS for group in groups)
-    assert all(group.num_tokens * group.size**2 <= MAX_PAIRS for group in groups)
+    assert padded - int((sizes**2).sum()) <= limits.chunk_cost * shared
+    assert all(group.num_atoms <= limits.atoms for group in groups)
+    assert all(g.num_tokens * g.size**2 <= limits.pairs for g in groups)
 
 
 def test_the_number_of_groups_does_not_grow_with_equal_tokens_of_one_chunk():
-    assert len(make_groups(torch.full((100,), 8))) == 1
-    million = make_groups(torch.full((10**6,), 8))
-    assert len(million) == -(-(10**6) // (MAX_ATOMS // 8))
-    assert len(make_groups(torch.tensor([20_000]))) == 1
+    assert len(make_groups(torch.full((100,), 8), CPU)) == 1
+    million = make_groups(torch.full((10**6,), 8), CPU)
+    assert len(million) == -(-(10**6) // (CPU.atoms // 8))
+    assert len(make_groups(torch.tensor([20_000]), CPU)) == 1
 
 
 @given(st.lists(st.integers(0, 20), max_size=200))
@@ -104,7 +104,15 @@ def test_row_blocks_are_bounded():
     assert [block.start for block in blocks[1:]] == [b.stop for b in blocks[:-1]]
     assert blocks[-1].stop == 5000
     rows = blocks[0].stop
-    assert rows == max(MIN_ROWS, MAX_ENTRIES // 5000)
+    assert rows == max(MIN_ROWS, CPU.entries // 5000)
+
+
+def test_chunks_are_larger_where_launches_cost_more_than_memory():
+    assert limits_of(torch.device("cpu")) == CPU
+    assert limits_of(torch.device("cuda")) == ACCELERATOR
+    residues = torch.randint(4, 15, (110_000,)).sort().values
+    assert len(make_groups(residues, CPU)) > 400
+    assert len(make_groups(residues, ACCELERATOR)) <= 30
 
 
 @pytest.fixture
