@@ -4,7 +4,7 @@ from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.nn import AtomAttentionEncoder, TokenAttentionConv, token_graph
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AtomAttentionEncoder",

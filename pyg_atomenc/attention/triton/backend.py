@@ -3,8 +3,8 @@
 A kernel takes a token of up to 64 atoms in whole (32 or 16 in float32 or where heads
 are wide), from queries, keys and values to its result; the dense backend's formulas
 take larger tokens within the same operator. No edge list is made, and no launch waits
-for the device. The kernels were tested in Triton's interpreter and compiled ahead of
-time, and have not run on a GPU.
+for the device. The kernels are tested in Triton's interpreter and compiled ahead of
+time, and passed `tests/gpu` on an H100.
 """
 
 from importlib.util import find_spec
