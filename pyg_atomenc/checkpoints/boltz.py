@@ -95,13 +95,13 @@ def load_boltz(
     config = replace(_infer_config(tensors, part), queries=queries, keys=keys)
     encoder, decoder = BoltzAtomEncoder(config), None
     names = _load(encoder, tensors)
-    place, _, _ = _places(config.version, True, "decoder")
-    if config.diffusion and any(name.startswith(place) for name in tensors):
-        decoder = BoltzAtomDecoder(config)
-        names |= _load(decoder, tensors)
     own = (_TRUNK + "atom_attention_encoder.", _TRUNK + "atom_enc")
     if config.diffusion:
         own = (_SCORE + "atom_attention_", _DIFFUSION + "atom_")
+        place, _, _ = _places(config.version, True, "decoder")
+        if any(name.startswith(place) for name in tensors):
+            decoder = BoltzAtomDecoder(config)
+            names |= _load(decoder, tensors)
     unread = [name for name in tensors if name.startswith(own) and name not in names]
     if unread:
         raise AtomEncodingError(
@@ -114,14 +114,11 @@ def load_boltz(
 def to_boltz_state_dict(
     encoder: BoltzAtomEncoder, decoder: Optional[BoltzAtomDecoder] = None
 ) -> dict[str, Tensor]:
-    """The weights under the names that they have in a checkpoint of Boltz.
+    """Copies of the weights, named as in a whole checkpoint of Boltz.
 
     Args:
         encoder (BoltzAtomEncoder): Of either version and form.
         decoder (BoltzAtomDecoder, optional): Its decoder. (default: ``None``)
-
-    Returns:
-        dict: Copies of the weights, all keys with the prefixes of the whole model.
     """
     state: dict[str, Tensor] = {}
     for module in (encoder, decoder):

@@ -53,12 +53,11 @@ class Beads:
             (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
 
     Shapes:
-        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`,
-          numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`
 
     Raises:
-        ValueError: If ``mapping`` is something else or names an atom twice in a
-            residue; if the input is neither or has no atoms.
+        ValueError: As that, or if ``mapping`` is something else, or names an atom twice
+            in a residue.
     """
 
     def __init__(self, mapping: Optional[Mapping3] = None) -> None:
