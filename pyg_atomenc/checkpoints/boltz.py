@@ -68,18 +68,16 @@ def load_boltz(
 ) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:
     """Boltz's atom attention encoder and decoder, with its weights.
 
+    The decoder is ``None`` where the part has none.
+
     Args:
         path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2
             (of Lightning, or safetensors), its content or its ``state_dict``; or the
             ``state_dict`` of Boltz-1's encoder module alone.
-        part (str): ``"diffusion"`` for the encoder and decoder inside the diffusion
-            model, ``"trunk"`` for the encoder that embeds the inputs.
-            (default: ``"diffusion"``)
+        part (str): ``"trunk"`` for the encoder that embeds the inputs, or those inside
+            the diffusion model. (default: ``"diffusion"``)
         queries (int): Queries of a window, which no weight tells. (default: ``32``)
         keys (int): Keys of a window. (default: ``128``)
-
-    Returns:
-        tuple: The encoder; and the decoder, ``None`` where the part has none.
 
     Raises:
         ValueError: If the file cannot be read, is of neither version, or lacks weights

@@ -51,8 +51,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         bias (bool): Give the projections an additive bias. (default: ``False``)
         edge_dim (int, optional): Number of a pair's features. (default: ``None``)
         dropout (float): Probability to drop a weight in training. (default: ``0.0``)
-        reduce (str): What tokens are of their atoms, ``"mean"`` or ``"sum"``.
-            (default: ``"mean"``)
+        reduce (str): ``"mean"`` or ``"sum"`` of a token's atoms. (default: ``"mean"``)
         backend (str): ``"auto"``, or the name of a backend:  ``"edges"`` is the
             definition by message passing, ``"dense"`` uses batched matrix products,
             ``"triton"`` fused kernels on an NVIDIA GPU. (default: ``"auto"``)
@@ -133,8 +132,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
                 token with atoms in two graphs is an error.
 
         Returns:
-            Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
-            zeros.
+            Tensor or tuple: ``tokens``, empty ones zeros, or ``(tokens, weights)``.
         """
         self.check_atoms(x, "lin_query", "lin_key", "lin_value")
         if dim not in (-2, 0):

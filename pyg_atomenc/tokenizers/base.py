@@ -58,10 +58,10 @@ class Tokens:
                     f"'attributes' has {rows} entries in {name!r} for "
                     f"{self.num_tokens} tokens: give one per token."
                 )
-        atoms = torch.arange(index.numel())
-        first = torch.full((self.num_tokens,), index.numel())
-        first.scatter_reduce_(0, index, atoms, "amin")
-        first = first.where(first < index.numel(), -1)
+        count = index.numel()
+        first = torch.full((self.num_tokens,), count)
+        first.scatter_reduce_(0, index, torch.arange(count), "amin")
+        first = first.where(first < count, -1)
         if self.representative is None:
             # A frozen dataclass sets its own fields this way.
             object.__setattr__(self, "representative", first)

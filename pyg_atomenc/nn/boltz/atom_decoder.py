@@ -86,9 +86,6 @@ class BoltzAtomDecoder(BoltzModule):
         Returns:
             Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in the units of the noisy
             coordinates.
-
-        Raises:
-            ValueError: If the shapes do not fit.
         """
         if not isinstance(conditioning, BoltzDecoderConditioning):
             conditioning = self.condition(conditioning)

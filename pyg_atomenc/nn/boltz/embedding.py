@@ -40,18 +40,16 @@ class AtomFeatureEmbedding(torch.nn.Module):
         position = inputs.shaped("ref_pos", count, 3).to(dtype)
         out = F.linear(position, weights["ref_pos"], self.lin.bias)
 
-        def number(name: str, count: int) -> Tensor:
-            value = inputs.shaped(name, count).to(dtype)
-            return value.unsqueeze(1) * weights[name].T
+        def embed(name: str, count: int) -> Tensor:
+            of_kind = weights[name].T
+            if len(of_kind) == 1:
+                return inputs.shaped(name, count).to(dtype).unsqueeze(1) * of_kind
+            return F.embedding(_codes(inputs, name, len(of_kind), count), of_kind)
 
-        def one_hot(name: str, count: int) -> Tensor:
-            kinds = weights[name].size(1)
-            return F.embedding(_codes(inputs, name, kinds, count), weights[name].T)
-
-        out = out + number("ref_charge", count)
+        out = out + embed("ref_charge", count)
         if "mask" in weights:
             out = out + weights["mask"].T
-        out = out + one_hot("z", count)
+        out = out + embed("z", count)
         if "ref_atom_name_chars" in weights:
             shape = (count, NAME_LENGTH)
             names = _codes(inputs, "ref_atom_name_chars", NAME_CHARACTERS, *shape)
@@ -59,12 +57,11 @@ class AtomFeatureEmbedding(torch.nn.Module):
             for code, column in zip(names.unbind(1), columns, strict=True):
                 out = out + F.embedding(code, column.T)
         if "backbone" in weights:
-            out = out + one_hot("backbone", count)
+            out = out + embed("backbone", count)
         if "token_res_type" in weights:
             tokens = layout.num_tokens
-            residue = one_hot("token_res_type", tokens)
-            residue = residue + number("token_modified", tokens)
-            residue = residue + one_hot("token_mol_type", tokens)
+            residue = embed("token_res_type", tokens) + embed("token_modified", tokens)
+            residue = residue + embed("token_mol_type", tokens)
             out = out + residue.index_select(0, layout.atom_to_token)
         return out
 

@@ -29,8 +29,7 @@ class BoltzInputs(TensorDataclass):
             63: ``ord - 32``, modulo 64; where the config has them.
         ref_space_uid (Tensor): The reference conformer of every atom ``[N]``.
         atom_to_token (Tensor or TokenLayout): The token of every atom ``[N]``.
-        batch (Tensor, optional): The graph of every atom ``[N]``, sorted.
-            (default: all in one graph)
+        batch (Tensor, optional): Graph of every atom ``[N]``, sorted. (default: all 0)
         ptr (Tensor, optional): The atoms of graph ``g`` are ``ptr[g]`` to
             ``ptr[g + 1] - 1``; ``[G + 1]``, needed where the last graphs have no atoms.
             (default: seen from ``batch``)
