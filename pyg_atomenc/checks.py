@@ -42,7 +42,7 @@ def check_type(name: str, value: Any, kind: type[T], mend: str) -> T:
 def check_choice(name: str, value: T, choices: Sequence[T]) -> T:
     """The value, if it is one of ``choices``."""
     if value not in choices:
-        known = ", ".join(repr(choice) for choice in choices)
+        known = ", ".join(map(repr, choices))
         raise AtomEncodingError(f"'{name}' is {value!r}: choose one of {known}.")
     return value
 
@@ -53,6 +53,13 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
         kind = "a positive int" if least == 1 else f"an integer of at least {least}"
         raise AtomEncodingError(f"'{name}' is {value!r}: pass {kind}.")
     return int(value)
+
+
+def check_wanted(name: str, value: Any, wanted: bool, missing: str, extra: str) -> None:
+    """Check that a value was passed where it is ``wanted``, and only there."""
+    if (value is None) == wanted:
+        text = f"is missing: {missing}" if wanted else f"was passed, but {extra}"
+        raise AtomEncodingError(f"'{name}' {text}")
 
 
 def check_sizes(**sizes: Any) -> None:
@@ -68,10 +75,14 @@ def check_channels(**channels: Any) -> None:
             check_integer(name, size)
 
 
+def is_real(value: Any) -> bool:
+    """Whether it is a number, which a bool is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_positive(name: str, value: Any, unit: str = "") -> float:
     """The value as a ``float``, if it is positive and finite."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not 0 < value < float("inf"):
+    if not is_real(value) or not 0 < value < float("inf"):
         wanted = f"a positive number {unit}".strip()
         raise AtomEncodingError(f"'{name}' is {value!r}: pass {wanted}.")
     return float(value)
@@ -79,8 +90,7 @@ def check_positive(name: str, value: Any, unit: str = "") -> float:
 
 def check_dropout(dropout: Any) -> float:
     """The probability, if it is at least 0 and below 1."""
-    real = isinstance(dropout, Real) and not isinstance(dropout, bool)
-    if not real or not 0.0 <= dropout < 1.0:
+    if not is_real(dropout) or not 0.0 <= dropout < 1.0:
         raise AtomEncodingError(
             f"'dropout' is {dropout!r}: pass a probability, at least 0 and below 1."
         )
@@ -114,13 +124,9 @@ def check_floating(name: str, value: Any) -> Tensor:
 def check_shape(
     name: str, value: Any, *shape: Union[int, str], hint: str = ""
 ) -> Tensor:
-    """The value, if it is a tensor of ``shape``; a text stands for any size.
+    """The value, if it is a tensor of ``shape``; a text names a size that may be any.
 
-    Args:
-        name (str): The argument's name.
-        value (Any): What was passed.
-        *shape (int or str): The sizes; of a dimension that may have any, its name.
-        hint (str): What to add to the message. (default: ``""``)
+    The ``hint`` is added to the message.
     """
     fits = isinstance(value, Tensor) and value.dim() == len(shape)
     if not fits or any(

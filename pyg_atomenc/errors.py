@@ -37,17 +37,11 @@ class MissingPackageError(ImportError):
 
 
 def require_package(name: str, why: str) -> ModuleType:
-    """Import an optional package, or say which extra installs it.
-
-    Args:
-        name (str): The module to import, for example ``"rdkit.Chem"``.
-        why (str): What needs it, for the message, for example ``"from_smiles"``.
-
-    Returns:
-        ModuleType: The module ``name``.
+    """Import a module of an optional package, such as ``"rdkit.Chem"``.
 
     Raises:
-        MissingPackageError: If the package is not installed.
+        MissingPackageError: If the package is not installed; the message starts with
+            what needs it, ``why``, and names the extra that brings it.
     """
     try:
         return importlib.import_module(name)
@@ -66,18 +60,11 @@ def require_package(name: str, why: str) -> ModuleType:
 
 
 def how_to_install(package: str) -> str:
-    """The command that installs an optional package.
-
-    Args:
-        package (str): Its import name, for example ``"rdkit"``.
-
-    Returns:
-        str: The command, by the package's extra where it has one: this package is not
-        on PyPI, so an extra is installed from the folder of its source.
-    """
+    """The command that installs a package, by its import name, such as ``"rdkit"``."""
     if package == "torch_scatter":
         # It compiles against the installed torch, which an isolated build hides.
         return "pip install --no-build-isolation torch_scatter"
     if package not in EXTRA_OF:
         return f"pip install {package}"
+    # This package is not on PyPI: an extra is installed from the folder of its source.
     return f"pip install -e '.[{EXTRA_OF[package]}]' (in the folder of pyg_atomenc)"

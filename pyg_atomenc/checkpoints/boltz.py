@@ -68,18 +68,16 @@ def load_boltz(
 ) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:
     """Boltz's atom attention encoder and decoder, with its weights.
 
+    The decoder is ``None`` where the part has none.
+
     Args:
         path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2
             (of Lightning, or safetensors), its content or its ``state_dict``; or the
             ``state_dict`` of Boltz-1's encoder module alone.
-        part (str): ``"diffusion"`` for the encoder and decoder inside the diffusion
-            model, ``"trunk"`` for the encoder that embeds the inputs.
-            (default: ``"diffusion"``)
+        part (str): ``"trunk"`` for the encoder that embeds the inputs, or those inside
+            the diffusion model. (default: ``"diffusion"``)
         queries (int): Queries of a window, which no weight tells. (default: ``32``)
         keys (int): Keys of a window. (default: ``128``)
-
-    Returns:
-        tuple: The encoder; and the decoder, ``None`` where the part has none.
 
     Raises:
         ValueError: If the file cannot be read, is of neither version, or lacks weights
@@ -95,13 +93,13 @@ def load_boltz(
     config = replace(_infer_config(tensors, part), queries=queries, keys=keys)
     encoder, decoder = BoltzAtomEncoder(config), None
     names = _load(encoder, tensors)
-    place, _, _ = _places(config.version, True, "decoder")
-    if config.diffusion and any(name.startswith(place) for name in tensors):
-        decoder = BoltzAtomDecoder(config)
-        names |= _load(decoder, tensors)
     own = (_TRUNK + "atom_attention_encoder.", _TRUNK + "atom_enc")
     if config.diffusion:
         own = (_SCORE + "atom_attention_", _DIFFUSION + "atom_")
+        place, _, _ = _places(config.version, True, "decoder")
+        if any(name.startswith(place) for name in tensors):
+            decoder = BoltzAtomDecoder(config)
+            names |= _load(decoder, tensors)
     unread = [name for name in tensors if name.startswith(own) and name not in names]
     if unread:
         raise AtomEncodingError(
@@ -114,14 +112,11 @@ def load_boltz(
 def to_boltz_state_dict(
     encoder: BoltzAtomEncoder, decoder: Optional[BoltzAtomDecoder] = None
 ) -> dict[str, Tensor]:
-    """The weights under the names that they have in a checkpoint of Boltz.
+    """Copies of the weights, named as in a whole checkpoint of Boltz.
 
     Args:
         encoder (BoltzAtomEncoder): Of either version and form.
         decoder (BoltzAtomDecoder, optional): Its decoder. (default: ``None``)
-
-    Returns:
-        dict: Copies of the weights, all keys with the prefixes of the whole model.
     """
     state: dict[str, Tensor] = {}
     for module in (encoder, decoder):

@@ -12,6 +12,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 
 
@@ -51,35 +52,24 @@ _PICKLE = SimpleNamespace(
 
 
 def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name.
+    """The tensors by name of a checkpoint's ``state_dict``, or of itself, on the CPU.
 
-    Args:
-        source (str, Path or dict): A file of safetensors; a file of ``torch.save``, for
-            example a Lightning checkpoint; or what is in one.
-
-    Returns:
-        dict: Its ``state_dict``, or itself where it has none; on the CPU. Nothing of a
-        file but torch's tensors and plain containers is built: objects of all other
-        classes, as the hyper-parameters of a Lightning checkpoint may hold, become
-        inert placeholders, and no function of the file is called.
+    It is a file of safetensors; a file of ``torch.save``, for example a Lightning
+    checkpoint; or what is in one. Nothing of a file but torch's tensors and plain
+    containers is built: objects of all other classes, as the hyper-parameters of a
+    Lightning checkpoint may hold, become inert placeholders, and no function of the
+    file is called.
 
     Raises:
         ValueError: If the file cannot be read or holds no tensors.
     """
-    if not isinstance(source, (str, Path, Mapping)):
-        raise AtomEncodingError(
-            f"'path_or_state_dict' is of type {type(source).__name__}: pass the path "
-            f"of a checkpoint, or its content."
-        )
+    mend, kinds = "pass the path of a checkpoint, or its content.", (str, Path, Mapping)
+    check_type("path_or_state_dict", source, kinds, mend)  # type: ignore[arg-type]
     content = source if isinstance(source, Mapping) else _read(Path(source))
     inner = content.get("state_dict")
-    if isinstance(inner, Mapping):
-        content = inner
-    tensors = {
-        name: value
-        for name, value in content.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    content = inner if isinstance(inner, Mapping) else content
+    named = ((k, v) for k, v in content.items() if isinstance(k, str))
+    tensors = {name: value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
         where = "'path_or_state_dict'" if isinstance(source, Mapping) else str(source)
         raise AtomEncodingError(

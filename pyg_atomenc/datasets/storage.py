@@ -49,12 +49,7 @@ def insert(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def pack(data: Any) -> dict[str, Any]:
-    """The columns of a graph.
-
-    Raises:
-        ValueError: If it is no ``AtomTokenData``, or has an attribute that is no dense
-            tensor of real numbers, number, text, or list or dict of numbers and text.
-    """
+    """The columns of a graph, if it is an ``AtomTokenData`` that can be stored."""
     check_type("data", data, AtomTokenData, "only AtomTokenData can be stored.")
     plain, tensors = data.to_dict(), {}
     for key, value in plain.items():

@@ -70,7 +70,6 @@ class StructureDataset(Dataset):
             entry in :attr:`report`, or ``"raise"``. (default: ``"skip"``)
         num_workers (int): How many processes read; 0 for this one. (default: ``0``)
         multiprocessing_context (str, optional): How they start, such as ``"spawn"``.
-            (default: the platform's way)
         progress (bool): Show a progress bar. (default: ``True``)
         force_reload (bool): Read everything anew. (default: ``False``)
         retry_skipped (bool): Try the skipped files once more. (default: ``False``)

@@ -51,8 +51,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         bias (bool): Give the projections an additive bias. (default: ``False``)
         edge_dim (int, optional): Number of a pair's features. (default: ``None``)
         dropout (float): Probability to drop a weight in training. (default: ``0.0``)
-        reduce (str): What tokens are of their atoms, ``"mean"`` or ``"sum"``.
-            (default: ``"mean"``)
+        reduce (str): ``"mean"`` or ``"sum"`` of a token's atoms. (default: ``"mean"``)
         backend (str): ``"auto"``, or the name of a backend:  ``"edges"`` is the
             definition by message passing, ``"dense"`` uses batched matrix products,
             ``"triton"`` fused kernels on an NVIDIA GPU. (default: ``"auto"``)
@@ -120,24 +119,20 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
             x (Tensor): Atom features.
             index (Tensor or TokenLayout, optional): The token of every atom, or the
                 layout made of it. A tensor is sorted and checked at every call, which
-                on a GPU waits for the device; a layout is not. (default: ``None``)
+                on a GPU waits for the device; a layout is not.
             ptr (Tensor, optional): In place of ``index``, or beside it: the atoms of
                 token ``t`` are ``ptr[t]`` to ``ptr[t + 1] - 1``; ``[T + 1]``.
-                (default: ``None``)
             dim_size (int, optional): The number of tokens, empty ones included.
                 (default: the largest token id plus one)
             dim (int): That of the atoms, the first of two. (default: ``-2``)
-            edge_attr (Tensor, optional): Features of the pairs of atoms in tokens, in
-                the order of ``layout.to_edge_index()``. (default: ``None``)
+            edge_attr (Tensor, optional): Features of the pairs of atoms in tokens.
             return_attention_weights (bool, optional): Also give the atoms' weights in
                 the mean, before dropout; they sum to 1 in a non-empty token.
-                (default: ``None``)
             batch (Tensor, optional): The graph of every atom ``[N]``; when given, a
-                token with atoms in two graphs is an error. (default: ``None``)
+                token with atoms in two graphs is an error.
 
         Returns:
-            Tensor or tuple: ``tokens``, or ``(tokens, weights)``. Empty tokens are
-            zeros.
+            Tensor or tuple: ``tokens``, empty ones zeros, or ``(tokens, weights)``.
         """
         self.check_atoms(x, "lin_query", "lin_key", "lin_value")
         if dim not in (-2, 0):
@@ -154,19 +149,17 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         layout = as_token_layout(index, x.size(0), dim_size, batch)
         check_layout_device("x", x, layout)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
-        dropout = self.dropout if self.training else 0.0
-        options: Any = {"dropout": dropout, "backend": self.backend}
         linears = (self.lin_query, self.lin_key, self.lin_value)
         fused = fuse_projections(linears, self.heads, x)
+        dropout = self.dropout if self.training else 0.0
+        options: Any = {"dropout": dropout, "backend": self.backend}
         if isinstance(fused, str):
             h = F.layer_norm(x, x.shape[-1:])
-            tokens, weights = attention_pool(
-                *self.project(h, h), layout, bias, **options
-            )
+            pooled = attention_pool(*self.project(h, h), layout, bias, **options)
         else:
-            tokens, weights = attention_encode(
-                x, fused[0], layout, bias, biases=fused[1], **options
-            )
+            options["biases"] = fused[1]
+            pooled = attention_encode(x, fused[0], layout, bias, **options)
+        tokens, weights = pooled
         tokens = self.merge_heads(tokens)
         if self.reduce == "sum":
             # Half types hold few sizes exactly, and the largest of them not at all.

@@ -1,18 +1,16 @@
 """`AtomTransformer`: conditioned attention with a pair bias, over any layout."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Optional, Self, Union, cast
+from typing import Any, Optional, Self, Union
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
-from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import Bias, Layout, as_layout
-from pyg_atomenc.checks import check_shape, check_sizes
+from pyg_atomenc.checks import check_shape, check_sizes, check_wanted
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
@@ -20,6 +18,7 @@ from pyg_atomenc.nn.conditioned_transition import (
     ConditionGate,
 )
 from pyg_atomenc.nn.pair_bias_attention import PairBias, PairBiasAttention, WindowPairs
+from pyg_atomenc.nn.projections import reset_children
 
 
 class TensorDataclass:
@@ -40,17 +39,12 @@ class TensorDataclass:
 
 @dataclass(frozen=True, eq=False)
 class TransformerConditioning(TensorDataclass):
-    """All that does not change from step to step; of ``AtomTransformer.condition``.
-
-    Attributes:
-        layout (TokenLayout, WindowLayout or EdgeLayout): Which atoms attend to which.
-        modulations (list): Of every layer the scale, shift and gate of its attention,
-            then those of its transition, each ``[N, C]``.
-        biases (list): One bias on the logits a layer, ``None`` without pairs.
-    """
+    """All that does not change from step to step; of ``AtomTransformer.condition``."""
 
     layout: Layout
+    # Of every layer scale, shift and gate of attention and of transition, each [N, C].
     modulations: list[tuple[Tensor, ...]]
+    # One on the logits a layer, None without pairs.
     biases: list[Optional[Bias]]
 
 
@@ -112,10 +106,8 @@ class AtomTransformer(torch.nn.Module):
     prediction of biomolecular interactions with AlphaFold 3"
     <https://doi.org/10.1038/s41586-024-07487-w>`_), as Boltz computes them, with its
     sequential residuals and three-factor transition. The layout may be windows, as
-    there, or tokens, or any edges.
-
-    What depends on the condition and the pairs alone can be computed once with
-    :meth:`condition` and serve many calls.
+    there, or tokens, or any edges. What depends on the condition and the pairs alone
+    can be computed once with :meth:`condition` and serve many calls.
 
     Args:
         channels (int): Channels ``C`` of the atoms, a multiple of the heads.
@@ -173,17 +165,13 @@ class AtomTransformer(torch.nn.Module):
         self.pair_bias = None
         if pair_channels is not None:
             self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
-        self.layers = torch.nn.ModuleList(
-            AtomTransformerLayer(
-                channels, cond_channels, heads, expansion, post_norm, backend
-            )
-            for _ in range(depth)
+        sizes = (channels, cond_channels, heads, expansion)
+        layers = (
+            AtomTransformerLayer(*sizes, post_norm, backend) for _ in range(depth)
         )
+        self.layers: Any = torch.nn.ModuleList(layers)
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for child in self.children():
-            reset(child)
+    reset_parameters = reset_children
 
     def condition(
         self,
@@ -193,6 +181,9 @@ class AtomTransformer(torch.nn.Module):
     ) -> TransformerConditioning:
         """Compute what depends on the condition and the pairs alone.
 
+        It serves any number of calls of :meth:`forward`, with the weights as they are
+        now: condition again once they change.
+
         Args:
             layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which; a
                 tensor is an edge list ``[2, E]``, (source, target) = (key, query).
@@ -200,21 +191,15 @@ class AtomTransformer(torch.nn.Module):
             pair (Tensor or Callable, optional): The features of every edge
                 ``[E, pair_channels]``; or a function that makes those of some windows,
                 as :class:`PairBias` takes it. (default: ``None``)
-
-        Returns:
-            TransformerConditioning: For any number of calls of :meth:`forward`.
-            Computed of the weights as they are now: condition again once they change.
         """
         check_shape("cond", cond, "num_atoms", self.cond_channels)
         layout = as_layout(layout, cond.size(0), name="layout")
-        if (pair is None) != (self.pair_bias is None):
-            raise AtomEncodingError(
-                "'pair' is missing: the transformer was made with pair_channels; pass "
-                "the features of every edge."
-                if pair is None
-                else "'pair' was passed, but the transformer has no weights for it: "
-                "make it with pair_channels set."
-            )
+        check_wanted(
+            *("pair", pair, self.pair_bias is not None),
+            "the transformer was made with pair_channels; pass the features of every "
+            "edge.",
+            "the transformer has no weights for it: make it with pair_channels set.",
+        )
         biases: list[Optional[Bias]] = [None] * len(self.layers)
         if self.pair_bias is not None and pair is not None:
             if not callable(pair):
@@ -223,8 +208,7 @@ class AtomTransformer(torch.nn.Module):
                 channels = self.pair_bias.pair_channels
                 check_shape("pair", pair, edges, channels, hint=hint)
             biases = list(self.pair_bias(pair, layout))
-        layers = cast("Iterable[AtomTransformerLayer]", self.layers)
-        modulations = [layer.modulation(cond) for layer in layers]
+        modulations = [layer.modulation(cond) for layer in self.layers]
         return TransformerConditioning(layout, modulations, biases)
 
     def forward(
@@ -234,14 +218,9 @@ class AtomTransformer(torch.nn.Module):
         cond: Optional[Tensor] = None,
         pair: Union[Tensor, WindowPairs, None] = None,
     ) -> Tensor:
-        """Transform atoms; shapes are those of the class.
+        """Transform atoms ``x``; shapes are those of the class.
 
-        Args:
-            x (Tensor): Atoms.
-            layout (TokenLayout, WindowLayout, Tensor or TransformerConditioning): Which
-                atoms attend to which; or all of the rest, from :meth:`condition`.
-            cond (Tensor, optional): The condition; left out with a conditioning.
-            pair (Tensor or Callable, optional): The features of every edge, likewise.
+        The other arguments are those of :meth:`condition`, or what it gave, alone.
         """
         if not isinstance(layout, TransformerConditioning):
             if cond is None:
@@ -257,8 +236,8 @@ class AtomTransformer(torch.nn.Module):
         count = layout.modulations[0][0].size(-2)
         check_samples("x", x, count, self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
-        rest = zip(layout.modulations, layout.biases, strict=True)
-        for layer, (modulation, bias) in zip(self.layers, rest, strict=True):
+        known = zip(self.layers, layout.modulations, layout.biases, strict=True)
+        for layer, modulation, bias in known:
             run = partial(run_again, layer, use_reentrant=False) if again else layer
             x = run(x, layout.layout, modulation, bias)
         return x

@@ -18,19 +18,8 @@ class AdaptiveLayerNorm(torch.nn.Module):
 
     from `"Accurate structure prediction of biomolecular interactions with AlphaFold 3"
     <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 26 of its supplement. The
-    LayerNorm of :math:`x` has no parameters, that of :math:`c` a weight alone.
-
-    Args:
-        channels (int): Channels ``C`` of the input.
-        cond_channels (int): Channels ``S`` of the condition.
-
-    Shapes:
-        - input: ``[..., C]``; scale and shift ``[..., C]``, which :meth:`modulation`
-          makes of the condition ``[..., S]``
-        - output: ``[..., C]``
-
-    Raises:
-        ValueError: If a size is not positive.
+    LayerNorm of :math:`x` has no parameters, that of :math:`c` a weight alone. Input
+    and output are ``[..., channels]``, the condition is ``[..., cond_channels]``.
     """
 
     def __init__(self, channels: int, cond_channels: int) -> None:
@@ -46,7 +35,7 @@ class AdaptiveLayerNorm(torch.nn.Module):
         return self.lin_scale(cond).sigmoid(), self.lin_shift(cond)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Normalise; shapes are those of the class."""
+        """Normalise ``[..., C]`` with what :meth:`modulation` gave."""
         return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:]))
 
 
@@ -88,19 +77,8 @@ class ConditionedTransition(torch.nn.Module):
 
     Algorithm 25 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w), with Boltz's 3rd factor :math:`W_u a`.
-
-    Args:
-        channels (int): Channels ``C`` of the input.
-        cond_channels (int): Channels ``S`` of the condition.
-        expansion (int): Inner channels as a multiple of ``C``. (default: ``2``)
-
-    Shapes:
-        - input: ``[..., C]``; scale, shift and gate ``[..., C]``, which
-          :meth:`modulation` makes of the condition ``[..., S]``
-        - output: ``[..., C]``
-
-    Raises:
-        ValueError: If a size is not positive.
+    Input and output are ``[..., channels]``, the condition is ``[..., cond_channels]``;
+    inside there are ``expansion`` times the channels.
     """
 
     def __init__(self, channels: int, cond_channels: int, expansion: int = 2) -> None:
@@ -119,14 +97,13 @@ class ConditionedTransition(torch.nn.Module):
         return *self.norm.modulation(cond), self.lin_cond(cond)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
-        """Transform; shapes are those of the class."""
+        """Transform ``[..., C]`` with what :meth:`modulation` gave."""
         if not torch.is_grad_enabled() and x.size(-2) > MAX_ROWS:
             # The inner channels of a few atoms stay in cache.
             out = torch.empty_like(x)
-            for start in range(0, x.size(-2), MAX_ROWS):
-                rows = slice(start, start + MAX_ROWS)
-                part = (t[..., rows, :] for t in (x, scale, shift, gate))
-                out[..., rows, :] = self(*part)
+            parts = (t.split(MAX_ROWS, dim=-2) for t in (x, scale, shift, gate, out))
+            for *part, rows in zip(*parts, strict=True):
+                rows.copy_(self(*part))
             return out
         a = self.norm(x, scale, shift)
         inner = F.silu(self.lin_gate(a)) * self.lin_value(a) * self.lin_up(a)

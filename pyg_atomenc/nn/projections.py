@@ -24,6 +24,12 @@ _HOOKS = [
 _PLAIN = (Linear, torch.nn.Linear)
 
 
+def reset_children(module: torch.nn.Module) -> None:
+    """Draw all parameters anew; what starts at zero starts at zero."""
+    for child in module.children():
+        reset(child)
+
+
 class AttentionProjections(torch.nn.Module):
     """What the encoder and the convolution share: options and projections.
 
@@ -73,63 +79,40 @@ class AttentionProjections(torch.nn.Module):
         self.reset_parameters()
 
     __prepare_scriptable__ = refuse_script
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
-        for child in self.children():
-            reset(child)
+    reset_parameters = reset_children
 
     def check_atoms(self, x: Any, *lins: str) -> None:
-        """Check that the projections of these names can take the atoms ``[N, C]``.
-
-        Raises:
-            ValueError: If ``x`` is no floating matrix, or of other channels, type or
-                device than their weights.
-        """
+        """Check that ``x`` is atoms ``[N, C]`` that these projections can take."""
         checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
         for lin in lins:
             self._check_projected(lin, "x", x, "num_atoms", "in_channels")
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
-        """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``.
-
-        Raises:
-            ValueError: If there is not one row an edge, or no weights for it.
-        """
-        if self.lin_edge is None:
-            if edge_attr is not None:
-                raise AtomEncodingError(
-                    "'edge_attr' was passed, but the layer has no weights for it: make "
-                    "it with edge_dim set to the number of edge features."
-                )
-            return None
+        """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``."""
+        checks.check_wanted(
+            *("edge_attr", edge_attr, self.lin_edge is not None),
+            f"the layer was made with edge_dim={self.edge_dim}; pass the features of "
+            f"every edge.",
+            "the layer has no weights for it: make it with edge_dim set to the number "
+            "of edge features.",
+        )
         if edge_attr is None:
-            raise AtomEncodingError(
-                f"'edge_attr' is missing: the layer was made with "
-                f"edge_dim={self.edge_dim}; pass the features of every edge."
-            )
+            return None
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
-        self._check_projected(
-            "lin_edge", "edge_attr", edge_attr, "num_edges", "edge_dim"
-        )
+        shape = ("num_edges", "edge_dim")
+        self._check_projected("lin_edge", "edge_attr", edge_attr, *shape)
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
         return self._project("lin_edge", edge_attr, self.heads)
 
     def project(self, target: Tensor, source: Tensor) -> Projections:
-        """Queries of the targets, keys and values of the sources, each ``[N, H, d]``.
-
-        Raises:
-            ValueError: If a projection gives another shape or type.
-        """
-        shape = (self.heads, self.out_channels)
+        """Queries of targets, keys and values of sources, each ``[N, H, d]``."""
         inputs = {"lin_query": target, "lin_key": source, "lin_value": source}
-        found = [
-            self._project(lin, x, self.heads * self.out_channels).unflatten(1, shape)
-            for lin, x in inputs.items()
-        ]
+        heads, width = self.heads, self.heads * self.out_channels
+        out = (self._project(lin, x, width) for lin, x in inputs.items())
+        found = [x.unflatten(1, (heads, self.out_channels)) for x in out]
         kinds = [out.dtype for out in found]
         if is_autocast_enabled(target.device):
             # It leaves alone what is no matrix product, such as an Identity.
@@ -188,16 +171,9 @@ def fuse_projections(
 ) -> Union[tuple[Projections, Optional[Projections]], str]:
     """Weights and biases for one function, or the reason why each has to be called.
 
-    They are those that calling would use: lazy ones made, under autocast of its type.
-
-    Args:
-        linears (tuple): The projections of query, key and value.
-        heads (int): The number of heads ``H``.
-        x (Tensor): The atoms ``[N, C]`` that are to be projected.
-
-    Returns:
-        tuple or str: The weights, each ``[H, d, C]``, and the biases, each ``[H, d]``,
-        or ``None``; or the reason.
+    Those of query, key and value, each ``[H, d, C]`` and ``[H, d]``, which calling them
+    for atoms ``[N, C]`` would use: lazy ones made, under autocast of its type. Without
+    biases ``None``.
     """
     if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
         return "a hook on all modules wants to see them"
@@ -230,12 +206,8 @@ def fuse_projections(
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:
-    """The weight of a layer that is multiplied with others, and never called.
-
-    Raises:
-        ValueError: If calling the layer would not use just this weight.
-    """
-    # Old weight_norm and pruning make the weight when the layer is called.
+    """The weight of a layer that is multiplied with others, and never called."""
+    # Calling has to use just this weight: old weight_norm and pruning make it then.
     made = "weight" in linear.__dict__ and len(linear._forward_pre_hooks) > 0
     own = "forward" in linear.__dict__
     if own or made or type(linear).forward is not torch.nn.Linear.forward:

@@ -105,14 +105,10 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
                 ``flow="target_to_source"``), or what a layout says: all atoms of a
                 token to each other, or of a window to those around it.
             edge_attr (Tensor, optional): Edge features, in the order of the edges, or
-                of ``layout.to_edge_index()``. (default: those that a sparse adjacency
-                holds)
-            size (tuple, optional): Numbers of sources and targets. (default: ``None``)
-            return_attention_weights (bool, optional): Also give the edges and their
-                weights. (default: ``None``)
-
-        Returns:
-            Tensor or tuple: ``out``, or ``(out, (edge_index, alpha))``.
+                of ``layout.to_edge_index()``. (default: those of a sparse adjacency)
+            size (tuple, optional): Numbers of sources and targets.
+            return_attention_weights (bool, optional): Give ``out`` and beside it the
+                edges and their weights, ``(out, (edge_index, alpha))``.
         """
         pair = x if isinstance(x, (tuple, list)) else (x, x)
         source, target = self._by_flow(pair)
@@ -125,12 +121,10 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
         # A list of edges is always attended over as messages, for all who look at them.
-        if layout is edge_index and not (
-            return_attention_weights or self._needs_messages(layout)
-        ):
-            out = attention(
-                query, key, value, layout, bias, dropout=dropout, backend=self.backend
-            )
+        seen = return_attention_weights or layout is not edge_index
+        if not seen and not self._needs_messages(layout):
+            options: Any = {"dropout": dropout, "backend": self.backend}
+            out = attention(query, key, value, layout, bias, **options)
             return self.merge_heads(out)
         check_layout_device("x", source, layout)
         pairs = layout.to_edge_index()

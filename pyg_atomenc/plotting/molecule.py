@@ -54,10 +54,7 @@ def draw_atom_weights(
 
 
 def draw_atom_weights_png(mol: Any, weights: Weights, **options: Any) -> bytes:
-    """Draw as :func:`draw_atom_weights`, with its ``options``, as the bytes of a PNG.
-
-    It raises what that raises.
-    """
+    """As :func:`draw_atom_weights`, with its ``options``, as the bytes of a PNG."""
     return bytes(_draw("MolDraw2DCairo", mol, weights, **options))
 
 

@@ -30,12 +30,11 @@ class AF3:
         atomize_modified (bool): Split modified standard residues. (default: ``True``)
 
     Shapes:
-        - input: as of :class:`~pyg_atomenc.tokenizers.Residue`; an array with bonds
-        - output: as of it, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`
 
     Raises:
-        ValueError: If the input is neither, has no atoms, or has no bonds where
-            ``atomize_modified`` asks for them.
+        ValueError: As that, or if an array has no bonds where ``atomize_modified`` asks
+            for them.
     """
 
     atomize_modified: bool = True

@@ -58,10 +58,10 @@ class Tokens:
                     f"'attributes' has {rows} entries in {name!r} for "
                     f"{self.num_tokens} tokens: give one per token."
                 )
-        atoms = torch.arange(index.numel())
-        first = torch.full((self.num_tokens,), index.numel())
-        first.scatter_reduce_(0, index, atoms, "amin")
-        first = first.where(first < index.numel(), -1)
+        count = index.numel()
+        first = torch.full((self.num_tokens,), count)
+        first.scatter_reduce_(0, index, torch.arange(count), "amin")
+        first = first.where(first < count, -1)
         if self.representative is None:
             # A frozen dataclass sets its own fields this way.
             object.__setattr__(self, "representative", first)
@@ -87,18 +87,10 @@ Tokenizer = Callable[[Any], Tokens]
 
 
 def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
-    """Run any tokenizer, and check that it gave every atom a token.
-
-    Args:
-        tokenizer (callable): Takes ``source``, gives :class:`Tokens`.
-        source (rdkit.Chem.Mol or biotite.structure.AtomArray): What holds the atoms.
-        num_atoms (int): How many.
-
-    Returns:
-        Tokens: What the tokenizer gave.
+    """Run any tokenizer on a molecule or structure of so many atoms.
 
     Raises:
-        ValueError: If that is something else, or of another length.
+        ValueError: If it is none, or did not give every atom a token.
     """
     if isinstance(tokenizer, type) or not callable(tokenizer):
         raise AtomEncodingError(
@@ -111,9 +103,10 @@ def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
             f"'tokenizer' gave a {type(tokens).__name__}: it must return "
             f"pyg_atomenc.tokenizers.Tokens."
         )
-    if tokens.atom_to_token.numel() != num_atoms:
+    count = tokens.atom_to_token.numel()
+    if count != num_atoms:
         raise AtomEncodingError(
-            f"'tokenizer' gave tokens for {tokens.atom_to_token.numel()} atoms of "
-            f"{num_atoms}: it must give every atom one token."
+            f"'tokenizer' gave tokens for {count} atoms of {num_atoms}: it must give "
+            f"every atom one token."
         )
     return tokens

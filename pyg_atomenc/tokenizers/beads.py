@@ -53,12 +53,11 @@ class Beads:
             (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
 
     Shapes:
-        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`,
-          numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`
 
     Raises:
-        ValueError: If ``mapping`` is something else or names an atom twice in a
-            residue; if the input is neither or has no atoms.
+        ValueError: As that, or if ``mapping`` is something else, or names an atom twice
+            in a residue.
     """
 
     def __init__(self, mapping: Optional[Mapping3] = None) -> None:
@@ -111,14 +110,13 @@ def _check(mapping: Any) -> None:
         of = f"residue {residue!r}"
         if not isinstance(beads, Mapping):
             raise AtomEncodingError(f"'mapping' has {beads!r} for {of}: {mend}")
-        named: list[str] = []
         for bead, members in beads.items():
             fits = isinstance(members, Sequence) and not isinstance(members, str)
             if not fits or not all(isinstance(member, str) for member in members):
                 raise AtomEncodingError(
                     f"'mapping' has {members!r} for bead {bead!r} of {of}: {mend}"
                 )
-            named += members
+        named = [name for members in beads.values() for name in members]
         twice = [name for name in named if named.count(name) > 1]
         if twice:
             raise AtomEncodingError(

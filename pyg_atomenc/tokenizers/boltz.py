@@ -23,13 +23,11 @@ class Boltz1:
     residue, as those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Shapes:
-        - input: as of :class:`~pyg_atomenc.tokenizers.Residue`; an array with bonds
-          unless it has the annotation ``label_seq_id``
-        - output: as of it, numbered by their first atoms
+        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`
 
     Raises:
-        ValueError: If the input is neither, has no atoms, or no bonds where it needs
-            them to tell a chain from a ligand.
+        ValueError: As that, or if an array has neither bonds nor the annotation
+            ``label_seq_id``, which tell a chain from a ligand.
     """
 
     def __call__(self, source: Any) -> Tokens:
@@ -53,13 +51,7 @@ class Boltz2(Boltz1):
     As in `Boltz-2 <https://doi.org/10.1101/2025.06.14.659707>`_: other than in
     :class:`Boltz1`, a modified residue is one token. It is told from a ligand by its
     number in the sequence where the file tells, else by a peptide or phosphodiester
-    bond to another residue.
-
-    Shapes:
-        - input and output: as of :class:`Boltz1`
-
-    Raises:
-        ValueError: As :class:`Boltz1`.
+    bond to another residue. Shapes and errors are those of :class:`Boltz1`.
     """
 
     def _whole(self, residues: Residues) -> NDArray[np.bool_]:

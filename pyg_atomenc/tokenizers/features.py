@@ -32,21 +32,13 @@ def structure_tokens(
     names: Optional[list[str]] = None,
     count: Optional[int] = None,
 ) -> Tokens:
-    """Tokens with their features, which are those of the residue of their first atom.
+    """Tokens with their features, from the token of every atom ``[N]``, int64.
 
-    Args:
-        residues (Residues): Of ``N`` atoms.
-        token (numpy.ndarray): The token of every atom ``[N]``, int64.
-        names (list, optional): The tokens' names. (default: those of their residues)
-        count (int, optional): The number of tokens ``T``; empty ones are nameless
-            ligands. (default: ``token.max() + 1``)
-
-    Returns:
-        Tokens: With all token features.
+    The features are those of the residue of the first atom, but for ``names``. A
+    ``count`` says how many tokens there are; empty ones are nameless ligands.
     """
     atoms, count = residues.atoms, int(token.max()) + 1 if count is None else count
-    first = np.full(count, -1)
-    first[token[::-1]] = np.arange(len(token))[::-1]
+    first = _first_atoms(token, count)
     empty = first < 0
 
     def of_first(name: str, default: Any) -> NDArray[Any]:
@@ -87,8 +79,7 @@ def structure_tokens(
 def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
     """Give every atom of some residues ``[R]`` a token of its own, else each residue.
 
-    Returns:
-        Tokens: Numbered by their first atoms; each has its residue's features.
+    Tokens are numbered by their first atoms; each has its residue's features.
     """
     own = len(residues) + np.arange(len(residues.index))
     token, _ = by_first_atom(np.where(split[residues.index], own, residues.index))
@@ -98,22 +89,13 @@ def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
 def molecule_tokens(
     mol: Any, token: Integers, names: Optional[list[str]] = None, count: int = 0
 ) -> Tokens:
-    """Tokens of a molecule: ligands, none of them a standard residue.
+    """Tokens of a molecule, all of them ligands; else as :func:`structure_tokens`.
 
-    The residue of their first atom is that of the molecule's PDB information.
-
-    Args:
-        mol (rdkit.Chem.Mol): With ``N`` atoms.
-        token (numpy.ndarray): The token of every atom ``[N]``, int64.
-        names (list, optional): The tokens' names. (default: those of their residues)
-        count (int): The number of tokens without ``names``; empty ones are nameless.
-
-    Returns:
-        Tokens: With all token features.
+    The residue of the first atom is that of the molecule's PDB information. Without
+    ``names`` there are ``count`` tokens.
     """
     count, known = count if names is None else len(names), residue_columns(mol)
-    first = np.full(count, -1)
-    first[token[::-1]] = np.arange(len(token))[::-1]
+    first = _first_atoms(token, count)
 
     def of_first(name: str) -> list[Any]:
         # Behind the last atom stands what a token without atoms has.
@@ -134,16 +116,17 @@ def molecule_tokens(
     return Tokens(torch.from_numpy(token), count, attributes)
 
 
+def _first_atoms(token: Integers, count: int) -> Integers:
+    """The first atom of every token ``[T]``, -1 for one without atoms."""
+    first = np.full(count, -1)
+    first[token[::-1]] = np.arange(len(token))[::-1]
+    return first
+
+
 def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
-    """Tokens of a molecule or structure from the piece that every atom belongs to.
+    """Tokens of a molecule or structure, numbered by their first atoms.
 
-    Args:
-        source (rdkit.Chem.Mol or biotite.structure.AtomArray): The ``N`` atoms.
-        piece (numpy.ndarray): The piece of every atom ``[N]``, int64.
-        names (list): The name of every piece.
-
-    Returns:
-        Tokens: Numbered by their first atoms.
+    From the piece of every atom ``[N]``, int64, and the name of every piece.
     """
     token, first = by_first_atom(piece)
     names = [names[i] for i in piece[first].tolist()]

@@ -60,15 +60,9 @@ class Residue:
 class Atom:
     """Makes every atom a token.
 
-    For a structure the tokens know their residue, as those of
-    :class:`~pyg_atomenc.tokenizers.Residue`; for a molecule ``token_name`` is the
-    element's symbol.
-
-    Shapes:
-        - input and output: as of :class:`Residue`; ``atom_to_token`` is 0 to ``N - 1``
-
-    Raises:
-        ValueError: As :class:`Residue`.
+    For a structure the tokens know their residue, as those of :class:`Residue`; for a
+    molecule ``token_name`` is the element's symbol. Shapes and errors are those of
+    :class:`Residue`; ``atom_to_token`` is 0 to ``N - 1``.
     """
 
     def __call__(self, source: Any) -> Tokens:
@@ -87,15 +81,9 @@ class Components:
     """Makes all atoms that bonds connect one token: a chain, a ligand, a water, an ion.
 
     The tokens of a structure have the features of the residue of their first atom, as
-    in :class:`~pyg_atomenc.tokenizers.Residue`; those of a molecule have their
-    canonical SMILES as ``token_name``.
-
-    Shapes:
-        - input and output: as of :class:`~pyg_atomenc.tokenizers.BRICS`,
-          numbered by their first atoms
-
-    Raises:
-        ValueError: As :class:`~pyg_atomenc.tokenizers.BRICS`.
+    in :class:`Residue`; those of a molecule have their canonical SMILES as
+    ``token_name``. Numbered by their first atoms; shapes and errors are those of
+    :class:`~pyg_atomenc.tokenizers.BRICS`.
     """
 
     def __call__(self, source: Any) -> Tokens:

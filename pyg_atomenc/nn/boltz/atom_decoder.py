@@ -1,7 +1,7 @@
 """`BoltzAtomDecoder`: Boltz's atom attention decoder, from tokens back to atoms."""
 
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -9,11 +9,7 @@ from torch import Tensor
 from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.checks import check_shape, check_type
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.atom_transformer import (
-    AtomTransformer,
-    TensorDataclass,
-    TransformerConditioning,
-)
+from pyg_atomenc.nn.atom_transformer import TensorDataclass, TransformerConditioning
 from pyg_atomenc.nn.boltz.atom_encoder import (
     BoltzConditioning,
     BoltzModule,
@@ -28,14 +24,10 @@ class BoltzDecoderConditioning(TensorDataclass):
     """What one decoder makes of a batch once; of :meth:`BoltzAtomDecoder.condition`.
 
     As :class:`BoltzConditioning`, it is of the weights as they were.
-
-    Attributes:
-        layout (TokenLayout): Which atoms form a token.
-        transformer (TransformerConditioning): The decoder's, of condition and pairs.
     """
 
-    layout: TokenLayout
-    transformer: TransformerConditioning
+    layout: TokenLayout  # which atoms form a token
+    transformer: TransformerConditioning  # the decoder's, of condition and pairs
 
 
 class BoltzAtomDecoder(BoltzModule):
@@ -45,40 +37,22 @@ class BoltzAtomDecoder(BoltzModule):
     encoder once more, and give an update of their coordinates: Algorithm 6 of AlphaFold
     3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
 
-    Args:
-        config (BoltzConfig, optional): Sizes and options, of the diffusion form.
-            (default: ``BoltzConfig.boltz2()``)
-        checkpoint (bool): In training, compute the transformer's layers again in the
-            backward pass. (default: ``False``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+    The arguments are those of :class:`BoltzAtomEncoder`, in the diffusion form.
 
     Raises:
         ValueError: If an option is unknown, or inputs do not fit the config.
     """
 
-    def __init__(
-        self,
-        config: Optional[BoltzConfig] = None,
-        *,
-        checkpoint: bool = False,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(config)
-        config = self.config
+    def _make(self, config: BoltzConfig, transformer: Any) -> None:
+        """Make the layers."""
         if not config.diffusion:
             raise AtomEncodingError(
                 "'config' is of the trunk's form without a decoder: set diffusion=True."
             )
         channels = config.atom_channels
         self.lin_token = ZeroLinear(config.out_channels, channels)
-        self.transformer = AtomTransformer(
-            channels,
-            config.heads,
-            config.decoder_depth,
-            pair_channels=config.pair_channels,
-            post_norm=config.post_norm,
-            checkpoint=checkpoint,
-            backend=backend,
+        self.transformer = transformer(
+            depth=config.decoder_depth, post_norm=config.post_norm
         )
         self.norm_out = None if config.post_norm else torch.nn.LayerNorm(channels)
         self.lin_out = ZeroLinear(channels, 3)
@@ -110,11 +84,8 @@ class BoltzAtomDecoder(BoltzModule):
                 computed at every call.
 
         Returns:
-            Tensor: The coordinates' updates ``[N, 3]``, or ``[M, N, 3]``, in the units
-            of the noisy coordinates.
-
-        Raises:
-            ValueError: If the shapes do not fit.
+            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in the units of the noisy
+            coordinates.
         """
         if not isinstance(conditioning, BoltzDecoderConditioning):
             conditioning = self.condition(conditioning)

@@ -1,16 +1,15 @@
 """`BoltzAtomEncoder`: Boltz's atom attention encoder, from atoms to tokens."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.nn.inits import reset
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.checks import check_type
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_type, check_wanted
 from pyg_atomenc.nn.atom_transformer import (
     AtomTransformer,
     TensorDataclass,
@@ -21,7 +20,7 @@ from pyg_atomenc.nn.boltz import embedding
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight
+from pyg_atomenc.nn.projections import folded_weight, reset_children
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
@@ -65,18 +64,28 @@ class EncodedAtoms(NamedTuple):
 
 
 class BoltzModule(torch.nn.Module):
-    """What the encoder and the decoder share: the config, that of Boltz-2 for none."""
+    """What the encoder and the decoder share: their arguments, see there."""
 
-    def __init__(self, config: Optional[BoltzConfig]) -> None:
+    def __init__(
+        self,
+        config: Optional[BoltzConfig] = None,
+        *,
+        checkpoint: bool = False,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         mend = "pass a BoltzConfig, for example BoltzConfig.boltz2()."
         config = BoltzConfig.boltz2() if config is None else config
         self.config = check_type("config", config, BoltzConfig, mend)
+        options: Any = {"pair_channels": config.pair_channels, "heads": config.heads}
+        options |= {"checkpoint": checkpoint, "backend": backend}
+        self._make(config, partial(AtomTransformer, config.atom_channels, **options))
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; what Boltz starts at zero starts at zero."""
-        for child in self.children():
-            reset(child)
+    def _make(self, config: BoltzConfig, transformer: Any) -> None:
+        """Make the layers, one of them a ``transformer`` with options of its own."""
+        raise NotImplementedError
+
+    reset_parameters = reset_children
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config})"
@@ -109,15 +118,8 @@ class BoltzAtomEncoder(BoltzModule):
         ValueError: If an option is unknown, or inputs do not fit the config.
     """
 
-    def __init__(
-        self,
-        config: Optional[BoltzConfig] = None,
-        *,
-        checkpoint: bool = False,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(config)
-        config = self.config
+    def _make(self, config: BoltzConfig, transformer: Any) -> None:
+        """Make the layers."""
         channels = config.atom_channels
         self.features = embedding.AtomFeatureEmbedding(config)
         self.pairs = embedding.AtomPairEmbedding(config)
@@ -125,20 +127,15 @@ class BoltzAtomEncoder(BoltzModule):
             self.norm_trunk = torch.nn.LayerNorm(config.token_channels)
             self.lin_trunk = ZeroLinear(config.token_channels, channels)
             self.lin_noisy = ZeroLinear(config.position_channels, channels)
-        self.transformer = AtomTransformer(
-            channels,
-            config.heads,
-            config.encoder_depth,
-            pair_channels=config.pair_channels,
+        self.transformer = transformer(
+            depth=config.encoder_depth,
             shared_pair_norm=config.shared_pair_norm,
             post_norm=config.post_norm and config.diffusion,
-            checkpoint=checkpoint,
-            backend=backend,
         )
         self.lin_token = torch.nn.Linear(channels, config.out_channels, bias=False)
 
     def condition(self, data: Any = None, **inputs: Any) -> BoltzConditioning:
-        """Compute what does not change from step to step.
+        """Compute what does not change from step to step, of any number of samples.
 
         Args:
             data (Data or BoltzInputs, optional): A graph or batch that has what is not
@@ -146,9 +143,6 @@ class BoltzAtomEncoder(BoltzModule):
                 makes it. (default: ``None``)
             **inputs: What :class:`BoltzInputs` has, by name: ``s_trunk`` and
                 ``z_trunk`` of the diffusion form, and what the data lacks.
-
-        Returns:
-            BoltzConditioning: For any number of steps, of any number of samples.
 
         Raises:
             ValueError: If something is missing or does not fit.
@@ -188,8 +182,7 @@ class BoltzAtomEncoder(BoltzModule):
                 diffusion form, and only there. (default: ``None``)
 
         Returns:
-            EncodedAtoms: ``tokens`` ``[T, D]`` and ``atoms`` ``[N, atom_channels]``,
-            with a first dimension ``M`` for samples. An empty token is zeros.
+            EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.
         """
         mend = "pass what encoder.condition(...) gave."
         check_type("conditioning", conditioning, BoltzConditioning, mend)
@@ -205,14 +198,12 @@ class BoltzAtomEncoder(BoltzModule):
 
     def _check_form(self, name: str, value: Any) -> None:
         """Check that what the diffusion form alone reads was passed to it alone."""
-        if (value is None) == self.config.diffusion:
-            raise AtomEncodingError(
-                f"'{name}' is missing: the config is of the diffusion form, which "
-                f"needs it."
-                if value is None
-                else f"'{name}' was passed, but the config is of the trunk's form: "
-                f"leave it out, or make the encoder with diffusion=True."
-            )
+        check_wanted(
+            *(name, value, self.config.diffusion),
+            "the config is of the diffusion form, which needs it.",
+            "the config is of the trunk's form: leave it out, or make the encoder with "
+            "diffusion=True.",
+        )
 
     def _pool(self, atoms: Tensor, layout: TokenLayout) -> Tensor:
         atoms = atoms.to(self.lin_token.weight.dtype)

@@ -80,12 +80,7 @@ class BoltzConfig:
 
     @staticmethod
     def boltz1(part: str = "diffusion", **options: Any) -> "BoltzConfig":
-        """Boltz-1.
-
-        Args:
-            part (str): ``"diffusion"`` or ``"trunk"``. (default: ``"diffusion"``)
-            **options: Other than the defaults of this class.
-        """
+        """Boltz-1 in its ``"diffusion"`` or ``"trunk"`` part, but for ``options``."""
         own = {"feature_bias": False, "mask_feature": True, "position_channels": 10}
         return BoltzConfig.boltz2(part, **({"shared_pair_norm": False} | own | options))
 

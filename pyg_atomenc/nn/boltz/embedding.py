@@ -22,11 +22,7 @@ MAX_ROWS = 2**16
 
 
 class AtomFeatureEmbedding(torch.nn.Module):
-    """A linear layer on one-hot features, without forming them.
-
-    Args:
-        config (BoltzConfig): Which features there are.
-    """
+    """A linear layer on the one-hot features of a config, without forming them."""
 
     def __init__(self, config: BoltzConfig) -> None:
         super().__init__()
@@ -36,11 +32,7 @@ class AtomFeatureEmbedding(torch.nn.Module):
         )
 
     def forward(self, inputs: BoltzInputs, layout: TokenLayout) -> Tensor:
-        """Embed the atoms as ``[N, atom_channels]``.
-
-        Raises:
-            ValueError: If a feature is missing, or out of its range.
-        """
+        """Embed the atoms as ``[N, atom_channels]``."""
         weight = folded_weight(self.lin, "lin")
         parts = weight.split(list(self.widths.values()), dim=1)
         weights = dict(zip(self.widths, parts, strict=True))
@@ -48,18 +40,16 @@ class AtomFeatureEmbedding(torch.nn.Module):
         position = inputs.shaped("ref_pos", count, 3).to(dtype)
         out = F.linear(position, weights["ref_pos"], self.lin.bias)
 
-        def number(name: str, count: int) -> Tensor:
-            value = inputs.shaped(name, count).to(dtype)
-            return value.unsqueeze(1) * weights[name].T
+        def embed(name: str, count: int) -> Tensor:
+            of_kind = weights[name].T
+            if len(of_kind) == 1:
+                return inputs.shaped(name, count).to(dtype).unsqueeze(1) * of_kind
+            return F.embedding(_codes(inputs, name, len(of_kind), count), of_kind)
 
-        def one_hot(name: str, count: int) -> Tensor:
-            kinds = weights[name].size(1)
-            return F.embedding(_codes(inputs, name, kinds, count), weights[name].T)
-
-        out = out + number("ref_charge", count)
+        out = out + embed("ref_charge", count)
         if "mask" in weights:
             out = out + weights["mask"].T
-        out = out + one_hot("z", count)
+        out = out + embed("z", count)
         if "ref_atom_name_chars" in weights:
             shape = (count, NAME_LENGTH)
             names = _codes(inputs, "ref_atom_name_chars", NAME_CHARACTERS, *shape)
@@ -67,12 +57,11 @@ class AtomFeatureEmbedding(torch.nn.Module):
             for code, column in zip(names.unbind(1), columns, strict=True):
                 out = out + F.embedding(code, column.T)
         if "backbone" in weights:
-            out = out + one_hot("backbone", count)
+            out = out + embed("backbone", count)
         if "token_res_type" in weights:
             tokens = layout.num_tokens
-            residue = one_hot("token_res_type", tokens)
-            residue = residue + number("token_modified", tokens)
-            residue = residue + one_hot("token_mol_type", tokens)
+            residue = embed("token_res_type", tokens) + embed("token_modified", tokens)
+            residue = residue + embed("token_mol_type", tokens)
             out = out + residue.index_select(0, layout.atom_to_token)
         return out
 
@@ -83,30 +72,18 @@ class AtomPairs(TensorDataclass):
 
     :meth:`features` is what :class:`PairBias` reads. It holds copies of the few weights
     that it needs: later changes of the embedding's do not reach it.
-
-    Attributes:
-        layout (WindowLayout): The windows.
-        query (Tensor): The queries of every window ``[K, W]``.
-        key (Tensor): The keys of every window ``[K, H]``.
-        space (Tensor): The reference space of every atom ``[N]``.
-        position (Tensor): Reference positions ``[N, 3]`` in ångström.
-        of_query (Tensor): What every atom gives its pairs as a query ``[N, C]``.
-        of_key (Tensor): What it gives them as a key ``[N, C]``.
-        geometry (Tensor): Weights of offset, distance and one reference ``[C, 5]``.
-        mlp (Tensor): Weights of the three layers ``[3, C, C]``.
-        tokens (TokenPairs, optional): What the tokens' pairs give ``[R, C]``.
     """
 
     layout: WindowLayout
-    query: Tensor
-    key: Tensor
-    space: Tensor
-    position: Tensor
-    of_query: Tensor
-    of_key: Tensor
-    geometry: Tensor
-    mlp: Tensor
-    tokens: Optional[TokenPairs] = None
+    query: Tensor  # of every window [K, W]
+    key: Tensor  # of every window [K, H]
+    space: Tensor  # the reference space of every atom [N]
+    position: Tensor  # reference positions [N, 3] in ångström
+    of_query: Tensor  # what every atom gives its pairs as a query [N, C]
+    of_key: Tensor  # what it gives them as a key [N, C]
+    geometry: Tensor  # weights of offset, distance and one reference [C, 5]
+    mlp: Tensor  # weights of the three layers [3, C, C]
+    tokens: Optional[TokenPairs] = None  # what the tokens' pairs give [R, C]
 
     def features(self, windows: slice) -> Tensor:
         """The normalised features of some windows' pairs ``[C, k, W, H]``."""
@@ -147,9 +124,6 @@ class AtomPairEmbedding(torch.nn.Module):
     for query :math:`a` and key :math:`b`, with the reference offset :math:`d_{ab}` in
     ångström, and :math:`v_{ab} = 1` where both lie in one reference space, else 0.
     Channels come first, so that every step runs over long rows.
-
-    Args:
-        config (BoltzConfig): The sizes.
     """
 
     def __init__(self, config: BoltzConfig) -> None:
@@ -178,24 +152,20 @@ class AtomPairEmbedding(torch.nn.Module):
     ) -> AtomPairs:
         """Prepare the pairs, whose features are made when they are used.
 
-        Args:
-            layout (WindowLayout): The windows.
-            ref_pos (Tensor): Reference positions ``[N, 3]`` in ångström.
-            ref_space_uid (Tensor): The reference space of every atom ``[N]``.
-            cond (Tensor): The atoms' condition ``[N, atom_channels]``.
-            token_pairs (TokenPairs, optional): Of the tokens. (default: ``None``)
+        Of reference positions ``[N, 3]`` in ångström, reference spaces ``[N]``, the
+        atoms' condition ``[N, atom_channels]`` and perhaps the tokens' pairs.
         """
         active = F.relu(cond)
-        names = ("lin_position", "lin_distance", "lin_same")
         query, key = layout.query_index()[0], layout.key_index()[0]
         if token_pairs is not None:
             token_pairs = self._project_tokens(token_pairs, layout, query, key)
         known = (layout, query, key, ref_space_uid, ref_pos.to(cond.dtype))
-        of_query, of_key = self.lin_query(active), self.lin_key(active)
-        linears = [folded_weight(getattr(self, name), name) for name in names]
-        geometry = torch.cat(linears, dim=1)
-        mlp = torch.stack([folded_weight(linear, "mlp") for linear in self.mlp])
-        return AtomPairs(*known, of_query, of_key, geometry, mlp, token_pairs)
+        given = self.lin_query(active), self.lin_key(active)
+        names = ("lin_position", "lin_distance", "lin_same")
+        geometry = [folded_weight(getattr(self, name), name) for name in names]
+        mlp = [folded_weight(linear, "mlp") for linear in self.mlp]
+        weights = torch.cat(geometry, dim=1), torch.stack(mlp)
+        return AtomPairs(*known, *given, *weights, token_pairs)
 
     def _project_tokens(
         self, tokens: TokenPairs, layout: WindowLayout, query: Tensor, key: Tensor
@@ -211,10 +181,8 @@ class AtomPairEmbedding(torch.nn.Module):
             rank = seen.cumsum(0, dtype=torch.int32) - 1
             values = values.index_select(0, seen.nonzero().squeeze(1))
         dtype = self.lin_token.weight.dtype
-        blocks = [
-            self.lin_token(self.norm_token(block.to(dtype)))
-            for block in values.split(MAX_ROWS)
-        ]
+        parts = (self.norm_token(part.to(dtype)) for part in values.split(MAX_ROWS))
+        blocks = [self.lin_token(part) for part in parts]
         table = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         return replace(tokens, values=table, rank=rank)
 

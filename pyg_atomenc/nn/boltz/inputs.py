@@ -29,8 +29,7 @@ class BoltzInputs(TensorDataclass):
             63: ``ord - 32``, modulo 64; where the config has them.
         ref_space_uid (Tensor): The reference conformer of every atom ``[N]``.
         atom_to_token (Tensor or TokenLayout): The token of every atom ``[N]``.
-        batch (Tensor, optional): The graph of every atom ``[N]``, sorted.
-            (default: all in one graph)
+        batch (Tensor, optional): Graph of every atom ``[N]``, sorted. (default: all 0)
         ptr (Tensor, optional): The atoms of graph ``g`` are ``ptr[g]`` to
             ``ptr[g + 1] - 1``; ``[G + 1]``, needed where the last graphs have no atoms.
             (default: seen from ``batch``)
@@ -74,13 +73,9 @@ class BoltzInputs(TensorDataclass):
 
     @staticmethod
     def from_data(data: Any = None, **inputs: Any) -> "BoltzInputs":
-        """Read a graph or batch.
+        """Read what ``inputs`` lack from a graph or batch.
 
-        Args:
-            data (Data or BoltzInputs, optional): What has the attributes that are not
-                passed, but for ``s_trunk`` and ``z_trunk``, which no graph carries.
-                (default: ``None``)
-            **inputs: What to take in place of the data's.
+        But not ``s_trunk`` and ``z_trunk``, which no graph carries.
         """
         given = {name: value for name, value in inputs.items() if value is not None}
         if isinstance(data, BoltzInputs):
@@ -126,11 +121,7 @@ class BoltzInputs(TensorDataclass):
         return cumsum(batch.long().bincount())
 
     def token_counts(self, layout: TokenLayout, ptr: Tensor) -> Tensor:
-        """Tokens of every graph ``[G]``, as told, or seen from their atoms.
-
-        Raises:
-            ValueError: If they cannot be seen, or a token has atoms of two graphs.
-        """
+        """Tokens of every graph ``[G]``, as told, or seen from their atoms."""
         graphs, number = ptr.numel() - 1, self.num_tokens
         graph, token = ptr2index(ptr), layout.atom_to_token
         if isinstance(number, Tensor) and number.dim() == 1:
@@ -165,29 +156,18 @@ class BoltzInputs(TensorDataclass):
 
 @dataclass(frozen=True, eq=False)
 class TokenPairs(TensorDataclass):
-    """Rows of token pair features, and where those of two atoms are found.
+    """Rows of token pair features, and where those of two atoms are found."""
 
-    Attributes:
-        values (Tensor): The rows ``[R, C]``.
-        row (Tensor): For every atom as a query, where its token's rows start ``[N]``.
-        column (Tensor): For every atom as a key, what to add ``[N]``.
-        rank (Tensor, optional): A row's place in ``values``, where not all are kept.
-    """
-
-    values: Tensor
-    row: Tensor
-    column: Tensor
-    rank: Optional[Tensor] = None
+    values: Tensor  # the rows [R, C]
+    row: Tensor  # for every atom as a query, where its token's rows start [N]
+    column: Tensor  # for every atom as a key, what to add [N]
+    rank: Optional[Tensor] = None  # a row's place in values, where not all are kept
 
     @staticmethod
     def from_inputs(
         inputs: BoltzInputs, layout: TokenLayout, ptr: Tensor, channels: int
     ) -> "TokenPairs":
-        """Read ``z_trunk`` of all graphs, whose atoms start at ``ptr`` ``[G + 1]``.
-
-        Raises:
-            ValueError: If the blocks do not have the size of the graphs.
-        """
+        """Read ``z_trunk`` of all graphs, whose atoms start at ``ptr`` ``[G + 1]``."""
         counts = inputs.token_counts(layout, ptr)
         z_trunk = check_tensor("z_trunk", inputs.z_trunk)
         if z_trunk.dim() == 4:
