@@ -150,7 +150,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         check_layout_device("x", x, layout)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         linears = (self.lin_query, self.lin_key, self.lin_value)
-        fused = fuse_projections(linears, self.heads, x)
+        fused = fuse_projections(linears, (self.heads, self.out_channels), x)
         dropout = self.dropout if self.training else 0.0
         options: Any = {"dropout": dropout, "backend": self.backend}
         if isinstance(fused, str):

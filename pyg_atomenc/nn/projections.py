@@ -167,13 +167,13 @@ class AttentionProjections(torch.nn.Module):
 
 
 def fuse_projections(
-    linears: Sequence[torch.nn.Module], heads: int, x: Tensor
+    linears: Sequence[torch.nn.Module], shape: tuple[int, int], x: Tensor
 ) -> Union[tuple[Projections, Optional[Projections]], str]:
     """Weights and biases for one function, or the reason why each has to be called.
 
-    Those of query, key and value, each ``[H, d, C]`` and ``[H, d]``, which calling them
-    for atoms ``[N, C]`` would use: lazy ones made, under autocast of its type. Without
-    biases ``None``.
+    Those of query, key and value, each ``[H, d, C]`` and ``[H, d]`` with (H, d) the
+    ``shape``, which calling them for atoms ``[N, C]`` would use: lazy ones made, under
+    autocast of its type. Without biases ``None``.
     """
     if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
         return "a hook on all modules wants to see them"
@@ -193,12 +193,14 @@ def fuse_projections(
         weight = linear.weight
         if is_traceable_wrapper_subclass(weight):
             return f"the weight of one is a {type(weight).__name__}"
+        if weight.size(0) != shape[0] * shape[1]:
+            return "one gives another width"
         weight = weight if dtype is None else weight.to(dtype)
-        weights.append(weight.view(heads, -1, weight.size(1)))
+        weights.append(weight.view(*shape, weight.size(1)))
         if linear.bias is not None:
-            biases.append(linear.bias.to(weight.dtype).view(heads, -1))
-    if len({(w.shape, w.dtype, w.device) for w in weights}) > 1:
-        return "they differ in shape, type or device"
+            biases.append(linear.bias.to(weight.dtype).view(shape))
+    if len({(w.size(2), w.dtype, w.device) for w in weights}) > 1:
+        return "they differ in channels, type or device"
     if len(biases) not in (0, 3):
         return "some have a bias, and others none"
     query, key, value = weights

@@ -337,21 +337,35 @@ def test_weights_of_another_class_are_multiplied_by_it(layer):
     torch.testing.assert_close(model(x, LAYOUT), expected)
 
 
+@pytest.mark.parametrize("concat", [False, True])
+@pytest.mark.parametrize("layer", [AtomAttentionEncoder, TokenAttentionConv])
+@pytest.mark.parametrize("which", [NAMES, NAMES[:1], NAMES[2:]])
+def test_linears_of_another_width_are_refused(which, layer, concat):
+    model = layer(8, 4, 2, concat)
+    for name in which:
+        setattr(model, name, torch.nn.Linear(8, 10))
+    message = rf"'{which[0]}' gives torch.float32 of shape \[7, 10\]: let it map"
+    with pytest.raises(ValueError, match=message):
+        model(torch.randn(7, 8), LAYOUT)
+
+
 def test_why_projections_are_not_fused():
     encoder, x = make(), torch.randn(7, 8)
     linears = [encoder.lin_query, encoder.lin_key, encoder.lin_value]
-    assert fuse_projections(linears, 2, x)[0][0].shape == (2, 4, 8)
+    assert fuse_projections(linears, (2, 4), x)[0][0].shape == (2, 4, 8)
     handle = linears[0].register_forward_pre_hook(lambda *_: None)
-    assert fuse_projections(linears, 2, x) == "a hook wants to see one"
+    assert fuse_projections(linears, (2, 4), x) == "a hook wants to see one"
     handle.remove()
     linears[0].forward = linears[0].forward
-    assert fuse_projections(linears, 2, x).startswith("the forward function")
+    assert fuse_projections(linears, (2, 4), x).startswith("the forward function")
     del linears[0].forward
     linears[1] = torch.nn.Linear(8, 8, bias=False)
-    assert fuse_projections(linears, 2, x)[0][0].shape == (2, 4, 8)
+    assert fuse_projections(linears, (2, 4), x)[0][0].shape == (2, 4, 8)
     linears[1] = torch.nn.Linear(8, 8)
-    assert fuse_projections(linears, 2, x) == "some have a bias, and others none"
+    assert fuse_projections(linears, (2, 4), x) == "some have a bias, and others none"
     linears[1] = torch.nn.Linear(8, 6, bias=False)
-    assert fuse_projections(linears, 2, x) == "they differ in shape, type or device"
+    assert fuse_projections(linears, (2, 4), x) == "one gives another width"
+    linears[1] = torch.nn.Linear(8, 8, bias=False).double()
+    assert fuse_projections(linears, (2, 4), x).startswith("they differ")
     linears[1] = torch.nn.Identity()
-    assert fuse_projections(linears, 2, x) == "one is of type Identity"
+    assert fuse_projections(linears, (2, 4), x) == "one is of type Identity"
