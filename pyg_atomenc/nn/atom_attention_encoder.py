@@ -37,7 +37,8 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
 
     As an :class:`~torch_geometric.nn.aggr.Aggregation` it also pools graphs,
     ``encoder(x, batch)``, and is the ``aggr`` of message passing layers, whose messages
-    to a node then attend to each other. It is the core of the
+    to a node then attend to each other; what merely scales a message, such as an edge
+    weight, is lost in the LayerNorm. It is the core of the
     atom attention encoder of AlphaFold 3 (`"Accurate structure prediction of
     biomolecular interactions with AlphaFold 3"
     <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 5 of its supplement),
