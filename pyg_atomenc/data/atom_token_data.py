@@ -10,6 +10,7 @@ import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.names import Names
 from pyg_atomenc.data.storage import (
     AtomTokenStorage,
     count_tokens,
@@ -137,8 +138,7 @@ class AtomTokenData(Data):
         :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here
         as long as ``atom_to_token`` is what it was.
         """
-        kept = self._store.kept_layout()
-        if kept is not None:
+        if (kept := self._store.kept_layout()) is not None:
             return kept
         self._check_has_tokens()
         total, batch = self.total_num_tokens, self._store.get("batch")
@@ -148,13 +148,7 @@ class AtomTokenData(Data):
         return TokenLayout.from_index(self.atom_to_token, total, batch=batch)
 
     def validate(self, raise_on_error: bool = True) -> bool:
-        """Check bonds, token assignment and the length of every token attribute.
-
-        Args:
-            raise_on_error (bool): Raise, else return ``False``. (default: ``True``)
-
-        Returns:
-            bool: Whether everything holds.
+        """Whether bonds, tokens and the length of what belongs to either hold.
 
         Raises:
             ValueError: If something does not hold and ``raise_on_error``.
@@ -205,10 +199,12 @@ class AtomTokenData(Data):
         total, num_atoms = self.total_num_tokens, self.num_nodes
         assert num_atoms is not None, "PyG's own validation refuses this"
         check_token_index(self.atom_to_token, total, batch=self._store.get("batch"))
-        atoms = ("atom_to_token", "z", "pos", "x", "formal_charge")
+        atoms = ["atom_to_token", "z", "pos", "x", "formal_charge"]
+        atoms += ["atom_name", "res_name", "chain_id", "ins_code"]
         rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
         for key, value in self._store.items():
-            if has_token_rows(key) and isinstance(value, Tensor) and value.dim() > 0:
+            bare = isinstance(value, Tensor) and value.dim() == 0
+            if has_token_rows(key) and not bare:
                 rows[key] = (total, "tokens")
         _check_rows_of(self, rows)
         rows = {}
@@ -288,5 +284,7 @@ def _check_rows_of(
 ) -> None:
     for key, (count, what) in rows.items():
         value = data.get(key)
+        if isinstance(value, Names):
+            value = torch.empty(len(value))
         if isinstance(value, Tensor):
             checks.check_rows(key, value, count, what, *mend)

@@ -199,24 +199,14 @@ def fuse_projections(
         tuple or str: The weights, each ``[H, d, C]``, and the biases, each ``[H, d]``,
         or ``None``; or the reason.
     """
-    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
-        return "a hook on all modules wants to see them"
     weights, biases = [], []
     dtype = None
     if is_autocast_enabled(x.device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
-        if not isinstance(linear, _PLAIN) or type(linear) not in _PLAIN:
-            return f"one is of type {type(linear).__name__}"
-        if "forward" in linear.__dict__:
-            return "the forward function of one was replaced"
-        if isinstance(linear.weight, UninitializedParameter):
-            linear(x[:0])
-        if any(getattr(linear, name) for name in _HOOKS):
-            return "a hook wants to see one"
-        weight = linear.weight
-        if is_traceable_wrapper_subclass(weight):
-            return f"the weight of one is a {type(weight).__name__}"
+        if reason := reason_to_call(linear, x):
+            return reason
+        weight: Any = linear.weight
         weight = weight if dtype is None else weight.to(dtype)
         weights.append(weight.view(heads, -1, weight.size(1)))
         if linear.bias is not None:
@@ -227,6 +217,23 @@ def fuse_projections(
         return "some have a bias, and others none"
     query, key, value = weights
     return (query, key, value), (biases[0], biases[1], biases[2]) if biases else None
+
+
+def reason_to_call(linear: Any, x: Tensor) -> Optional[str]:
+    """Why a projection has to be called on ``x``, if weight and bias do not say all."""
+    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
+        return "a hook on all modules wants to see them"
+    if type(linear) not in _PLAIN:
+        return f"one is of type {type(linear).__name__}"
+    if "forward" in linear.__dict__:
+        return "the forward function of one was replaced"
+    if isinstance(linear.weight, UninitializedParameter):
+        linear(x[:0])
+    if any(getattr(linear, name) for name in _HOOKS):
+        return "a hook wants to see one"
+    if is_traceable_wrapper_subclass(linear.weight):
+        return f"the weight of one is a {type(linear.weight).__name__}"
+    return None
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:
