@@ -165,24 +165,17 @@ class AtomTokenData(Data):
     def subgraph(self, subset: Tensor) -> "AtomTokenData":
         """The graph of some atoms, and of the bonds and pairs between them.
 
-        Args:
-            subset (Tensor): The atoms to keep, as a mask ``[N]`` or as indices.
-
-        Returns:
-            AtomTokenData: With the same tokens, of which some may be empty, see
-            :meth:`drop_empty_tokens`. Of a batch, one that comes apart into the
-            graphs' own subgraphs, as long as ``subset`` keeps the graphs in order.
+        It has the same tokens, of which some may be empty, see
+        :meth:`drop_empty_tokens`. That of a batch comes apart into the graphs' own
+        subgraphs, as long as ``subset``, a mask ``[N]`` or indices, keeps their order.
         """
         return keep_atoms(self, subset)
 
     def drop_empty_tokens(self) -> "AtomTokenData":
-        """The graph, or the batch of graphs, without tokens that have no atoms.
+        """A copy of the graph, or of the batch, without tokens that have no atoms.
 
         The other tokens keep their order and take ids without gaps; attributes
         ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
-
-        Returns:
-            AtomTokenData: A copy, of which no token is empty.
         """
         self._check_has_tokens()
         return drop_empty_tokens(self)
@@ -230,6 +223,12 @@ class AtomTokenData(Data):
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """The dimension along which an attribute is concatenated."""
+        if args and isinstance(value, Names):
+            # Loaders of neighbours ask, before they select, which lists do not know.
+            raise AtomEncodingError(
+                f"'{key}' is a list, and loaders of neighbours select from tensors "
+                f"alone: delete it, and read names as data.{key}[batch.n_id]."
+            )
         if is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
@@ -284,7 +283,9 @@ def _check_rows_of(
 ) -> None:
     for key, (count, what) in rows.items():
         value = data.get(key)
-        if isinstance(value, Names):
-            value = torch.empty(len(value))
+        # A batch has a list for each graph.
+        lists = [value] if isinstance(value, Names) else value
+        if isinstance(lists, list) and all(isinstance(v, Names) for v in lists):
+            value = torch.empty(sum(map(len, lists)))
         if isinstance(value, Tensor):
             checks.check_rows(key, value, count, what, *mend)

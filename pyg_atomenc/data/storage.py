@@ -198,23 +198,19 @@ class AtomTokenStorage(GlobalStorage):
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
         """The assignment to set in place of the old one, after what hangs on it."""
-        count, added = old.numel(), index.numel() - old.numel()
-        names = [
-            key
-            for key, value in self.items()
-            if isinstance(value, Names) and len(value) == count
-            if not has_own_rows(key)
-        ]
+        count, added, stale = old.numel(), index.numel() - old.numel(), list[str]()
+        lists = [key for key, value in self.items() if isinstance(value, Names)]
+        names = [k for k in lists if len(self[k]) == count and not has_own_rows(k)]
         if added > 0 and old.device == index.device and index[:count].equal(old):
             for key in names:
                 super().__setitem__(key, Names(self[key] + [""] * added))
             if not index[count:].any():
                 return self._pad(old, added)
-        # What selects names, too, has come by those that stand before.
-        keys = list(self)
-        before = keys[: keys.index("atom_to_token")] if added else []
-        stale = [key for key in names if key in before]
-        for key in [key for key in keys if has_pair_rows(key)] + stale:
+        elif added:
+            # What selects names, too, has selected from those that stand before.
+            before = list(self)[: list(self).index("atom_to_token")]
+            stale = [key for key in names if key in before]
+        for key in [key for key in self if has_pair_rows(key)] + stale:
             raise AtomEncodingError(
                 f"'atom_to_token' is set anew, but '{key}' was made from the "
                 f"present atoms: select atoms by data.subgraph(subset), which "

@@ -199,15 +199,14 @@ def fuse_projections(
         tuple or str: The weights, each ``[H, d, C]``, and the biases, each ``[H, d]``,
         or ``None``; or the reason.
     """
-    weights, biases = [], []
-    dtype = None
+    linear: Any
+    weights, biases, dtype = [], [], None
     if is_autocast_enabled(x.device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
         if reason := reason_to_call(linear, x):
             return reason
-        weight: Any = linear.weight
-        weight = weight if dtype is None else weight.to(dtype)
+        weight = linear.weight if dtype is None else linear.weight.to(dtype)
         weights.append(weight.view(heads, -1, weight.size(1)))
         if linear.bias is not None:
             biases.append(linear.bias.to(weight.dtype).view(heads, -1))

@@ -35,27 +35,25 @@ def token_graph(
     graphs goes along under its name: ``token_y``, ``token_name``, ``y``, ``smiles``.
 
     Args:
-        data (AtomTokenData): A graph of atoms, or a batch of such graphs, with
-            ``atom_to_token`` ``[N]``, ``num_tokens`` and, where there are bonds,
-            ``edge_index`` ``[2, E]``, or what PyG's transforms replace it by, ``adj_t``
-            or ``adj``; or ``token_edge_index`` ``[2, E']`` with or without
-            ``token_edge_attr`` ``[E', K]``.
+        data (AtomTokenData): A graph of atoms, or a batch of such graphs, with its
+            bonds ``[2, E]`` in ``edge_index``, or in what PyG's transforms replace it
+            by, ``adj_t`` or ``adj``; or with ``token_edge_index`` ``[2, E']``, and
+            ``token_edge_attr`` ``[E', K]`` or without.
         token_x (Tensor): The features of every token ``[T, D]``, for example from
             :class:`~pyg_atomenc.AtomAttentionEncoder`.
         self_loops (bool): Keep a token's loop to itself where a bond joins two of its
             atoms; without ``token_edge_index`` only. (default: ``False``)
         edge_reduce (str): How ``edge_attr`` ``[E, ...]`` of the bonds that join two
-            tokens becomes one: ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``. Of
-            integers and booleans the mean is a floating number; booleans are counted by
-            ``"sum"``. (default: ``"mean"``)
+            tokens becomes one: ``"mean"``, of integers and booleans a floating number,
+            ``"sum"``, of booleans their count, ``"max"`` or ``"min"``.
+            (default: ``"mean"``)
 
     Returns:
         Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (bonds coalesced),
         ``edge_attr`` ``[E', ...]`` where bonds, or ``token_edge_index``, have features,
-        ``batch`` ``[T]`` int64, ``num_nodes``; where ``data`` has positions, ``pos``
-        ``[T, 3]`` in ångström, the mean of the known positions of a token's atoms, NaN
-        where none is known; and all ``token_*`` and attributes of whole graphs; those
-        of atoms, bonds and pairs are left. Of a batch, a
+        ``batch`` ``[T]`` int64, ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the
+        mean of the known positions of a token's atoms, NaN where none is known, where
+        atoms have some; and what goes along. Of a batch, a
         :class:`~torch_geometric.data.Batch`, as of the token graphs of its graphs.
 
     Raises:
@@ -74,16 +72,15 @@ def token_graph(
     if "token_edge_index" in data:
         graph.edge_index, edge_attr = data.token_edge_index, data.get("token_edge_attr")
     else:
-        edges, edge_attr = read_bonds(data)
-        edges, dtype = index[edges], None
-        if edge_attr is not None:
-            inside, dtype = _reduced_types(edge_attr, edge_reduce)
-            edge_attr = edge_attr.to(inside)
+        bonds, attr = read_bonds(data)
+        edges = index[bonds]
+        if attr is not None:
+            inside, dtype = _reduced_types(attr, edge_reduce)
+            attr = attr.to(inside)
         if not self_loops:
-            edges, edge_attr = remove_self_loops(edges, edge_attr)
-        edges, edge_attr = coalesce(edges, edge_attr, num_tokens, edge_reduce)
-        graph.edge_index = edges
-        edge_attr = None if edge_attr is None else edge_attr.to(dtype)
+            edges, attr = remove_self_loops(edges, attr)
+        graph.edge_index, attr = coalesce(edges, attr, num_tokens, edge_reduce)
+        edge_attr = None if attr is None else attr.to(dtype)
     if edge_attr is not None:
         graph.edge_attr = edge_attr
     if isinstance(data.pos, Tensor):

@@ -52,6 +52,7 @@ def layer_checks(skip: Iterable[str] = ()) -> list[LayerCheck]:
         ValueError: If there is no check of a name.
 
     Example:
+        >>> import pytest
         >>> @pytest.mark.parametrize("check", layer_checks(), ids=str)
         ... def test_my_layer(check):
         ...     check(MyLayer(16), in_channels=16)

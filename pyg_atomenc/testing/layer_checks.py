@@ -335,11 +335,11 @@ class LayerChecks:
     def repeats(self) -> None:
         """Rows depend on the batch's numbers alone; in training also on the seed."""
         x, layout = self._batch(FEW)
-        before, wide = x.clone(), torch.stack([x, x], -1)
+        before, wide = x.clone(), torch.stack([x, x], -1)[:, :, 0]
         with torch.inference_mode():
             expected = self.model(x, layout)
             self.model(*self._batch((3, 1, 0, 1, 1)))
-        for view in (wide[:, :, 0], x.t().contiguous().t(), x.requires_grad_()):
+        for view in (wide, x.t().contiguous().t(), x.requires_grad_()):
             found = self.model(view, layout)
             self._close(found, expected, "rows of a view, or after another batch")
         _expect(grad(found.square().sum(), x)[0].any(), "no gradient")

@@ -9,6 +9,8 @@ import torch
 import torch_geometric.transforms as T
 from residues import chain
 from torch_geometric.data import Batch
+from torch_geometric.loader.utils import filter_data
+from torch_geometric.transforms.pad import AttrNamePadding
 
 from pyg_atomenc import AtomTokenData
 from pyg_atomenc.attention import TokenLayout
@@ -333,6 +335,9 @@ def test_names_of_padded_atoms_are_empty(reader):
         assert set(added) == {""} and len(out.later) == out.num_nodes
         after.pop(0)
         assert after == before and out.validate()
+    out = T.Pad(30, node_pad_value=AttrNamePadding({"atom_to_token": 1}))(data)
+    assert out.atom_name[data.num_nodes :] == [""] * (30 - data.num_nodes)
+    assert out.validate() and out.atom_to_token[-1] == 1
 
 
 def check_names(data, name, transform):
@@ -368,3 +373,26 @@ def test_names_are_lists_that_go_through_batches_files_and_workers(reader, tmp_p
     for found in [*graphs, copy.deepcopy(data), data.clone().to("cpu")]:
         assert isinstance(found.atom_name, list) and named(found) == named(data)
         assert T.RemoveIsolatedNodes()(found).validate()
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+def test_neighbor_loaders_say_that_they_take_no_names(reader):
+    data = read(reader)
+    atoms, bonds = torch.tensor([3, 1, 4]), torch.tensor([0, 1])
+    row = torch.tensor([0, 1])
+    with pytest.raises(AtomEncodingError, match=r"'atom_name' is a list.*n_id\]"):
+        filter_data(data, atoms, row, row, bonds)
+    rest = copy.copy(data)
+    for key in ("atom_name", "res_name", "chain_id", "ins_code"):
+        del rest[key]
+    part = filter_data(rest, atoms, row, row, bonds)
+    assert part.validate() and part.token_name == data.token_name
+    assert data.atom_name[part.atom_id - 1] == [data.atom_name[i] for i in (3, 1, 4)]
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+def test_names_of_a_batch_that_lost_atoms_are_noticed(reader):
+    batch = Batch.from_data_list([read(reader), read(reader)])
+    assert batch.validate() and batch.subgraph(torch.tensor([0, 2])).validate()
+    with pytest.raises(AtomEncodingError, match="'atom_name' has .* rows for"):
+        T.RemoveIsolatedNodes()(batch).validate()
