@@ -10,6 +10,7 @@ import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.names import Names
 from pyg_atomenc.data.storage import (
     AtomTokenStorage,
     count_tokens,
@@ -137,8 +138,7 @@ class AtomTokenData(Data):
         :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here
         as long as ``atom_to_token`` is what it was.
         """
-        kept = self._store.kept_layout()
-        if kept is not None:
+        if (kept := self._store.kept_layout()) is not None:
             return kept
         self._check_has_tokens()
         total, batch = self.total_num_tokens, self._store.get("batch")
@@ -148,13 +148,7 @@ class AtomTokenData(Data):
         return TokenLayout.from_index(self.atom_to_token, total, batch=batch)
 
     def validate(self, raise_on_error: bool = True) -> bool:
-        """Check bonds, token assignment and the length of every token attribute.
-
-        Args:
-            raise_on_error (bool): Raise, else return ``False``. (default: ``True``)
-
-        Returns:
-            bool: Whether everything holds.
+        """Whether bonds, tokens and the length of what belongs to either hold.
 
         Raises:
             ValueError: If something does not hold and ``raise_on_error``.
@@ -171,24 +165,17 @@ class AtomTokenData(Data):
     def subgraph(self, subset: Tensor) -> "AtomTokenData":
         """The graph of some atoms, and of the bonds and pairs between them.
 
-        Args:
-            subset (Tensor): The atoms to keep, as a mask ``[N]`` or as indices.
-
-        Returns:
-            AtomTokenData: With the same tokens, of which some may be empty, see
-            :meth:`drop_empty_tokens`. Of a batch, one that comes apart into the
-            graphs' own subgraphs, as long as ``subset`` keeps the graphs in order.
+        It has the same tokens, of which some may be empty, see
+        :meth:`drop_empty_tokens`. That of a batch comes apart into the graphs' own
+        subgraphs, as long as ``subset``, a mask ``[N]`` or indices, keeps their order.
         """
         return keep_atoms(self, subset)
 
     def drop_empty_tokens(self) -> "AtomTokenData":
-        """The graph, or the batch of graphs, without tokens that have no atoms.
+        """A copy of the graph, or of the batch, without tokens that have no atoms.
 
         The other tokens keep their order and take ids without gaps; attributes
         ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
-
-        Returns:
-            AtomTokenData: A copy, of which no token is empty.
         """
         self._check_has_tokens()
         return drop_empty_tokens(self)
@@ -205,10 +192,12 @@ class AtomTokenData(Data):
         total, num_atoms = self.total_num_tokens, self.num_nodes
         assert num_atoms is not None, "PyG's own validation refuses this"
         check_token_index(self.atom_to_token, total, batch=self._store.get("batch"))
-        atoms = ("atom_to_token", "z", "pos", "x", "formal_charge")
+        atoms = ["atom_to_token", "z", "pos", "x", "formal_charge"]
+        atoms += ["atom_name", "res_name", "chain_id", "ins_code"]
         rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
         for key, value in self._store.items():
-            if has_token_rows(key) and isinstance(value, Tensor) and value.dim() > 0:
+            bare = isinstance(value, Tensor) and value.dim() == 0
+            if has_token_rows(key) and not bare:
                 rows[key] = (total, "tokens")
         _check_rows_of(self, rows)
         rows = {}
@@ -234,6 +223,12 @@ class AtomTokenData(Data):
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """The dimension along which an attribute is concatenated."""
+        if args and isinstance(value, Names):
+            # Loaders of neighbours ask, before they select, which lists do not know.
+            raise AtomEncodingError(
+                f"'{key}' is a list, and loaders of neighbours select from tensors "
+                f"alone: delete it, and read names as data.{key}[batch.n_id]."
+            )
         if is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
@@ -288,5 +283,9 @@ def _check_rows_of(
 ) -> None:
     for key, (count, what) in rows.items():
         value = data.get(key)
+        # A batch has a list for each graph.
+        lists = [value] if isinstance(value, Names) else value
+        if isinstance(lists, list) and all(isinstance(v, Names) for v in lists):
+            value = torch.empty(sum(map(len, lists)))
         if isinstance(value, Tensor):
             checks.check_rows(key, value, count, what, *mend)

@@ -1,6 +1,7 @@
 """Graphs of some atoms or some tokens: what stays with them, also in a batch."""
 
 import copy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -90,20 +91,17 @@ def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
 
 def _follow_lists(out: Any, data: Any, index: Tensor) -> None:
     """Select from the lists with a value for each atom, of which a batch has lists."""
-    graphs, sizes = data.batch, data.batch.bincount(minlength=data.num_graphs)
-    order = graphs.argsort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    place = (place - cumsum(sizes)[graphs])[index]
-    of = graphs[index]
-    counts = of.bincount(minlength=data.num_graphs).tolist()
-    parts = place[of.argsort(stable=True)].split(counts)
+    sizes = data.batch.bincount(minlength=data.num_graphs).tolist()
+    # Where the atoms stand in the lists, one graph's behind the other's.
+    rows = data.batch.argsort(stable=True).argsort()[index].tolist()
     for key, value in data:
         lists = isinstance(value, list) and all(isinstance(v, list) for v in value)
-        if lists and list(map(len, value)) == sizes.tolist():
-            out[key] = [
-                select(v, part, 0) for v, part in zip(value, parts, strict=True)
-            ]
+        if lists and list(map(len, value)) == sizes:
+            whole = list(chain.from_iterable(value))
+            parts: list[list[Any]] = [[] for _ in sizes]
+            for graph, row in zip(data.batch[index].tolist(), rows, strict=True):
+                parts[graph].append(whole[row])
+            out[key] = parts
 
 
 def _adopt(out: Any, parts: list[Any]) -> Any:

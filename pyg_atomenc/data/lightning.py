@@ -12,6 +12,7 @@ from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
+_STAGES = ("train", "val", "test", "predict")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
 # Each has a trainer that takes only data modules of its own, and often both are there.
 _BASES = [
@@ -32,15 +33,10 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
     have ``batch_size`` graphs, and Lightning shares them as any others.
 
     Args:
-        train_dataset (Dataset or sequence, optional): Gives
-            :class:`~pyg_atomenc.data.AtomTokenData`. (default: ``None``)
-        val_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
-        test_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
-        pred_dataset (Dataset or sequence, optional): Likewise. (default: ``None``)
-        max_pairs (int, optional): As for the sampler. (default: no bound)
-        max_atoms (int, optional): As for the sampler. (default: no bound)
-        seed (int): For shuffling by the sampler. (default: ``0``)
-        oversized (str): As for the sampler. (default: ``"alone"``)
+        train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,
+            optional): Each gives :class:`~pyg_atomenc.data.AtomTokenData`.
+            (default: ``None``)
+        max_pairs, max_atoms, seed, oversized: As for the sampler.
         **kwargs: As for :class:`torch_geometric.loader.DataLoader`: ``num_workers``,
             ``follow_batch`` and so on. ``batch_size`` is 1, ``pin_memory`` set where
             there is CUDA and ``persistent_workers`` where there are workers, unless
@@ -66,30 +62,28 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.sampling: dict[str, Any] = {}
-        refused = ["shuffle", "sampler", "batch_sampler"]
-        if max_pairs is None and max_atoms is None:
+        budgets = dict(max_pairs=max_pairs, max_atoms=max_atoms)
+        bounded = any(most is not None for most in budgets.values())
+        options = dict(**budgets, seed=seed, oversized=oversized)
+        self.sampling: dict[str, Any] = options if bounded else {}
+        refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
+        for name in refused if bounded else refused - {"batch_size"}:
+            raise AtomEncodingError(
+                f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
+                f"'max_pairs' or 'max_atoms' stand in for a batch size."
+            )
+        if not bounded:
             kwargs.setdefault("batch_size", 1)
-        else:
-            refused.append("batch_size")
-            self.sampling = dict(max_pairs=max_pairs, max_atoms=max_atoms)
-            self.sampling |= dict(seed=seed, oversized=oversized)
-        for name in refused:
-            if name in kwargs:
-                raise AtomEncodingError(
-                    f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, "
-                    f"and 'max_pairs' or 'max_atoms' stand in for a batch size."
-                )
         kwargs.setdefault("pin_memory", torch.cuda.is_available())
         kwargs.setdefault("persistent_workers", kwargs.get("num_workers", 0) > 0)
         self.drop_last, self.kwargs = kwargs.pop("drop_last", False), kwargs
+        self._loaders: dict[str, tuple[Any, Any]] = {}
         self.train_dataset, self.val_dataset = train_dataset, val_dataset
         self.test_dataset, self.pred_dataset = test_dataset, pred_dataset
-        self._loaders: dict[str, tuple[Any, Any]] = {}
-        for name in ("train", "val", "test", "pred"):
-            if getattr(self, f"{name}_dataset") is None:
+        datasets = train_dataset, val_dataset, test_dataset, pred_dataset
+        for stage, dataset in zip(_STAGES, datasets, strict=True):
+            if dataset is None:
                 # Lightning runs a stage if there is such a method.
-                stage = "predict" if name == "pred" else name
                 setattr(self, f"{stage}_dataloader", None)
 
     def train_dataloader(self) -> Any:

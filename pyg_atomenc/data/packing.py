@@ -14,13 +14,7 @@ from pyg_atomenc.errors import AtomEncodingError
 
 
 def graph_size(data: AtomTokenData) -> tuple[int, int]:
-    """The atoms of a graph, and Σ n² over its tokens of n atoms.
-
-    Args:
-        data (AtomTokenData): One graph, or a batch.
-
-    Returns:
-        tuple: Two integers.
+    """The atoms of a graph or batch, and Σ n² over its tokens of n atoms, integers.
 
     Raises:
         ValueError: If it is no ``AtomTokenData``, or does not know its tokens.
@@ -35,16 +29,11 @@ def graph_size(data: AtomTokenData) -> tuple[int, int]:
 
 
 def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
-    """The sizes of all graphs of a dataset.
+    """The atoms and the pairs of every graph of a dataset, each ``[S]``, int64.
 
     A dataset with a method ``graph_sizes()`` is asked; of subsets and concatenations,
-    the datasets inside. Any other dataset is loaded, one graph after the other.
-
-    Args:
-        dataset (Dataset or sequence): Gives :class:`~pyg_atomenc.data.AtomTokenData`.
-
-    Returns:
-        tuple: Atoms and pairs of every graph ``[S]``, int64.
+    the datasets inside. Any other dataset or sequence of
+    :class:`~pyg_atomenc.data.AtomTokenData` is loaded, one graph after the other.
 
     Raises:
         ValueError: If it gives something else.
@@ -89,8 +78,7 @@ def pack(
     """
     closed: list[list[int]] = []
     # Each open batch behind the smaller and both of its rests, the fullest first.
-    batches: list[tuple[int, int, int, list[int]]] = []
-    smaller = itemgetter(0)
+    batches, smaller = list[tuple[int, int, int, list[int]]](), itemgetter(0)
     for sample in order:
         size, other = sizes[sample]
         # In batches before this one, a rest is below both sizes.

@@ -11,6 +11,7 @@ from torch_geometric.data.storage import GlobalStorage, recursive_apply
 
 from pyg_atomenc.attention import TokenLayout
 from pyg_atomenc.checks import check_tensor
+from pyg_atomenc.data.names import Names, named
 from pyg_atomenc.errors import AtomEncodingError
 
 # What a layout is made from.
@@ -75,10 +76,10 @@ class AtomTokenStorage(GlobalStorage):
     def num_nodes(self) -> Optional[int]:
         """The number of atoms."""
         # PyG knows these names; without them it would guess from the edges.
-        if any(key in self for key in ("num_nodes", "x", "pos", "batch")):
+        known = any(key in self for key in ("num_nodes", "x", "pos", "batch"))
+        if known or "atom_to_token" not in self:
             return super().num_nodes
-        index = self.get("atom_to_token")
-        return index.size(0) if isinstance(index, Tensor) else super().num_nodes
+        return self["atom_to_token"].size(0)
 
     @num_nodes.setter
     def num_nodes(self, num_nodes: Optional[int]) -> None:
@@ -109,15 +110,16 @@ class AtomTokenStorage(GlobalStorage):
         index, total = self["atom_to_token"], self["num_tokens"]
         if torch.compiler.is_compiling():
             # A trace cannot branch on values, but refuse them when it runs.
-            same = (index == layout.atom_to_token).all()
-            torch._assert_async(same, "'atom_to_token' was edited in place: set it.")
-        elif type(index) is Tensor and index.is_cpu:
+            equal = (index == layout.atom_to_token).all()
+            torch._assert_async(equal, "'atom_to_token' was edited in place: set it.")
+            return layout
+        if type(index) is Tensor and index.is_cpu:
             # In-place edits show in the values; elsewhere, to read them would wait.
-            same = torch.equal(index, layout.atom_to_token)
+            same = index.equal(layout.atom_to_token)
             same = same and count_tokens(total) == layout.num_tokens
         else:
             same = stamp == [_stamp(index), _stamp(total)]
-        return layout if torch.compiler.is_compiling() or same else None
+        return layout if same else None
 
     def keep_layout(self, layout: TokenLayout) -> None:
         """Keep a layout until ``atom_to_token`` or ``num_tokens`` changes."""
@@ -141,7 +143,7 @@ class AtomTokenStorage(GlobalStorage):
         old = self.get(key)
         if key == "atom_to_token" and old is not None and old is not value:
             value = self._follow(old, value)
-        super().__setitem__(key, value)
+        super().__setitem__(key, named(value))
 
     def __delitem__(self, key: str) -> None:
         if key in _LAYOUT_KEYS:
@@ -169,13 +171,12 @@ class AtomTokenStorage(GlobalStorage):
             with torch.inference_mode(False) if own else nullcontext():
                 value = recursive_apply(value, func)
             value = to_ids(key, value) if key in _ID_KEYS else value
-            super().__setitem__(key, value)
+            super().__setitem__(key, named(value))
         if layout is not None:
             index, moved = self["atom_to_token"], layout
-            if index is not old:
-                # It knows how to move, and no other method of a tensor.
-                with suppress(Exception):
-                    moved = func(layout)
+            # It knows how to move, and no other method of a tensor.
+            with suppress(Exception):
+                moved = layout if index is old else func(layout)
             fits = isinstance(moved, TokenLayout) and moved.device == index.device
             if fits and (moved is layout) == (index is old):
                 self.keep_layout(moved)
@@ -191,24 +192,30 @@ class AtomTokenStorage(GlobalStorage):
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
         if "atom_to_token" in self:
-            raise AtomEncodingError(
-                "'concat' does not shift tokens: use Batch.from_data_list([data, …])."
-            )
+            mend = "'concat' shifts no tokens: use Batch.from_data_list([data, …])."
+            raise AtomEncodingError(mend)
         return super().concat(other)
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
         """The assignment to set in place of the old one, after what hangs on it."""
-        count = old.numel()
-        longer = index.numel() > count and old.device == index.device
-        if longer and torch.equal(index[:count], old) and not index[count:].any():
-            return self._pad(old, index.numel() - count)
-        for key in self:
-            if has_pair_rows(key):
-                raise AtomEncodingError(
-                    f"'atom_to_token' is set anew, but '{key}' was made from the "
-                    f"present atoms: select atoms by data.subgraph(subset), which "
-                    f"keeps it, or delete it before, and make it anew."
-                )
+        count, added, stale = old.numel(), index.numel() - old.numel(), list[str]()
+        lists = [key for key, value in self.items() if isinstance(value, Names)]
+        names = [k for k in lists if len(self[k]) == count and not has_own_rows(k)]
+        if added > 0 and old.device == index.device and index[:count].equal(old):
+            for key in names:
+                super().__setitem__(key, Names(self[key] + [""] * added))
+            if not index[count:].any():
+                return self._pad(old, added)
+        elif added:
+            # What selects names, too, has selected from those that stand before.
+            before = list(self)[: list(self).index("atom_to_token")]
+            stale = [key for key in names if key in before]
+        for key in [key for key in self if has_pair_rows(key)] + stale:
+            raise AtomEncodingError(
+                f"'atom_to_token' is set anew, but '{key}' was made from the "
+                f"present atoms: select atoms by data.subgraph(subset), which "
+                f"keeps it, or delete it before, and make it anew."
+            )
         return index
 
     def _pad(self, old: Tensor, added: int) -> Tensor:
@@ -218,8 +225,7 @@ class AtomTokenStorage(GlobalStorage):
             raise AtomEncodingError(
                 f"'atom_to_token' {how}: add atoms to graphs before they are batched."
             )
-        total = count_tokens(self["num_tokens"])
-        grown = ["num_tokens"]
+        total, grown = count_tokens(self["num_tokens"]), ["num_tokens"]
         for key, value in list(self.items()):
             # The pairs of a layout are sorted by token, one of each new token.
             if not has_token_rows(key) and not key.startswith("pair_"):
@@ -227,7 +233,7 @@ class AtomTokenStorage(GlobalStorage):
             if isinstance(value, Tensor) and value.dim() > 0:
                 value = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
             elif isinstance(value, list):
-                value = value + [""] * added
+                value = named(value + [""] * added)
             super().__setitem__(key, value)
             grown.append(key)
         super().__setitem__("num_tokens", self["num_tokens"] + added)

@@ -100,15 +100,10 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._set_sizes(dataset, {"pairs": pairs, "atoms": atoms})
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of another epoch, from their first.
-
-        The present epoch goes on where it is, so that a loop may set it after
-        :meth:`load_state_dict`.
-        """
+        """Draw the batches of another epoch; the present one goes on where it is."""
         epoch = check_integer("epoch", epoch, 0)
         if epoch != self.epoch:
-            self.epoch = epoch
-            self._start = self._given = 0
+            self.epoch, self._start, self._given = epoch, 0, 0
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self._batches()
@@ -118,10 +113,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
             yield batch
 
     def __len__(self) -> int:
-        """The number of this rank's batches in this epoch, the same on all ranks.
-
-        It is that of the whole epoch, also where one goes on in its midst.
-        """
+        """This rank's batches in the whole epoch, as many as any other's."""
         return len(self._batches())
 
     def state_dict(self, consumed: Optional[int] = None) -> dict[str, Any]:
@@ -186,9 +178,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._index = [i for i in range(self._samples) if i not in left_out]
         if not over or self.oversized == "alone":
             return
-        sizes = [
-            f"{found[n][over[0]]:,} of {most:,} {n}" for n, most in budgets.items()
-        ]
+        sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
         text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
         text += f"first is graph {over[0]} with {' and '.join(sizes)}"
         if self.oversized == "raise":
@@ -240,8 +230,7 @@ def _find_sizes(
     dataset: Any, given: dict[str, Any], needed: list[str]
 ) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
-    passed = {name: sizes for name, sizes in given.items() if sizes is not None}
-    found = {name: _check_sizes(name, sizes) for name, sizes in passed.items()}
+    found = {k: _check_sizes(k, v) for k, v in given.items() if v is not None}
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
         raise AtomEncodingError(

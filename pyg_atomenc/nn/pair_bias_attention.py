@@ -21,7 +21,7 @@ from pyg_atomenc.attention import (
 )
 from pyg_atomenc.checks import check_heads, check_sizes, check_type
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight
+from pyg_atomenc.nn.projections import folded_weight, reason_to_call
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
@@ -86,10 +86,15 @@ class PairBias(torch.nn.Module):
 
     def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
         """Project; shapes are those of the class."""
+        norms = [*self.norms] * (len(self.lins) // len(self.norms))
+        layers = list(zip(norms, self.lins, strict=True))
+        if isinstance(pair, Tensor) and any(
+            reason_to_call(lin, pair) for lin in self.lins
+        ):
+            return [lin(norm(pair)) for norm, lin in layers]
         # Weight and bias of every layer's LayerNorm and projection in one.
         folded = []
-        norms = [*self.norms] * (len(self.lins) // len(self.norms))
-        for norm, lin in zip(norms, self.lins, strict=True):
+        for norm, lin in layers:
             weight = folded_weight(lin, "lins")
             scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
             folded.append((weight * scale, weight @ shift))

@@ -118,7 +118,7 @@ class AttentionProjections(torch.nn.Module):
             # It leaves alone what is no matrix product, such as an Identity.
             widest = reduce(torch.promote_types, kinds)
             found = [out.to(widest) for out in found]
-        elif kinds.count(kinds[0]) < 3:
+        elif kinds[1] != kinds[0] or kinds[2] != kinds[0]:
             raise AtomEncodingError(
                 f"'lin_query', 'lin_key' and 'lin_value' give {kinds}: let them give "
                 f"one type."
@@ -175,27 +175,16 @@ def fuse_projections(
     ``shape``, which calling them for atoms ``[N, C]`` would use: lazy ones made, under
     autocast of its type. Without biases ``None``.
     """
-    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
-        return "a hook on all modules wants to see them"
-    weights, biases = [], []
-    dtype = None
+    linear: Any
+    weights, biases, dtype = [], [], None
     if is_autocast_enabled(x.device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
     for linear in linears:
-        if not isinstance(linear, _PLAIN) or type(linear) not in _PLAIN:
-            return f"one is of type {type(linear).__name__}"
-        if "forward" in linear.__dict__:
-            return "the forward function of one was replaced"
-        if isinstance(linear.weight, UninitializedParameter):
-            linear(x[:0])
-        if any(getattr(linear, name) for name in _HOOKS):
-            return "a hook wants to see one"
-        weight = linear.weight
-        if is_traceable_wrapper_subclass(weight):
-            return f"the weight of one is a {type(weight).__name__}"
+        if reason := reason_to_call(linear, x):
+            return reason
+        weight = linear.weight if dtype is None else linear.weight.to(dtype)
         if weight.size(0) != shape[0] * shape[1]:
             return "one gives another width"
-        weight = weight if dtype is None else weight.to(dtype)
         weights.append(weight.view(*shape, weight.size(1)))
         if linear.bias is not None:
             biases.append(linear.bias.to(weight.dtype).view(shape))
@@ -205,6 +194,23 @@ def fuse_projections(
         return "some have a bias, and others none"
     query, key, value = weights
     return (query, key, value), (biases[0], biases[1], biases[2]) if biases else None
+
+
+def reason_to_call(linear: Any, x: Tensor) -> Optional[str]:
+    """Why a projection has to be called on ``x``, if weight and bias do not say all."""
+    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
+        return "a hook on all modules wants to see them"
+    if type(linear) not in _PLAIN:
+        return f"one is of type {type(linear).__name__}"
+    if "forward" in linear.__dict__:
+        return "the forward function of one was replaced"
+    if isinstance(linear.weight, UninitializedParameter):
+        linear(x[:0])
+    if any(getattr(linear, name) for name in _HOOKS):
+        return "a hook wants to see one"
+    if is_traceable_wrapper_subclass(linear.weight):
+        return f"the weight of one is a {type(linear.weight).__name__}"
+    return None
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:

@@ -11,14 +11,13 @@ from pyg_atomenc.attention import accumulate_dtype
 from pyg_atomenc.checks import check_choice, check_rows, check_shape, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.bonds import read_bonds
-from pyg_atomenc.data.storage import has_own_rows, is_token_attr
+from pyg_atomenc.data.storage import has_pair_rows, is_token_attr
 
-# What is of atoms or bonds whatever its length, or is made anew.
-_LEFT = {"atom_to_token", "num_tokens", "token_batch", "num_nodes"}
-_LEFT |= {"batch", "ptr", "x", "pos", "z", "edge_index", "edge_attr", "adj", "adj_t"}
-_LEFT |= {"formal_charge", "num_hydrogens", "chirality", "hetero", "atom_name"}
-_LEFT |= {"res_name", "res_id", "chain_id", "ins_code"}
-_LEFT |= {"is_representative", "is_resolved", "token_edge_index", "token_edge_attr"}
+# What is of atoms, bonds or pairs whatever its length, or is made anew.
+_LEFT = """atom_to_token num_tokens token_batch num_nodes batch ptr x pos z edge_index
+edge_attr adj adj_t formal_charge num_hydrogens chirality hetero atom_name res_name
+res_id chain_id ins_code is_representative is_resolved token_edge_index
+token_edge_attr""".split()
 
 
 def token_graph(
@@ -36,27 +35,25 @@ def token_graph(
     graphs goes along under its name: ``token_y``, ``token_name``, ``y``, ``smiles``.
 
     Args:
-        data (AtomTokenData): A graph of atoms, or a batch of such graphs, with
-            ``atom_to_token`` ``[N]``, ``num_tokens`` and, where there are bonds,
-            ``edge_index`` ``[2, E]``, or what PyG's transforms replace it by, ``adj_t``
-            or ``adj``; or ``token_edge_index`` ``[2, E']`` with or without
-            ``token_edge_attr`` ``[E', K]``.
+        data (AtomTokenData): A graph of atoms, or a batch of such graphs, with its
+            bonds ``[2, E]`` in ``edge_index``, or in what PyG's transforms replace it
+            by, ``adj_t`` or ``adj``; or with ``token_edge_index`` ``[2, E']``, and
+            ``token_edge_attr`` ``[E', K]`` or without.
         token_x (Tensor): The features of every token ``[T, D]``, for example from
             :class:`~pyg_atomenc.AtomAttentionEncoder`.
         self_loops (bool): Keep a token's loop to itself where a bond joins two of its
             atoms; without ``token_edge_index`` only. (default: ``False``)
         edge_reduce (str): How ``edge_attr`` ``[E, ...]`` of the bonds that join two
-            tokens becomes one: ``"mean"``, ``"sum"``, ``"max"`` or ``"min"``. Of
-            integers and booleans the mean is a floating number; booleans are counted by
-            ``"sum"``. (default: ``"mean"``)
+            tokens becomes one: ``"mean"``, of integers and booleans a floating number,
+            ``"sum"``, of booleans their count, ``"max"`` or ``"min"``.
+            (default: ``"mean"``)
 
     Returns:
         Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (bonds coalesced),
         ``edge_attr`` ``[E', ...]`` where bonds, or ``token_edge_index``, have features,
-        ``batch`` ``[T]`` int64, ``num_nodes``; where ``data`` has positions, ``pos``
-        ``[T, 3]`` in ångström, the mean of the known positions of a token's atoms, NaN
-        where none is known; and all ``token_*`` and attributes of whole graphs; those
-        of atoms, bonds and pairs are left. Of a batch, a
+        ``batch`` ``[T]`` int64, ``num_nodes``, and ``pos`` ``[T, 3]`` in ångström, the
+        mean of the known positions of a token's atoms, NaN where none is known, where
+        atoms have some; and what goes along. Of a batch, a
         :class:`~torch_geometric.data.Batch`, as of the token graphs of its graphs.
 
     Raises:
@@ -75,16 +72,15 @@ def token_graph(
     if "token_edge_index" in data:
         graph.edge_index, edge_attr = data.token_edge_index, data.get("token_edge_attr")
     else:
-        edges, edge_attr = read_bonds(data)
-        edges, dtype = index[edges], None
-        if edge_attr is not None:
-            inside, dtype = _reduced_types(edge_attr, edge_reduce)
-            edge_attr = edge_attr.to(inside)
+        bonds, attr = read_bonds(data)
+        edges = index[bonds]
+        if attr is not None:
+            inside, dtype = _reduced_types(attr, edge_reduce)
+            attr = attr.to(inside)
         if not self_loops:
-            edges, edge_attr = remove_self_loops(edges, edge_attr)
-        edges, edge_attr = coalesce(edges, edge_attr, num_tokens, edge_reduce)
-        graph.edge_index = edges
-        edge_attr = None if edge_attr is None else edge_attr.to(dtype)
+            edges, attr = remove_self_loops(edges, attr)
+        graph.edge_index, attr = coalesce(edges, attr, num_tokens, edge_reduce)
+        edge_attr = None if attr is None else attr.to(dtype)
     if edge_attr is not None:
         graph.edge_attr = edge_attr
     if isinstance(data.pos, Tensor):
@@ -120,44 +116,46 @@ def _known_mean(pos: Tensor, index: Tensor, num_tokens: int) -> Tensor:
 def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     """Hand on what is of tokens or whole graphs; gives where each graph's part lies."""
     known: dict[str, Any] = getattr(data, "_slice_dict", {})
-    batched = isinstance(data, Batch)
-    one = torch.arange(data.num_graphs + 1 if batched else 2)
-    tokens = cumsum(torch.as_tensor(data.num_tokens).flatten().cpu())
-    others = [known[key] for key in ("atom_to_token", "edge_index") if key in known]
-    slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), tokens)
+    tokens = torch.as_tensor(data.num_tokens).flatten().cpu()
+    others = [[data.num_nodes], [data.num_edges]]
+    others += [
+        known[key].diff().tolist()
+        for key in ("atom_to_token", "edge_index")
+        if key in known
+    ]
+    slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), cumsum(tokens))
     for key, value in data.to_dict().items():
-        late, of_tokens = batched and key not in known, is_token_attr(key)
-        if key in _LEFT or (has_own_rows(key) and not of_tokens):
+        late, of_tokens = (
+            isinstance(data, Batch) and key not in known,
+            is_token_attr(key),
+        )
+        if key in _LEFT or has_pair_rows(key):
             continue
         # What a loader's `follow_batch` adds was in no graph.
         if late and key.endswith(("_batch", "_ptr")):
             continue
-        wanted = tokens if of_tokens else one
-        rows = _rows(value, known.get(key), wanted, batched)
+        wanted = tokens.tolist() if of_tokens else [1] * len(tokens)
+        rows = _rows(data, key, value, wanted)
         # Of graphs with one atom or bond each, the name alone tells.
-        if rows.equal(wanted) or not (
-            of_tokens
-            or late
-            or data.is_node_attr(key)
-            or data.is_edge_attr(key)
-            or any(map(rows.equal, others))
-        ):
-            graph[key], slices[key] = value, known.get(key, rows)
+        if rows == wanted or not (of_tokens or late or rows in others):
+            graph[key] = value
+            slices[key] = known[key] if key in known else cumsum(torch.tensor(rows))
     return slices
 
 
-def _rows(value: Any, slices: Any, wanted: Tensor, batched: bool) -> Tensor:
-    """Where the rows of every graph begin and end in a value."""
-    if batched and isinstance(value, (list, tuple)):
+def _rows(data: AtomTokenData, key: str, value: Any, wanted: list[int]) -> list[int]:
+    """How many rows every graph has in a value."""
+    slices = getattr(data, "_slice_dict", {}).get(key)
+    if isinstance(data, Batch) and isinstance(value, (list, tuple)):
         # PyG batches names as a list for each graph.
-        sizes = [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
-        return cumsum(torch.tensor(sizes, dtype=torch.long))
+        return [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
     if isinstance(slices, Tensor) and slices.dim() == 1:
-        return slices
-    bare = isinstance(value, Tensor) and value.dim() == 0
-    if bare or not isinstance(value, (Tensor, list, tuple)):
-        return wanted
-    return wanted if len(value) == int(wanted[-1]) else torch.tensor([0, len(value)])
+        return slices.diff().tolist()
+    if isinstance(value, Tensor) and value.dim() > 0:
+        size = value.size(-1 if data.__cat_dim__(key, value) == -1 else 0)
+    else:
+        size = len(value) if isinstance(value, (list, tuple)) else sum(wanted)
+    return wanted if size == sum(wanted) else [size]
 
 
 def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) -> None:
@@ -165,11 +163,9 @@ def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) ->
     ptr, sizes = slices["batch"], slices["batch"].diff()
     # Each graph's edges stand together, in the order of the graphs.
     owner, order = graph.batch[graph.edge_index[0]].sort(stable=True)
-    graph.edge_index = graph.edge_index[:, order]
-    if "edge_attr" in graph:
-        graph.edge_attr = graph.edge_attr[order]
-    edges = cumsum(owner.bincount(minlength=len(sizes)))
-    slices |= dict(edge_index=edges, edge_attr=edges)
+    for key in {"edge_index", "edge_attr"} & set(graph.keys()):
+        graph[key] = graph[key].index_select(graph.__cat_dim__(key, None), order)
+        slices[key] = cumsum(owner.bincount(minlength=len(sizes)))
     graph.ptr = ptr.to(graph.batch.device)
     graph._num_graphs = data.num_graphs
     graph._store._num_nodes = sizes.tolist()

@@ -14,11 +14,8 @@ from pyg_atomenc.data.atom_token_data import check_graph, check_single
 from pyg_atomenc.data.storage import is_token_attr
 from pyg_atomenc.errors import AtomEncodingError
 
-_INSIDE = ("atom", "in", "token")
-_PAIR = ("atom", "pair", "atom")
-_BOND = ("atom", "bond", "atom")
-_RADIUS = ("atom", "radius", "atom")
-_BETWEEN = ("token", "edge", "token")
+_INSIDE, _BETWEEN = ("atom", "in", "token"), ("token", "edge", "token")
+_BOND, _PAIR, _RADIUS = (("atom", n, "atom") for n in ("bond", "pair", "radius"))
 # Attribute of the graph → type of edges and their attribute.
 _PLACES = {
     "edge_index": (_BOND, "edge_index"),
@@ -163,31 +160,31 @@ def _put(store: BaseStorage, name: str, value: Any, index: Tensor) -> None:
 
 
 def _items(store: BaseStorage) -> Iterator[tuple[str, Any]]:
-    lists = store.get("lists", {})
     for name, value in store.items():
-        if name not in ("num_nodes", "lists", "list_id"):
+        if name == "lists":
+            ids = store.list_id.tolist()
+            yield from ((k, [values[i] for i in ids]) for k, values in value.items())
+        elif name not in ("num_nodes", "list_id"):
             yield name, value
-    for name, values in lists.items():
-        yield name, [values[i] for i in store.list_id.tolist()]
 
 
 def _check_types(data: HeteroData) -> None:
     check_single(data, HeteroData)
-    missing = {"atom", "token"} - set(data.node_types)
-    if missing or _INSIDE not in data.edge_types:
+    known = {"atom", "token", _INSIDE, *(kind for kind, _ in _NAMES)}
+    there = data.node_types + data.edge_types
+    if not {"atom", "token", _INSIDE} <= set(there):
         raise AtomEncodingError(
             f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
             f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
         )
-    sparse = [k for k in data.edge_types if k != _BOND and "adj_t" in data[k]]
-    if sparse:
-        raise AtomEncodingError(
-            f"'data' has 'adj_t' in {sparse[0]}, which FromHetero does not read: apply "
-            f"T.ToSparseTensor after it."
-        )
-    known = {"atom", "token", _INSIDE, *(kind for kind, _ in _NAMES)}
-    more = [kind for kind in data.node_types + data.edge_types if kind not in known]
-    if more:
-        raise AtomEncodingError(
-            f"'data' has {more[0]!r}, for which there is no place: remove it first."
-        )
+    for kind in data.edge_types:
+        if kind != _BOND and "adj_t" in data[kind]:
+            raise AtomEncodingError(
+                f"'data' has 'adj_t' in {kind}, which FromHetero does not read: apply "
+                f"T.ToSparseTensor after it."
+            )
+    for kind in there:
+        if kind not in known:
+            raise AtomEncodingError(
+                f"'data' has {kind!r}, for which there is no place: remove it first."
+            )

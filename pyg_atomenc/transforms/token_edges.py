@@ -72,12 +72,8 @@ class TokenEdges(BaseTransform):
         edges, _ = check_graph(data)
         bonds = data.atom_to_token[edges]
         count = data.total_num_tokens
-        found = [
-            coalesce(
-                remove_self_loops(self._edges(data, bonds, kind))[0], num_nodes=count
-            )
-            for kind in self.kinds
-        ]
+        found = [remove_self_loops(self._edges(data, bonds, k))[0] for k in self.kinds]
+        found = [coalesce(edges, num_nodes=count) for edges in found]
         column = [edges.new_full(edges.shape[1:], i) for i, edges in enumerate(found)]
         attr = torch.nn.functional.one_hot(torch.cat(column), len(found)).float()
         data.token_edge_index, data.token_edge_attr = coalesce(

@@ -1,12 +1,16 @@
 """Every transform of PyG, on a graph that has all that they read."""
 
 import copy
+import pickle
 import warnings
 
 import pytest
 import torch
 import torch_geometric.transforms as T
+from residues import chain
 from torch_geometric.data import Batch
+from torch_geometric.loader.utils import filter_data
+from torch_geometric.transforms.pad import AttrNamePadding
 
 from pyg_atomenc import AtomTokenData
 from pyg_atomenc.attention import TokenLayout
@@ -273,3 +277,122 @@ def test_a_loaded_batch_has_the_layout_of_its_tokens_after_every_transform(name)
     found = out.token_layout()
     assert torch.equal(found.to_edge_index(), expected.to_edge_index())
     assert torch.equal(found.ptr, expected.ptr)
+
+
+def read_smiles():
+    io = pytest.importorskip("pyg_atomenc.io")
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    return io.from_smiles("CC(=O)Oc1ccccc1C(=O)O.O")
+
+
+def read_structure():
+    io = pytest.importorskip("pyg_atomenc.io")
+    parts = ["GLY", "N", "CA", "C", "O"], ["CYS", "N", "CA", "SG"], ["HOH", "O"]
+    atoms = chain(*parts, bonds=[(0, 1), (1, 2), (2, 3), (2, 4), (4, 5), (5, 6)])
+    return io.from_atom_array(atoms)
+
+
+def read(reader):
+    """A graph of a reader, with what transforms need and an id for every atom."""
+    data = reader()
+    count = data.num_nodes
+    data.update({"x": torch.rand(count, 3) + 0.1, "pos": torch.rand(count, 3)})
+    data.update({"y": torch.randint(1, 3, (count,)), "norm": torch.rand(count, 3)})
+    data.train_mask, data.known_index = torch.rand(count) < 0.5, torch.tensor([1, 3])
+    data.face = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    data.edge_attr = torch.rand(data.num_edges, 2)
+    data.atom_id = torch.arange(1, count + 1)
+    return data
+
+
+def named(data):
+    """The names of every atom, and those of its token."""
+    keys = [k for k, v in data.to_dict().items() if isinstance(v, list)]
+    assert {"atom_name", "res_name", "token_name"} < set(keys)
+    return {
+        atom: [data[k][token if k.startswith("token_") else i] for k in keys]
+        for i, (atom, token) in enumerate(
+            zip(data.atom_id.tolist(), data.atom_to_token.tolist(), strict=True)
+        )
+    }
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+@pytest.mark.parametrize("name", sorted(set(RUN) - {"Pad", *NOTICED}))
+def test_names_of_readers_follow_their_atoms(name, reader):
+    check_names(read(reader), name, RUN[name])
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+def test_names_of_padded_atoms_are_empty(reader):
+    for transform in (T.Pad(30, 90), T.VirtualNode()):
+        data = read(reader)
+        data.later = [f"{i}" for i in range(data.num_nodes)]
+        with pytest.warns(UserWarning, match="a token of its own"):
+            out = transform(copy.copy(data))
+        before, after = named(data), named(out)
+        added = [out.later[i] for i in range(data.num_nodes, out.num_nodes)]
+        assert set(added) == {""} and len(out.later) == out.num_nodes
+        after.pop(0)
+        assert after == before and out.validate()
+    out = T.Pad(30, node_pad_value=AttrNamePadding({"atom_to_token": 1}))(data)
+    assert out.atom_name[data.num_nodes :] == [""] * (30 - data.num_nodes)
+    assert out.validate() and out.atom_to_token[-1] == 1
+
+
+def check_names(data, name, transform):
+    if name == "FixedPoints":
+        # It selects from tensors alone.
+        with pytest.raises(AtomEncodingError, match="'atom_name' was made from the"):
+            apply(name, data)
+        return
+    out, _ = apply(name, data)
+    for one in (out, copy.copy(out).to("cpu")):
+        if isinstance(one, AtomTokenData):
+            before, after = named(data), named(one)
+            after.pop(0, None)
+            assert len(one.atom_name) == one.num_nodes and one.validate()
+            assert {atom: before[atom] for atom in after} == after
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+def test_names_are_lists_that_go_through_batches_files_and_workers(reader, tmp_path):
+    data = read(reader)
+    atoms, mask = torch.tensor([3, 0, 3]), torch.arange(data.num_nodes) % 3 == 1
+    names = list(data.atom_name)
+    assert data.atom_name == names and data.atom_name[1:3] == names[1:3]
+    assert data.atom_name[atoms] == [names[3], names[0], names[3]]
+    assert data.atom_name[mask] == names[1::3] and data.atom_name[-1] == names[-1]
+    torch.save(data.to_dict(), tmp_path / "a.pt")
+    loaded = torch.load(tmp_path / "a.pt", weights_only=True)
+    options = {"num_workers": 1, "multiprocessing_context": "fork"}
+    batches = [Batch.from_data_list([data, data]), Batch.from_data_list([data]).clone()]
+    batches += [*AtomTokenLoader([data, data], batch_size=2, **options)]
+    graphs = [graph for batch in batches for graph in batch.to_data_list()]
+    graphs += [AtomTokenData.from_dict(loaded), pickle.loads(pickle.dumps(data))]
+    for found in [*graphs, copy.deepcopy(data), data.clone().to("cpu")]:
+        assert isinstance(found.atom_name, list) and named(found) == named(data)
+        assert T.RemoveIsolatedNodes()(found).validate()
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+def test_neighbor_loaders_say_that_they_take_no_names(reader):
+    data = read(reader)
+    atoms, bonds = torch.tensor([3, 1, 4]), torch.tensor([0, 1])
+    row = torch.tensor([0, 1])
+    with pytest.raises(AtomEncodingError, match=r"'atom_name' is a list.*n_id\]"):
+        filter_data(data, atoms, row, row, bonds)
+    rest = copy.copy(data)
+    for key in ("atom_name", "res_name", "chain_id", "ins_code"):
+        del rest[key]
+    part = filter_data(rest, atoms, row, row, bonds)
+    assert part.validate() and part.token_name == data.token_name
+    assert data.atom_name[part.atom_id - 1] == [data.atom_name[i] for i in (3, 1, 4)]
+
+
+@pytest.mark.parametrize("reader", [read_smiles, read_structure])
+def test_names_of_a_batch_that_lost_atoms_are_noticed(reader):
+    batch = Batch.from_data_list([read(reader), read(reader)])
+    assert batch.validate() and batch.subgraph(torch.tensor([0, 2])).validate()
+    with pytest.raises(AtomEncodingError, match="'atom_name' has .* rows for"):
+        T.RemoveIsolatedNodes()(batch).validate()
