@@ -27,7 +27,7 @@ from pyg_atomenc.attention.tracing import (
     is_readable,
     outside_of_transforms,
 )
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_rows
 
 T = TypeVar("T")
 # By a schema: each a tensor, or None where that may be left out.
@@ -38,7 +38,6 @@ Gradients = list[Optional[Tensor]]
 DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
 _CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? seed"
-_CONTEXT_LENGTH = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,18 +121,13 @@ class OperatorContext:
 def check_pairs(bias: Tensor, context: OperatorContext) -> None:
     """Raise a ValueError unless a bias has one row for every pair of atoms."""
     pairs = int(context.host_ptr.diff().square().sum())
-    if bias.size(0) != pairs:
-        raise AtomEncodingError(
-            f"'bias' has {bias.size(0)} rows for {pairs} pairs of atoms: give it one "
-            f"row for every edge of layout.to_edge_index()."
-        )
+    mend = "give it one row for every edge of layout.to_edge_index()."
+    check_rows("bias", bias, pairs, "pairs of atoms", mend)
 
 
 class _Planned(NamedTuple):
-    """What backends planned, and of what."""
-
     host_ptr: Tensor
-    versions: tuple[int, int]
+    versions: tuple[int, ...]
     plans: dict[Any, Any]
 
 
@@ -142,18 +136,12 @@ _PLANNED = WeakTensorKeyDictionary()
 
 
 def plan_once(context: OperatorContext, key: Any, make: Callable[[], T]) -> T:
-    """What ``make`` gives, made once for a layout, as long as nobody edits it.
-
-    Args:
-        context (OperatorContext): The layout's tensors.
-        key (Any): Which plan it is.
-        make (callable): Makes it, from the context.
-    """
+    """The plan ``key`` that ``make`` gives, once for a layout that nobody edits."""
     if torch._C._are_functorch_transforms_active():
         # What is made inside of a transform does not outlive it.
         return make()
     perm, host = context.perm, context.host_ptr
-    versions = (_version(perm), _version(host))
+    versions = tuple(0 if t.is_inference() else t._version for t in (perm, host))
     found = _PLANNED.get(perm)
     if found is None or found.host_ptr is not host or found.versions != versions:
         found = _PLANNED[perm] = _Planned(host, versions, {})
@@ -162,10 +150,6 @@ def plan_once(context: OperatorContext, key: Any, make: Callable[[], T]) -> T:
         with torch.inference_mode(False):
             found.plans[key] = make()
     return found.plans[key]
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 Forward = Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
@@ -207,7 +191,7 @@ def empty_gradients(tensors: Tensors, needed: Needed) -> Gradients:
 
 def define_operator(
     name: str,
-    arguments: Sequence[str],
+    arguments: str,
     num_outputs: int,
     definition: OperatorDefinition,
 ) -> Callable[..., tuple[Tensor, ...]]:
@@ -215,24 +199,24 @@ def define_operator(
 
     Args:
         name (str): Its name in ``torch.ops.pyg_atomenc``.
-        arguments (list[str]): The tensors it is differentiated by, as schema entries:
-            ``"Tensor query"``, ``"Tensor? bias"``.
+        arguments (str): The tensors it is differentiated by, as in a schema:
+            ``"Tensor query, Tensor? bias"``.
         num_outputs (int): The number of its outputs, all tensors.
         definition (OperatorDefinition): What it computes.
 
     Returns:
         Callable: ``operator(*tensors, context)`` → tuple of outputs.
     """
-    count = len(arguments)
+    count = arguments.count(",") + 1
+    end = count + num_outputs
     reference = definition.reference or definition.forward
-    inputs = ", ".join(arguments)
     grads = ", ".join(f"Tensor? grad_{i}" for i in range(num_outputs))
 
     def returns(number: int) -> str:
         return "Tensor" if number == 1 else f"({', '.join(['Tensor'] * number)})"
 
     # An operator's only output is no tuple, and its schema writes it without brackets.
-    def one_or_all(outputs: tuple[Tensor, ...]) -> Any:
+    def one_or_all(outputs: tuple[Any, ...]) -> Any:
         return outputs[0] if num_outputs == 1 else outputs
 
     def run(*values: Any) -> Any:
@@ -241,66 +225,80 @@ def define_operator(
             return one_or_all(definition.forward(values[:count], context))
 
     def run_backward(*values: Any) -> tuple[Tensor, ...]:
-        tensors, outputs, context, needed = _split(values, count, num_outputs)
+        context = OperatorContext(*values[end:-1])
+        given = values[:count], context, values[count:end], values[-1]
         with without_autocast(context.perm.device):
-            found = definition.backward(tensors, context, outputs, needed)
-        return _without_none(found, context)
+            return _without_none(definition.backward(*given), context)
 
     def fake(*values: Any) -> Any:
         context = OperatorContext(*values[count:])
         return one_or_all(definition.shapes(values[:count], context))
 
     def fake_backward(*values: Any) -> tuple[Tensor, ...]:
-        tensors, _, context, needed = _split(values, count, num_outputs)
-        return _without_none(empty_gradients(tensors, needed), context)
+        found = empty_gradients(values[:count], values[-1])
+        return _without_none(found, OperatorContext(*values[end:-1]))
 
-    schema = f"({inputs}, {_CONTEXT}) -> {returns(num_outputs)}"
+    def count_flops(*values: Any, out_val: Any = None) -> int:
+        pairs = OperatorContext(*values[count:]).num_pairs
+        return definition.flops(values[:count], pairs)
+
+    def count_backward_flops(*values: Any, out_val: Any = None) -> int:
+        pairs, used = OperatorContext(*values[end:-1]).num_pairs, values[count]
+        return definition.flops(values[:count], pairs, values[-1], used is not None)
+
     options: Any = {"mutates_args": (), **NOT_RECORDED}
-    forward_op = torch.library.custom_op(
-        f"pyg_atomenc::{name}", run, schema=schema, **options
-    )
-    schema = f"({inputs}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}"
+    schema = f"({arguments}, {_CONTEXT}) -> {returns(num_outputs)}"
+    full_name = f"pyg_atomenc::{name}"
+    forward_op = torch.library.custom_op(full_name, run, schema=schema, **options)
+    schema = f"({arguments}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}"
+    full_name += "_backward"
     backward_op = torch.library.custom_op(
-        f"pyg_atomenc::{name}_backward", run_backward, schema=schema, **options
+        full_name, run_backward, schema=schema, **options
     )
-    _count_flops(name, count, num_outputs, definition.flops)
     forward_op.register_fake(fake)
     backward_op.register_fake(fake_backward)
+    forward, backward = (
+        getattr(torch.ops.pyg_atomenc, op) for op in (name, f"{name}_backward")
+    )
+    register_flop_formula(forward, get_raw=True)(count_flops)
+    register_flop_formula(backward, get_raw=True)(count_backward_flops)
 
     def first_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
-        if all(grad is None for grad in outputs):
-            return (None,) * (count + _CONTEXT_LENGTH)
         values = _restore(ctx)
+        tensors, others = values[:count], values[count:]
         needed = [bool(need) for need in ctx.needs_input_grad[:count]]
+        found: Sequence[Any] = [None] * count
         if needs_reference(outputs):
-            context = OperatorContext(*values[count:])
-            with without_autocast(context.perm.device):
-                pulled = values[:count], outputs
-                found = _pull_back(reference, *pulled, context, needed)
-            return (*found, *[None] * _CONTEXT_LENGTH)
-        found = backward_op(*values[:count], *outputs, *values[count:], needed)
-        found = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return (*found, *[None] * _CONTEXT_LENGTH)
+            context = OperatorContext(*others)
+            found = _pull_back(reference, tensors, outputs, context, needed)
+        elif any(grad is not None for grad in outputs):
+            found = backward_op(*tensors, *outputs, *others, needed)
+            found = [g if need else None for g, need in zip(found, needed, strict=True)]
+        return (*found, *[None] * len(others))
 
     def second_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
-        tensors, grad, context, needed = _split(_restore(ctx), count, num_outputs)
-        with without_autocast(context.perm.device):
-            wanted = _second_derivative(
-                reference, tensors, grad, context, needed, outputs
-            )
-        return (*wanted, *[None] * (_CONTEXT_LENGTH + 1))
+        *values, needed = _restore(ctx)
+        context = OperatorContext(*values[end:])
+
+        def gradients(values: Tensors, context: OperatorContext) -> Gradients:
+            pulled = values[:count], values[count:]
+            return _pull_back(reference, *pulled, context, needed)
+
+        wanted = ctx.needs_input_grad[:end]
+        found = _pull_back(gradients, values[:end], outputs, context, wanted)
+        return (*found, *[None] * (len(values) - end + 1))
 
     forward_op.register_autograd(first_derivative, setup_context=_remember)
     backward_op.register_autograd(second_derivative, setup_context=_remember)
 
     def vectorize(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
         context = OperatorContext(*values[count:])
-
-        def one(*tensors: Any) -> Any:
-            return one_or_all(reference(tensors, context))
-
-        dims, given = in_dims[:count], values[:count]
-        return _vmap(one, info.randomness, dims, given, num_outputs)
+        one = torch.vmap(
+            lambda *tensors: one_or_all(reference(tensors, context)),
+            tuple(in_dims[:count]),
+            randomness=info.randomness,
+        )
+        return one(*values[:count]), one_or_all((0,) * num_outputs)
 
     forward_op.register_vmap(vectorize)
 
@@ -315,22 +313,6 @@ def define_operator(
     return call
 
 
-def _count_flops(
-    name: str, count: int, num_outputs: int, flops: Callable[..., int]
-) -> None:
-    """Tell torch's counter of an operator and its backward pass."""
-    ops = torch.ops.pyg_atomenc
-
-    @register_flop_formula(getattr(ops, name), get_raw=True)
-    def forward(*values: Any, out_val: Any = None) -> int:
-        return flops(values[:count], OperatorContext(*values[count:]).num_pairs)
-
-    @register_flop_formula(getattr(ops, f"{name}_backward"), get_raw=True)
-    def backward(*values: Any, out_val: Any = None) -> int:
-        tensors, outputs, context, needed = _split(values, count, num_outputs)
-        return flops(tensors, context.num_pairs, needed, outputs[0] is not None)
-
-
 def needs_reference(tensors: Tensors) -> bool:
     """Whether autograd has to follow the forward formula, rather than an operator's.
 
@@ -341,15 +323,12 @@ def needs_reference(tensors: Tensors) -> bool:
         return False
     if torch._C._are_functorch_transforms_active():
         return True
-    return any(t is not None and _has_tangent(t) for t in tensors)
-
-
-def _has_tangent(tensor: Tensor) -> bool:
-    """Whether a tensor carries a gradient of forward-mode differentiation."""
     # Outside of a level, which is nearly always, unpacking would cost more than this.
     if forward_ad._current_level < 0:
         return False
-    return forward_ad.unpack_dual(tensor).tangent is not None
+    return any(
+        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
+    )
 
 
 def is_autocast_enabled(device: torch.device) -> bool:
@@ -362,14 +341,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     if is_autocast_enabled(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
-
-
-def _split(
-    values: Sequence[Any], count: int, num_outputs: int
-) -> tuple[Tensors, Tensors, OperatorContext, Needed]:
-    end = count + num_outputs
-    context = OperatorContext(*values[end:-1])
-    return values[:count], values[count:end], context, values[-1]
 
 
 def _without_none(found: Gradients, context: OperatorContext) -> tuple[Tensor, ...]:
@@ -390,98 +361,55 @@ def _restore(ctx: Any) -> list[Any]:
     return [next(saved) if other is None else other[0] for other in ctx.others]
 
 
-def _first_derivative(
-    forward: Forward,
-    inputs: Tensors,
-    grads: Tensors,
-    context: OperatorContext,
-    needed: Needed,
-) -> Gradients:
-    """The gradients of ``forward`` by autograd, in a graph of their own."""
-    # With no atoms, or the frozen weights of an output, there is nothing to follow.
-    pairs = [
-        (out, grad)
-        for out, grad in zip(forward(inputs, context), grads, strict=True)
-        if grad is not None and out.requires_grad
-    ]
-    used = [t if need else None for t, need in zip(inputs, needed, strict=True)]
-    return _gradients(pairs, used, True)
-
-
 def _pull_back(
-    forward: Forward,
+    forward: Callable[[Tensors, OperatorContext], Sequence[Any]],
     inputs: Tensors,
     grads: Tensors,
     context: OperatorContext,
     needed: Needed,
 ) -> Gradients:
-    """The gradients of ``forward`` by torch.func, which go through any transform."""
+    """The gradients of ``forward``, followed once more as far as gradients are on."""
     places = [i for i, need in enumerate(needed) if need and inputs[i] is not None]
     used = [i for i, grad in enumerate(grads) if grad is not None]
 
-    def run(*values: Tensor) -> tuple[Tensor, ...]:
+    def run(*values: Tensor) -> tuple[Any, ...]:
         given = list(inputs)
         for place, value in zip(places, values, strict=True):
             given[place] = value
         outputs = forward(given, context)
         return tuple(outputs[i] for i in used)
 
-    pull: Any = torch.func.vjp(run, *[inputs[i] for i in places])[1]
-    found = iter(pull(tuple(grads[i] for i in used)))
-    return [next(found) if i in places else None for i in range(len(inputs))]
+    found: Gradients = [None] * len(inputs)
+    if not places or not used:
+        return found
+    values, given = [inputs[i] for i in places], tuple(grads[i] for i in used)
+    with without_autocast(context.perm.device):
+        if needs_reference(given):
+            pulled = torch.func.vjp(run, *values)[1](given)
+        else:
+            pulled = _gradients(run, values, given)
+    for place, grad in zip(places, pulled, strict=True):
+        found[place] = grad
+    return found
 
 
-def _second_derivative(
-    forward: Forward,
-    tensors: Tensors,
-    grads: Tensors,
-    context: OperatorContext,
-    needed: Needed,
-    outputs: Tensors,
-) -> Gradients:
-    """Autograd through the gradient of ``forward``, which it computes again."""
+def _gradients(run: Callable[..., Tensors], values: Tensors, grads: Tensors) -> Tensors:
+    """By autograd, which outside of transforms takes less time than torch.func."""
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs, grads = _with_grad(tensors), _with_grad(grads)
-        found = _first_derivative(forward, inputs, grads, context, needed)
-        pairs = [
-            (grad, out)
-            for grad, out in zip(found, outputs, strict=True)
-            if grad is not None and grad.requires_grad and out is not None
+        # Views that cut the graph here, and stay connected for further derivatives.
+        values = [
+            t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+            for t in values
         ]
-        return _gradients(pairs, (*inputs, *grads), keep_graph)
-
-
-def _with_grad(tensors: Tensors) -> Gradients:
-    """Views that cut the graph here, and stay connected for further derivatives."""
-    return [
-        t
-        if t is None
-        else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_())
-        for t in tensors
-    ]
-
-
-def _gradients(
-    pairs: Sequence[tuple[Tensor, Tensor]], inputs: Tensors, create_graph: bool
-) -> Gradients:
-    """One gradient for each of ``inputs`` that is there, of outputs with theirs."""
-    used = [t for t in inputs if t is not None]
-    if not pairs or not used:
-        return [None] * len(inputs)
-    outputs, grads = zip(*pairs, strict=True)
-    options: Any = {"create_graph": create_graph, "allow_unused": True}
-    found = iter(torch.autograd.grad(outputs, used, grads, **options))
-    return [None if t is None else next(found) for t in inputs]
-
-
-def _vmap(
-    function: Callable[..., Any],
-    randomness: str,
-    in_dims: Sequence[Any],
-    values: Sequence[Any],
-    num_outputs: int,
-) -> tuple[Any, Any]:
-    """Outputs and where their batch dimension is, as ``register_vmap`` wants them."""
-    run = torch.vmap(function, tuple(in_dims), randomness=randomness)
-    return run(*values), 0 if num_outputs == 1 else (0,) * num_outputs
+        # With no atoms, or the frozen weights of an output, there is nothing to follow.
+        pairs = [
+            (out, grad)
+            for out, grad in zip(run(*values), grads, strict=True)
+            if out is not None and out.requires_grad
+        ]
+        if not pairs:
+            return [None] * len(values)
+        outputs, given = zip(*pairs, strict=True)
+        options: Any = {"create_graph": keep_graph, "allow_unused": True}
+        return torch.autograd.grad(outputs, values, given, **options)

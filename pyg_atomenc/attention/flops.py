@@ -17,15 +17,11 @@ def attention_flops(
     needed: Optional[Needed] = None,
     uses_output: bool = True,
 ) -> int:
-    """Of attention from query, key, value and bias.
+    """Of attention from query ``[N, H, d]``, key, value ``[N, H or 1, D]`` and bias.
 
-    Args:
-        tensors (sequence): Query ``[N, H, d]``, key, value ``[N, H or 1, D]``, bias.
-        num_pairs (int): Pairs inside tokens.
-        needed (sequence, optional): Which gradients are wanted; ``None`` for the
-            forward pass. (default: ``None``)
-        uses_output (bool): Whether the gradient of the attended values is there, not
-            only one of the weights. (default: ``True``)
+    ``needed`` says which gradients are wanted, ``None`` stands for the forward pass;
+    ``uses_output`` whether the gradient of the attended values is there, not only one
+    of the weights.
     """
     query, _, value, _ = tensors
     _, heads, width = query.shape

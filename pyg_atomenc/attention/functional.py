@@ -74,8 +74,8 @@ def attention_pool(
         value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
         layout (TokenLayout): Which atoms form a token.
         bias (Tensor, optional): ``[E, H]``. (default: ``None``)
-        dropout (float): As for :func:`attention`. (default: ``0.0``)
-        backend (str): As for :func:`attention`. (default: ``"auto"``)
+        dropout (float): As there. (default: ``0.0``)
+        backend (str): As there. (default: ``"auto"``)
 
     Returns:
         tuple: The tokens ``[T, H, D]`` in the type of ``value``, zeros for an empty
@@ -109,12 +109,10 @@ def attention_encode(
 
     Args:
         x (Tensor): Atoms ``[N, C]``, any floating type.
-        weights (tuple): :math:`W_q, W_k, W_v`, each ``[H, d, C]``, of one floating
-            type.
+        weights (tuple): :math:`W_q, W_k, W_v`, ``[H, d, C]`` of one floating type.
         layout (TokenLayout): Which atoms form a token.
         bias (Tensor, optional): As for :func:`attention`. (default: ``None``)
-        biases (tuple, optional): :math:`b_q, b_k, b_v`, each ``[H, d]``.
-            (default: ``None``)
+        biases (tuple, optional): The :math:`b`, each ``[H, d]``. (default: ``None``)
         dropout (float): As for :func:`attention`. (default: ``0.0``)
         backend (str): As for :func:`attention`. (default: ``"auto"``)
 
@@ -123,8 +121,7 @@ def attention_encode(
         and the atom weights ``[N, H]``, as from :func:`attention_pool`.
 
     Raises:
-        ValueError: If shapes, types or devices do not fit, or if the named backend
-            cannot run the inputs.
+        ValueError: As for :func:`attention`.
     """
     inputs = EncodeInputs(x, weights, layout, biases, bias, dropout)
     inputs.validate()

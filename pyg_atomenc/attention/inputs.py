@@ -43,20 +43,11 @@ class AttentionInputs:
         return self.query, self.key, self.value, bias
 
     def tokens(self) -> TokenLayout:
-        """The layout, where only one of tokens will do.
-
-        Raises:
-            ValueError: If it is another one.
-        """
+        """The layout; raises a ValueError unless it is one of tokens."""
         return check_layout(self.layout, TokenLayout)
 
     def validate(self) -> None:
-        """Check shapes, types and devices.
-
-        Raises:
-            ValueError: If the arguments do not fit each other; the message shows the
-                shapes that were found and says what was expected.
-        """
+        """Raise a ValueError unless shapes, types and devices fit each other."""
         check_layout(self.layout)
         query, key, value, bias = self.tensors()
         tensors = {"query": query, "key": key, "value": value}
@@ -101,11 +92,7 @@ class EncodeInputs:
     dropout: float = 0.0
 
     def validate(self) -> None:
-        """Check shapes, types and devices.
-
-        Raises:
-            ValueError: If the arguments do not fit each other.
-        """
+        """Raise a ValueError unless shapes, types and devices fit each other."""
         check_layout(self.layout, TokenLayout)
         check_dropout(self.dropout)
         check_floating("x", self.x)
@@ -146,16 +133,17 @@ class EncodeInputs:
         for tensor in tensors:
             _check_dtype(name, tensor, "the first of 'weights'", like)
 
-    def project(self) -> AttentionInputs:
-        """LayerNorm and the projections, written out: queries, keys and values."""
+    def project_packed(self) -> Tensor:
+        """LayerNorm and the projections, written out, in one ``[N, 3, H, d]``."""
         h = F.layer_norm(self.x, self.x.shape[-1:]).to(self.weights[0].dtype)
-        biases = (None, None, None) if self.biases is None else self.biases
-        query, key, value = (
-            F.linear(h, w.flatten(0, 1), b if b is None else b.flatten())
-            for w, b in zip(self.weights, biases, strict=True)
-        )
-        shape = (-1, *self.weights[0].shape[:2])
-        query, key, value = query.view(shape), key.view(shape), value.view(shape)
+        weight, bias = torch.cat([w.flatten(0, 1) for w in self.weights]), None
+        if self.biases is not None:
+            bias = torch.cat([b.flatten() for b in self.biases])
+        return F.linear(h, weight, bias).view(-1, 3, *self.weights[0].shape[:2])
+
+    def project(self) -> AttentionInputs:
+        """The same as queries, keys and values, which are then attended over."""
+        query, key, value = self.project_packed().unbind(1)
         return AttentionInputs(query, key, value, self.layout, self.bias, self.dropout)
 
 
@@ -177,9 +165,7 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
         check_shape("bias", check_floating("bias", bias.values), *sizes, hint=hint)
         return
     edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
-    hint = (
-        "one row for every edge of layout.to_edge_index() and one column for every head"
-    )
+    hint = "one row for every edge of layout.to_edge_index(), one column for every head"
     check_shape("bias", check_floating("bias", bias), edges, heads, hint=hint)
 
 

@@ -14,10 +14,7 @@ def pointers(counts: Tensor) -> Tensor:
 def ranges(start: Tensor, count: Tensor, total: Optional[int] = None) -> Tensor:
     """``start[i], start[i] + 1, …``, ``count[i]`` numbers, of all runs in order.
 
-    Args:
-        start (Tensor): The first number of every run ``[R]``, int64.
-        count (Tensor): How many numbers it has ``[R]``, int64.
-        total (int, optional): Their sum; without it a GPU waits. (default: ``None``)
+    ``start`` and ``count`` are ``[R]``, int64; without their ``total`` a GPU waits.
     """
     shift = (start - count.cumsum(0) + count).repeat_interleave(
         count, output_size=total

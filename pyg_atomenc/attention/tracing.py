@@ -23,13 +23,9 @@ def is_tracing() -> bool:
 
 
 def leaves_package() -> bool:
-    """Whether what is recorded runs elsewhere: torch.jit.trace, or ONNX.
-
-    There, nobody knows an operator of this package.
-    """
-    if is_jit_tracing():
-        return True
-    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+    """Whether what is recorded runs where nobody knows an operator of this package."""
+    exports = torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+    return is_jit_tracing() or exports
 
 
 def is_readable(tensor: Tensor) -> bool:
@@ -73,11 +69,7 @@ def unwrapped(name: str, index: Tensor) -> Tensor:
 
 
 def draw(function: Callable[[], Tensor]) -> Tensor:
-    """What a function draws for dropout.
-
-    Raises:
-        ValueError: If it meets a `vmap` that was not told how to draw.
-    """
+    """What a function draws for dropout; ValueError if a `vmap` does not say how."""
     if torch.compiler.is_compiling():
         return function()
     try:

@@ -6,6 +6,7 @@ for a block of query rows. Everything is computed in float32, or float64 for it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -27,24 +28,21 @@ from pyg_atomenc.attention.ragged import take
 _NARROW = 16
 
 
+@dataclass
 class ChunkHeads:
     """Queries and keys of a chunk, and the attention weights that they give.
 
-    Args:
+    Attributes:
         query (Tensor): Queries times ``d ** -0.5`` ``[G, H, n, d]``.
         key (Tensor): Keys ``[G, H, n, d]``.
         pairs (BiasAndDropout): The logits' bias and the weights' dropout.
         chunk (Chunk): The chunk.
     """
 
-    def __init__(
-        self, query: Tensor, key: Tensor, pairs: "BiasAndDropout", chunk: Chunk
-    ) -> None:
-        self.query = query
-        self.key = key
-        self.pairs = pairs
-        self.chunk = chunk
-        self.mask = chunk.mask
+    query: Tensor
+    key: Tensor
+    pairs: "BiasAndDropout"
+    chunk: Chunk
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Optional[Tensor]]]:
         """Blocks of query rows with their attention weights ``[G, H, rows, n]``.
@@ -54,16 +52,18 @@ class ChunkHeads:
         for rows in self.chunk.row_blocks():
             logits = self.query[:, :, rows] @ self.key.mT
             logits = self.pairs.add_bias(logits, self.chunk, rows)
-            if self.mask is not None:
-                logits = logits.masked_fill(~self.mask[:, None, None], -torch.inf)
+            if self.chunk.mask is not None:
+                closed = ~self.chunk.mask[:, None, None]
+                logits = logits.masked_fill(closed, -torch.inf)
             alpha = _softmax(logits)
             yield rows, alpha, self.pairs.dropout_mask(alpha)
 
-    def row_mask(self, rows: slice) -> Optional[Tensor]:
-        """1 for query rows that are atoms, 0 for padding ``[G, 1, rows, 1]``."""
-        if self.mask is None:
-            return None
-        return self.mask[:, None, rows, None].to(self.query.dtype)
+    def drop_padding(self, values: Tensor, rows: slice) -> Tensor:
+        """What belongs to query rows ``[G, H, rows, …]``, 0 for those of padding."""
+        mask = self.chunk.mask
+        if mask is None:
+            return values
+        return values * mask[:, None, rows, None].to(values.dtype)
 
     def gradients(
         self, blocks: Iterator[tuple[slice, Tensor]]
@@ -93,15 +93,8 @@ class ChunkHeads:
 class BiasAndDropout:
     """What a pass adds to the logits, and what it drops of their softmax.
 
-    The bias has one row an edge of ``to_edge_index()``; its gradient is collected here.
-
-    Args:
-        bias (Tensor, optional): ``[E, H]``, or ``None`` for none.
-        context (OperatorContext): The operator's context.
-        needed (bool): Whether its gradient is wanted. (default: ``False``)
-
-    Raises:
-        ValueError: If there is not one row for every edge.
+    The bias ``[E, H]`` has one row an edge of ``to_edge_index()``; where ``needed``
+    says so, its gradient is collected here.
     """
 
     def __init__(
@@ -132,11 +125,10 @@ class BiasAndDropout:
 
     def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
         """Keep the gradient of some logits, if anybody wants it."""
-        if self.gradient is None:
-            return
-        stretch = chunk.pair_stretch(rows)
-        place = chunk.pair_rows(self.ptr, rows)[1] if stretch is None else stretch
-        self.gradient.write(place, grad.movedim(1, -1))
+        if self.gradient is not None:
+            stretch = chunk.pair_stretch(rows)
+            place = chunk.pair_rows(self.ptr, rows)[1] if stretch is None else stretch
+            self.gradient.write(place, grad.movedim(1, -1))
 
 
 def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
@@ -144,9 +136,7 @@ def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
     weight: Optional[Tensor] = None
     dropped: Optional[Tensor] = None
     for rows, alpha, factor in heads.blocks():
-        row_mask = heads.row_mask(rows)
-        if row_mask is not None:
-            alpha = alpha * row_mask
+        alpha = heads.drop_padding(alpha, rows)
         weight = _add(weight, alpha.sum(2))
         if factor is not None:
             dropped = _add(dropped, (alpha * factor).sum(2))
@@ -167,19 +157,11 @@ def atom_weights_gradient(
 ) -> Iterator[tuple[slice, Tensor]]:
     """The logits' gradients, from those of what :func:`atom_weights` gives.
 
-    Args:
-        heads (ChunkHeads): The chunk's queries and keys.
-        grad_kept (Tensor): Of the weights with dropout, over the token's size
-            ``[G, H, n]``.
-        grad_weight (Tensor): Of the weights without, likewise.
-        kept_sum (Tensor): Takes the sum of the attention weights with
-            dropout ``[G, H, n]``.
-
-    Yields:
-        tuple: A block of query rows, and its gradient ``[G, H, rows, n]``.
+    Those of the weights with dropout and without come over the token's size, and
+    ``kept_sum`` takes the sum of the attention weights with dropout, all
+    ``[G, H, n]``. Yields blocks of query rows with gradients ``[G, H, rows, n]``.
     """
     for rows, alpha, factor in heads.blocks():
-        row_mask = heads.row_mask(rows)
         if factor is None:
             # All rows have one gradient, so a product gives its mean over each row.
             common = grad_kept + grad_weight
@@ -190,10 +172,8 @@ def atom_weights_gradient(
             grad = grad_kept.unsqueeze(2) * factor + grad_weight.unsqueeze(2)
             grad = softmax_gradient(alpha, grad)
             kept = alpha * factor
-        if row_mask is not None:
-            grad, kept = grad * row_mask, kept * row_mask
-        kept_sum += kept.sum(2)
-        yield rows, grad
+        kept_sum += heads.drop_padding(kept, rows).sum(2)
+        yield rows, heads.drop_padding(grad, rows)
 
 
 def _softmax(logits: Tensor) -> Tensor:

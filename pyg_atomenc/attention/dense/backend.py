@@ -42,7 +42,6 @@ class DenseBackend(Backend):
         """See :meth:`Backend.encode`."""
         context = OperatorContext.from_layout(inputs.layout, inputs.dropout)
         biases = (None, None, None) if inputs.biases is None else inputs.biases
-        tokens, weights = encode(
-            inputs.x, *inputs.weights, *biases, inputs.bias, context
-        )
+        tensors = inputs.x, *inputs.weights, *biases, inputs.bias
+        tokens, weights = encode(*tensors, context)
         return tokens, weights

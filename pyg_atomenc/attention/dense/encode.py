@@ -62,12 +62,11 @@ class Projections:
         self.value_bias = None if value_bias is None else value_bias.to(self.dtype)
         self.scaled = self.dtype == self.projection_dtype
         self.query_key = self._stack(query, key, True)
-        self.linear = (
-            self.query_key if self.scaled else self._stack(query, key, False),
-            None
-            if query_bias is None
-            else self._stack(query_bias, key_bias, self.scaled),
-        )
+        bias = None
+        if query_bias is not None:
+            bias = self._stack(query_bias, key_bias, self.scaled)
+        weight = self.query_key if self.scaled else self._stack(query, key, False)
+        self.linear = weight, bias
 
     def _stack(self, query: Tensor, key: Tensor, scaled: bool) -> Tensor:
         if scaled:
@@ -97,8 +96,9 @@ class NormedAtoms:
     def __init__(
         self, x: Tensor, weights: Projections, pairs: BiasAndDropout, chunk: Chunk
     ) -> None:
-        self.chunk = chunk
-        self.weights = weights
+        self.chunk, self.weights, self.pairs = chunk, weights, pairs
+        # Whether every token is one atom, which attends to itself alone.
+        self.single = chunk.size == 1
         self.x = take(x, chunk.read).to(weights.dtype)
         self.h, self.mean, self.rstd = torch.native_layer_norm(
             self.x, (weights.channels,), weights.ones, weights.zeros, EPS
@@ -106,12 +106,6 @@ class NormedAtoms:
         # Projections see what a LayerNorm of their type would have given.
         self.rounded = self.h.to(weights.projection_dtype)
         self.h = self.rounded.to(weights.dtype)
-        self.pairs = pairs
-
-    @property
-    def single(self) -> bool:
-        """Whether every token is one atom, which attends to itself alone."""
-        return self.chunk.size == 1
 
     def project(self) -> ChunkHeads:
         """Queries and keys."""
@@ -168,8 +162,7 @@ class EncodeGradients:
             _, kept = atoms.attend()
             grad_h = kept.mT @ grad_pooled
         else:
-            given = grad_pooled, grad_token, grad_weight
-            kept, grad_h = self._add_logits(atoms, *given)
+            kept, grad_h = self._add_logits(atoms, grad_pooled, grad_token, grad_weight)
         self._add_value(atoms, grad_token, kept)
         if self.x is not None:
             self.x.write(atoms.chunk.write, _layer_norm_gradient(atoms, grad_h))
@@ -220,15 +213,13 @@ class EncodeGradients:
         query, query_bias = query * self.weights.scale, query_bias * self.weights.scale
         found = [query, key, self.value, query_bias, key_bias, self.value_bias]
         x, bias = written(self.x, self.pairs.gradient)
-        weights = zip(found, tensors[1:7], self.needed[1:7], strict=True)
-        return [
-            x,
-            *[
-                g.to(like.dtype, copy=True) if need else None
-                for g, like, need in weights
-            ],
-            bias,
+        weights = [
+            grad.to(like.dtype, copy=True) if need else None
+            for grad, like, need in zip(
+                found, tensors[1:7], self.needed[1:7], strict=True
+            )
         ]
+        return [x, *weights, bias]
 
 
 def _layer_norm_gradient(atoms: NormedAtoms, grad: Tensor) -> Tensor:
@@ -245,7 +236,7 @@ def _encode_backward(
     weights, pairs = gradients.weights, gradients.pairs
     for chunk in chunks_of(context):
         atoms = NormedAtoms(tensors[0], weights, pairs, chunk)
-        shape = weights.value.shape[:2]
+        shape = weights.heads, weights.width
         gradients.add(atoms, *read_output_gradients(outputs, chunk, atoms.h, shape))
     return gradients.results(tensors)
 
@@ -260,16 +251,8 @@ def _encode_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, 
 
 encode = define_operator(
     "encode",
-    (
-        "Tensor x",
-        "Tensor query_weight",
-        "Tensor key_weight",
-        "Tensor value_weight",
-        "Tensor? query_bias",
-        "Tensor? key_bias",
-        "Tensor? value_bias",
-        "Tensor? pair_bias",
-    ),
+    "Tensor x, Tensor query_weight, Tensor key_weight, Tensor value_weight, "
+    "Tensor? query_bias, Tensor? key_bias, Tensor? value_bias, Tensor? pair_bias",
     2,
     OperatorDefinition(_encode, _encode_backward, _encode_shapes, encode_flops),
 )

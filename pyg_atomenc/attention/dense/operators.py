@@ -84,9 +84,6 @@ class AttendGradients:
         return written(self.query, self.key, self.value, self.pairs.gradient)
 
 
-# The output of every atom
-
-
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, bias = tensors
     pairs = BiasAndDropout(bias, context)
@@ -116,10 +113,7 @@ def _attend_logits(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Gradients of the logits; adds those of the values to ``grad_values``."""
     for rows, alpha, factor in heads.blocks():
-        row_mask = heads.row_mask(rows)
-        grad = grad_out[:, :, rows]
-        if row_mask is not None:
-            grad = grad * row_mask
+        grad = heads.drop_padding(grad_out[:, :, rows], rows)
         kept = alpha if factor is None else alpha * factor
         grad_values += kept.mT @ grad
         grad_alpha = grad @ values.mT
@@ -131,9 +125,6 @@ def _attend_logits(
 def _attend_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, _ = tensors
     return (value.new_empty(query.size(0), query.size(1), value.size(2)),)
-
-
-# The mean output of every token
 
 
 def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
@@ -158,10 +149,8 @@ def _pool_backward(
     gradients = AttendGradients(tensors, context, needed)
     for heads, values in _read(tensors, gradients.pairs, context):
         sizes = token_sizes(heads.chunk, values)
-        grad_token, grad_weight = read_output_gradients(
-            outputs, heads.chunk, values, shape
-        )
-        grad_token = grad_token.unsqueeze(2)
+        given = read_output_gradients(outputs, heads.chunk, values, shape)
+        grad_token, grad_weight = given[0].unsqueeze(2), given[1]
         grad_kept = (grad_token @ values.mT).squeeze(2) / sizes
         kept_sum = torch.zeros_like(grad_kept)
         grads = grad_kept, grad_weight / sizes
@@ -180,7 +169,7 @@ def _pool_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Te
     return tokens, _accumulator(query).new_empty(query.size(0), query.size(1))
 
 
-ARGUMENTS = ("Tensor query", "Tensor key", "Tensor value", "Tensor? bias")
+ARGUMENTS = "Tensor query, Tensor key, Tensor value, Tensor? bias"
 
 ATTEND = OperatorDefinition(_attend, _attend_backward, _attend_shapes, attention_flops)
 POOL = OperatorDefinition(_pool, _pool_backward, _pool_shapes, attention_flops)

@@ -13,23 +13,11 @@ class RowWriter:
     Without gradients rows are written in place as they come. With gradients they are
     kept and joined once, as an in-place write a chunk would make the backward pass
     touch the whole tensor as often as there are chunks. A row past the end takes what
-    belongs to padding.
-
-    Args:
-        rows (int): The number of rows.
-        shape (iterable): The shape of a row.
-        like (Tensor): Of which type and device.
-        all_written (bool): Whether every row will be written; else the others are
-            zeros. (default: ``False``)
+    belongs to padding; rows are zeros until written, unless ``all_written`` will be.
     """
 
     def __init__(
-        self,
-        rows: int,
-        shape: Iterable[int],
-        like: Tensor,
-        *,
-        all_written: bool = False,
+        self, rows: int, shape: Iterable[int], like: Tensor, all_written: bool = False
     ) -> None:
         self._joins = works_out_of_place()
         # Zeros are an extra pass over memory.

@@ -72,11 +72,8 @@ def _slots(is_query: Tensor, layout: WindowLayout) -> Tensor:
 def _is_followed(inputs: AttentionInputs) -> bool:
     """Whether gradients, transforms or tangents follow, for which none is fused."""
     tensors = inputs.tensors()
-    if needs_reference(tensors):
-        return True
-    return torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in tensors
-    )
+    followed = any(t is not None and t.requires_grad for t in tensors)
+    return needs_reference(tensors) or (torch.is_grad_enabled() and followed)
 
 
 def _groups(count: int, device: torch.device) -> list[slice]:

@@ -11,6 +11,7 @@ from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 Self = TypeVar("Self", bound="Layout")
+Device = Union[str, int, torch.device]
 
 
 class Layout(ABC):
@@ -28,6 +29,7 @@ class Layout(ABC):
             chosen.
         tensors (tuple): The names of the fields that move with the layout.
         host_tensors (tuple): The names of those that stay on the CPU.
+        shown (tuple): The names of the numbers that ``repr`` shows.
     """
 
     num_atoms: Any
@@ -35,6 +37,7 @@ class Layout(ABC):
     kind: ClassVar[str]
     tensors: ClassVar[tuple[str, ...]]
     host_tensors: ClassVar[tuple[str, ...]] = ()
+    shown: ClassVar[tuple[str, ...]] = ("num_sources", "num_targets", "num_pairs")
 
     @property
     def num_sources(self) -> int:
@@ -55,9 +58,7 @@ class Layout(ABC):
         """Where the tensors lie."""
         return self._moving()[0].device
 
-    def to(
-        self: Self, device: Union[str, int, torch.device], non_blocking: bool = False
-    ) -> Self:
+    def to(self: Self, device: Device, non_blocking: bool = False) -> Self:
         """Move to a device; what is kept for the CPU stays there."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
@@ -65,11 +66,7 @@ class Layout(ABC):
         """Move to the CPU."""
         return self.to("cpu")
 
-    def cuda(
-        self: Self,
-        device: Union[str, int, torch.device] = "cuda",
-        non_blocking: bool = False,
-    ) -> Self:
+    def cuda(self: Self, device: Device = "cuda", non_blocking: bool = False) -> Self:
         """Move to a GPU."""
         return self.to(device, non_blocking)
 
@@ -82,12 +79,15 @@ class Layout(ABC):
         """Copy into page-locked memory, for asynchronous transfers to a GPU."""
         return self._map(lambda value: value.pin_memory())
 
+    def __repr__(self) -> str:
+        numbers = "".join(f"{name}={getattr(self, name)}, " for name in self.shown)
+        return f"{type(self).__name__}({numbers}device='{self.device}')"
+
     def _moving(self) -> list[Tensor]:
         return [getattr(self, name) for name in self.tensors]
 
     def _map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
-        moved = map(function, self._moving())
-        changes: dict[str, Any] = dict(zip(self.tensors, moved, strict=True))
+        changes: Any = {name: function(getattr(self, name)) for name in self.tensors}
         return replace(self, **changes)  # type: ignore[type-var]
 
 
@@ -96,18 +96,13 @@ def register_pytree(
 ) -> None:
     """Make a dataclass a pytree, whose leaves are its tensors.
 
-    Args:
-        kind (type): The dataclass.
-        tensors (tuple): Its fields of tensors.
-        numbers (tuple): The other fields that a trace may take for constants; what is
-            left out, such as ``num_pairs`` where tensors tell it, does not bind an
-            exported program to one batch. (default: ``()``)
+    A trace may take its ``numbers`` for constants; what is left out, such as
+    ``num_pairs`` where tensors tell it, does not bind an exported program to one batch.
     """
 
     def flatten(value: Any) -> tuple[list[Tensor], list[Any]]:
-        return [getattr(value, n) for n in tensors], [
-            getattr(value, n) for n in numbers
-        ]
+        leaves = [getattr(value, name) for name in tensors]
+        return leaves, [getattr(value, name) for name in numbers]
 
     def flatten_with_keys(value: Any) -> tuple[list[Any], list[Any]]:
         leaves, context = flatten(value)

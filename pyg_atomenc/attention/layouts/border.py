@@ -88,10 +88,8 @@ def as_token_layout(
 
     Args:
         index (Tensor or TokenLayout): The token of every atom ``[N]``, or the layout.
-        num_atoms (int, optional): The number of atoms ``N``, if it is known.
-            (default: ``None``)
-        num_tokens (int, optional): The number of tokens, if the user told it.
-            (default: ``None``)
+        num_atoms (int, optional): Their number ``N``, if known. (default: ``None``)
+        num_tokens (int, optional): That of tokens, if told. (default: ``None``)
         batch (Tensor, optional): The graph of every atom ``[N]``, to be checked
             outside of traces. (default: ``None``)
         name (str): As for :meth:`TokenLayout.from_index`. (default: ``"index"``)

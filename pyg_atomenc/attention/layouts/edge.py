@@ -58,11 +58,8 @@ class EdgeLayout(Layout):
         if num_targets is None:
             num_targets = num_sources
         is_edges = isinstance(edge_index, Tensor) and edge_index.dim() == 2
-        if (
-            not is_edges
-            or edge_index.size(0) != 2
-            or edge_index.dtype not in (torch.int64, torch.int32)
-        ):
+        is_edges = is_edges and edge_index.size(0) == 2
+        if not is_edges or edge_index.dtype not in (torch.int64, torch.int32):
             raise AtomEncodingError(
                 f"'{name}' is {found(edge_index)}: pass a layout, or edges [2, "
                 f"num_edges] of int64 or int32."
@@ -89,13 +86,6 @@ class EdgeLayout(Layout):
     def to_edge_index(self) -> Tensor:
         """The edges as they were given, ``[2, E]``, int64."""
         return self.edge_index
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(num_sources={self.num_sources}, "
-            f"num_targets={self.num_targets}, num_pairs={self.num_pairs}, "
-            f"device='{self.device}')"
-        )
 
 
 register_pytree(EdgeLayout, EdgeLayout.tensors, ("num_sources", "num_targets"))

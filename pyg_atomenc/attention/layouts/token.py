@@ -35,9 +35,9 @@ class TokenLayout(Layout):
     Inside a token every atom attends to every atom, itself included; that is what
     :meth:`to_edge_index` writes out, and every attention backend must equal it.
 
-    Build a layout once a batch with :meth:`from_index` (or
-    :meth:`pyg_atomenc.data.AtomTokenData.token_layout`), in a DataLoader worker if you
-    like, and hand it to every layer: no layer then sorts, checks or waits again.
+    Build it with :meth:`from_index` (or
+    :meth:`pyg_atomenc.data.AtomTokenData.token_layout`), once a batch: no layer then
+    sorts, checks or waits again.
 
     Attributes:
         atom_to_token (Tensor): The token of every atom ``[N]``, int64.
@@ -60,6 +60,7 @@ class TokenLayout(Layout):
     kind = "tokens"
     tensors = ("atom_to_token", "perm", "ptr")
     host_tensors = ("host_ptr",)
+    shown = ("num_atoms", "num_tokens")
 
     @staticmethod
     def from_index(
@@ -86,8 +87,7 @@ class TokenLayout(Layout):
             again from 0 give a UserWarning, unless the highest id or ``batch`` is told.
 
         Raises:
-            ValueError: If the assignment is not valid, see
-                :func:`~pyg_atomenc.attention.check_token_index`.
+            ValueError: As :func:`~pyg_atomenc.attention.check_token_index` does.
         """
         if is_tracing():
             return _trace_layout(atom_to_token, num_tokens)
@@ -146,12 +146,6 @@ class TokenLayout(Layout):
         target = self.perm.repeat_interleave(degree, output_size=self.num_pairs)
         return torch.stack([self.perm[source], target])
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(num_atoms={self.num_atoms}, "
-            f"num_tokens={self.num_tokens}, device='{self.device}')"
-        )
-
 
 register_pytree(TokenLayout, TokenLayout.tensors + TokenLayout.host_tensors)
 
@@ -163,8 +157,8 @@ def _sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 # For operators that ask the CPU for sizes: a recorded CUDA graph would repeat what they
-# launched for the layout that it was recorded with, so torch.compile is told to leave
-# them out. Versions without that tag record no graph that has a tensor on the CPU.
+# launched for its own layout, so torch.compile is told to leave them out. Versions
+# without that tag record no graph that has a tensor on the CPU.
 NOT_RECORDED: dict[str, Any] = (
     {"tags": (torch.Tag.cudagraph_unsafe,)}
     if hasattr(torch.Tag, "cudagraph_unsafe")
@@ -186,10 +180,7 @@ def _(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _trace_layout(atom_to_token: Tensor, num_tokens: Any) -> TokenLayout:
-    """The layout inside a trace, where sizes are symbols, and of tensors without data.
-
-    The token ids are checked when a compiled graph runs, too.
-    """
+    """In a trace, whose ids are checked when it runs, and of tensors without data."""
     index = atom_to_token.long().contiguous()
     if num_tokens is None:
         # `max` of an empty vector is an error; the extra -1 makes it 0 tokens.
@@ -229,8 +220,7 @@ def check_token_index(
     """
     check_index(name, atom_to_token, _MEND)
     count = count_name(name)
-    if num_tokens is not None:
-        num_tokens = _check_count(count, num_tokens)
+    num_tokens = None if num_tokens is None else _check_count(count, num_tokens)
     if atom_to_token.numel() == 0:
         return num_tokens or 0
     low, high = bounds(atom_to_token)
@@ -283,10 +273,8 @@ def _check_count(name: str, num_tokens: Any) -> int:
 def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> None:
     """Warn where ids start again from 0, as in a batch of graphs that share tokens."""
     before, last = host_ptr[-2:].tolist() if told and host_ptr.numel() > 1 else (0, 0)
-    if before < last:
-        # As many tokens as there are ids, so somebody counted them.
-        return
-    if torch._C._are_functorch_transforms_active():
+    # Where the last token has atoms, somebody counted the ids.
+    if before < last or torch._C._are_functorch_transforms_active():
         return
     falls = index.diff() < 0
     # Of one graph, a first token may well go on behind others: 0, 0, 1, 0.
@@ -302,7 +290,6 @@ def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> No
 
 
 def _check_graphs(atom_to_token: Tensor, num_tokens: int, batch: Tensor) -> None:
-    """Raise a ValueError if a token has atoms in two graphs of ``batch`` ``[N]``."""
     check_shape("batch", batch, atom_to_token.numel(), hint="the graph of every atom")
     index, graph = atom_to_token.long(), batch.long()
     first = graph.new_full((num_tokens,), 2**62).scatter_reduce(0, index, graph, "amin")

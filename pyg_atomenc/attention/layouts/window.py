@@ -56,6 +56,7 @@ class WindowLayout(Layout):
 
     kind = "windows"
     tensors = ("ptr", "query_start", "query_stop", "key_start", "key_stop")
+    shown = ("num_atoms", "num_windows", "queries", "keys")
 
     @staticmethod
     def from_batch(
@@ -86,9 +87,8 @@ class WindowLayout(Layout):
         Raises:
             ValueError: If the graphs are not in order, or the sizes break the rules.
         """
-        return WindowLayout.from_ptr(
-            _to_ptr(batch_or_ptr), queries, keys, shifted=shifted
-        )
+        ptr = _to_ptr(batch_or_ptr)
+        return WindowLayout.from_ptr(ptr, queries, keys, shifted=shifted)
 
     @staticmethod
     def from_ptr(
@@ -99,14 +99,12 @@ class WindowLayout(Layout):
         Args:
             ptr (Tensor): The atoms of graph ``g`` are ``ptr[g]`` to ``ptr[g + 1] - 1``;
                 ``[G + 1]``, integers.
-            queries (int): Queries of a window. (default: ``32``)
-            keys (int): Keys of a window. (default: ``128``)
-            shifted (bool): Shift windows of keys back into their graph.
-                (default: ``False``)
+            queries (int): As there. (default: ``32``)
+            keys (int): As there. (default: ``128``)
+            shifted (bool): As there. (default: ``False``)
 
         Raises:
-            ValueError: If the pointers do not start at 0 or fall, or the sizes break
-                the rules.
+            ValueError: If pointers do not start at 0 or fall, or sizes break the rules.
         """
         check_window_sizes(queries, keys)
         ptr = _check_rising("ptr", ptr)
@@ -123,23 +121,14 @@ class WindowLayout(Layout):
         key_start = query_start - (keys - queries) // 2
         if shifted:
             key_start = key_start.minimum(size - keys).clamp(min=0)
-            key_stop = (key_start + keys).minimum(size)
-        else:
-            key_stop = (key_start + keys).minimum(size)
-            key_start = key_start.clamp(min=0)
+        key_stop = (key_start + keys).minimum(size)
+        key_start = key_start.clamp(min=0)
         pairs = (query_stop - query_start) * (key_stop - key_start)
+        limits = (query_start, query_stop, key_start, key_stop)
         offset = (sizes.cumsum(0) - sizes)[graph]
-        return WindowLayout(
-            ptr=ptr,
-            query_start=(query_start + offset).to(ptr.device),
-            query_stop=(query_stop + offset).to(ptr.device),
-            key_start=(key_start + offset).to(ptr.device),
-            key_stop=(key_stop + offset).to(ptr.device),
-            queries=queries,
-            keys=keys,
-            num_atoms=int(sizes.sum()),
-            num_pairs=int(pairs.sum()),
-        )
+        moved: Any = ((limit + offset).to(ptr.device) for limit in limits)
+        numbers: Any = queries, keys, int(sizes.sum()), int(pairs.sum())
+        return WindowLayout(ptr, *moved, *numbers)
 
     @property
     def num_windows(self) -> int:
@@ -157,10 +146,13 @@ class WindowLayout(Layout):
         """The keys of every window ``[K, H]``, and which of them are atoms."""
         return _places(self.key_start, self.key_stop, self.keys)
 
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        return self.query_stop - self.query_start, self.key_stop - self.key_start
+
     def pair_ptr(self) -> Tensor:
         """The first edge of every window ``[K + 1]``."""
-        pairs = (self.query_stop - self.query_start) * (self.key_stop - self.key_start)
-        return pointers(pairs)
+        queries, keys = self._sizes()
+        return pointers(queries * keys)
 
     def pair_index(self, windows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edge of every place of the windows ``[K, W, H]``, and which are edges.
@@ -172,8 +164,7 @@ class WindowLayout(Layout):
         """
         row = torch.arange(self.queries, device=self.device).view(1, -1, 1)
         column = torch.arange(self.keys, device=self.device).view(1, 1, -1)
-        rows = (self.query_stop - self.query_start)[windows].view(-1, 1, 1)
-        columns = (self.key_stop - self.key_start)[windows].view(-1, 1, 1)
+        rows, columns = (size[windows].view(-1, 1, 1) for size in self._sizes())
         place = row.minimum(rows - 1) * columns + column.minimum(columns - 1)
         edge = self.pair_ptr()[:-1][windows].view(-1, 1, 1) + place
         return edge, (row < rows) & (column < columns)
@@ -185,21 +176,13 @@ class WindowLayout(Layout):
             Tensor: ``[2, E]``, int64, rows (source, target) = (key, query), sorted by
             window, then by target, then by source.
         """
-        degree = self.key_stop - self.key_start
-        sizes = self.query_stop - self.query_start
+        sizes, degree = self._sizes()
         # Every query of a window is the target of as many edges as it has keys.
         degree = degree.repeat_interleave(sizes, output_size=self.num_atoms)
         first = self.key_start.repeat_interleave(sizes, output_size=self.num_atoms)
         atom = torch.arange(self.num_atoms, device=self.device)
         target = atom.repeat_interleave(degree, output_size=self.num_pairs)
         return torch.stack([ranges(first, degree, self.num_pairs), target])
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(num_atoms={self.num_atoms}, "
-            f"num_windows={self.num_windows}, queries={self.queries}, "
-            f"keys={self.keys}, device='{self.device}')"
-        )
 
 
 register_pytree(
@@ -240,8 +223,6 @@ def _to_ptr(given: Any) -> Tensor:
             )
         return torch.tensor([0, num_nodes])
     given = _check_rising("batch_or_ptr", given)
-    if given.numel() == 0:
-        return given.new_zeros(1)
     if given.numel() > 1 and int(given.diff().max()) > 1:
         return given
     return pointers(given.bincount())

@@ -12,7 +12,6 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
@@ -31,11 +30,7 @@ class TritonBackend(Backend):
 
     name = "triton"
     layouts = ("tokens",)
-    tolerance = {
-        torch.float32: 1e-5,
-        torch.float16: 2e-3,
-        torch.bfloat16: 1.6e-2,
-    }
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It needs Triton, a GPU, a type that it adds up in float32, and no dropout."""
@@ -75,15 +70,8 @@ class TritonBackend(Backend):
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`; the projections are one matrix product."""
-        h = F.layer_norm(inputs.x, inputs.x.shape[-1:]).to(inputs.weights[0].dtype)
-        weight = torch.cat([w.flatten(0, 1) for w in inputs.weights])
-        bias = None
-        if inputs.biases is not None:
-            bias = torch.cat([b.flatten() for b in inputs.biases])
-        packed = F.linear(h, weight, bias)
-        packed = packed.view(-1, 3, *inputs.weights[0].shape[:2])
         context = OperatorContext.from_layout(inputs.layout, 0.0)
-        tokens, weights = pool_packed(packed, inputs.bias, context)
+        tokens, weights = pool_packed(inputs.project_packed(), inputs.bias, context)
         return tokens, weights
 
 

@@ -61,9 +61,7 @@ def max_channels(dtype: torch.dtype) -> int:
 def kernel_configs(dtype: torch.dtype, widest: int) -> dict[int, KernelConfig]:
     """The sizes that tokens are padded to, in rising order, with a configuration each.
 
-    Args:
-        dtype (torch.dtype): The type of query, key and value.
-        widest (int): The channels that their heads are padded to.
+    Their heads are padded to ``widest`` channels.
     """
     configs = _configs(dtype)
     return configs[min(width for width in configs if width >= widest)]
@@ -110,11 +108,7 @@ class Launch:
         return getattr(module, self.kernel)
 
     def submit(self, device: torch.device) -> None:
-        """Queue it on a device.
-
-        Raises:
-            ValueError: If it needs more programs than a GPU takes.
-        """
+        """Queue it on a device; a ValueError where that takes too few programs."""
         if self.programs == 0:
             return
         if self.programs > MAX_PROGRAMS:

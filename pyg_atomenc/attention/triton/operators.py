@@ -6,7 +6,7 @@ theirs into the same tensors. Second gradients are those of the dense backend's 
 which is differentiable any number of times.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Optional
 
 import torch
@@ -32,10 +32,7 @@ from pyg_atomenc.attention.triton.plan import LargeTokens, plan_of
 class KernelCall:
     """One call's inputs as the kernels take them, and the launches over small tokens.
 
-    Args:
-        tensors (sequence): Query, key, value, and bias or ``None``.
-        context (OperatorContext): The operator's context.
-        pool (bool): Whether outputs are those of tokens.
+    Outputs are those of atoms, or with ``pool`` those of tokens.
     """
 
     def __init__(self, tensors: Tensors, context: OperatorContext, pool: bool) -> None:
@@ -47,23 +44,13 @@ class KernelCall:
         self.plan = plan_of(context, tuple(self.configs))
         if bias is not None:
             check_pairs(bias, context)
-        shared = value.size(1) == 1 and self.heads > 1
         self.arguments: dict[str, Any] = {
-            "query": query,
-            "key": key,
-            "value": value,
             "bias": None if bias is None else bias.contiguous(),
             "perm": context.perm,
             "ptr": context.ptr,
             "pair_ptr": None if bias is None else context.pair_ptr,
             "token_order": self.plan.token_order,
             "scale": width**-0.5,
-            "query_row": query.stride(0),
-            "query_head": query.stride(1),
-            "key_row": key.stride(0),
-            "key_head": key.stride(1),
-            "value_row": value.stride(0),
-            "value_head": 0 if shared else value.stride(1),
             "POOL": pool,
             "HEADS": self.heads,
             "D": width,
@@ -71,32 +58,32 @@ class KernelCall:
             "V": value.size(2),
             "V_BLOCK": blocks[1],
         }
+        for name, part in (("query", query), ("key", key), ("value", value)):
+            self.arguments |= {name: part, f"{name}_row": part.stride(0)}
+            self.arguments[f"{name}_head"] = part.stride(1)
+        if value.size(1) == 1 and self.heads > 1:
+            self.arguments["value_head"] = 0
 
     def forward(self, out: Tensor, weights: Optional[Tensor] = None) -> list[Launch]:
         """Write the outputs of atoms, or of tokens together with the atom weights."""
         return self._launches("attention_forward", {"out": out, "weights": weights})
 
     def backward(self, outputs: Tensors, found: Tensors) -> list[Launch]:
-        """Write the gradients of query, key, value and bias to ``found``.
+        """Write gradients of query, key, value and bias, where ``found`` has room.
 
-        Args:
-            outputs (sequence): The outputs' gradients, contiguous.
-            found (sequence): A tensor for every gradient that is needed; that of the
-                values has a row for every head, even where heads share their values.
+        Those of the outputs are contiguous; that of the values has a row for every
+        head, even where heads share their values.
         """
-        query, key, value, bias = found
+        query, key, _, bias = found
         arguments = {
             "grad_out": outputs[0],
             "grad_weights": outputs[1] if len(outputs) > 1 else None,
-            "grad_query": query,
-            "grad_key": key,
-            "grad_value": value,
             "grad_bias": bias,
-            "grad_query_row": 0 if query is None else query.stride(0),
-            "grad_key_row": 0 if key is None else key.stride(0),
-            "grad_value_row": 0 if value is None else value.stride(0),
             "LOGITS": query is not None or key is not None or bias is not None,
         }
+        for name, part in zip(("query", "key", "value"), found[:3], strict=True):
+            arguments[f"grad_{name}"] = part
+            arguments[f"grad_{name}_row"] = 0 if part is None else part.stride(0)
         return self._launches("attention_backward", arguments)
 
     def _launches(self, kernel: str, arguments: dict[str, Any]) -> list[Launch]:
@@ -113,11 +100,6 @@ class KernelCall:
 def _with_plain_rows(x: Tensor) -> Tensor:
     """A tensor whose channels are neighbours in memory."""
     return x if x.size(-1) == 1 or x.stride(-1) == 1 else x.contiguous()
-
-
-def _submit(launches: list[Launch], device: torch.device) -> None:
-    for launch in launches:
-        launch.submit(device)
 
 
 def _of_large_tokens(tensors: Tensors, large: LargeTokens) -> Tensors:
@@ -145,14 +127,13 @@ def _forward(
     if outputs[-1].numel() == 0:
         return tuple(out.zero_() for out in outputs)
     call = KernelCall(tensors, context, pool)
-    _submit(call.forward(*outputs), context.perm.device)
+    for launch in call.forward(*outputs):
+        launch.submit(context.perm.device)
     large = call.plan.large
     if large is not None:
-        inputs = _of_large_tokens(tensors, large)
+        inputs, places = _of_large_tokens(tensors, large), _output_rows(large, pool)
         found = _formulas(pool).forward(inputs, large.context)
-        for out, part, rows in zip(
-            outputs, found, _output_rows(large, pool), strict=True
-        ):
+        for out, part, rows in zip(outputs, found, places, strict=True):
             out[rows] = part
     return outputs
 
@@ -179,80 +160,61 @@ def _backward(
     if value is not None and value.size(1) != call.heads:
         shape = (value.size(0), call.heads, value.size(2))
         by_head = value.new_empty(shape, dtype=torch.float32)
-    _submit(call.backward(outputs, (query, key, by_head, bias)), context.perm.device)
+    for launch in call.backward(outputs, (query, key, by_head, bias)):
+        launch.submit(context.perm.device)
     if by_head is not value:
         value.copy_(by_head.sum(1, keepdim=True))
-    if call.plan.large is not None:
-        _large_backward(tensors, call.plan.large, outputs, wanted, pool)
-
-
-def _large_backward(
-    tensors: Tensors, large: LargeTokens, outputs: Tensors, wanted: Tensors, pool: bool
-) -> None:
-    """Write the gradients of the large tokens into those of all."""
+    large = call.plan.large
+    if large is None:
+        return
+    rows = zip(outputs, _output_rows(large, pool), strict=True)
     gradients = _formulas(pool).backward(
         _of_large_tokens(tensors, large),
         large.context,
-        [
-            None if grad is None else take(grad, rows)
-            for grad, rows in zip(outputs, _output_rows(large, pool), strict=True)
-        ],
+        [None if grad is None else take(grad, places) for grad, places in rows],
         [part is not None for part in wanted],
     )
-    places = [large.atoms] * 3 + [large.atoms if wanted[3] is None else large.pairs()]
-    for part, gradient, rows in zip(wanted, gradients, places, strict=True):
+    for part, gradient in zip(wanted, gradients, strict=True):
         if part is not None and gradient is not None:
-            part[rows] = gradient
-
-
-def _separate(tensors: Any) -> Any:
-    return tensors
+            part[large.pairs() if part is bias else large.atoms] = gradient
 
 
 def _unpack(tensors: Tensors) -> Tensors:
-    """Query, key and value of one tensor ``[N, 3, H, d]``, as one projection gives."""
+    """Query, key, value, bias; the first may be one ``[N, 3, H, d]``, as projected."""
+    if len(tensors) == 4:
+        return tensors
     packed, bias = tensors
     parts = (None, None, None) if packed is None else packed.unbind(1)
     return (*parts, bias)
 
 
-def _define(
-    name: str,
-    arguments: Sequence[str],
-    pool: bool,
-    unpack: Callable[[Tensors], Tensors] = _separate,
-    unpack_needed: Callable[[Needed], Needed] = _separate,
-) -> Callable[..., tuple[Tensor, ...]]:
-    """An operator; ``unpack`` makes query, key, value and bias of its tensors.
-
-    ``unpack_needed`` says as much of which gradients are needed.
-    """
+def _define(name: str, arguments: str, pool: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """An operator of query, key, value and bias, or of one tensor and bias."""
 
     def backward(
         tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
     ) -> Gradients:
         found = empty_gradients(tensors, needed)
-        _backward(unpack(tensors), context, outputs, unpack(found), pool)
+        _backward(_unpack(tensors), context, outputs, _unpack(found), pool)
         return found
 
+    def flops(
+        tensors: Tensors, pairs: int, needed: Optional[Needed] = None, used: bool = True
+    ) -> int:
+        if needed is not None and len(needed) == 2:
+            needed = (*[needed[0]] * 3, needed[1])
+        return attention_flops(_unpack(tensors), pairs, needed, used)
+
     definition = OperatorDefinition(
-        lambda tensors, context: _forward(unpack(tensors), context, pool),
+        lambda tensors, context: _forward(_unpack(tensors), context, pool),
         backward,
-        lambda tensors, context: _formulas(pool).shapes(unpack(tensors), context),
-        lambda tensors, pairs, needed=None, uses_output=True: attention_flops(
-            unpack(tensors), pairs, needed and unpack_needed(needed), uses_output
-        ),
-        lambda tensors, context: _formulas(pool).forward(unpack(tensors), context),
+        lambda tensors, context: _formulas(pool).shapes(_unpack(tensors), context),
+        flops,
+        lambda tensors, context: _formulas(pool).forward(_unpack(tensors), context),
     )
     return define_operator(name, arguments, 2 if pool else 1, definition)
 
 
-attend = _define("attend_triton", dense.ARGUMENTS, pool=False)
-pool = _define("attend_pool_triton", dense.ARGUMENTS, pool=True)
-pool_packed = _define(
-    "attend_pool_packed_triton",
-    ("Tensor packed", "Tensor? bias"),
-    True,
-    _unpack,
-    lambda needed: (*[needed[0]] * 3, needed[1]),
-)
+attend = _define("attend_triton", dense.ARGUMENTS, False)
+pool = _define("attend_pool_triton", dense.ARGUMENTS, True)
+pool_packed = _define("attend_pool_packed_triton", "Tensor packed, Tensor? bias", True)

@@ -67,18 +67,12 @@ class TritonPlan:
 
 
 def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
-    """The plan of a layout, made once for every tuple of sizes.
-
-    Args:
-        context (OperatorContext): The layout's tensors.
-        sizes (tuple): The sizes that tokens are padded to, in rising order.
-    """
+    """A layout's plan for padding to ``sizes``, which rise; made once for each."""
     return plan_once(context, ("triton", sizes), lambda: _make_plan(context, sizes))
 
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
-    order = context.host_ptr.diff().argsort(stable=True)
-    counts = context.host_ptr.diff()[order]
+    counts, order = context.host_ptr.diff().sort(stable=True)
     limits = torch.tensor(sizes, device="cpu")
     ends = torch.searchsorted(counts, limits, right=True).tolist()
     classes = [
@@ -101,13 +95,8 @@ def _large_tokens(context: OperatorContext, tokens: Tensor) -> LargeTokens:
     sizes = sizes[tokens]
     ptr = pointers(sizes)
     places = ranges(context.host_ptr[tokens], sizes)
-    own = OperatorContext(
-        perm=torch.arange(places.numel(), device=device),
-        ptr=ptr.to(device, non_blocking=True),
-        host_ptr=ptr,
-        dropout=0.0,
-        seed=None,
-    )
+    perm = torch.arange(places.numel(), device=device)
+    own = OperatorContext(perm, ptr.to(device, non_blocking=True), ptr, 0.0, None)
     return LargeTokens(
         tokens.to(device, non_blocking=True),
         context.perm[places.to(device, non_blocking=True)],
