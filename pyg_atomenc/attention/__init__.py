@@ -3,6 +3,7 @@
 from pyg_atomenc.attention.autograd import is_autocast_enabled, without_autocast
 from pyg_atomenc.attention.dispatch import backends, check_backend
 from pyg_atomenc.attention.edges import EdgeAttention
+from pyg_atomenc.attention.exact import layer_norm
 from pyg_atomenc.attention.functional import (
     attention,
     attention_encode,
@@ -44,6 +45,7 @@ __all__ = [
     "check_token_index",
     "check_window_sizes",
     "is_autocast_enabled",
+    "layer_norm",
     "is_readable",
     "refuse_script",
     "unwrapped",

@@ -319,10 +319,10 @@ def needs_reference(tensors: Tensors) -> bool:
     So it is under torch.func's transforms, which know no operator's gradient, and where
     tangents are carried along; never while tracing, and never because of a size.
     """
-    if torch.compiler.is_compiling():
-        return False
     if torch._C._are_functorch_transforms_active():
         return True
+    if torch.compiler.is_compiling():
+        return False
     # Outside of a level, which is nearly always, unpacking would cost more than this.
     if forward_ad._current_level < 0:
         return False

@@ -60,7 +60,7 @@ def _reasons(backend: Backend, inputs: Inputs, automatic: bool) -> list[str]:
 
 
 def _plain(name: str, inputs: Inputs) -> Backend:
-    """What knows no operator of ours, where torch.jit.trace or ONNX takes over."""
+    """What knows no operator of ours, for what sees none of their derivatives."""
     layout = inputs.layout
     # What a trace made knows no number of pairs, or has tensors for sizes.
     made_inside = isinstance(layout.num_sources, Tensor)
@@ -78,6 +78,6 @@ def _plain(name: str, inputs: Inputs) -> Backend:
     if name not in ("auto", backend.name):
         raise BackendError(
             f"'backend' is {name!r}, whose operators neither torch.jit.trace nor ONNX "
-            f"knows: pass backend='auto'."
+            f"knows, nor torch.func inside of torch.compile: pass backend='auto'."
         )
     return backend

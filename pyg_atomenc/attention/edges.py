@@ -21,6 +21,7 @@ from torch_geometric.utils import scatter
 from torch_geometric.utils.num_nodes import maybe_num_nodes
 
 from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.exact import inverse_root
 from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
 from pyg_atomenc.attention.tracing import draw, is_tracing
@@ -117,7 +118,7 @@ class EdgeAttention(MessagePassing):
         size_i: Optional[int],
     ) -> Tensor:
         """The attention weights ``[E, H]`` of every edge."""
-        logits = (query_i * key_j).sum(-1) / query_i.size(-1) ** 0.5
+        logits = (query_i * key_j).sum(-1) * inverse_root(query_i)
         if bias is not None:
             logits = logits + bias.to(logits.dtype)
         return _softmax(logits, index, size_i)

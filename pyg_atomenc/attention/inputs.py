@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.attention.exact import layer_norm
 from pyg_atomenc.attention.layouts import (
     Layout,
     TokenLayout,
@@ -133,9 +134,9 @@ class EncodeInputs:
         for tensor in tensors:
             _check_dtype(name, tensor, "the first of 'weights'", like)
 
-    def project_packed(self) -> Tensor:
-        """LayerNorm and the projections, written out, in one ``[N, 3, H, d]``."""
-        h = F.layer_norm(self.x, self.x.shape[-1:]).to(self.weights[0].dtype)
+    def project_packed(self, exact: bool = True) -> Tensor:
+        """LayerNorm and the projections, in one ``[N, 3, H, d]``."""
+        h = layer_norm(self.x, exact).to(self.weights[0].dtype)
         weight, bias = torch.cat([w.flatten(0, 1) for w in self.weights]), None
         if self.biases is not None:
             bias = torch.cat([b.flatten() for b in self.biases])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.exact import inverse_root, softmax
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import TokenLayout
 from pyg_atomenc.attention.ragged import pointers, take
@@ -45,11 +46,11 @@ def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     index, dtype = layout.atom_to_token, accumulate_dtype(inputs.query.dtype)
     query, key, value, bias = inputs.tensors()
     q, k, v = (t.to(dtype).transpose(0, 1) for t in (query, key, value))
-    logits = (q @ k.transpose(1, 2)) * query.size(2) ** -0.5
+    logits = (q @ k.transpose(1, 2)) * inverse_root(q)
     same = index.unsqueeze(1) == index
     if bias is not None:
         logits = logits + take(bias, _pairs(layout, same)).movedim(-1, 0).to(dtype)
-    alpha = logits.masked_fill(~same, -torch.inf).softmax(-1)
+    alpha = softmax(logits.masked_fill(~same, -torch.inf))
     kept = F.dropout(alpha, inputs.dropout) if inputs.dropout > 0 else alpha
     return (kept @ v).transpose(0, 1), alpha
 

@@ -24,8 +24,11 @@ def is_tracing() -> bool:
 
 def leaves_package() -> bool:
     """Whether what is recorded runs where nobody knows an operator of this package."""
-    exports = torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
-    return is_jit_tracing() or exports
+    if torch.compiler.is_compiling():
+        # Inside of it, torch.func's transforms do not see an operator's derivatives.
+        transforms = torch._C._are_functorch_transforms_active()
+        return transforms or torch.onnx.is_in_onnx_export()
+    return is_jit_tracing()
 
 
 def is_readable(tensor: Tensor) -> bool:

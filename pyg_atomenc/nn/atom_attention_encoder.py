@@ -4,7 +4,6 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch_geometric.nn.aggr import Aggregation
 
 from pyg_atomenc.attention import (
@@ -15,6 +14,7 @@ from pyg_atomenc.attention import (
     attention_pool,
     check_layout_device,
     is_readable,
+    layer_norm,
     unwrapped,
 )
 from pyg_atomenc.checks import check_choice, check_index
@@ -155,7 +155,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         dropout = self.dropout if self.training else 0.0
         options: Any = {"dropout": dropout, "backend": self.backend}
         if isinstance(fused, str):
-            h = F.layer_norm(x, x.shape[-1:])
+            h = layer_norm(x, exact=True)
             pooled = attention_pool(*self.project(h, h), layout, bias, **options)
         else:
             options["biases"] = fused[1]

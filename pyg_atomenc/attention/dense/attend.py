@@ -20,6 +20,7 @@ from pyg_atomenc.attention.autograd import (
 )
 from pyg_atomenc.attention.dense.plan import Chunk
 from pyg_atomenc.attention.dense.rows import RowWriter, works_out_of_place
+from pyg_atomenc.attention.exact import carries_tangents, softmax
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take
 
@@ -178,8 +179,9 @@ def atom_weights_gradient(
 
 def _softmax(logits: Tensor) -> Tensor:
     """Softmax over the last dimension."""
-    if logits.size(-1) >= _NARROW or logits.device.type != "cpu":
-        return logits.softmax(-1)
+    narrow = logits.size(-1) < _NARROW and logits.device.type == "cpu"
+    if not narrow or carries_tangents():
+        return softmax(logits)
     return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
 
 

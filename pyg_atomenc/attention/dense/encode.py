@@ -33,11 +33,10 @@ from pyg_atomenc.attention.dense.attend import (
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
 from pyg_atomenc.attention.dense.rows import RowWriter
+from pyg_atomenc.attention.exact import EPS, is_followed, layer_norm
 from pyg_atomenc.attention.flops import encode_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take
-
-EPS = 1e-5
 
 
 class Projections:
@@ -100,9 +99,12 @@ class NormedAtoms:
         # Whether every token is one atom, which attends to itself alone.
         self.single = chunk.size == 1
         self.x = take(x, chunk.read).to(weights.dtype)
-        self.h, self.mean, self.rstd = torch.native_layer_norm(
-            self.x, (weights.channels,), weights.ones, weights.zeros, EPS
-        )
+        if is_followed(self.x):
+            self.h = layer_norm(self.x, exact=True)
+        else:
+            self.h, self.mean, self.rstd = torch.native_layer_norm(
+                self.x, (weights.channels,), weights.ones, weights.zeros, EPS
+            )
         # Projections see what a LayerNorm of their type would have given.
         self.rounded = self.h.to(weights.projection_dtype)
         self.h = self.rounded.to(weights.dtype)

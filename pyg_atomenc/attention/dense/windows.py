@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention.autograd import needs_reference
+from pyg_atomenc.attention.exact import inverse_root, softmax
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
 from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
 from pyg_atomenc.attention.ragged import take
@@ -51,7 +52,7 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             v = v.expand(-1, q.size(1), -1, -1)
             out = F.scaled_dot_product_attention(q, k, v, mask)
         else:
-            alpha = ((q * q.size(-1) ** -0.5) @ k.mT + mask).softmax(-1)
+            alpha = softmax((q * inverse_root(q)) @ k.mT + mask)
             if inputs.dropout > 0:
                 alpha = draw(partial(F.dropout, alpha, inputs.dropout))
             out = alpha @ v
