@@ -138,19 +138,10 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
 def graph_mol(
     z: Tensor, charge: Tensor, hydrogens: Tensor, bonds: Tensor, types: Tensor
 ) -> Any:
-    """A molecule of a graph's atoms and bonds, with rings and hybridisation.
+    """A molecule of a graph's atoms ``[N]`` and bonds ``[2, B]``, on the CPU.
 
-    It is not sanitized: what a file says holds, whether or not it is valid chemistry.
-
-    Args:
-        z (Tensor): Atomic numbers ``[N]``, int64; all tensors on the CPU.
-        charge (Tensor): Formal charges ``[N]``, int64.
-        hydrogens (Tensor): Hydrogens that are no atoms themselves ``[N]``, int64.
-        bonds (Tensor): The two atoms of every bond ``[2, B]``, int64.
-        types (Tensor): Their columns in :data:`~pyg_atomenc.io.BOND_TYPES` ``[B]``.
-
-    Returns:
-        rdkit.Chem.RWMol: With ``N`` atoms and ``B`` bonds.
+    With rings and hybridisation, but not sanitized: what a file says holds, whether or
+    not it is valid chemistry. ``types`` are columns of ``BOND_TYPES`` ``[B]``.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
     aromatic = torch.zeros_like(z)
@@ -224,15 +215,7 @@ def cip_codes(mol: Any) -> Tensor:
 def embed_smiles(smiles: str, seed: int) -> Tensor:
     """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
 
-    Args:
-        smiles (str): A SMILES of ``N`` atoms, whose order is kept.
-        seed (int): Of the embedding.
-
-    Returns:
-        Tensor: The positions, those of ``H`` implicit hydrogens behind all others.
-
-    Raises:
-        ValueError: If RDKit finds no conformer.
+    Implicit hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
     """
     chem = require_package("rdkit.Chem", "a conformer")
     embedding = require_package("rdkit.Chem.AllChem", "a conformer")

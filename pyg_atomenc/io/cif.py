@@ -37,17 +37,7 @@ _CATEGORIES = (
 
 
 class CifDocument:
-    """A parsed mmCIF or BinaryCIF file.
-
-    Args:
-        file (pathlib.Path): Its name, for messages.
-        content (bytes): The file.
-        limits (Limits): Of which the number of atoms is checked before they are made.
-        binary (bool): Whether it is BinaryCIF. (default: ``False``)
-
-    Raises:
-        ValueError: If the file is damaged, or over the limit.
-    """
+    """A parsed mmCIF or BinaryCIF file; a ValueError if it is damaged or too large."""
 
     def __init__(
         self, file: Path, content: bytes, limits: Limits, binary: bool = False

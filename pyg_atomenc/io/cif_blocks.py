@@ -25,23 +25,11 @@ _LONGEST = 1024
 def read_text(
     content: bytes, columns: Collection[str], file: Path, limits: Limits
 ) -> Any:
-    """Parse an mmCIF file.
+    """Parse an mmCIF file to biotite's ``CIFBlock`` with the needed atom columns.
 
     biotite does it, but for the table of atoms where that has one row a line, as all
-    programs write it: splitting such lines is faster, and shows if one is not whole.
-
-    Args:
-        content (bytes): The file.
-        columns (collection): The columns of ``atom_site`` that are needed.
-        file (pathlib.Path): Its name, for messages.
-        limits (Limits): Of which the number of atoms is checked before any is parsed.
-
-    Returns:
-        biotite.structure.io.pdbx.CIFBlock: With ``atom_site``.
-
-    Raises:
-        ValueError: If the file has not one block with one table of atoms, was cut
-            short, or is over the limit.
+    programs write it: splitting such lines is faster, and shows if one is not whole. A
+    ValueError unless there is one whole block with one table of atoms, within limits.
     """
     pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
     text = "\n" + decode(content)
@@ -143,23 +131,11 @@ def read_binary(
     file: Path,
     limits: Limits,
 ) -> Any:
-    """Parse a BinaryCIF file.
+    """Parse a BinaryCIF file to biotite's block of the wanted categories and columns.
 
     biotite decodes the arrays, one step after another; here is checked that each has
-    as many values as the file says, since biotite fills up what is missing with zeros.
-
-    Args:
-        content (bytes): The file.
-        wanted (mapping): Category → its columns, or ``None`` for all.
-        file (pathlib.Path): Its name, for messages.
-        limits (Limits): Of which the number of atoms is checked; other tables, which
-            may have several rows for each, may have 16 times as many.
-
-    Returns:
-        biotite.structure.io.pdbx.BinaryCIFBlock: The wanted categories.
-
-    Raises:
-        ValueError: If sizes do not fit, or there is not one block with ``atom_site``.
+    as many values as the file says, since biotite fills up what is missing with zeros,
+    and that other tables have at most 16 rows for each of the atoms that may be there.
     """
     pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
     msgpack = require_package("msgpack", "BinaryCIF")

@@ -16,20 +16,12 @@ _MOST = 64
 
 
 def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
-    """Choose one alternate location per residue.
+    """Which atoms stay ``[N]``, where one alternate location is chosen per residue.
 
     It goes by chain, residue number and insertion code, wherever the atoms stand and
     whatever the residue's name: of a serine that is a threonine in other copies of
-    the molecule, only one may stay.
-
-    Args:
-        atoms (biotite.structure.AtomArray): ``N`` atoms with the annotations
-            ``altloc_id`` and ``occupancy``.
-
-    Returns:
-        numpy.ndarray: Whether each atom stays ``[N]``, bool: those without alternate
-        locations, and those of the one with the highest summed occupancy in their
-        residue, the first in the file if there are several.
+    the molecule, only one may stay, that with the highest summed occupancy, or the
+    first in the file.
     """
     keep = np.isin(atoms.altloc_id, NO_ALTLOC)
     if keep.all():

@@ -27,16 +27,7 @@ _WITHIN = {*range(54), *range(55, 60), *range(61, 66), 77, 79}
 
 
 class PdbDocument:
-    """A parsed PDB file.
-
-    Args:
-        file (pathlib.Path): Its name, for messages.
-        content (bytes): The file.
-        limits (Limits): Of which the number of atoms is checked before they are made.
-
-    Raises:
-        ValueError: If the file is damaged, or over the limit.
-    """
+    """A parsed PDB file; a ValueError if it is damaged or too large."""
 
     def __init__(self, file: Path, content: bytes, limits: Limits) -> None:
         pdb = require_package("biotite.structure.io.pdb", "from_structure")

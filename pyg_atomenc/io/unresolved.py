@@ -18,18 +18,10 @@ _PHOSPHATE = ("P", "OP1", "OP2")
 def add_unresolved(atoms: Any, block: Any) -> Any:
     """Add the heavy atoms that were not observed, with NaN as positions.
 
-    Residues that are missing altogether come from ``pdbx_poly_seq_scheme``; atoms that
-    are missing in a residue, from the Chemical Component Dictionary, but for those
-    that leave when a bond is formed.
-
-    Args:
-        atoms (biotite.structure.AtomArray): One model with ``label_asym_id`` and
-            ``label_seq_id``, and with bonds.
-        block (biotite.structure.io.pdbx.CIFBlock or BinaryCIFBlock): The file's block.
-
-    Returns:
-        biotite.structure.AtomArray: Polymers in the order of their sequence, with the
-        annotation ``is_resolved``.
+    Residues that are missing altogether come from ``pdbx_poly_seq_scheme`` of the
+    file's block; atoms that are missing in a residue, from the Chemical Component
+    Dictionary, but for those that leave when a bond is formed. Polymers then have the
+    order of their sequence, and atoms the annotation ``is_resolved``.
     """
     structure = require_package("biotite.structure", "unresolved atoms")
     if "pdbx_poly_seq_scheme" not in block or "label_asym_id" not in (
