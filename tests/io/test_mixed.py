@@ -201,7 +201,7 @@ def test_transforms_of_mixed_graphs(read):
 @pytest.mark.parametrize("tokenizer", [
     None, own_tokens, tk.AF3(), tk.BRICS(), tk.RingsAndChains(), tk.Residue(),
     tk.Components(), tk.Atom(), tk.Boltz1(), tk.Boltz2(), tk.Smarts(["C=O"]),
-], ids=str)  # fmt: skip
+], ids=lambda tokenizer: getattr(tokenizer, "__name__", str(tokenizer)))  # fmt: skip
 def test_every_tokenizer_gives_what_a_token_has(tokenizer, read, tmp_path):
     (tmp_path / "a.cif").write_text(cif_text())
     for data in (
