@@ -50,7 +50,7 @@ def layer_checks(skip: Union[str, Iterable[str]] = ()) -> list[LayerCheck]:
         >>> checks = layer_checks(skip="ddp")
         >>> @pytest.mark.parametrize("check", checks, ids=str)
         ... def test_my_layer(check):
-        ...     check(TokenAttentionConv(16))
+        ...     check(TokenAttentionConv(16, 8))
         >>> test_my_layer(checks[0])
     """
     reasons = {

@@ -246,13 +246,11 @@ class LayerChecks:
         both = {name: torch.stack([first[name], other[name]]) for name in first}
         for run in (self._loss, torch.func.grad(self._loss)):
             for x, layout in map(self._batch, (FEW, MORE)):
-                xs = torch.stack([x, -x])
-                found = torch.vmap(run, (None, 0, None))(first, xs, layout)
-                expected = _flat(run(first, x, layout), run(first, -x, layout))
-                self._close(_flat(found), expected, "of samples")
+                one, samples = run(first, x, layout), torch.stack([x, -x])
+                found = torch.vmap(run, (None, 0, None))(first, samples, layout)
+                self._close(_flat(found), _flat(one, run(first, -x, layout)), "samples")
                 found = torch.vmap(run, (0, None, None))(both, x, layout)
-                expected = _flat(run(first, x, layout), run(other, x, layout))
-                self._close(_flat(found), expected, "of an ensemble")
+                self._close(_flat(found), _flat(one, run(other, x, layout)), "ensemble")
 
     def vectorised_derivatives(self) -> None:
         """Jacobians and Hessians, as for vibrations, come many rows at a time."""
@@ -332,9 +330,8 @@ class LayerChecks:
         for by, masks in runs:
             explain = Explainer(self.model, by, "model", model_config=config, **masks)
             found = explain(x, layout.to_edge_index(), layout=layout)
-            for name in masks:
-                mask = found[name.removesuffix("_type")]
-                _expect(mask.isfinite().all() and mask.any(), f"nothing as {name}")
+            for mask in (found[name.removesuffix("_type")] for name in masks):
+                _expect(mask.isfinite().all() and mask.any(), f"no mask by {by}")
 
     def ddp(self) -> None:
         """Two processes train as one, even where one of them has single atoms only."""
