@@ -101,7 +101,7 @@ class LayerChecks:
                 f"'call', as the documentation of check_layer has it."
             ) from error
         what, rows = f"a {type(out).__name__}", 0
-        if isinstance(out, Tensor):
+        if isinstance(out, Tensor) and out.dim() > 0:
             what, rows = f"{len(out)} rows of 5 atoms in 3 tokens", len(out)
         if rows not in (3, 5):
             mend = "pass a 'call' that returns the rows, one a token or one an atom."

@@ -422,6 +422,11 @@ def test_checks_have_names_and_reasons_of_one_line():
         ),
         (
             Mean(),
+            {"call": lambda layer, x, layout: x.sum()},
+            "^the layer gives a Tensor: pass a 'call' that returns the rows",
+        ),
+        (
+            Mean(),
             {"call": lambda layer, x, layout: layer.lin(x)[:4]},
             "^the layer gives 4 rows of 5 atoms in 3 tokens: pass a 'call'",
         ),
