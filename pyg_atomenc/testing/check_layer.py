@@ -1,26 +1,23 @@
 """`check_layer`: whether a layer over atoms in tokens behaves as those here do."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional, Union
 from unittest import SkipTest
 
 import torch
+from torch import Tensor
 
 from pyg_atomenc.checks import check_choice
-from pyg_atomenc.testing.layer_checks import LayerChecks
+from pyg_atomenc.testing.layer_checks import TOLERANCE, LayerChecks
 
 
 @dataclass(frozen=True)
 class LayerCheck:
     """One check: ``check(layer, **options)``, with those of :func:`check_layer`.
 
-    It raises an AssertionError where the layer does not pass, and where the check does
-    not apply ``unittest.SkipTest``, which pytest counts as skipped.
-
-    Attributes:
-        name (str): Its name, by which it can be left out.
-        reason (str): Why it matters, in one line.
+    It has a ``name`` and, in one line, a ``reason``. It raises an AssertionError where
+    the layer does not pass, and ``unittest.SkipTest`` where it does not apply.
     """
 
     name: str
@@ -36,38 +33,43 @@ class LayerCheck:
             except SkipTest:
                 raise
             except Exception as error:
-                raise AssertionError(
-                    f"{layer} does not pass '{self.name}': {self.reason}\n"
-                    f"Found: {error or type(error).__name__}"
-                ) from error
+                found = f"{self.reason}\nFound: {error or type(error).__name__}"
+                text = f"{layer} does not pass '{self.name}': {found}"
+                raise AssertionError(text) from error
 
     def __str__(self) -> str:
         return self.name
 
 
-def layer_checks(skip: Iterable[str] = ()) -> list[LayerCheck]:
+def layer_checks(skip: Union[str, Iterable[str]] = ()) -> list[LayerCheck]:
     """All checks but those named in ``skip``, to run each as a test of its own.
-
-    Raises:
-        ValueError: If there is no check of a name.
 
     Example:
         >>> import pytest
-        >>> @pytest.mark.parametrize("check", layer_checks(), ids=str)
+        >>> from pyg_atomenc import TokenAttentionConv
+        >>> checks = layer_checks(skip="ddp")
+        >>> @pytest.mark.parametrize("check", checks, ids=str)
         ... def test_my_layer(check):
-        ...     check(MyLayer(16), in_channels=16)
+        ...     check(TokenAttentionConv(16, 8))
+        >>> test_my_layer(checks[0])
     """
     reasons = {
         name: method.__doc__ or ""
         for name, method in vars(LayerChecks).items()
         if not name.startswith("_") and callable(method)
     }
-    skipped = {check_choice("skip", name, list(reasons)) for name in skip}
+    names = [skip] if isinstance(skip, str) else skip
+    skipped = {check_choice("skip", name, list(reasons)) for name in names}
     return [LayerCheck(*item) for item in reasons.items() if item[0] not in skipped]
 
 
 def check_layer(
-    layer: torch.nn.Module, *, skip: Iterable[str] = (), **options: Any
+    layer: torch.nn.Module,
+    *,
+    in_channels: Optional[int] = None,
+    call: Optional[Callable[..., Tensor]] = None,
+    tolerance: dict[torch.dtype, float] = TOLERANCE,
+    skip: Union[str, Iterable[str]] = (),
 ) -> dict[str, str]:
     """Check that a layer over atoms in tokens behaves as those of this package do.
 
@@ -77,26 +79,24 @@ def check_layer(
 
     Args:
         layer (torch.nn.Module): The layer.
-        skip (Iterable[str]): Names of checks to leave out. (default: ``()``)
-        **options: ``in_channels``, where the layer has no such attribute; ``call``,
-            where it is called in another way: ``call=lambda layer, x, layout: layer(x,
-            layout.atom_to_token, layout.num_tokens)``; ``tolerance``, the types of
-            numbers that it takes, each with its largest relative difference from
-            float64's result: ``{torch.float32: 1e-5}``. A layer with an ``edge_dim``
-            also gets ``edge_attr``, in the order of ``layout.to_edge_index()``.
+        in_channels (int, optional): Channels of ``x``. (default: the layer's attribute)
+        call (Callable, optional): Another way to call the layer, such as ``lambda
+            layer, x, layout: layer(x, layout.atom_to_token, layout.num_tokens)``.
+        tolerance (dict): The types of numbers that it takes, each with its largest
+            relative difference from float64's result. (default: float64 to bfloat16)
+        skip (str or Iterable[str]): Checks to leave out. (default: ``()``)
 
     Returns:
         dict: By the names of checks, ``"passed"``, or why a check does not apply.
 
     Raises:
-        AssertionError: If the layer does not pass; the message has every check that
-            it does not, with its reason and what was found.
-        ValueError: If the layer cannot be called, or there is no check of a name.
+        AssertionError: If the layer fails checks: all of them, with what was found.
+        ValueError: If it cannot be called so, or there is no check of a name.
     """
     state, failures = {}, []
     for check in layer_checks(skip):
         try:
-            check(layer, **options)
+            check(layer, in_channels=in_channels, call=call, tolerance=tolerance)
             state[check.name] = "passed"
         except SkipTest as reason:
             state[check.name] = str(reason)
