@@ -9,12 +9,12 @@ from torch_geometric.data import Batch, Data
 import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
-from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.editing import check_flat, drop_empty_tokens, keep_atoms
 from pyg_atomenc.data.names import Names
 from pyg_atomenc.data.storage import (
     AtomTokenStorage,
     count_tokens,
-    has_token_rows,
+    graph_of_tokens,
     is_token_attr,
     to_ids,
 )
@@ -116,15 +116,7 @@ class AtomTokenData(Data):
     def token_batch(self) -> Tensor:
         """The graph of every token ``[T]``, int64; zeros where this is no batch."""
         stored = self._store.get("token_batch")
-        if stored is not None:
-            return stored
-        index = self._store.get("atom_to_token")
-        device = index.device if isinstance(index, Tensor) else None
-        total = self.total_num_tokens
-        # One number for each graph, or the only graph's.
-        sizes = torch.as_tensor(self.num_tokens, device=device).flatten()
-        graphs = torch.arange(sizes.numel(), device=device)
-        return graphs.repeat_interleave(sizes, output_size=total)
+        return graph_of_tokens(self) if stored is None else stored
 
     @token_batch.setter
     def token_batch(self, value: Tensor) -> None:
@@ -177,28 +169,44 @@ class AtomTokenData(Data):
         The other tokens keep their order and take ids without gaps; attributes
         ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
         """
-        self._check_has_tokens()
+        check_flat(self)
+        self._check_tokens()
         return drop_empty_tokens(self)
 
     def _check_has_tokens(self) -> None:
         mend = "set it to the token of every atom, for example torch.arange(num_atoms)."
         checks.check_has(self, mend, "atom_to_token")
 
+    def _check_tokens(self) -> None:
+        """Check the tokens of atoms, of graphs, and the rows of ``token_*``."""
+        self._check_has_tokens()
+        total, batch = self.total_num_tokens, self._store.get("batch")
+        check_token_index(self.atom_to_token, total, batch=batch)
+        rows = dict.fromkeys(self._store.token_rows(), (total, "tokens"))
+        _check_rows_of(self, rows)
+        many = isinstance(self.num_tokens, Tensor) and self.num_tokens.numel() > 1
+        if batch is None or not (many or isinstance(self, Batch)):
+            return
+        owners = dict(num_tokens=graph_of_tokens(self), token_batch=self.token_batch)
+        for name, owner in owners.items():
+            torn = (owner[self.atom_to_token] != batch).nonzero()
+            if torn.numel():
+                raise AtomEncodingError(
+                    f"'{name}' puts the token of atom {int(torn[0])} into another "
+                    f"graph than 'batch' the atom: set it anew with 'atom_to_token'; "
+                    f"the 'num_tokens' of a batch has the number of every graph."
+                )
+
     def _validate_tokens(self) -> None:
         if "atom_to_token" not in self and not any(map(is_token_attr, self.keys())):
             # Nothing says more than PyG's Data.
             return
-        self._check_has_tokens()
+        self._check_tokens()
         total, num_atoms = self.total_num_tokens, self.num_nodes
         assert num_atoms is not None, "PyG's own validation refuses this"
-        check_token_index(self.atom_to_token, total, batch=self._store.get("batch"))
         atoms = ["atom_to_token", "z", "pos", "x", "formal_charge"]
         atoms += ["atom_name", "res_name", "chain_id", "ins_code"]
         rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
-        for key, value in self._store.items():
-            bare = isinstance(value, Tensor) and value.dim() == 0
-            if has_token_rows(key) and not bare:
-                rows[key] = (total, "tokens")
         _check_rows_of(self, rows)
         rows = {}
         for key, attr, count, what in (

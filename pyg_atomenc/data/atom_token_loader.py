@@ -40,19 +40,20 @@ def _collate_with_layout(
 ) -> Batch:
     _check_attributes(graphs, getattr(collate, "exclude_keys", None) or ())
     batch = collate(graphs)
-    if not isinstance(batch, AtomTokenData):
-        raise AtomEncodingError(
-            f"'dataset' gives {type(graphs[0]).__name__}: an AtomTokenLoader needs "
-            f"AtomTokenData, whose tokens it can number. Mend plain Data with "
-            f"AtomTokenData.from_data(data)."
-        )
     batch._store.keep_layout(batch.token_layout())
     return batch
 
 
 def _check_attributes(graphs: Sequence[Any], excluded: Sequence[str]) -> None:
     """PyG drops what only the first graph lacks, and stops where another does."""
-    names = [set(data.keys()) for data in graphs if isinstance(data, AtomTokenData)]
+    for data in graphs:
+        if not isinstance(data, AtomTokenData):
+            raise AtomEncodingError(
+                f"'dataset' gives {type(data).__name__}: an AtomTokenLoader needs "
+                f"AtomTokenData, whose tokens it can number. Mend plain Data with "
+                f"AtomTokenData.from_data(data)."
+            )
+    names = [set(data.keys()) for data in graphs]
     for number, other in enumerate(names):
         if missing := sorted((names[0] ^ other) - set(excluded)):
             lacks = 0 if missing[0] in other else number

@@ -7,9 +7,10 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 from torch_geometric.data.storage import GlobalStorage, recursive_apply
 
-from pyg_atomenc.attention import TokenLayout
+from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.checks import check_tensor
 from pyg_atomenc.data.names import Names, named
 from pyg_atomenc.errors import AtomEncodingError
@@ -48,6 +49,15 @@ def has_own_rows(key: str) -> bool:
 def count_tokens(num_tokens: Any) -> int:
     """The tokens of a graph, or of all graphs of a batch."""
     return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
+
+
+def graph_of_tokens(data: Any) -> Tensor:
+    """The graph of every token ``[T]``, int64, from ``num_tokens`` of each."""
+    index, total = data.get("atom_to_token"), data.total_num_tokens
+    device = index.device if isinstance(index, Tensor) else None
+    sizes = torch.as_tensor(data.num_tokens, device=device).flatten()
+    graphs = torch.arange(sizes.numel(), device=device)
+    return graphs.repeat_interleave(sizes, output_size=total)
 
 
 def to_ids(key: str, value: Any) -> Tensor:
@@ -102,6 +112,14 @@ class AtomTokenStorage(GlobalStorage):
             return 0
         return super().num_edges
 
+    def token_rows(self) -> dict[str, Any]:
+        """The tensors and lists with one row for each token."""
+        rows = {k: v for k, v in self.items() if has_token_rows(k)}
+        # What `follow_batch` adds for names has one row for each graph.
+        of = {f"{k}_batch" for k, v in rows.items() if not isinstance(v, Tensor)}
+        kinds = (Tensor, list)
+        return {k: v for k, v in rows.items() if isinstance(v, kinds) and k not in of}
+
     def kept_layout(self) -> Optional[TokenLayout]:
         """The layout that was kept, if it is still that of ``atom_to_token``."""
         layout, stamp = self.__dict__.get("_layout", (None, None))
@@ -138,11 +156,21 @@ class AtomTokenStorage(GlobalStorage):
             return
         if key in _ID_KEYS:
             value = to_ids(key, value)
+        bare = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
+        if bare and has_token_rows(key):
+            raise AtomEncodingError(
+                f"'{key}' is {value!r}, but what is named 'token_…' has one row for "
+                f"each token: give it as many, or another name."
+            )
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
         old = self.get(key)
         if key == "atom_to_token" and old is not None and old is not value:
             value = self._follow(old, value)
+        if key == "atom_to_token" and "num_tokens" not in self:
+            # Of a batch, each graph has its own.
+            if not isinstance(self._parent(), Batch):
+                self["num_tokens"] = check_token_index(value)
         super().__setitem__(key, named(value))
 
     def __delitem__(self, key: str) -> None:

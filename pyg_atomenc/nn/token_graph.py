@@ -11,6 +11,7 @@ from pyg_atomenc.attention import accumulate_dtype
 from pyg_atomenc.checks import check_choice, check_rows, check_shape, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.bonds import read_bonds
+from pyg_atomenc.data.editing import check_flat
 from pyg_atomenc.data.storage import has_pair_rows, is_token_attr
 
 # What is of atoms, bonds or pairs whatever its length, or is made anew.
@@ -62,6 +63,7 @@ def token_graph(
     """
     mend = "pass an AtomTokenData or a batch of them, which knows its tokens."
     num_tokens = check_type("data", data, AtomTokenData, mend).total_num_tokens
+    check_flat(data)
     check_shape("token_x", token_x, "num_tokens", "channels")
     mend = "encode with dim_size=data.total_num_tokens, or data.token_layout()."
     check_rows("token_x", token_x, num_tokens, "tokens of 'data'", mend)
