@@ -72,7 +72,7 @@ def token_graph(
     graph = Batch() if isinstance(data, Batch) else Data()
     graph.x = token_x
     if "token_edge_index" in data:
-        graph.edge_index, edge_attr = data.token_edge_index, data.get("token_edge_attr")
+        graph.edge_index, attr = data.token_edge_index, data.get("token_edge_attr")
     else:
         bonds, attr = read_bonds(data)
         edges = index[bonds]
@@ -82,13 +82,11 @@ def token_graph(
         if not self_loops:
             edges, attr = remove_self_loops(edges, attr)
         graph.edge_index, attr = coalesce(edges, attr, num_tokens, edge_reduce)
-        edge_attr = None if attr is None else attr.to(dtype)
-    if edge_attr is not None:
-        graph.edge_attr = edge_attr
+        attr = None if attr is None else attr.to(dtype)
+    graph.edge_attr = attr
     if isinstance(data.pos, Tensor):
         graph.pos = _known_mean(data.pos, index, num_tokens)
-    graph.batch = data.token_batch
-    graph.num_nodes = num_tokens
+    graph.batch, graph.num_nodes = data.token_batch, num_tokens
     slices = _carry(data, graph)
     if isinstance(data, Batch):
         _make_separable(data, graph, slices)
@@ -111,31 +109,24 @@ def _known_mean(pos: Tensor, index: Tensor, num_tokens: int) -> Tensor:
     inside = torch.where(known, pos, 0.0).to(accumulate_dtype(pos.dtype))
     total = scatter(inside, index, 0, num_tokens, "sum")
     count = scatter(known.to(total.dtype), index, 0, num_tokens, "sum")
-    mean = torch.where(count > 0, total / count.clamp(min=1), torch.nan)
-    return mean.to(pos.dtype)
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan).to(pos.dtype)
 
 
 def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     """Hand on what is of tokens or whole graphs; gives where each graph's part lies."""
     known: dict[str, Any] = getattr(data, "_slice_dict", {})
     tokens = torch.as_tensor(data.num_tokens).flatten().cpu()
-    others = [[data.num_nodes], [data.num_edges]]
-    others += [
-        known[key].diff().tolist()
-        for key in ("atom_to_token", "edge_index")
-        if key in known
-    ]
+    counted = {"atom_to_token", "edge_index"} & set(known)
+    others = [known[key].diff().tolist() for key in counted]
+    others += [[data.num_nodes], [data.num_edges]]
     slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), cumsum(tokens))
     for key, value in data.to_dict().items():
-        late, of_tokens = (
-            isinstance(data, Batch) and key not in known,
-            is_token_attr(key),
-        )
-        if key in _LEFT or has_pair_rows(key):
-            continue
+        late = isinstance(data, Batch) and key not in known
         # What a loader's `follow_batch` adds was in no graph.
-        if late and key.endswith(("_batch", "_ptr")):
+        followed = late and key.endswith(("_batch", "_ptr"))
+        if followed or key in _LEFT or has_pair_rows(key):
             continue
+        of_tokens = is_token_attr(key)
         wanted = tokens.tolist() if of_tokens else [1] * len(tokens)
         rows = _rows(data, key, value, wanted)
         # Of graphs with one atom or bond each, the name alone tells.
