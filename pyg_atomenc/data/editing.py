@@ -104,16 +104,15 @@ def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
     of_edges = {key: out.batch[e[0]] for key, e in edges.items() if e is not None}
     rows = {key: graphs for key in out.keys() if data.is_node_attr(key)}
     for key in out.keys():
-        made = [prefix for prefix in of_edges if key.startswith(prefix)]
+        made = [of for prefix, of in of_edges.items() if key.startswith(prefix)]
         if made or data.is_edge_attr(key):
-            rows[key] = of_edges[made[0] if made else "edge_index"]
+            rows[key] = made[0] if made else of_edges["edge_index"]
     ends = {key: cumsum(of.bincount(minlength=count)) for key, of in rows.items()}
     # Graphs in turns cannot be cut out: without these notes PyG refuses to.
     if any(bool((of.diff() < 0).any()) for of in rows.values()):
-        for key in ("ptr", *(f"{key}_ptr" for key in ends)):
+        for key in ("ptr", *(f"{key}_ptr" for key in ends), *_NOTES):
             del out[key]
-        for name in _NOTES:
-            notes.pop(name, None)
+            notes.pop(key, None)
     elif "ptr" in out:
         out.ptr = ends["batch"]
     first = ends["batch"][:-1]

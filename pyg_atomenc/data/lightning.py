@@ -13,7 +13,7 @@ from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
-_STAGES = ("train", "val", "test", "predict")
+_STAGES = dict(train="train", val="val", test="test", pred="predict")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
 # Each has a trainer that takes only data modules of its own, and often both are there.
 _BASES = [
@@ -66,24 +66,22 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         super().__init__()
         bounded = max_pairs is not None or max_atoms is not None
         options: dict[str, Any] = dict(max_pairs=max_pairs, max_atoms=max_atoms)
-        self.sampling = (
-            options | dict(seed=seed, oversized=oversized) if bounded else {}
-        )
+        options |= dict(seed=seed, oversized=oversized)
+        self.sampling = options if bounded else {}
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
             raise AtomEncodingError(
                 f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
                 f"'max_pairs' or 'max_atoms' stand in for a batch size."
             )
-        usual = dict(batch_size=1) if not bounded else {}
-        usual |= dict(pin_memory=torch.cuda.is_available())
-        usual |= dict(persistent_workers=kwargs.get("num_workers", 0) > 0)
+        usual = {} if bounded else dict(batch_size=1)
+        usual["pin_memory"] = torch.cuda.is_available()
+        usual["persistent_workers"] = kwargs.get("num_workers", 0) > 0
         self.drop_last, self.kwargs = kwargs.pop("drop_last", False), usual | kwargs
         self._loaders: dict[str, tuple[Any, Any]] = {}
-        self.train_dataset, self.val_dataset = train_dataset, val_dataset
-        self.test_dataset, self.pred_dataset = test_dataset, pred_dataset
         datasets = train_dataset, val_dataset, test_dataset, pred_dataset
-        for stage, dataset in zip(_STAGES, datasets, strict=True):
+        for (name, stage), dataset in zip(_STAGES.items(), datasets, strict=True):
+            setattr(self, f"{name}_dataset", dataset)
             if dataset is None:
                 # Lightning runs a stage if there is such a method.
                 setattr(self, f"{stage}_dataloader", None)

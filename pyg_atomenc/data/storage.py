@@ -105,9 +105,8 @@ class AtomTokenStorage(GlobalStorage):
         """The number of bonds, each direction counted."""
         # Without bonds, PyG would count any other edges.
         other = any("edge" in key and has_own_rows(key) for key in self)
-        if other and "edge_index" not in self and "adj_t" not in self:
-            return 0
-        return super().num_edges
+        none = other and "edge_index" not in self and "adj_t" not in self
+        return 0 if none else super().num_edges
 
     def token_rows(self) -> dict[str, Any]:
         """The tensors and lists with one row for each token."""

@@ -164,13 +164,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._samples = len(self._sizes)
         over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
         self.oversized_index = torch.tensor(over, dtype=torch.long)
-        left_out = set(over if self.oversized == "skip" else [])
+        left_out = set(over) if self.oversized == "skip" else set()
         self._index = [i for i in range(self._samples) if i not in left_out]
         if not over or self.oversized == "alone":
             return
         sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
-        text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
-        text += f"first is graph {over[0]} with {' and '.join(sizes)}"
+        text = f"{len(over)} of {self._samples} graphs are over the budget alone, "
+        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
         if self.oversized == "raise":
             raise AtomEncodingError(
                 f"'oversized' is 'raise', and {text}: raise the budget, or pass "

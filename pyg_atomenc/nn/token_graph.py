@@ -69,8 +69,7 @@ def token_graph(
     check_rows("token_x", token_x, num_tokens, "tokens of 'data'", mend)
     check_choice("edge_reduce", edge_reduce, ("mean", "sum", "max", "min"))
     index = data.atom_to_token.long()
-    graph = Batch() if isinstance(data, Batch) else Data()
-    graph.x = token_x
+    graph = (Batch if isinstance(data, Batch) else Data)(x=token_x)
     if "token_edge_index" in data:
         graph.edge_index, attr = data.token_edge_index, data.get("token_edge_attr")
     else:
@@ -138,16 +137,16 @@ def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
 
 def _rows(data: AtomTokenData, key: str, value: Any, wanted: list[int]) -> list[int]:
     """How many rows every graph has in a value."""
-    slices = getattr(data, "_slice_dict", {}).get(key)
-    if isinstance(data, Batch) and isinstance(value, (list, tuple)):
+    slices, size = getattr(data, "_slice_dict", {}).get(key), sum(wanted)
+    lists = isinstance(value, (list, tuple))
+    if isinstance(data, Batch) and lists:
         # PyG batches names as a list for each graph.
         return [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
     if isinstance(slices, Tensor) and slices.dim() == 1:
         return slices.diff().tolist()
     if isinstance(value, Tensor) and value.dim() > 0:
         size = value.size(-1 if data.__cat_dim__(key, value) == -1 else 0)
-    else:
-        size = len(value) if isinstance(value, (list, tuple)) else sum(wanted)
+    size = len(value) if lists else size
     return wanted if size == sum(wanted) else [size]
 
 
@@ -159,8 +158,7 @@ def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) ->
     for key in {"edge_index", "edge_attr"} & set(graph.keys()):
         graph[key] = graph[key].index_select(graph.__cat_dim__(key, None), order)
         slices[key] = cumsum(owner.bincount(minlength=len(sizes)))
-    graph.ptr = ptr.to(graph.batch.device)
-    graph._num_graphs = data.num_graphs
+    graph.ptr, graph._num_graphs = ptr.to(graph.batch.device), data.num_graphs
     graph._store._num_nodes = sizes.tolist()
     graph._slice_dict = {key: rows for key, rows in slices.items() if key in graph}
     shifts = dict(edge_index=ptr[:-1], batch=torch.arange(len(sizes)))
