@@ -9,12 +9,12 @@ from torch_geometric.data import Batch, Data
 import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
-from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.editing import check_flat, drop_empty_tokens, keep_atoms
 from pyg_atomenc.data.names import Names
 from pyg_atomenc.data.storage import (
     AtomTokenStorage,
     count_tokens,
-    has_token_rows,
+    graph_of_tokens,
     is_token_attr,
     to_ids,
 )
@@ -39,9 +39,8 @@ class AtomTokenData(Data):
         x (Tensor, optional): Atom features ``[N, C]``. (default: ``None``)
         edge_index (Tensor, optional): Bonds ``[2, E]``, int64. (default: ``None``)
         edge_attr (Tensor, optional): Bond features ``[E, D]``. (default: ``None``)
-        y (Tensor, optional): Labels. (default: ``None``)
         pos (Tensor, optional): Positions ``[N, 3]`` in ångström. (default: ``None``)
-        time (Tensor, optional): As in PyG. (default: ``None``)
+        y, time (Tensor, optional): Labels; times as in PyG. (default: ``None``)
         atom_to_token (Tensor, optional): The token of every atom ``[N]``, int64 with
             values in ``[0, num_tokens)``, in any order. (default: ``None``)
         num_tokens (int, optional): The number of tokens ``T``, empty ones included; of
@@ -69,19 +68,17 @@ class AtomTokenData(Data):
     ) -> None:
         super().__init__()
         self.__dict__["_store"] = AtomTokenStorage(_parent=self)
-        named = {"x": x, "edge_index": edge_index, "edge_attr": edge_attr}
-        named |= {"y": y, "pos": pos, "time": time, **kwargs}
+        named = dict(x=x, edge_index=edge_index, edge_attr=edge_attr, y=y, pos=pos)
+        named |= dict(time=time, **kwargs)
         for key, value in named.items():
-            if value is not None:
-                setattr(self, key, value)
+            setattr(self, key, value)
         # Of each graph, where this was the dictionary of a batch.
         many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
         total: Any = count_tokens(num_tokens) if many else num_tokens
         if atom_to_token is not None:
             atom_to_token = to_ids("atom_to_token", atom_to_token)
             total = check_token_index(atom_to_token, total, kwargs.get("batch"))
-        if total is not None:
-            self.num_tokens = num_tokens if many else total
+        self.num_tokens = num_tokens if many else total
         if atom_to_token is not None:
             self.atom_to_token = atom_to_token
 
@@ -116,15 +113,7 @@ class AtomTokenData(Data):
     def token_batch(self) -> Tensor:
         """The graph of every token ``[T]``, int64; zeros where this is no batch."""
         stored = self._store.get("token_batch")
-        if stored is not None:
-            return stored
-        index = self._store.get("atom_to_token")
-        device = index.device if isinstance(index, Tensor) else None
-        total = self.total_num_tokens
-        # One number for each graph, or the only graph's.
-        sizes = torch.as_tensor(self.num_tokens, device=device).flatten()
-        graphs = torch.arange(sizes.numel(), device=device)
-        return graphs.repeat_interleave(sizes, output_size=total)
+        return graph_of_tokens(self) if stored is None else stored
 
     @token_batch.setter
     def token_batch(self, value: Tensor) -> None:
@@ -177,29 +166,42 @@ class AtomTokenData(Data):
         The other tokens keep their order and take ids without gaps; attributes
         ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
         """
-        self._check_has_tokens()
+        check_flat(self)
+        self._check_tokens()
         return drop_empty_tokens(self)
 
     def _check_has_tokens(self) -> None:
         mend = "set it to the token of every atom, for example torch.arange(num_atoms)."
         checks.check_has(self, mend, "atom_to_token")
 
-    def _validate_tokens(self) -> None:
-        if "atom_to_token" not in self and not any(map(is_token_attr, self.keys())):
-            # Nothing says more than PyG's Data.
-            return
+    def _check_tokens(self) -> None:
+        """Check the tokens of atoms, of graphs, and the rows of ``token_*``."""
         self._check_has_tokens()
+        total, batch = self.total_num_tokens, self._store.get("batch")
+        check_token_index(self.atom_to_token, total, batch=batch)
+        _check_rows_of(self, dict.fromkeys(self._store.token_rows(), (total, "tokens")))
+        many = isinstance(self.num_tokens, Tensor) and self.num_tokens.numel() > 1
+        if batch is None or not (many or isinstance(self, Batch)):
+            return
+        owners = dict(num_tokens=graph_of_tokens(self), token_batch=self.token_batch)
+        for name, owner in owners.items():
+            if (torn := (owner[self.atom_to_token] != batch).nonzero()).numel():
+                raise AtomEncodingError(
+                    f"'{name}' puts the token of atom {int(torn[0])} into another "
+                    f"graph than 'batch' the atom: set it anew with 'atom_to_token'; "
+                    f"the 'num_tokens' of a batch has the number of every graph."
+                )
+
+    def _validate_tokens(self) -> None:
+        if not any(key == "atom_to_token" or is_token_attr(key) for key in self.keys()):
+            return
+        self._check_tokens()
         total, num_atoms = self.total_num_tokens, self.num_nodes
         assert num_atoms is not None, "PyG's own validation refuses this"
-        check_token_index(self.atom_to_token, total, batch=self._store.get("batch"))
-        atoms = ["atom_to_token", "z", "pos", "x", "formal_charge"]
-        atoms += ["atom_name", "res_name", "chain_id", "ins_code"]
-        rows = dict.fromkeys(atoms, (num_atoms, "atoms"))
-        for key, value in self._store.items():
-            bare = isinstance(value, Tensor) and value.dim() == 0
-            if has_token_rows(key) and not bare:
-                rows[key] = (total, "tokens")
-        _check_rows_of(self, rows)
+        atoms = (
+            "atom_to_token z pos x formal_charge atom_name res_name chain_id ins_code"
+        )
+        _check_rows_of(self, dict.fromkeys(atoms.split(), (num_atoms, "atoms")))
         rows = {}
         for key, attr, count, what in (
             ("token_edge_index", "token_edge_attr", total, "tokens"),
@@ -209,7 +211,7 @@ class AtomTokenData(Data):
                 edges = checks.check_edges(key, self[key], count, what)
                 rows[attr] = (edges.size(1), f"edges in '{key}'")
         if "pair_attr" in self:
-            pairs = self.token_layout().num_pairs
+            pairs: Any = self.token_layout().num_pairs
             rows["pair_attr"] = (pairs, "pairs of atoms in tokens")
         _check_rows_of(self, rows, "make it anew from this graph.")
 
@@ -217,9 +219,12 @@ class AtomTokenData(Data):
         """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
-        if is_token_attr(key):
-            return int(key == "token_batch")
-        return super().__inc__(key, value, *args, **kwargs)
+        own = is_token_attr(key)
+        return (
+            int(key == "token_batch")
+            if own
+            else super().__inc__(key, value, *args, **kwargs)
+        )
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """The dimension along which an attribute is concatenated."""
@@ -247,9 +252,8 @@ def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     """
     _check_type(data)
     data._check_has_tokens()
-    atoms = ("z", "pos", "formal_charge", "num_hydrogens")
-    rows = dict.fromkeys(atoms, (data.atom_to_token.numel(), "atoms"))
-    _check_rows_of(data, rows)
+    count, atoms = data.atom_to_token.numel(), "z pos formal_charge num_hydrogens"
+    _check_rows_of(data, dict.fromkeys(atoms.split(), (count, "atoms")))
     return read_bonds(data)
 
 

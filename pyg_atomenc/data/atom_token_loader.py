@@ -38,26 +38,24 @@ class AtomTokenLoader(DataLoader):
 def _collate_with_layout(
     collate: Callable[[Sequence[Any]], Batch], graphs: Sequence[Any]
 ) -> Batch:
-    _check_attributes(graphs, getattr(collate, "exclude_keys", None) or ())
-    batch = collate(graphs)
-    if not isinstance(batch, AtomTokenData):
-        raise AtomEncodingError(
-            f"'dataset' gives {type(graphs[0]).__name__}: an AtomTokenLoader needs "
-            f"AtomTokenData, whose tokens it can number. Mend plain Data with "
-            f"AtomTokenData.from_data(data)."
-        )
-    batch._store.keep_layout(batch.token_layout())
-    return batch
-
-
-def _check_attributes(graphs: Sequence[Any], excluded: Sequence[str]) -> None:
-    """PyG drops what only the first graph lacks, and stops where another does."""
-    names = [set(data.keys()) for data in graphs if isinstance(data, AtomTokenData)]
+    for data in graphs:
+        if not isinstance(data, AtomTokenData):
+            raise AtomEncodingError(
+                f"'dataset' gives {type(data).__name__}: an AtomTokenLoader needs "
+                f"AtomTokenData, whose tokens it can number. Mend plain Data with "
+                f"AtomTokenData.from_data(data)."
+            )
+    names = [set(data.keys()) for data in graphs]
+    excluded = set(getattr(collate, "exclude_keys", None) or ())
+    # PyG drops what only the first graph lacks, and stops where another does.
     for number, other in enumerate(names):
-        if missing := sorted((names[0] ^ other) - set(excluded)):
+        if missing := sorted((names[0] ^ other) - excluded):
             lacks = 0 if missing[0] in other else number
             raise AtomEncodingError(
                 f"'dataset' gives graphs with and without {missing[0]!r} in one batch, "
                 f"of which graph {lacks} lacks it: set it in all of them, or pass "
                 f"exclude_keys={missing!r}."
             )
+    batch = collate(graphs)
+    batch._store.keep_layout(batch.token_layout())
+    return batch

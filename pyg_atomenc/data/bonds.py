@@ -13,22 +13,13 @@ from pyg_atomenc.errors import AtomEncodingError
 
 
 def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
-    """The bonds of a graph or batch, and their features.
+    """The bonds of a graph or batch ``[2, E]``, int64, and their features or ``None``.
 
     They are in ``edge_index``, or where ``T.ToSparseTensor`` or ``T.ToDense`` put them:
     in ``adj_t``, whose rows are targets, or in ``adj``, whose rows are sources. A graph
-    with none of these, nor features of bonds, has no bonds.
-
-    Args:
-        data (AtomTokenData): A graph, or a batch.
-
-    Returns:
-        tuple: Rows (source, target) ``[2, E]``, int64, and ``edge_attr`` ``[E, ...]``
-        or ``None``. Without ``edge_attr``, as in PyG's ``MessagePassing``, the values
-        of an adjacency stand in for it, but for mere weights.
-
-    Raises:
-        ValueError: If they do not fit the atoms, or there are features alone.
+    with none of these, nor features of bonds, has no bonds. Without ``edge_attr``, as
+    in PyG's ``MessagePassing``, the values of an adjacency stand in for it, but for
+    mere weights. A ValueError, if they do not fit the atoms or features are alone.
     """
     num_atoms, attr = data.num_nodes, data.get("edge_attr")
     if "atom_to_token" in data:
@@ -36,13 +27,10 @@ def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
         check_rows("atom_to_token", data.atom_to_token, num_atoms, "atoms", mend)
     name = next((key for key in ("edge_index", "adj_t", "adj") if key in data), None)
     if name is None:
-        alone = [
-            key for key in ("edge_attr", "edge_weight", "edge_type") if key in data
-        ]
-        if alone:
+        for alone in sorted({"edge_attr", "edge_type", "edge_weight"} & {*data.keys()}):
             raise AtomEncodingError(
-                f"'edge_index' is missing from the data, which has {alone[0]!r}: set "
-                f"the bonds [2, E], or 'adj_t' as torch_geometric.transforms."
+                f"'edge_index' is missing from the data, which has {alone!r}: set the "
+                f"bonds [2, E], or 'adj_t' as torch_geometric.transforms."
                 f"ToSparseTensor does."
             )
         tensors = (v for v in data.to_dict().values() if isinstance(v, Tensor))
@@ -87,8 +75,7 @@ def _dense(
     there = (adj != 0).flatten(2).any(2) if adj.dim() > 2 else adj != 0
     row, column = there.nonzero(as_tuple=True)
     values = adj[row, column] if adj.dim() > 2 else None
-    places = torch.stack([row, column])
-    if ptr is not None and adj.size(1):
-        graph = row // adj.size(1)
-        places = torch.stack([row % adj.size(1), column]) + ptr[graph]
-    return places, values
+    if ptr is None or not adj.size(1):
+        return torch.stack([row, column]), values
+    graph = row // adj.size(1)
+    return torch.stack([row % adj.size(1), column]) + ptr[graph], values

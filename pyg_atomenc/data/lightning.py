@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partialmethod
 from typing import Any, Optional
 
 import torch
@@ -12,7 +13,7 @@ from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
-_STAGES = ("train", "val", "test", "predict")
+_STAGES = dict(train="train", val="val", test="test", pred="predict")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
 # Each has a trainer that takes only data modules of its own, and often both are there.
 _BASES = [
@@ -30,7 +31,8 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
     itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs differ in their
     number of batches, so the trainer is made to ask for it in each
     (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget batches
-    have ``batch_size`` graphs, and Lightning shares them as any others.
+    have ``batch_size`` graphs, and Lightning shares them as any others. All but those
+    of training keep the order of the data set.
 
     Args:
         train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,
@@ -62,26 +64,24 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        budgets = dict(max_pairs=max_pairs, max_atoms=max_atoms)
-        bounded = any(most is not None for most in budgets.values())
-        options = dict(**budgets, seed=seed, oversized=oversized)
-        self.sampling: dict[str, Any] = options if bounded else {}
+        bounded = max_pairs is not None or max_atoms is not None
+        options: dict[str, Any] = dict(max_pairs=max_pairs, max_atoms=max_atoms)
+        options |= dict(seed=seed, oversized=oversized)
+        self.sampling = options if bounded else {}
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
             raise AtomEncodingError(
                 f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
                 f"'max_pairs' or 'max_atoms' stand in for a batch size."
             )
-        if not bounded:
-            kwargs.setdefault("batch_size", 1)
-        kwargs.setdefault("pin_memory", torch.cuda.is_available())
-        kwargs.setdefault("persistent_workers", kwargs.get("num_workers", 0) > 0)
-        self.drop_last, self.kwargs = kwargs.pop("drop_last", False), kwargs
+        usual = {} if bounded else dict(batch_size=1)
+        usual["pin_memory"] = torch.cuda.is_available()
+        usual["persistent_workers"] = kwargs.get("num_workers", 0) > 0
+        self.drop_last, self.kwargs = kwargs.pop("drop_last", False), usual | kwargs
         self._loaders: dict[str, tuple[Any, Any]] = {}
-        self.train_dataset, self.val_dataset = train_dataset, val_dataset
-        self.test_dataset, self.pred_dataset = test_dataset, pred_dataset
         datasets = train_dataset, val_dataset, test_dataset, pred_dataset
-        for stage, dataset in zip(_STAGES, datasets, strict=True):
+        for (name, stage), dataset in zip(_STAGES.items(), datasets, strict=True):
+            setattr(self, f"{name}_dataset", dataset)
             if dataset is None:
                 # Lightning runs a stage if there is such a method.
                 setattr(self, f"{stage}_dataloader", None)
@@ -94,21 +94,9 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
             self.trainer.reload_dataloaders_every_n_epochs = 1
         return loader
 
-    def val_dataloader(self) -> Any:
-        """The loader for validation, in the order of the data set."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> Any:
-        """The loader for testing, in the order of the data set."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> Any:
-        """The loader for prediction, in the order of the data set."""
-        return self._loader("pred")
-
     def _loader(self, stage: str) -> Any:
-        dataset = getattr(self, f"{stage}_dataset")
-        train = stage == "train"
+        """The loader of a stage; but for training, in the order of the data set."""
+        dataset, train = getattr(self, f"{stage}_dataset"), stage == "train"
         options: Any = dict(shuffle=train, drop_last=train and self.drop_last)
         if not self.sampling:
             return AtomTokenLoader(dataset, **options, **self.kwargs)
@@ -121,17 +109,17 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
             self._loaders[stage] = (id(dataset), ranks), loader
         return loader
 
+    val_dataloader = partialmethod(_loader, "val")
+    test_dataloader = partialmethod(_loader, "test")
+    predict_dataloader = partialmethod(_loader, "pred")
+
     def __str__(self) -> str:
         # Lightning's own would load data.
-        options = {**self.sampling, **self.kwargs}
-        return f"{type(self).__name__}({options})"
+        return f"{type(self).__name__}({self.sampling | self.kwargs})"
 
 
 class BudgetLoader:
-    """An ``AtomTokenLoader`` by a ``batch_sampler``, which Lightning leaves alone.
-
-    In a ``DataLoader`` it would put a sampler of its own.
-    """
+    """An ``AtomTokenLoader`` in which Lightning puts no sampler of its own."""
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         self.batch_sampler = kwargs["batch_sampler"]

@@ -28,7 +28,7 @@ def graph_size(data: AtomTokenData) -> tuple[int, int]:
     return data.atom_to_token.numel(), int(counts.square().sum())
 
 
-def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
+def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
     """The atoms and the pairs of every graph of a dataset, each ``[S]``, int64.
 
     A dataset with a method ``graph_sizes()`` is asked; of subsets and concatenations,
@@ -44,8 +44,7 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
         return atoms[index], pairs[index]
     if isinstance(dataset, ConcatDataset):
         parts = [dataset_sizes(part) for part in dataset.datasets]
-        atoms, pairs = (torch.cat(column) for column in zip(*parts, strict=True))
-        return atoms, pairs
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
     if hasattr(dataset, "graph_sizes"):
         return dataset.graph_sizes()
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -54,27 +53,18 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, Tensor]:
             f"AtomTokenData, or the sizes of its graphs."
         )
     sizes = [graph_size(dataset[i]) for i in range(len(dataset))]
-    atoms, pairs = torch.tensor(sizes, dtype=torch.long).view(-1, 2).unbind(dim=1)
-    return atoms, pairs
+    return torch.tensor(sizes, dtype=torch.long).view(-1, 2).unbind(dim=1)
 
 
 def pack(
     order: Iterable[int], sizes: Sequence[tuple[int, int]], budget: int, most_open: int
 ) -> list[list[int]]:
-    """Pack samples into batches, each sample once and within the budget (best fit).
+    """Pack samples, in ``order``, into batches by best fit.
 
-    A sample goes to the fullest open batch that has room for it, else to a new one.
-    Where ``most_open`` are open, the fullest is then closed; so with one (next fit)
-    the batches keep the order, and with some ten they are nearly full.
-
-    Args:
-        order (iterable): The samples, as they are to be packed.
-        sizes (sequence): Two sizes of every sample, on one scale.
-        budget (int): What neither sum of a batch may exceed, unless one sample does.
-        most_open (int): How many batches may wait for samples at once.
-
-    Returns:
-        list: The batches, each a list of its samples.
+    Each has two sizes, on one scale, and neither sum of a batch exceeds the budget,
+    unless one sample does. A sample goes to the fullest open batch that has room, else
+    to a new one; where ``most_open`` are open, the fullest is then closed. So with one
+    (next fit) the batches keep the order, and with some ten they are nearly full.
     """
     closed: list[list[int]] = []
     # Each open batch behind the smaller and both of its rests, the fullest first.

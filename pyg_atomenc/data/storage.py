@@ -7,10 +7,11 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 from torch_geometric.data.storage import GlobalStorage, recursive_apply
 
-from pyg_atomenc.attention import TokenLayout
-from pyg_atomenc.checks import check_tensor
+from pyg_atomenc.attention import TokenLayout, check_token_index
+from pyg_atomenc.checks import check_tensor, check_type
 from pyg_atomenc.data.names import Names, named
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -26,11 +27,8 @@ def is_token_attr(key: str) -> bool:
 
 
 def has_token_rows(key: str) -> bool:
-    """Whether an attribute's name says that it has one row for each token.
-
-    Edges between tokens have their own rows, and so has the ``…_ptr`` of graphs that
-    ``follow_batch`` adds.
-    """
+    """Whether an attribute's name says that it has one row for each token."""
+    # The `…_ptr` of graphs is what `follow_batch` adds.
     other = key.startswith("token_edge_") or key.endswith("_ptr")
     return key.startswith("token_") and not other
 
@@ -48,6 +46,15 @@ def has_own_rows(key: str) -> bool:
 def count_tokens(num_tokens: Any) -> int:
     """The tokens of a graph, or of all graphs of a batch."""
     return int(num_tokens.sum() if isinstance(num_tokens, Tensor) else num_tokens)
+
+
+def graph_of_tokens(data: Any) -> Tensor:
+    """The graph of every token ``[T]``, int64, from ``num_tokens`` of each."""
+    index, total = data.get("atom_to_token"), data.total_num_tokens
+    device = index.device if isinstance(index, Tensor) else None
+    sizes = torch.as_tensor(data.num_tokens, device=device).flatten()
+    graphs = torch.arange(sizes.numel(), device=device)
+    return graphs.repeat_interleave(sizes, output_size=total)
 
 
 def to_ids(key: str, value: Any) -> Tensor:
@@ -98,15 +105,22 @@ class AtomTokenStorage(GlobalStorage):
         """The number of bonds, each direction counted."""
         # Without bonds, PyG would count any other edges.
         other = any("edge" in key and has_own_rows(key) for key in self)
-        if other and "edge_index" not in self and "adj_t" not in self:
-            return 0
-        return super().num_edges
+        none = other and "edge_index" not in self and "adj_t" not in self
+        return 0 if none else super().num_edges
+
+    def token_rows(self) -> dict[str, Any]:
+        """The tensors and lists with one row for each token."""
+        rows = {k: v for k, v in self.items() if has_token_rows(k)}
+        # What `follow_batch` adds for names has one row for each graph.
+        of = {f"{k}_batch" for k, v in rows.items() if not isinstance(v, Tensor)}
+        kinds = (Tensor, list)
+        return {k: v for k, v in rows.items() if isinstance(v, kinds) and k not in of}
 
     def kept_layout(self) -> Optional[TokenLayout]:
         """The layout that was kept, if it is still that of ``atom_to_token``."""
-        layout, stamp = self.__dict__.get("_layout", (None, None))
-        if layout is None:
+        if (kept := self.__dict__.get("_layout")) is None:
             return None
+        layout, stamp = kept
         index, total = self["atom_to_token"], self["num_tokens"]
         if torch.compiler.is_compiling():
             # A trace cannot branch on values, but refuse them when it runs.
@@ -138,18 +152,27 @@ class AtomTokenStorage(GlobalStorage):
             return
         if key in _ID_KEYS:
             value = to_ids(key, value)
+        bare = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
+        if bare and has_token_rows(key):
+            raise AtomEncodingError(
+                f"'{key}' is {value!r}, but what is named 'token_…' has one row for "
+                f"each token: give it as many, or another name."
+            )
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
-        old = self.get(key)
-        if key == "atom_to_token" and old is not None and old is not value:
-            value = self._follow(old, value)
+        if key == "atom_to_token":
+            old = self.get(key, value)
+            value = value if old is value else self._follow(old, value)
+            # Of a batch, each graph has its own.
+            if "num_tokens" not in self and not isinstance(self._parent(), Batch):
+                self["num_tokens"] = check_token_index(value)
         super().__setitem__(key, named(value))
 
     def __delitem__(self, key: str) -> None:
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
         if key == "atom_to_token":
-            for pair in [other for other in self if other.startswith("pair_")]:
+            for pair in [k for k in self if k.startswith("pair_")]:
                 super().__delitem__(pair)
         super().__delitem__(key)
 
@@ -172,14 +195,12 @@ class AtomTokenStorage(GlobalStorage):
                 value = recursive_apply(value, func)
             value = to_ids(key, value) if key in _ID_KEYS else value
             super().__setitem__(key, named(value))
-        if layout is not None:
-            index, moved = self["atom_to_token"], layout
-            # It knows how to move, and no other method of a tensor.
-            with suppress(Exception):
-                moved = layout if index is old else func(layout)
-            fits = isinstance(moved, TokenLayout) and moved.device == index.device
-            if fits and (moved is layout) == (index is old):
-                self.keep_layout(moved)
+        index = self.get("atom_to_token")
+        # A layout knows how to move, and no other method of a tensor.
+        with suppress(Exception):
+            moved: Any = layout if index is old or layout is None else func(layout)
+            if (moved is layout) == (index is old) and moved.device == index.device:
+                self.keep_layout(check_type("layout", moved, TokenLayout, ""))
         return self
 
     def apply_(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
@@ -226,13 +247,12 @@ class AtomTokenStorage(GlobalStorage):
                 f"'atom_to_token' {how}: add atoms to graphs before they are batched."
             )
         total, grown = count_tokens(self["num_tokens"]), ["num_tokens"]
-        for key, value in list(self.items()):
-            # The pairs of a layout are sorted by token, one of each new token.
-            if not has_token_rows(key) and not key.startswith("pair_"):
-                continue
-            if isinstance(value, Tensor) and value.dim() > 0:
+        # The pairs of a layout are sorted by token, one of each new token.
+        pairs = {key: value for key, value in self.items() if key.startswith("pair_")}
+        for key, value in (self.token_rows() | pairs).items():
+            if isinstance(value, Tensor):
                 value = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
-            elif isinstance(value, list):
+            else:
                 value = named(value + [""] * added)
             super().__setitem__(key, value)
             grown.append(key)

@@ -40,18 +40,15 @@ class TokenBudgetSampler(Sampler[list[int]]):
             :class:`~pyg_atomenc.data.AtomTokenData`. Where it has no method
             ``graph_sizes()``, as :class:`~pyg_atomenc.datasets.StructureDataset` has,
             every graph is loaded once for its size. (default: ``None``, with the sizes)
-        max_pairs (int, optional): The most pairs of a batch. (default: no bound)
-        max_atoms (int, optional): The most atoms of a batch. (default: no bound)
-        pairs (Tensor or sequence, optional): :math:`\sum_t n_t^2` of every graph
-            ``[S]``. (default: from ``dataset``)
-        atoms (Tensor or sequence, optional): The atoms of every graph ``[S]``.
-            (default: from ``dataset``)
+        max_pairs, max_atoms (int, optional): The most of a batch. (default: no bound)
+        pairs, atoms (Tensor or sequence, optional): :math:`\sum_t n_t^2`, and the
+            atoms, of every graph ``[S]``. (default: from ``dataset``)
         shuffle (bool): Draw other batches in every epoch that :meth:`set_epoch` sets.
             (default: ``False``)
         seed (int): For shuffling; the same on all ranks. (default: ``0``)
-        num_replicas (int, optional): How many ranks share the batches.
-            (default: from :mod:`torch.distributed` where it is initialised, else 1)
-        rank (int, optional): Which of them this is. (default: likewise, else 0)
+        num_replicas, rank (int, optional): How many ranks share the batches, and which
+            this is. (default: from :mod:`torch.distributed` where it is initialised,
+            else 1 and 0)
         drop_last (bool): Drop the batches that not every rank gets, instead of
             repeating some. (default: ``False``)
         oversized (str): What to do with a graph that alone is over a budget:
@@ -86,10 +83,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
         oversized: str = "alone",
     ) -> None:
         self.max_pairs, self.max_atoms = max_pairs, max_atoms
-        if max_pairs is not None:
-            self.max_pairs = check_integer("max_pairs", max_pairs)
-        if max_atoms is not None:
-            self.max_atoms = check_integer("max_atoms", max_atoms)
         self.shuffle, self.drop_last = shuffle, drop_last
         self.seed = check_integer("seed", seed, 0)
         choices = ("alone", "skip", "raise")
@@ -117,15 +110,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
         return len(self._batches())
 
     def state_dict(self, consumed: Optional[int] = None) -> dict[str, Any]:
-        """Where the sampler is, to go on from there in another run.
+        """Where the sampler is, in numbers and text, to go on in another run.
 
         Args:
             consumed (int, optional): How many batches of the epoch were used. A
                 ``DataLoader`` with workers asks for some batches ahead, so count them
                 yourself there. (default: as many as were given out)
-
-        Returns:
-            dict: Numbers and text, for :meth:`load_state_dict`.
         """
         given = self._given if consumed is None else consumed
         given = check_integer("consumed", given, 0)
@@ -158,7 +148,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def _set_sizes(self, dataset: Any, given: dict[str, Optional[Sizes]]) -> None:
         """Bring both sizes to one scale, exactly, and find what is over a budget."""
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {name: most for name, most in both.items() if most is not None}
+        budgets = {
+            k: check_integer(f"max_{k}", m) for k, m in both.items() if m is not None
+        }
         if not budgets:
             raise AtomEncodingError(
                 "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
@@ -166,21 +158,19 @@ class TokenBudgetSampler(Sampler[list[int]]):
         found = _find_sizes(dataset, given, list(budgets))
         # Python's integers do not overflow.
         self._budget = math.lcm(*budgets.values())
-        scaled = [
-            [size * (self._budget // most) for size in found[name]]
-            for name, most in budgets.items()
-        ]
+        factors = {name: self._budget // most for name, most in budgets.items()}
+        scaled = [[size * f for size in found[name]] for name, f in factors.items()]
         self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
         self._samples = len(self._sizes)
         over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
         self.oversized_index = torch.tensor(over, dtype=torch.long)
-        left_out = set(over if self.oversized == "skip" else [])
+        left_out = set(over) if self.oversized == "skip" else set()
         self._index = [i for i in range(self._samples) if i not in left_out]
         if not over or self.oversized == "alone":
             return
         sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
-        text = f"{len(over)} of {self._samples} graphs are over the budget alone, the "
-        text += f"first is graph {over[0]} with {' and '.join(sizes)}"
+        text = f"{len(over)} of {self._samples} graphs are over the budget alone, "
+        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
         if self.oversized == "raise":
             raise AtomEncodingError(
                 f"'oversized' is 'raise', and {text}: raise the budget, or pass "
@@ -196,28 +186,27 @@ class TokenBudgetSampler(Sampler[list[int]]):
         if self.shuffle:
             draw.shuffle(order)
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
-        if self.shuffle:
-            # The fullest are closed first.
+        if self.shuffle:  # The fullest are closed first.
             draw.shuffle(batches)
-        rounds = len(batches) / self.num_replicas
-        count = (int if self.drop_last else math.ceil)(rounds) * self.num_replicas
+        whole = math.floor if self.drop_last else math.ceil
+        count = whole(len(batches) / self.num_replicas) * self.num_replicas
         if batches and count == 0:
             raise AtomEncodingError(
                 f"'drop_last' leaves no batch: there are {len(batches)} for "
                 f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
             )
-        own = list(islice(cycle(batches), self.rank, count, self.num_replicas))
-        self._made = self.epoch, own
-        return own
+        rounds = islice(cycle(batches), self.rank, count, self.num_replicas)
+        self._made = self.epoch, list(rounds)
+        return self._made[1]
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
     ranks, own = 1, 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    num_replicas = ranks if num_replicas is None else num_replicas
     rank = own if rank is None else rank
-    num_replicas = check_integer("num_replicas", num_replicas)
+    ranks = ranks if num_replicas is None else num_replicas
+    num_replicas = check_integer("num_replicas", ranks)
     if check_integer("rank", rank, 0) >= num_replicas:
         raise AtomEncodingError(
             f"'rank' is {rank} and 'num_replicas' {num_replicas}: pass a rank from 0 "
@@ -232,20 +221,20 @@ def _find_sizes(
     """The sizes of all graphs by name: those given, and what is missing of those."""
     found = {k: _check_sizes(k, v) for k, v in given.items() if v is not None}
     missing = [name for name in needed if name not in found]
-    if missing and dataset is None:
+    lengths = {}
+    if dataset is not None:
+        mend = "it has no length; pass a dataset or list of graphs, or None."
+        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
+        lengths["dataset"] = len(dataset)
+    elif missing:
         raise AtomEncodingError(
             f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
             f"the {missing[0]} of every graph."
         )
-    if dataset is not None:
-        mend = "it has no length; pass a dataset or list of graphs, or None."
-        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
-    lengths = {name: len(sizes) for name, sizes in found.items()}
-    if dataset is not None:
-        lengths["dataset"] = len(dataset)
+    lengths = {name: len(sizes) for name, sizes in found.items()} | lengths
     if len(set(lengths.values())) > 1:
         raise AtomEncodingError(
             f"the lengths differ, {lengths}: give every graph one size of each kind."

@@ -11,6 +11,7 @@ from pyg_atomenc.attention import accumulate_dtype
 from pyg_atomenc.checks import check_choice, check_rows, check_shape, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.bonds import read_bonds
+from pyg_atomenc.data.editing import check_flat
 from pyg_atomenc.data.storage import has_pair_rows, is_token_attr
 
 # What is of atoms, bonds or pairs whatever its length, or is made anew.
@@ -62,15 +63,15 @@ def token_graph(
     """
     mend = "pass an AtomTokenData or a batch of them, which knows its tokens."
     num_tokens = check_type("data", data, AtomTokenData, mend).total_num_tokens
+    check_flat(data)
     check_shape("token_x", token_x, "num_tokens", "channels")
     mend = "encode with dim_size=data.total_num_tokens, or data.token_layout()."
     check_rows("token_x", token_x, num_tokens, "tokens of 'data'", mend)
     check_choice("edge_reduce", edge_reduce, ("mean", "sum", "max", "min"))
     index = data.atom_to_token.long()
-    graph = Batch() if isinstance(data, Batch) else Data()
-    graph.x = token_x
+    graph = (Batch if isinstance(data, Batch) else Data)(x=token_x)
     if "token_edge_index" in data:
-        graph.edge_index, edge_attr = data.token_edge_index, data.get("token_edge_attr")
+        graph.edge_index, attr = data.token_edge_index, data.get("token_edge_attr")
     else:
         bonds, attr = read_bonds(data)
         edges = index[bonds]
@@ -80,13 +81,11 @@ def token_graph(
         if not self_loops:
             edges, attr = remove_self_loops(edges, attr)
         graph.edge_index, attr = coalesce(edges, attr, num_tokens, edge_reduce)
-        edge_attr = None if attr is None else attr.to(dtype)
-    if edge_attr is not None:
-        graph.edge_attr = edge_attr
+        attr = None if attr is None else attr.to(dtype)
+    graph.edge_attr = attr
     if isinstance(data.pos, Tensor):
         graph.pos = _known_mean(data.pos, index, num_tokens)
-    graph.batch = data.token_batch
-    graph.num_nodes = num_tokens
+    graph.batch, graph.num_nodes = data.token_batch, num_tokens
     slices = _carry(data, graph)
     if isinstance(data, Batch):
         _make_separable(data, graph, slices)
@@ -109,31 +108,24 @@ def _known_mean(pos: Tensor, index: Tensor, num_tokens: int) -> Tensor:
     inside = torch.where(known, pos, 0.0).to(accumulate_dtype(pos.dtype))
     total = scatter(inside, index, 0, num_tokens, "sum")
     count = scatter(known.to(total.dtype), index, 0, num_tokens, "sum")
-    mean = torch.where(count > 0, total / count.clamp(min=1), torch.nan)
-    return mean.to(pos.dtype)
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan).to(pos.dtype)
 
 
 def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
     """Hand on what is of tokens or whole graphs; gives where each graph's part lies."""
     known: dict[str, Any] = getattr(data, "_slice_dict", {})
     tokens = torch.as_tensor(data.num_tokens).flatten().cpu()
-    others = [[data.num_nodes], [data.num_edges]]
-    others += [
-        known[key].diff().tolist()
-        for key in ("atom_to_token", "edge_index")
-        if key in known
-    ]
+    counted = {"atom_to_token", "edge_index"} & set(known)
+    others = [known[key].diff().tolist() for key in counted]
+    others += [[data.num_nodes], [data.num_edges]]
     slices: dict[str, Any] = dict.fromkeys(("x", "pos", "batch"), cumsum(tokens))
     for key, value in data.to_dict().items():
-        late, of_tokens = (
-            isinstance(data, Batch) and key not in known,
-            is_token_attr(key),
-        )
-        if key in _LEFT or has_pair_rows(key):
-            continue
+        late = isinstance(data, Batch) and key not in known
         # What a loader's `follow_batch` adds was in no graph.
-        if late and key.endswith(("_batch", "_ptr")):
+        followed = late and key.endswith(("_batch", "_ptr"))
+        if followed or key in _LEFT or has_pair_rows(key):
             continue
+        of_tokens = is_token_attr(key)
         wanted = tokens.tolist() if of_tokens else [1] * len(tokens)
         rows = _rows(data, key, value, wanted)
         # Of graphs with one atom or bond each, the name alone tells.
@@ -145,16 +137,16 @@ def _carry(data: AtomTokenData, graph: Data) -> dict[str, Any]:
 
 def _rows(data: AtomTokenData, key: str, value: Any, wanted: list[int]) -> list[int]:
     """How many rows every graph has in a value."""
-    slices = getattr(data, "_slice_dict", {}).get(key)
-    if isinstance(data, Batch) and isinstance(value, (list, tuple)):
+    slices, size = getattr(data, "_slice_dict", {}).get(key), sum(wanted)
+    lists = isinstance(value, (list, tuple))
+    if isinstance(data, Batch) and lists:
         # PyG batches names as a list for each graph.
         return [len(v) if isinstance(v, (list, tuple)) else 1 for v in value]
     if isinstance(slices, Tensor) and slices.dim() == 1:
         return slices.diff().tolist()
     if isinstance(value, Tensor) and value.dim() > 0:
         size = value.size(-1 if data.__cat_dim__(key, value) == -1 else 0)
-    else:
-        size = len(value) if isinstance(value, (list, tuple)) else sum(wanted)
+    size = len(value) if lists else size
     return wanted if size == sum(wanted) else [size]
 
 
@@ -166,8 +158,7 @@ def _make_separable(data: AtomTokenData, graph: Data, slices: dict[str, Any]) ->
     for key in {"edge_index", "edge_attr"} & set(graph.keys()):
         graph[key] = graph[key].index_select(graph.__cat_dim__(key, None), order)
         slices[key] = cumsum(owner.bincount(minlength=len(sizes)))
-    graph.ptr = ptr.to(graph.batch.device)
-    graph._num_graphs = data.num_graphs
+    graph.ptr, graph._num_graphs = ptr.to(graph.batch.device), data.num_graphs
     graph._store._num_nodes = sizes.tolist()
     graph._slice_dict = {key: rows for key, rows in slices.items() if key in graph}
     shifts = dict(edge_index=ptr[:-1], batch=torch.arange(len(sizes)))

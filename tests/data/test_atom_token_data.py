@@ -191,10 +191,69 @@ def test_bad_construction():
         AtomTokenData(atom_to_token=torch.tensor([0, 2]), num_tokens=2)
     data = AtomTokenData(x=torch.zeros(2, 1))
     data.atom_to_token = torch.tensor([0, 1])
+    del data.num_tokens
     with pytest.raises(ValueError, match="'num_tokens' is missing"):
         Batch.from_data_list([data, data])
     with pytest.raises(ValueError, match="'num_tokens' is missing"):
         data.token_layout()
+
+
+@pytest.mark.parametrize("item", [False, True])
+def test_num_tokens_follow_from_an_assignment_that_is_set(item):
+    index = torch.tensor([0, 2, 0], dtype=torch.int32)
+    made, data = AtomTokenData(atom_to_token=index), AtomTokenData(x=torch.ones(3, 1))
+    if item:
+        data["atom_to_token"] = index
+    else:
+        data.atom_to_token = index
+    assert data.num_tokens == made.num_tokens == 3 and data.validate()
+    batch = Batch.from_data_list([data, data])
+    assert batch.atom_to_token.tolist() == [0, 2, 0, 3, 5, 3] and batch.validate()
+    data.atom_to_token = index.flip(0) + 1
+    assert data.num_tokens == 3
+    with pytest.raises(ValueError, match="negative token id -1"):
+        AtomTokenData(x=torch.ones(3, 1)).atom_to_token = index - 1
+    # A batch has as many numbers as graphs, which no index tells.
+    batch = Batch.from_data_list([data, data], exclude_keys=["num_tokens"])
+    assert "num_tokens" not in batch and batch[1].num_tokens == 4
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_batch_whose_ids_were_set_anew_is_found_out(as_dict):
+    graphs = [AtomTokenData(atom_to_token=torch.arange(n)) for n in (2, 3, 1)]
+    batch = Batch.from_data_list(graphs)
+    if as_dict:
+        batch = AtomTokenData.from_dict(batch.to_dict())
+    assert batch.validate()
+    batch.atom_to_token = torch.tensor([0, 0, 1, 1, 1, 2])
+    with pytest.raises(ValueError, match="'num_tokens' puts the token of atom 2 into"):
+        batch.validate()
+    with pytest.raises(ValueError, match="'num_tokens' puts"):
+        batch.drop_empty_tokens()
+    batch.num_tokens = torch.ones(3).long()
+    assert batch.validate()
+    batch.token_batch = torch.tensor([0, 0, 2])
+    with pytest.raises(ValueError, match="'token_batch' puts the token of atom 2"):
+        batch.validate()
+
+
+def test_what_follows_names_of_tokens_is_valid():
+    data = AtomTokenData(x=torch.ones(3, 1), atom_to_token=torch.tensor([0, 1, 1]))
+    data.token_name, data.token_y = ["A", "B"], torch.ones(2)
+    follow = ["token_name", "token_y", "num_tokens", "atom_to_token"]
+    (batch,) = DataLoader([data] * 3, batch_size=3, follow_batch=follow)
+    assert batch.validate() and batch.token_name_batch.tolist() == [0, 1, 2]
+    batch.token_y_batch = batch.token_y_batch[1:]
+    with pytest.raises(ValueError, match="'token_y_batch' has 5 rows for 6 tokens"):
+        batch.validate()
+
+
+@pytest.mark.parametrize("value", [5, 0.5, True, torch.tensor(5)])
+def test_one_value_for_all_tokens_is_refused_when_it_is_set(value):
+    with pytest.raises(ValueError, match="'token_level' .* one row for each token"):
+        AtomTokenData(token_level=value)
+    with pytest.raises(ValueError, match="'token_level' .* another name"):
+        AtomTokenData().token_level = value
 
 
 def edges_and_pairs(data):

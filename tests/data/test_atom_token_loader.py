@@ -67,3 +67,14 @@ def test_other_data_is_refused():
     loader = AtomTokenLoader([Data(x=torch.zeros(2, 1))] * 2, batch_size=2)
     with pytest.raises(ValueError, match="'dataset' gives Data"):
         next(iter(loader))
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_other_data_among_graphs_is_refused_by_its_class(place):
+    class Mine(Data):
+        pass
+
+    data = graphs(2)
+    data.insert(place, Mine(y=torch.zeros(2, 1)))
+    with pytest.raises(ValueError, match="'dataset' gives Mine: .*AtomTokenData"):
+        next(iter(AtomTokenLoader(data, batch_size=3)))

@@ -11,6 +11,7 @@ from torch_geometric.loader.utils import filter_data
 
 from pyg_atomenc import AtomAttentionEncoder, AtomTokenData
 from pyg_atomenc.data import AtomTokenLoader
+from pyg_atomenc.nn import token_graph
 
 
 def graph(num_atoms, num_tokens, first=0, single=True):
@@ -151,8 +152,59 @@ def test_a_batch_whose_graphs_take_turns_does_not_come_apart():
     encoder = AtomAttentionEncoder(1, 4, 2)
     one, other = (encoder(b.x, b.token_layout()) for b in (part, batch))
     torch.testing.assert_close(one, other)
+    few = batch.subgraph(order[:9]).drop_empty_tokens()
+    alone = batch.subgraph(order[:9].sort().values).drop_empty_tokens()
+    assert few.validate() and torch.equal(few.token_y, alone.token_y)
+    assert torch.equal(few.num_tokens, alone.num_tokens)
+    assert few.token_name == alone.token_name and few.atom_name != alone.atom_name
+    place = order[:9].argsort().argsort()
+    assert torch.equal(few.atom_to_token, alone.atom_to_token[place])
     with pytest.raises(RuntimeError, match="Cannot reconstruct"):
-        part.drop_empty_tokens()
+        few.to_data_list()
+
+
+def test_tokens_are_dropped_of_a_batch_whatever_it_went_through():
+    follow = ["token_y", "token_name", "token_edge_attr"]
+    batch = Batch.from_data_list(graphs(), follow_batch=follow)
+    wanted = Batch.from_data_list([g.drop_empty_tokens() for g in batch.to_data_list()])
+    batch.token_later = batch.token_y + 0.5
+    out = batch.drop_empty_tokens()
+    assert out.validate() and batch.validate()
+    assert torch.equal(out.token_later, wanted.token_y + 0.5)
+    assert torch.equal(out.token_y_batch, wanted.token_batch)
+    assert torch.equal(out.token_y_ptr, wanted._slice_dict["token_y"])
+    ends = wanted._slice_dict["token_edge_attr"]
+    assert torch.equal(out.token_edge_attr_ptr, ends)
+    owner = torch.arange(4).repeat_interleave(ends.diff())
+    assert torch.equal(out.token_edge_attr_batch, owner)
+    assert torch.equal(out.token_name_batch, torch.arange(4))
+    for one, other in zip(out.to_data_list(), wanted.to_data_list(), strict=True):
+        del one.num_nodes
+        assert described(one) == described(other)
+    again = AtomTokenData.from_dict(batch.to_dict()).drop_empty_tokens()
+    assert torch.equal(again.num_tokens, wanted.num_tokens)
+    assert torch.equal(again.token_edge_index, wanted.token_edge_index)
+    assert again.token_name == wanted.token_name and again.validate()
+
+
+def test_names_of_tokens_stay_where_each_graph_has_as_many_atoms():
+    data = [graph(5, 5), graph(3, 3, 10)]
+    part = Batch.from_data_list(data).subgraph(torch.tensor([0, 1, 6]))
+    assert part.token_name == [g.token_name for g in data] and part.validate()
+    assert part.atom_name == [["A0", "A1"], ["A11"]]
+
+
+def test_batches_of_batches_are_to_be_flattened():
+    nested = Batch.from_data_list([Batch.from_data_list(graphs()) for _ in range(2)])
+    assert nested.token_layout().num_tokens == nested.total_num_tokens
+    x = torch.ones(nested.total_num_tokens, 1)
+    for edit in (
+        lambda: nested.drop_empty_tokens(),
+        lambda: nested.subgraph(torch.arange(3)),
+        lambda: token_graph(nested, x),
+    ):
+        with pytest.raises(ValueError, match="8 numbers for .* 2: flatten nested"):
+            edit()
 
 
 @pytest.mark.skipif(

@@ -279,7 +279,8 @@ def _notice_graphs(index: Tensor, host_ptr: Tensor, told: bool, name: str) -> No
     falls = index.diff() < 0
     # Of one graph, a first token may well go on behind others: 0, 0, 1, 0.
     restarts = falls.any() and not index[1:][falls].any()
-    if not restarts or index[0] or not index[-1]:
+    # It may end with a token 0 too, unless somebody told of more tokens than are here.
+    if not restarts or index[0] or not (told or index[-1]):
         return
     warnings.warn(
         f"'{name}' starts again from token 0, {int(falls.sum())} times, as in a batch "
