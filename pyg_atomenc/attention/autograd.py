@@ -197,15 +197,9 @@ def define_operator(
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Register an operator and its backward pass, and return how to call it.
 
-    Args:
-        name (str): Its name in ``torch.ops.pyg_atomenc``.
-        arguments (str): The tensors it is differentiated by, as in a schema:
-            ``"Tensor query, Tensor? bias"``.
-        num_outputs (int): The number of its outputs, all tensors.
-        definition (OperatorDefinition): What it computes.
-
-    Returns:
-        Callable: ``operator(*tensors, context)`` → tuple of outputs.
+    By its name in ``torch.ops.pyg_atomenc``, the tensors it is differentiated by, as in
+    a schema (``"Tensor query, Tensor? bias"``), and the number of its outputs, all
+    tensors. It is called by ``operator(*tensors, context)``, and gives a tuple.
     """
     count = arguments.count(",") + 1
     end = count + num_outputs

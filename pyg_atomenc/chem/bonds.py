@@ -32,15 +32,10 @@ def bond_column(name: str) -> int:
 
 
 def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
-    """Turn a list of bonds into directed edges with one-hot types.
+    """Bonds ``[B, 2]`` and their types' columns ``[B]`` as PyG's tensors.
 
-    Args:
-        pairs (array_like): The two atoms of each of ``B`` bonds ``[B, 2]``.
-        types (array_like): Their columns in :data:`BOND_TYPES` ``[B]``.
-
-    Returns:
-        tuple: ``edge_index`` ``[2, 2 * B]`` int64, each bond in both directions and
-        sorted by its first atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot.
+    ``edge_index`` ``[2, 2 * B]`` int64, each in both directions and sorted by its first
+    atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot.
     """
     ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     ends = np.concatenate([ends, ends[:, ::-1]])
@@ -55,18 +50,10 @@ def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
 def unique_bonds(
     edge_index: Tensor, edge_attr: Optional[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Each bond of a graph once, with its type.
+    """Each bond of ``edge_index``, listed one way or both, once, with its type.
 
-    Args:
-        edge_index (Tensor): Bonds ``[2, E]``, int64, listed one way or both.
-        edge_attr (Tensor, optional): Their one-hot types ``[E, 5]``.
-
-    Returns:
-        tuple: The two atoms ``[2, B]``, the lesser first, and the column in
-        :data:`BOND_TYPES` ``[B]``, both int64 on the CPU.
-
-    Raises:
-        ValueError: If there are bonds, but no one-hot bond types.
+    The two atoms ``[2, B]``, the lesser first, and the column in :data:`BOND_TYPES`
+    ``[B]``, int64 on the CPU; a ValueError if there are bonds, but no one-hot types.
     """
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))
@@ -91,14 +78,8 @@ def check_bond_types(edge_attr: Optional[Tensor]) -> Tensor:
 def residue_bonds(atoms: Any, table: Table) -> Any:
     """Bond the atoms of every residue, and each residue to the next of its polymer.
 
-    The atoms of a residue need not stand together.
-
-    Args:
-        atoms (biotite.structure.AtomArray): ``N`` atoms.
-        table (mapping): Component → pairs of atom names → biotite's bond type.
-
-    Returns:
-        biotite.structure.BondList: Of ``N`` atoms.
+    The atoms of a residue need not stand together. ``table`` has biotite's bond type
+    of pairs of atom names of every component.
     """
     structure = require_package("biotite.structure", "bonds")
     residues = find_residues(atoms)

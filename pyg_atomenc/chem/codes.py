@@ -63,15 +63,7 @@ def count_before(codes: Integers) -> Integers:
 
 
 def connected(count: int, pairs: NDArray[Any]) -> Integers:
-    """The connected component of each of ``count`` nodes, as its least node.
-
-    Args:
-        count (int): The number of nodes ``N``.
-        pairs (numpy.ndarray): The edges ``[E, 2]``, integers.
-
-    Returns:
-        numpy.ndarray: Equal for two nodes ``[N]`` if a path joins them, int64.
-    """
+    """The connected component of each of ``count`` nodes ``[N]``, as its least node."""
     least = np.arange(count)
     ends = np.concatenate([pairs, pairs[:, ::-1]]).astype(np.int64)
     while True:

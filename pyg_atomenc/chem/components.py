@@ -23,17 +23,10 @@ _NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS)} | {"D": 1, "
 
 
 def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Look up atomic numbers.
+    """Atomic numbers ``[N]``, int64, of symbols in any case.
 
-    Args:
-        elements (numpy.ndarray): Symbols ``[N]``, in any case; ``D`` and ``T`` are
-            hydrogen, ``X`` is an unknown atom.
-
-    Returns:
-        numpy.ndarray: Atomic numbers ``[N]``, int64, 0 for an unknown atom.
-
-    Raises:
-        ValueError: If a symbol is no element.
+    ``D`` and ``T`` are hydrogen, ``X`` is an unknown atom, 0; a ValueError for what is
+    no element.
     """
     numbers = of_distinct(lambda symbol: _NUMBER.get(symbol.upper(), -1), elements)
     if (numbers < 0).any():
@@ -60,17 +53,11 @@ _ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
 def count_hydrogens(
     z: NDArray[np.int64], charge: NDArray[np.int64], bonds: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Hydrogens of every atom, those that are atoms themselves included.
+    """Hydrogens of every atom ``[N]``, int64, those that are atoms themselves included.
 
-    Args:
-        z (numpy.ndarray): Atomic numbers ``[N]``, int64.
-        charge (numpy.ndarray): Formal charges ``[N]``, int64.
-        bonds (numpy.ndarray): Bonds ``[B, 3]``: two atoms and biotite's bond type.
-
-    Returns:
-        numpy.ndarray: ``[N]``, int64: the hydrogens bonded to an atom, and as many as
-        its valence leaves room for; none more for metals and unknown atoms. Bonds of an
-        unknown order count as single.
+    Those bonded to it, and as many as its valence leaves room for; none more for metals
+    and unknown atoms. Of bonds ``[B, 3]``, two atoms and biotite's bond type, those of
+    an unknown order count as single.
     """
     ends = bonds[:, :2].astype(np.int64)
     weight = np.repeat(of_distinct(lambda kind: _ORDER.get(kind, 0), bonds[:, 2]), 2)
@@ -96,16 +83,11 @@ _COLUMNS = (
 
 @lru_cache(maxsize=10_000)
 def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
-    """What is known of every atom of a component.
+    """What is known of every atom of a component, five arrays ``[A]`` not to be edited.
 
-    Args:
-        name (str): The component, such as ``"ALA"``.
-
-    Returns:
-        tuple: Five arrays ``[A]``, to be left as they are: names and elements, in
-        capitals, as text, charges as int64, whether an atom leaves when the component
-        is bonded to another, and handedness as ``"R"``, ``"S"`` or ``"N"``. Empty for a
-        component that is not known.
+    Names and elements, in capitals, charges, int64, whether an atom leaves when the
+    component is bonded to another, and handedness as ``"R"``, ``"S"`` or ``"N"``. Empty
+    for a component that is not known.
     """
     info = require_package("biotite.structure.info", "components")
     found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
@@ -118,14 +100,9 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
 
 
 def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
-    """The CIP code that the dictionary gives every atom.
+    """The CIP code ``[N]``, int64, that the dictionary gives every atom.
 
-    Args:
-        atoms (biotite.structure.AtomArray): The atoms.
-
-    Returns:
-        numpy.ndarray: ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S, −1 where
-        the dictionary does not know the component.
+    0 for no stereocentre, 1 for R, 2 for S, −1 where it does not know the component.
     """
     found = np.full(atoms.array_length(), -1, dtype=np.int64)
     # A structure repeats few components: one comparison for each of their centres.
@@ -141,14 +118,9 @@ def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=10_000)
 def ideal_conformer(name: str) -> dict[str, tuple[Any, float]]:
-    """The ideal position and the charge of a component's atoms, by their names.
+    """Atom name → ideal position ``[3]`` in ångström and charge, in elementary charges.
 
-    Args:
-        name (str): The component, such as ``"ALA"``.
-
-    Returns:
-        dict: Atom name → position ``[3]`` in ångström and charge in elementary charges,
-        to be left as they are; empty for a component that is not known.
+    Of a component, to be left as they are; empty for one that is not known.
     """
     info = require_package("biotite.structure.info", "ideal conformers")
     try:

@@ -97,10 +97,9 @@ def as_mol(source: Any) -> Any:
 def residue_columns(mol: Any) -> dict[str, Any]:
     """What a molecule's PDB information says of every atom's residue.
 
-    Returns:
-        dict: ``res_name``, ``chain_id`` and ``ins_code``, lists of text, and ``res_id``
-        ``[N]``, int64, and ``hetero`` ``[N]``, bool. An atom without information is one
-        of the hetero residue ``UNL`` 0; a hydrogen is in the residue of its atom.
+    Lists of text ``res_name``, ``chain_id`` and ``ins_code``; ``res_id``, int64, and
+    ``hetero``, bool, ``[N]``. An atom without information is one of the hetero residue
+    ``UNL`` 0; a hydrogen is in the residue of its atom.
     """
     unknown = require_package("rdkit.Chem", "a molecule").AtomPDBResidueInfo()
     unknown.SetIsHeteroAtom(True)

@@ -67,15 +67,10 @@ class CifDocument:
         return list(dict.fromkeys(ids.tolist()))
 
     def read(self, model: int, assembly: Optional[str]) -> Any:
-        """One model, or an assembly of it, with one location per residue.
+        """One model, from 1, or an assembly of it, with one location per residue.
 
-        Args:
-            model (int): Which model, from 1.
-            assembly (str, optional): Which assembly.
-
-        Returns:
-            biotite.structure.AtomArray: With bonds, ``charge`` and ``occupancy``, and
-            ``label_asym_id`` and ``label_seq_id`` where the file has them.
+        With bonds, ``charge`` and ``occupancy``, and where the file has them,
+        ``label_asym_id`` and ``label_seq_id``.
         """
         labels = [name for name in _LABELS if name in self.site]
         rows = slice(*self._starts[model - 1 : model + 1])

@@ -31,14 +31,7 @@ _NARROW = 16
 
 @dataclass
 class ChunkHeads:
-    """Queries and keys of a chunk, and the attention weights that they give.
-
-    Attributes:
-        query (Tensor): Queries times ``d ** -0.5`` ``[G, H, n, d]``.
-        key (Tensor): Keys ``[G, H, n, d]``.
-        pairs (BiasAndDropout): The logits' bias and the weights' dropout.
-        chunk (Chunk): The chunk.
-    """
+    """Queries, times ``d ** -0.5``, and keys ``[G, H, n, d]`` of a chunk."""
 
     query: Tensor
     key: Tensor

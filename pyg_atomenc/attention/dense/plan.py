@@ -161,15 +161,9 @@ def _make_chunks(context: OperatorContext) -> list[Chunk]:
 
 
 def make_groups(sizes: Tensor, limits: Limits) -> list[Group]:
-    """Share tokens out among chunks.
+    """Share tokens out among chunks; empty ones are in none.
 
-    Args:
-        sizes (Tensor): The number of atoms of every token ``[T]``, in rising order, on
-            the CPU.
-        limits (Limits): How large chunks are.
-
-    Returns:
-        list: The groups in order; empty tokens are in none.
+    Sizes ``[T]`` are the tokens' numbers of atoms, in rising order, on the CPU.
     """
     values, counts = sizes.unique_consecutive(return_counts=True)
     groups: list[Group] = []

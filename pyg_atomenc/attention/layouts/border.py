@@ -39,19 +39,10 @@ def as_layout(
 ) -> Layout:
     """What a user passed where edges go, as a layout: a layer's border.
 
-    Args:
-        edges (Layout, Tensor or SparseTensor): A layout, which is handed through; edges
-            ``[2, E]``, rows (source, target); or a sparse adjacency, transposed as PyG
-            has it, with a row a target.
-        num_sources (int): The number of source nodes.
-        num_targets (int, optional): The number of target nodes.
-            (default: ``num_sources``)
-        name (str): What errors call the edges. (default: ``"edge_index"``)
-        flow (str): With ``"target_to_source"`` the rows of edges are (target, source),
-            and an adjacency is refused, as by PyG. (default: ``"source_to_target"``)
-
-    Raises:
-        ValueError: If it is none of these, or does not fit the nodes.
+    That is a layout, which is handed through; edges ``[2, E]``, rows (source, target),
+    with ``flow="target_to_source"`` the other way round; or a sparse adjacency,
+    transposed as PyG has it, with a row a target, which such a flow refuses, as in PyG.
+    A ValueError if it is none of these, or does not fit the nodes.
     """
     if num_targets is None:
         num_targets = num_sources
@@ -84,18 +75,10 @@ def as_token_layout(
     *,
     name: str = "index",
 ) -> TokenLayout:
-    """What a user passed as the tokens of atoms, as a layout.
+    """What a user passed as the tokens of atoms, an index or a layout, as a layout.
 
-    Args:
-        index (Tensor or TokenLayout): The token of every atom ``[N]``, or the layout.
-        num_atoms (int, optional): Their number ``N``, if known. (default: ``None``)
-        num_tokens (int, optional): That of tokens, if told. (default: ``None``)
-        batch (Tensor, optional): The graph of every atom ``[N]``, to be checked
-            outside of traces. (default: ``None``)
-        name (str): As for :meth:`TokenLayout.from_index`. (default: ``"index"``)
-
-    Raises:
-        ValueError: If it is neither, or does not fit the rest.
+    It is checked against the numbers of atoms and tokens that are known, and outside of
+    traces against the graph of every atom; a ValueError if it does not fit.
     """
     if not isinstance(index, Layout):
         layout = TokenLayout.from_index(index, num_tokens, batch, name=name)

@@ -201,22 +201,11 @@ def check_token_index(
     batch: Optional[Tensor] = None,
     name: str = "atom_to_token",
 ) -> int:
-    """Check a token assignment, and count its tokens.
+    """Check a token assignment ``[N]`` of any integer type, and count its tokens.
 
-    Args:
-        atom_to_token (Tensor): The token of every atom ``[N]``, any integer type.
-        num_tokens (int, optional): The number of tokens, empty ones included.
-            (default: ``atom_to_token.max() + 1``)
-        batch (Tensor, optional): The graph of every atom ``[N]``; a token may not
-            have atoms in two graphs. (default: ``None``)
-        name (str): What errors call it. (default: ``"atom_to_token"``)
-
-    Returns:
-        int: The number of tokens ``T``.
-
-    Raises:
-        ValueError: If ``atom_to_token`` is no vector of integers in ``[0, T)``, if
-            ``num_tokens`` is too small or no count, or if a token lies in two graphs.
+    Arguments are as for :meth:`TokenLayout.from_index`. A ValueError if it is no vector
+    of integers in ``[0, T)``, if ``num_tokens`` is too small or no count, or if a token
+    has atoms in two graphs of ``batch``.
     """
     check_index(name, atom_to_token, _MEND)
     count = count_name(name)

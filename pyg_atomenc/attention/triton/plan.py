@@ -53,13 +53,7 @@ class LargeTokens:
 
 @dataclass(frozen=True, eq=False)
 class TritonPlan:
-    """Which tokens the kernels pad to which size, and the others.
-
-    Attributes:
-        token_order (Tensor): The tokens sorted by size ``[T]``, int64.
-        classes (list): Those of up to each size, empty ones among the first.
-        large (LargeTokens, optional): Those that are in no size class.
-    """
+    """Which tokens, by size ``[T]``, the kernels pad to which size, and the others."""
 
     token_order: Tensor
     classes: list[SizeClass]
