@@ -40,11 +40,10 @@ _LAYER = {
     "norm.norm_cond": "adaln.s_norm",
     "norm.lin_scale": "adaln.s_scale",
     "norm.lin_shift": "adaln.s_bias",
-    "attention.lin_query": "pair_bias_attn.proj_q",
-    "attention.lin_key": "pair_bias_attn.proj_k",
-    "attention.lin_value": "pair_bias_attn.proj_v",
-    "attention.lin_gate": "pair_bias_attn.proj_g",
-    "attention.lin_out": "pair_bias_attn.proj_o",
+    **{
+        f"attention.lin_{name}": f"pair_bias_attn.proj_{name[0]}"
+        for name in ("query", "key", "value", "gate", "out")
+    },
     "lin_cond": "output_projection_linear output_projection.0",
     "transition.norm.norm_cond": "transition.adaln.s_norm",
     "transition.norm.lin_scale": "transition.adaln.s_scale",
@@ -71,8 +70,8 @@ def load_boltz(
     The decoder is ``None`` where the part has none.
 
     Args:
-        path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2
-            (of Lightning, or safetensors), its content or its ``state_dict``; or the
+        path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2, of
+            Lightning or safetensors, its content or ``state_dict``, or the
             ``state_dict`` of Boltz-1's encoder module alone.
         part (str): ``"trunk"`` for the encoder that embeds the inputs, or those inside
             the diffusion model. (default: ``"diffusion"``)
@@ -119,11 +118,10 @@ def to_boltz_state_dict(
         decoder (BoltzAtomDecoder, optional): Its decoder. (default: ``None``)
     """
     state: dict[str, Tensor] = {}
-    for module in (encoder, decoder):
-        if module is not None:
-            weights = module.state_dict()
-            for theirs, ours in _names(module).items():
-                state[theirs] = torch.cat([weights[name].detach() for name in ours])
+    for module in (encoder,) if decoder is None else (encoder, decoder):
+        own = module.state_dict()
+        for theirs, ours in _names(module).items():
+            state[theirs] = torch.cat([own[name].detach() for name in ours])
     return state
 
 

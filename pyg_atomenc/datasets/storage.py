@@ -22,10 +22,9 @@ _DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".s
 
 @contextmanager
 def open_graphs(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Connect to the file ``graphs.db`` of a folder, made if there is none.
+    """Connect to ``graphs.db`` of a folder, for one use in one process and thread.
 
-    What is written inside is kept together or, after an error, not at all. A connection
-    serves one use: none is shared with other processes or threads.
+    What is written inside is kept together or, after an error, not at all.
     """
     path = folder / "graphs.db"
     try:

@@ -34,12 +34,11 @@ def draw_atom_weights(
     Args:
         mol (rdkit.Chem.Mol): A molecule of ``N`` atoms; it is not changed. A 2D
             conformer is drawn as it is, else one is computed.
-        weights (Tensor or sequence): One number for every atom ``[N]``. Of attention
-            weights with heads, ``[N, H]``, take the mean: ``weights.mean(dim=1)``.
+        weights (Tensor or sequence): One number for every atom ``[N]``; of heads'
+            ``[N, H]`` take the mean, ``weights.mean(dim=1)``.
         legend (str): What the weights are. (default: ``"weight"``)
-        limits (tuple, optional): The weights at the two ends of the colours; what is
-            beyond gets the colour of the end. (default: the smallest weight or 0,
-            whichever is less, and the largest)
+        limits (tuple, optional): The weights at the ends of the colours, which those
+            beyond get. (default: 0 or the smallest weight, if less, and the largest)
         size (tuple): Width and height in pixels. (default: ``(450, 350)``)
 
     Returns:

@@ -94,4 +94,4 @@ def _handedness(data: AtomTokenData, mol: Any) -> Tensor:
     code = data.get("chirality", torch.full((data.z.numel(),), -1)).cpu()
     if isinstance(data.pos, Tensor) and bool((code < 0).any()):
         code = torch.where(code < 0, rdkit.chirality_of_positions(mol, data.pos), code)
-    return code.clamp(min=0)
+    return code

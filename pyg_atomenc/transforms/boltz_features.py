@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import scatter
 
 from pyg_atomenc.checks import check_has
 from pyg_atomenc.chem.codes import code, places
@@ -99,19 +100,20 @@ class BoltzFeatures(BaseTransform):
             codes = [_BACKBONE_CODES[kinds[i]].get(name, 0) for name, i in atoms]
             data.backbone = torch.tensor(codes)
         if self.residue:
-            types, modified = _residue_types(names, kinds)
-            data.token_res_type = torch.tensor(types)
-            data.token_modified = torch.tensor(modified)
+            named = list(zip(names or [""] * len(kinds), kinds, strict=True))
+            modified = [kind != LIGAND and n not in RESIDUE_TYPES for n, kind in named]
+            types = [
+                _UNKNOWN[kind] if kind == LIGAND or other else name
+                for (name, kind), other in zip(named, modified, strict=True)
+            ]
+            data.token_res_type = torch.tensor([*map(RESIDUE_TYPES.index, types)])
+            data.token_modified = torch.tensor(modified).long()
             data.token_mol_type = torch.tensor(kinds)
         return data
 
 
 def name_codes(names: Iterable[str]) -> Tensor:
-    """The codes of atom names ``[N, 4]``.
-
-    Raises:
-        ValueError: If a name is too long or not ASCII.
-    """
+    """The codes of atom names ``[N, 4]``, or a ValueError for those that have none."""
     rows = []
     for atom, name in enumerate(names):
         text = str(name).strip().upper()
@@ -125,12 +127,10 @@ def name_codes(names: Iterable[str]) -> Tensor:
 
 
 def _centre(pos: Tensor, space: Tensor, rotate: bool) -> Tensor:
-    count = int(space.max()) + 1
-    size = space.bincount(minlength=count).unsqueeze(1)
-    middle = pos.new_zeros(count, 3).index_add(0, space, pos) / size
+    middle = scatter(pos, space, reduce="mean")
     pos = pos - middle[space]
     if rotate:
-        turn, upper = torch.linalg.qr(torch.randn(count, 3, 3).to(pos))
+        turn, upper = torch.linalg.qr(torch.randn(len(middle), 3, 3).to(pos))
         # Uniform over the rotations: signs by the factor, no reflections.
         turn = turn * upper.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
         turn = turn * turn.det().view(-1, 1, 1)
@@ -142,12 +142,10 @@ def _residue_names(data: AtomTokenData) -> list[str]:
     """The name of every token's residue, which need not be the token's own."""
     if "res_name" not in data:
         return list(data.get("token_name", [""] * data.total_num_tokens))
-    names = [""] * data.total_num_tokens
-    atoms = zip(data.res_name, data.atom_to_token.tolist(), strict=True)
+    atoms = zip(data.atom_to_token.tolist(), data.res_name, strict=True)
     # The name of each token's first atom, which overwrites those behind it.
-    for name, token in reversed(list(atoms)):
-        names[token] = name
-    return names
+    names = dict(reversed(list(atoms)))
+    return [names.get(token, "") for token in range(data.total_num_tokens)]
 
 
 def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
@@ -199,13 +197,3 @@ def _reference_conformers(
             f"embed the molecule with RDKit and use from_rdmol, or leave atoms out."
         )
     return pos, charge
-
-
-def _residue_types(names: list[str], kinds: list[int]) -> tuple[list[int], list[int]]:
-    """``token_res_type`` and ``token_modified`` ``[T]``; a ligand's is unknown."""
-    types, modified = [], []
-    for name, kind in zip(names or [""] * len(kinds), kinds, strict=True):
-        standard = kind != LIGAND and name in RESIDUE_TYPES
-        types.append(RESIDUE_TYPES.index(name if standard else _UNKNOWN[kind]))
-        modified.append(int(kind != LIGAND and not standard))
-    return types, modified

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.checks import check_integer, check_positive
+from pyg_atomenc.chem.codes import count_before
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_pos
 from pyg_atomenc.errors import require_package
@@ -59,19 +60,11 @@ class RadiusEdges(BaseTransform):
 def neighbors(
     pos: Tensor, batch: Optional[Tensor], cutoff: float, max_neighbors: Optional[int]
 ) -> Tensor:
-    """All pairs of points of a graph that are at most ``cutoff`` apart.
+    """All pairs of points ``[N, 3]`` of a graph that are at most ``cutoff`` apart.
 
-    SciPy's k-d tree finds them, on the CPU.
-
-    Args:
-        pos (Tensor): Points ``[N, 3]``; those that are not finite have no neighbours.
-        batch (Tensor, optional): The graph of every point ``[N]``, int64.
-        cutoff (float): In the unit of ``pos``.
-        max_neighbors (int, optional): Of each point keep only that many, the nearest.
-
-    Returns:
-        Tensor: ``[2, E]``, int64, rows (neighbour, point), sorted by the point, then by
-        the neighbour; no point is its own neighbour.
+    Of each point only the ``max_neighbors`` nearest; points that are not finite have
+    none. By SciPy's k-d tree, on the CPU. Gives ``[2, E]``, int64: rows (neighbour,
+    point), sorted by the point, then by the neighbour.
     """
     spatial = require_package("scipy.spatial", "neighbours in space")
     place = pos.detach().double().cpu().numpy()
@@ -87,9 +80,8 @@ def neighbors(
     if max_neighbors is not None:
         length = np.linalg.norm(place[pairs[:, 0]] - place[pairs[:, 1]], axis=1)
         order = np.lexsort((length, pairs[:, 1]))
-        point = pairs[order, 1]
-        rank = np.arange(len(point)) - np.searchsorted(point, point)
-        pairs = pairs[np.sort(order[rank < max_neighbors])]
+        nearest = count_before(pairs[order, 1]) < max_neighbors
+        pairs = pairs[np.sort(order[nearest])]
     return torch.from_numpy(known[pairs].T.copy()).to(pos.device)
 
 

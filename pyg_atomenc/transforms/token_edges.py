@@ -69,15 +69,14 @@ class TokenEdges(BaseTransform):
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the edges to a shallow copy."""
-        edges, _ = check_graph(data)
-        bonds = data.atom_to_token[edges]
-        count = data.total_num_tokens
-        found = [remove_self_loops(self._edges(data, bonds, k))[0] for k in self.kinds]
-        found = [coalesce(edges, num_nodes=count) for edges in found]
+        bonds, _ = check_graph(data)
+        bonds = data.atom_to_token[bonds]
+        found = [self._edges(data, bonds, kind) for kind in self.kinds]
         column = [edges.new_full(edges.shape[1:], i) for i, edges in enumerate(found)]
         attr = torch.nn.functional.one_hot(torch.cat(column), len(found)).float()
+        edges, attr = remove_self_loops(torch.cat(found, dim=1), attr)
         data.token_edge_index, data.token_edge_attr = coalesce(
-            torch.cat(found, dim=1), attr, num_nodes=count
+            edges, attr, num_nodes=data.total_num_tokens, reduce="max"
         )
         return data
 
