@@ -17,13 +17,11 @@ from pyg_atomenc.tokenizers.fragments import fragment_names
 class Residue:
     """Makes every residue, nucleotide, water and ligand molecule one token.
 
-    Atoms belong together when chain, residue number, insertion code and residue name
-    are the same. They need not stand together: hydrogens at the end of a file go to
-    their residue. Only where a later stretch repeats an atom name, as when residue
-    numbers start anew after 9,999 waters, is it a residue of its own. Tokens are
-    numbered by their first atom.
-
-    A molecule of RDKit has the residues of its PDB information; without, it is one.
+    Atoms of the same chain, residue number, insertion code and residue name belong
+    together, also where they stand apart, as hydrogens at the end of a file do. Only
+    where a later stretch repeats an atom name, as when residue numbers start anew after
+    9,999 waters, is it a residue of its own. Tokens are numbered by their first atom. A
+    molecule of RDKit has the residues of its PDB information; without, it is one.
 
     Every tokenizer of structures gives, for ``T`` tokens:
 

@@ -30,14 +30,12 @@ MAX_ROWS = 1024
 class BoltzConditioning(TensorDataclass):
     """All of a batch that does not change from step to step.
 
-    Computed by :meth:`BoltzAtomEncoder.condition` of the weights as they were, and in
-    the grad mode that it was called in. Nothing is computed anew behind it: once the
-    encoder's weights change, or for training after inference, condition again.
+    :meth:`BoltzAtomEncoder.condition` makes it of the weights as they were and in its
+    grad mode: once the weights change, or for training after inference, make it anew.
 
     Attributes:
         layout (TokenLayout): Which atoms form a token.
-        start (Tensor): The atoms' features ``[N, atom_channels]``, which the encoder's
-            residual stream starts from.
+        start (Tensor): The atoms' features ``[N, atom_channels]``.
         cond (Tensor): The atoms' condition ``[N, atom_channels]``: the features, and in
             the diffusion form those of their tokens.
         pairs (AtomPairs): The pairs of atoms in windows.
@@ -95,10 +93,9 @@ class BoltzAtomEncoder(BoltzModule):
     r"""The atom attention encoder of Boltz-1 and Boltz-2.
 
     Atoms are embedded from their reference conformers, attend in sequence-local windows
-    of 32 queries and 128 keys
-    (:class:`~pyg_atomenc.attention.WindowLayout`) with a bias for every pair,
-    conditioned on trunk features and moved by noisy coordinates, and are averaged to
-    tokens: Algorithm 5 of AlphaFold 3's supplement
+    of 32 queries and 128 keys (:class:`~pyg_atomenc.attention.WindowLayout`) with a
+    bias for every pair, conditioned on trunk features and moved by noisy coordinates,
+    and are averaged to tokens: Algorithm 5 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w) in the form of `Boltz-1
     <https://doi.org/10.1101/2024.11.19.624167>`_ and `Boltz-2
     <https://doi.org/10.1101/2025.06.14.659707>`_. Batches are flat: atoms of all
