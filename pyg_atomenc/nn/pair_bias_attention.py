@@ -27,10 +27,9 @@ from pyg_atomenc.nn.projections import folded_weight, reason_to_call
 CPU_WINDOWS = 32
 MAX_WINDOWS = 1024
 
-# What makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised
-# over the channels as by a LayerNorm without parameters; anything finite at places that
-# are no pair. All pairs together would take more memory than anything else of a
-# structure, so they are made a few windows at a time, where they are used.
+# Makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised over
+# the channels as by a LayerNorm without parameters; anything finite where no pair is.
+# All pairs at once would take more memory than anything else of a structure.
 WindowPairs = Callable[[slice], Tensor]
 
 
@@ -62,8 +61,8 @@ class PairBias(torch.nn.Module):
         - input: ``[E, C]``, one row an edge; or, of a
           :class:`~pyg_atomenc.attention.WindowLayout`, a function that makes the
           features of some windows' pairs, ``[C, k, W, keys]``
-        - output: a list of ``L`` biases, each ``[E, H]``; or one
-          :class:`~pyg_atomenc.attention.WindowBias` a layer
+        - output: ``L`` biases ``[E, H]``, or
+          :class:`~pyg_atomenc.attention.WindowBias`
 
     Raises:
         ValueError: If a size is not positive.
@@ -76,13 +75,10 @@ class PairBias(torch.nn.Module):
         check_sizes(pair_channels=pair_channels, heads=heads, depth=depth)
         self.pair_channels = pair_channels
         self.heads = heads
-        norms = 1 if shared_norm else depth
-        self.norms = torch.nn.ModuleList(
-            torch.nn.LayerNorm(pair_channels) for _ in range(norms)
-        )
-        self.lins = torch.nn.ModuleList(
-            torch.nn.Linear(pair_channels, heads, bias=False) for _ in range(depth)
-        )
+        count = 1 if shared_norm else depth
+        norms = (torch.nn.LayerNorm(pair_channels) for _ in range(count))
+        lins = (torch.nn.Linear(pair_channels, heads, bias=False) for _ in range(depth))
+        self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
 
     def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
         """Project; shapes are those of the class."""
