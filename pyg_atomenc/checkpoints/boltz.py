@@ -28,9 +28,7 @@ _EMBEDDING = {
     "pairs.lin_same": "embed_atompair_mask",
     "pairs.lin_query": "c_to_p_trans_q.1",
     "pairs.lin_key": "c_to_p_trans_k.1",
-    "pairs.mlp.0": "p_mlp.1",
-    "pairs.mlp.1": "p_mlp.3",
-    "pairs.mlp.2": "p_mlp.5",
+    **{f"pairs.mlp.{i}": f"p_mlp.{2 * i + 1}" for i in range(3)},
     "norm_trunk": "s_to_c_trans.0",
     "lin_trunk": "s_to_c_trans.1",
     "pairs.norm_token": "z_to_p_trans.0",
@@ -176,8 +174,7 @@ def _names(module: _EncoderOrDecoder) -> dict[str, list[str]]:
 
 def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     """The sizes and options that the weights tell."""
-    diffusion = part == "diffusion"
-    features = "embed_atom_features.weight"
+    diffusion, features = part == "diffusion", "embed_atom_features.weight"
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     if tensors.keys().isdisjoint(known):
         raise AtomEncodingError(
@@ -253,9 +250,8 @@ def _load(
     module: _EncoderOrDecoder, tensors: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
     """Load all weights of a module, if their sizes fit; gives its names."""
-    own, names = module.state_dict(), _names(module)
+    own, names, wrong = module.state_dict(), _names(module), []
     state: dict[str, Tensor] = {}
-    wrong = []
     for theirs, ours in names.items():
         tensor, parts = tensors.get(theirs), [own[name] for name in ours]
         shape = torch.cat(parts).shape

@@ -154,7 +154,7 @@ class StructureDataset(Dataset):
                 elif reason is None:
                     graphs.append((index, *row, name))
         graphs.sort()
-        self.report = [skipped[index] for index in sorted(skipped)]
+        self.report = [skip for _, skip in sorted(skipped.items())]
         self._names = [name for *_, name in graphs]
         # The row of every graph, its atoms and its pairs.
         self._graphs = torch.tensor([row[1:4] for row in graphs]).view(-1, 3).long()

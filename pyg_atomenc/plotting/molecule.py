@@ -13,10 +13,8 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 Weights = Union[Tensor, Sequence[float]]
 
 # White to orange: one hue, dark enough to see and light enough to read letters on.
-_LOW = (1.0, 1.0, 1.0)
-_HIGH = (0.95, 0.45, 0.10)
-_BAR_HEIGHT = 46
-_BAR_STEPS = 50
+_LOW, _HIGH = (1.0, 1.0, 1.0), (0.95, 0.45, 0.10)
+_BAR_HEIGHT, _BAR_STEPS = 46, 50
 
 
 def draw_atom_weights(

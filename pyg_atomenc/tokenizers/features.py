@@ -32,10 +32,9 @@ def structure_tokens(
     names: Optional[list[str]] = None,
     count: Optional[int] = None,
 ) -> Tokens:
-    """Tokens with their features, from the token of every atom ``[N]``, int64.
+    """Tokens with the features of their first atoms' residues, but for ``names``.
 
-    The features are those of the residue of the first atom, but for ``names``. A
-    ``count`` says how many tokens there are; empty ones are nameless ligands.
+    From the token of every atom ``[N]``; of ``count``, empty ones are nameless ligands.
     """
     atoms, count = residues.atoms, int(token.max()) + 1 if count is None else count
     first = _first_atoms(token, count)

@@ -41,8 +41,7 @@ class Residue:
     Shapes:
         - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
           atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64
+        - output: :class:`Tokens` with ``atom_to_token`` ``[N]``, int64
 
     Raises:
         ValueError: If the input is neither or has no atoms.
@@ -78,10 +77,9 @@ class Atom:
 class Components:
     """Makes all atoms that bonds connect one token: a chain, a ligand, a water, an ion.
 
-    The tokens of a structure have the features of the residue of their first atom, as
-    in :class:`Residue`; those of a molecule have their canonical SMILES as
-    ``token_name``. Numbered by their first atoms; shapes and errors are those of
-    :class:`~pyg_atomenc.tokenizers.BRICS`.
+    Tokens of a structure have the features of the residue of their first atom, as in
+    :class:`Residue`; those of a molecule their canonical SMILES as ``token_name``.
+    Numbered by first atoms; shapes and errors are those of :class:`BRICS`.
     """
 
     def __call__(self, source: Any) -> Tokens:

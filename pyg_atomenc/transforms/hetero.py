@@ -38,9 +38,9 @@ class ToHetero(BaseTransform):
       ``subgraph`` or in a ``NeighborLoader``
     - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
     - ``data['atom', 'bond', 'atom']`` holds the bonds; where the graph has them,
-      ``['atom', 'radius', 'atom']`` those of :class:`RadiusEdges`, ``['token', 'edge',
-      'token']`` those of :class:`TokenEdges`, and ``['atom', 'pair', 'atom']`` the
-      pairs inside tokens with their :class:`PairFeatures`
+      ``['atom', 'radius', 'atom']`` what :class:`RadiusEdges` found,
+      ``['token', 'edge', 'token']`` what :class:`TokenEdges` found, and
+      ``['atom', 'pair', 'atom']`` the pairs inside tokens and :class:`PairFeatures`
     - everything else belongs to the whole graph and stays where it is
 
     PyG batches the result as any ``HeteroData``; :class:`FromHetero` goes back.
@@ -68,10 +68,9 @@ class ToHetero(BaseTransform):
         edges, attr = check_graph(data)
         if "adj" in data:
             data.edge_index, data.edge_attr, data.adj = edges, attr, None
-        out = HeteroData()
+        out, index = HeteroData(), data.atom_to_token
         out["atom"].num_nodes = data.num_nodes
         out["token"].num_nodes = data.total_num_tokens
-        index = data.atom_to_token
         atoms = torch.arange(index.numel(), device=index.device)
         out[_INSIDE].edge_index = torch.stack([atoms, index])
         for name, value in data.to_dict().items():

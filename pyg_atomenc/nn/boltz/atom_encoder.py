@@ -208,8 +208,7 @@ class BoltzAtomEncoder(BoltzModule):
         tokens = atoms.new_zeros(shape)
         # Far more channels than an atom has: not for all atoms at once if possible.
         step = max(1, atoms.size(-2)) if torch.is_grad_enabled() else MAX_ROWS
-        for start in range(0, atoms.size(-2), step):
-            rows = slice(start, start + step)
-            hidden = F.relu(self.lin_token(atoms[..., rows, :]))
-            tokens.index_add_(-2, layout.atom_to_token[rows], hidden)
+        parts = atoms.split(step, dim=-2), layout.atom_to_token.split(step)
+        for part, token in zip(*parts, strict=True):
+            tokens.index_add_(-2, token, F.relu(self.lin_token(part)))
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
