@@ -199,11 +199,9 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
         "post_norm": layers + "0.post_lnorm.weight" in tensors,
     }
     if diffusion:
-        sizes |= {
-            "token_channels": size(embedding + "s_to_c_trans.0.weight"),
-            "token_pair_channels": size(embedding + "z_to_p_trans.0.weight"),
-            "position_channels": size(module + "r_to_q_trans.weight", 1),
-        }
+        sizes["token_channels"] = size(embedding + "s_to_c_trans.0.weight")
+        sizes["token_pair_channels"] = size(embedding + "z_to_p_trans.0.weight")
+        sizes["position_channels"] = size(module + "r_to_q_trans.weight", 1)
     else:
         sizes["token_channels"] = size(module + "atom_to_token_trans.0.weight")
     config = (BoltzConfig.boltz1 if version == 1 else BoltzConfig.boltz2)(part)

@@ -80,9 +80,7 @@ def _is_json(value: Any) -> bool:
 def unpack(attributes: str, blob: bytes) -> AtomTokenData:
     """A graph from its columns."""
     tensors = require_package("safetensors.torch", "a data set").load(blob)
-    data = AtomTokenData()
-    for key, value in json.loads(attributes).items():
-        data[key] = tensors.get(key, value)
+    data = AtomTokenData().update(json.loads(attributes) | tensors)
     if "atom_to_token" in data:
         # Whoever wrote it: no token out of range gets to the layers.
         index, total = data.atom_to_token, data.total_num_tokens

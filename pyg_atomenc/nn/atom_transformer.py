@@ -122,9 +122,8 @@ class AtomTransformer(torch.nn.Module):
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
 
     Shapes:
-        - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share the
-          rest; condition ``[N, S]``; pairs ``[E, pair_channels]``, one row an edge of
-          ``layout.to_edge_index()``
+        - input: atoms ``[N, C]``, or ``[M, N, C]`` of samples that share the rest;
+          condition ``[N, S]``; pairs ``[E, pair_channels]`` of the layout's edges
         - output: as the atoms
 
     Raises:

@@ -184,9 +184,8 @@ class PairBiasAttention(torch.nn.Module):
         with without_autocast(x.device):
             if x.dim() == 2:
                 out = attend(query, key, value)
-            elif x.size(0) == 0:
-                out = value
             else:
                 samples = zip(query, key, value, strict=True)
-                out = torch.stack([attend(*sample) for sample in samples])
+                outs = [attend(*sample) for sample in samples]
+                out = torch.stack(outs) if outs else value
         return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))

@@ -82,11 +82,7 @@ Tokenizer = Callable[[Any], Tokens]
 
 
 def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
-    """Run any tokenizer on a molecule or structure of so many atoms.
-
-    Raises:
-        ValueError: If it is none, or did not give every atom a token.
-    """
+    """Run any tokenizer on a molecule or structure, and check that it gave tokens."""
     if isinstance(tokenizer, type) or not callable(tokenizer):
         raise AtomEncodingError(
             f"'tokenizer' is {tokenizer!r}: pass a tokenizer such as Residue() from "

@@ -37,8 +37,7 @@ class AF3:
         atomize_modified (bool): Split modified standard residues. (default: ``True``)
 
     Raises:
-        ValueError: Also if an array has no bonds where ``atomize_modified`` asks for
-            them.
+        ValueError: Also if an array has no bonds, which ``atomize_modified`` needs.
     """
 
     atomize_modified: bool = True

@@ -48,12 +48,11 @@ class BoltzFeatures(BaseTransform):
     - ``ref_charge`` ``[N]``, float32: in elementary charges
     - ``ref_atom_name_chars`` ``[N, 4]``, int64: ``ord - 32`` of capitals, modulo 64
     - ``ref_space_uid`` ``[N]``, int64: the residue
-    - with ``backbone``: ``backbone`` ``[N]``, int64: 0 none; 1 to 4 N, CA, C, O of a
-      protein; 5 to 16 P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1' of DNA
-      and RNA
+    - with ``backbone``: ``backbone`` ``[N]``, int64: 0 none; 1 to 4 protein's N, CA, C,
+      O; 5 to 16 DNA's, RNA's P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1'
     - with ``residue``: ``token_res_type`` ``[T]``, int64, 0 to 32; ``token_modified``
-      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: 0 protein, 1 DNA, 2 RNA, 3 other,
-      which is ``token_entity_kind``
+      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: ``token_entity_kind``, 0 protein,
+      1 DNA, 2 RNA, 3 other
 
     Args:
         backbone (bool): Add the kinds of backbone atoms. (default: ``False``)
@@ -89,10 +88,8 @@ class BoltzFeatures(BaseTransform):
         data.ref_pos = _centre(pos, data.ref_space_uid, self.rotate)
         kinds = [LIGAND] * data.total_num_tokens
         if names and (self.backbone or self.residue):
-            mend = (
-                "read it with from_structure or from_atom_array, or set the kind of "
-                "every token, a position in pyg_atomenc.tokenizers.ENTITY_KINDS."
-            )
+            mend = "read it with from_structure or from_atom_array, or set the kind of "
+            mend += "every token, a position in pyg_atomenc.tokenizers.ENTITY_KINDS."
             check_has(data, mend, "token_entity_kind")
             kinds = data.token_entity_kind.tolist()
         if self.backbone:

@@ -72,8 +72,7 @@ class TokenEdges(BaseTransform):
     - ``token_edge_attr`` ``[E, K]``, float32: 1 in the column of every kind of
       ``kinds`` that joins the two
 
-    In a batch no edge joins two graphs. :func:`~pyg_atomenc.token_graph` takes these
-    edges where the data has them.
+    In a batch no edge joins two graphs. :func:`~pyg_atomenc.token_graph` takes these.
 
     Args:
         kinds (sequence): Any of ``"bond"``: a bond joins an atom of one to an atom of
@@ -85,8 +84,7 @@ class TokenEdges(BaseTransform):
             nearest sources of every target. (default: all)
 
     Raises:
-        ValueError: If an argument is out of range, or if positions are missing for
-            a kind that needs them.
+        ValueError: If an argument is out of range, or a kind's positions are missing.
         ImportError: If SciPy is not installed and a kind goes by distance.
 
     Example:
@@ -168,4 +166,4 @@ def check_neighbors(cutoff: float, max_neighbors: Optional[int]) -> None:
     """Raise a ValueError unless both are in range."""
     check_positive("cutoff", cutoff, "in ångström")
     if max_neighbors is not None:
-        check_integer("max_neighbors", max_neighbors, 1)
+        check_integer("max_neighbors", max_neighbors)

@@ -97,14 +97,12 @@ class ToHetero(BaseTransform):
 class FromHetero(BaseTransform):
     """Turns what :class:`ToHetero` made back into one graph.
 
-    Every attribute, also one added since, is kept under the name that ``ToHetero``
-    would read it from.
+    Every attribute, also one added since, is kept, named as ``ToHetero`` reads it.
 
     Raises:
-        ValueError: If the data is no ``HeteroData``, is a batch, lacks one of the two
-            types of nodes or the edges ``('atom', 'in', 'token')``, gives an atom no
-            token or several, has nodes or edges of other types, or has gone through
-            ``T.ToSparseTensor``.
+        ValueError: If the data is no ``HeteroData``, is a batch, lacks nodes of a type
+            or the edges ``('atom', 'in', 'token')``, gives an atom no token or several,
+            has other types, or has gone through ``T.ToSparseTensor``.
     """
 
     def forward(self, data: HeteroData) -> AtomTokenData:

@@ -9,6 +9,7 @@ from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
+from pyg_atomenc.attention.ragged import ranges
 from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
 from pyg_atomenc.data import AtomTokenData
@@ -127,11 +128,10 @@ def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) ->
             break
         source, atom = going // num_atoms, going % num_atoms
         count = degree[atom]
-        skip = (start[atom] - count.cumsum(0) + count).repeat_interleave(count)
-        reached = last[skip + torch.arange(skip.numel(), device=skip.device)]
+        reached = last[ranges(start[atom], count)]
         after = (source.repeat_interleave(count) * num_atoms + reached).unique()
         # Bonds lead one step back, aside, or on.
-        after = after[(_find(front, after) < 0) & (_find(before, after) < 0)]
+        after = after[~torch.isin(after, torch.cat([before, front]))]
         before, front = front, after
     return distance
 

@@ -77,8 +77,7 @@ class BoltzAtomDecoder(BoltzModule):
                 :meth:`condition`; or the encoder's, of which every call computes it.
 
         Returns:
-            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in the units of the noisy
-            coordinates.
+            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in units of the coordinates.
         """
         if not isinstance(conditioning, BoltzDecoderConditioning):
             conditioning = self.condition(conditioning)

@@ -36,8 +36,7 @@ class BoltzConditioning(TensorDataclass):
     Attributes:
         layout (TokenLayout): Which atoms form a token.
         start (Tensor): The atoms' features ``[N, atom_channels]``.
-        cond (Tensor): The atoms' condition ``[N, atom_channels]``: the features, and in
-            the diffusion form those of their tokens.
+        cond (Tensor): The same, in the diffusion form plus their tokens'.
         pairs (AtomPairs): The pairs of atoms in windows.
         transformer (TransformerConditioning): The encoder's, of condition and pairs.
     """
@@ -135,9 +134,8 @@ class BoltzAtomEncoder(BoltzModule):
         """Compute what does not change from step to step, of any number of samples.
 
         Args:
-            data (Data or BoltzInputs, optional): A graph or batch that has what is not
-                passed; the :class:`~pyg_atomenc.transforms.BoltzFeatures` transform
-                makes it. (default: ``None``)
+            data (Data or BoltzInputs, optional): A graph or batch with what is not
+                passed, as :class:`~pyg_atomenc.transforms.BoltzFeatures` makes it.
             **inputs: What :class:`BoltzInputs` has, by name: ``s_trunk`` and
                 ``z_trunk`` of the diffusion form, and what the data lacks.
 

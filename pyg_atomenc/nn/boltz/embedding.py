@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
+from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.checks import check_range
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
 from pyg_atomenc.nn.boltz.config import NAME_CHARACTERS, NAME_LENGTH, BoltzConfig
-from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs, gather
+from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 from pyg_atomenc.nn.pair_bias_attention import window_groups
 from pyg_atomenc.nn.projections import folded_weight
@@ -41,7 +42,7 @@ class AtomFeatureEmbedding(torch.nn.Module):
             of_token = name.startswith("token_")
             count = layout.num_tokens if of_token else layout.num_atoms
             rows = _embed(inputs, name, part.T, count)
-            out = out + (gather(rows, layout.atom_to_token) if of_token else rows)
+            out = out + (take(rows, layout.atom_to_token) if of_token else rows)
         return out
 
 
@@ -66,7 +67,7 @@ class AtomPairs(TensorDataclass):
     def features(self, windows: slice) -> Tensor:
         """The normalised features of some windows' pairs ``[C, k, W, H]``."""
         query, key, space = self.query[windows], self.key[windows], self.space
-        same = gather(space, query).unsqueeze(2) == gather(space, key).unsqueeze(1)
+        same = take(space, query).unsqueeze(2) == take(space, key).unsqueeze(1)
         offset = _columns(self.position, key).unsqueeze(2)
         offset = offset - _columns(self.position, query).unsqueeze(3)
         distance = (1 + offset.square().sum(0, keepdim=True)).reciprocal()
@@ -128,11 +129,7 @@ class AtomPairEmbedding(torch.nn.Module):
         cond: Tensor,
         token_pairs: Optional[TokenPairs] = None,
     ) -> AtomPairs:
-        """Prepare the pairs, whose features are made when they are used.
-
-        Positions are ``[N, 3]`` in ångström, spaces ``[N]``, the condition
-        ``[N, atom_channels]``.
-        """
+        """Prepare the pairs of positions ``[N, 3]`` in ångström and spaces ``[N]``."""
         active = F.relu(cond)
         query, key = layout.query_index()[0], layout.key_index()[0]
         if token_pairs is not None:

@@ -9,6 +9,7 @@ from torch_geometric.index import ptr2index
 from torch_geometric.utils import cumsum
 
 from pyg_atomenc.attention import TokenLayout, as_token_layout
+from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.checks import check_index, check_shape, check_tensor, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
@@ -192,11 +193,6 @@ class TokenPairs(TensorDataclass):
 
     def index(self, query: Tensor, key: Tensor) -> Tensor:
         """The rows of queries ``[k, W]`` and keys ``[k, H]``, as ``[k * W * H]``."""
-        start, step = gather(self.row, query), gather(self.column, key)
+        start, step = take(self.row, query), take(self.column, key)
         index = (start.unsqueeze(2) + step.unsqueeze(1)).flatten()
         return index if self.rank is None else self.rank.index_select(0, index)
-
-
-def gather(x: Tensor, index: Tensor) -> Tensor:
-    """``[N, ...]`` → ``[*index.shape, ...]``."""
-    return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
