@@ -67,8 +67,8 @@ class StructureDataset(Dataset):
         pre_filter (callable, optional): Whether a graph is kept; called before
             ``pre_transform``. (default: ``None``)
         version (str): Of the code of own functions. (default: ``""``)
-        on_error (str): ``"skip"`` a file that cannot be read, with a warning and an
-            entry in :attr:`report`, or ``"raise"``. (default: ``"skip"``)
+        on_error (str): ``"skip"`` what cannot be read, with a warning and an entry in
+            :attr:`report`, or ``"raise"``. (default: ``"skip"``)
         num_workers (int): How many processes read; 0 for this one. (default: ``0``)
         multiprocessing_context (str, optional): How they start, such as ``"spawn"``.
         progress (bool): Show a progress bar. (default: ``True``)

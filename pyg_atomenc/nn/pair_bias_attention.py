@@ -94,20 +94,12 @@ class PairBias(torch.nn.Module):
             weight = folded_weight(lin, "lins")
             scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
             folded.append((weight * scale, weight @ shift))
-        if not isinstance(pair, Tensor):
-            mend = "pass the windows whose pairs the function makes."
-            layout = check_type("layout", layout, WindowLayout, mend)
-            return self._of_windows(pair, layout, folded)
-        # The layers' LayerNorms differ in their weights alone.
-        normed = F.layer_norm(pair, (self.pair_channels,))
-        return [F.linear(normed, *layer) for layer in folded]
-
-    def _of_windows(
-        self,
-        pairs: WindowPairs,
-        layout: WindowLayout,
-        folded: list[tuple[Tensor, Tensor]],
-    ) -> list[Bias]:
+        if isinstance(pair, Tensor):
+            # The layers' LayerNorms differ in their weights alone.
+            normed = F.layer_norm(pair, (self.pair_channels,))
+            return [F.linear(normed, *layer) for layer in folded]
+        mend, pairs = "pass the windows whose pairs the function makes.", pair
+        layout = check_type("layout", layout, WindowLayout, mend)
         weight, shift = (torch.cat(part) for part in zip(*folded, strict=True))
         _, is_key = layout.key_index()
 

@@ -1,6 +1,5 @@
 """Drawings of molecules, with atoms coloured by a weight."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -108,11 +107,10 @@ def _check_weights(mol: Any, weights: Weights) -> list[float]:
     values = torch.as_tensor(weights).detach().double().cpu()
     hint = "one number per atom of 'mol', weights.mean(dim=1) where there are heads"
     check_shape("weights", values, num_atoms, hint=hint)
-    for atom, value in enumerate(values.tolist()):
-        if not math.isfinite(value):
-            raise AtomEncodingError(
-                f"'weights' is {value} for atom {atom}: pass finite numbers."
-            )
+    for atom in (~values.isfinite()).nonzero().flatten().tolist():
+        raise AtomEncodingError(
+            f"'weights' is {values[atom]} for atom {atom}: pass finite numbers."
+        )
     return values.tolist()
 
 

@@ -54,7 +54,7 @@ class Beads:
             (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
 
     Raises:
-        ValueError: Also if ``mapping`` is something else, or gives an atom two beads.
+        ValueError: Also if ``mapping`` is no such dict or names a residue's atom twice.
     """
 
     def __init__(self, mapping: Optional[Mapping3] = None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,10 +38,9 @@ _NAMELESS = ("", "UNL")
 class BoltzFeatures(BaseTransform):
     """Adds what :class:`~pyg_atomenc.nn.BoltzAtomEncoder` reads, encoded as Boltz does.
 
-    Reference positions are the ideal coordinates of the Chemical Component Dictionary
-    for structures (a residue that it does not know keeps its own), and those of an
-    RDKit conformer for molecules without positions. Conformers are centred. As in
-    Boltz, selenomethionine (MSE) becomes methionine, its selenium a sulfur.
+    Reference positions are the ideal ones of the Chemical Component Dictionary (a
+    residue that it lacks keeps its own), of molecules without positions those of RDKit,
+    all centred. As in Boltz, selenomethionine (MSE) becomes methionine, its Se an S.
 
     Adds, for ``N`` atoms and ``T`` tokens:
 
@@ -159,14 +159,13 @@ def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
 
 def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
     """The residue of every atom ``[N]``; a molecule, without names, is one."""
-    index = data.atom_to_token
     if not names:
-        return torch.zeros_like(index)
+        return torch.zeros_like(data.atom_to_token)
     columns = (data.token_chain, data.token_res_id.tolist(), data.token_ins_code)
     identity = list(zip(*columns, names, strict=True))
     # Neighbouring tokens of one residue share its space.
-    new = [a != b for a, b in zip(identity[1:], identity, strict=False)]
-    return torch.tensor([0, *new], dtype=torch.long).cumsum(0)[index]
+    new = [a != b for a, b in pairwise(identity)]
+    return torch.tensor([0, *new]).cumsum(0)[data.atom_to_token]
 
 
 def _reference_conformers(

@@ -167,13 +167,12 @@ def _check_types(data: HeteroData) -> None:
             f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
             f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
         )
-    for kind in data.edge_types:
+    for kind in there:
         if kind != _BOND and "adj_t" in data[kind]:
             raise AtomEncodingError(
                 f"'data' has 'adj_t' in {kind}, which FromHetero does not read: apply "
                 f"T.ToSparseTensor after it."
             )
-    for kind in there:
         if kind not in needed.union(kind for kind, _ in _NAMES):
             raise AtomEncodingError(
                 f"'data' has {kind!r}, for which there is no place: remove it first."
