@@ -114,8 +114,7 @@ def _check(mapping: Any) -> None:
                     f"'mapping' has {members!r} for bead {bead!r} of {of}: {mend}"
                 )
         named = [name for members in beads.values() for name in members]
-        twice = [name for name in named if named.count(name) > 1]
-        if twice:
+        for name in sorted(name for name in named if named.count(name) > 1):
             raise AtomEncodingError(
-                f"'mapping' names atom {min(twice)!r} of {of} twice: it has one bead."
+                f"'mapping' names atom {name!r} of {of} twice: it has one bead."
             )

@@ -104,8 +104,7 @@ class BoltzAtomEncoder(BoltzModule):
     structure, :meth:`forward` every step, for any number of samples.
 
     Args:
-        config (BoltzConfig, optional): Sizes and options.
-            (default: ``BoltzConfig.boltz2()``)
+        config (BoltzConfig, optional): Sizes, options. (default: that of ``boltz2()``)
         checkpoint (bool): In training, compute the transformer's layers again in the
             backward pass. (default: ``False``)
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
@@ -173,8 +172,8 @@ class BoltzAtomEncoder(BoltzModule):
         Args:
             conditioning (BoltzConditioning): Of :meth:`condition`.
             r (Tensor, optional): Noisy coordinates ``[N, 3]``, or ``[M, N, 3]`` for
-                ``M`` samples, scaled as the diffusion model does; needed in the
-                diffusion form, and only there. (default: ``None``)
+                ``M`` samples, scaled as the diffusion model does; for its form alone,
+                which needs them. (default: ``None``)
 
         Returns:
             EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.

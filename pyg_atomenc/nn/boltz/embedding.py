@@ -1,6 +1,7 @@
 """What atoms are, and what pairs of atoms in a window are to each other."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Optional
 
 import torch
@@ -108,13 +109,12 @@ class AtomPairEmbedding(torch.nn.Module):
     def __init__(self, config: BoltzConfig) -> None:
         super().__init__()
         channels = config.pair_channels
-        self.lin_position = torch.nn.Linear(3, channels, bias=False)
-        self.lin_distance = torch.nn.Linear(1, channels, bias=False)
-        self.lin_same = torch.nn.Linear(1, channels, bias=False)
+        linear = partial(torch.nn.Linear, out_features=channels, bias=False)
+        self.lin_position, self.lin_distance, self.lin_same = map(linear, (3, 1, 1))
         self.lin_query = ZeroLinear(config.atom_channels, channels)
         self.lin_key = ZeroLinear(config.atom_channels, channels)
-        inner = [torch.nn.Linear(channels, channels, bias=False) for _ in range(2)]
-        self.mlp = torch.nn.ModuleList([*inner, ZeroLinear(channels, channels)])
+        mlp = linear(channels), linear(channels), ZeroLinear(channels, channels)
+        self.mlp = torch.nn.ModuleList(mlp)
         self.norm_token = self.lin_token = None
         if config.diffusion:
             width = config.token_pair_channels
