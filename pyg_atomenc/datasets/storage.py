@@ -83,6 +83,5 @@ def unpack(attributes: str, blob: bytes) -> AtomTokenData:
     data = AtomTokenData().update(json.loads(attributes) | tensors)
     if "atom_to_token" in data:
         # Whoever wrote it: no token out of range gets to the layers.
-        index, total = data.atom_to_token, data.total_num_tokens
-        AtomTokenData(atom_to_token=index, num_tokens=total)
+        AtomTokenData(atom_to_token=data.atom_to_token, num_tokens=data.num_tokens)
     return data

@@ -112,8 +112,7 @@ class AtomTransformer(torch.nn.Module):
         heads (int): Number of heads ``H``. (default: ``4``)
         depth (int): Number of layers. (default: ``3``)
         cond_channels (int, optional): ``S`` of the condition. (default: ``channels``)
-        pair_channels (int, optional): Channels of the pairs; ``None`` for attention
-            without a bias. (default: ``None``)
+        pair_channels (int, optional): Channels of the pairs. (default: no pair bias)
         expansion (int): Inner channels as a multiple of ``C``. (default: ``2``)
         shared_pair_norm (bool): Layers share the pairs' LayerNorm. (default: ``False``)
         post_norm (bool): End every layer with a LayerNorm. (default: ``False``)

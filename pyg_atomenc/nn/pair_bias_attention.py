@@ -54,8 +54,7 @@ class PairBias(torch.nn.Module):
         pair_channels (int): Channels ``C`` of a pair.
         heads (int): Number of heads ``H``.
         depth (int): Number of layers ``L``.
-        shared_norm (bool): Whether the layers share the weight and the bias of their
-            LayerNorm. (default: ``False``)
+        shared_norm (bool): Layers share one LayerNorm. (default: ``False``)
 
     Shapes:
         - input: ``[E, C]``, one row an edge; or, of a

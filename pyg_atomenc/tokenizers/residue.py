@@ -39,8 +39,7 @@ class Residue:
       else the first atom
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
-          atoms, left unchanged
+        - input: a biotite ``AtomArray`` or an RDKit ``Mol``, ``N > 0`` atoms, unchanged
         - output: :class:`Tokens` with ``atom_to_token`` ``[N]``, int64
 
     Raises:

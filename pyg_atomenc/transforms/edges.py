@@ -69,8 +69,7 @@ class TokenEdges(BaseTransform):
 
     - ``token_edge_index`` ``[2, E]``, int64: rows (source, target), each pair once,
       sorted by source; no loops
-    - ``token_edge_attr`` ``[E, K]``, float32: 1 in the column of every kind of
-      ``kinds`` that joins the two
+    - ``token_edge_attr`` ``[E, K]``, float32: 1 in the columns of kinds that join them
 
     In a batch no edge joins two graphs. :func:`~pyg_atomenc.token_graph` takes these.
 

@@ -46,8 +46,7 @@ class ToHetero(BaseTransform):
     PyG batches the result as any ``HeteroData``; :class:`FromHetero` goes back.
 
     Raises:
-        ValueError: If the data is no ``AtomTokenData``, is a batch, or has no
-            ``atom_to_token``.
+        ValueError: If it is no ``AtomTokenData``, a batch, or lacks ``atom_to_token``.
 
     Example:
         >>> from pyg_atomenc.io import from_smiles
