@@ -28,9 +28,7 @@ _EMBEDDING = {
     "pairs.lin_same": "embed_atompair_mask",
     "pairs.lin_query": "c_to_p_trans_q.1",
     "pairs.lin_key": "c_to_p_trans_k.1",
-    "pairs.mlp.0": "p_mlp.1",
-    "pairs.mlp.1": "p_mlp.3",
-    "pairs.mlp.2": "p_mlp.5",
+    **{f"pairs.mlp.{i}": f"p_mlp.{2 * i + 1}" for i in range(3)},
     "norm_trunk": "s_to_c_trans.0",
     "lin_trunk": "s_to_c_trans.1",
     "pairs.norm_token": "z_to_p_trans.0",
@@ -40,11 +38,10 @@ _LAYER = {
     "norm.norm_cond": "adaln.s_norm",
     "norm.lin_scale": "adaln.s_scale",
     "norm.lin_shift": "adaln.s_bias",
-    "attention.lin_query": "pair_bias_attn.proj_q",
-    "attention.lin_key": "pair_bias_attn.proj_k",
-    "attention.lin_value": "pair_bias_attn.proj_v",
-    "attention.lin_gate": "pair_bias_attn.proj_g",
-    "attention.lin_out": "pair_bias_attn.proj_o",
+    **{
+        f"attention.lin_{name}": f"pair_bias_attn.proj_{name[0]}"
+        for name in ("query", "key", "value", "gate", "out")
+    },
     "lin_cond": "output_projection_linear output_projection.0",
     "transition.norm.norm_cond": "transition.adaln.s_norm",
     "transition.norm.lin_scale": "transition.adaln.s_scale",
@@ -71,8 +68,8 @@ def load_boltz(
     The decoder is ``None`` where the part has none.
 
     Args:
-        path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2
-            (of Lightning, or safetensors), its content or its ``state_dict``; or the
+        path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2, of
+            Lightning or safetensors, its content or ``state_dict``, or the
             ``state_dict`` of Boltz-1's encoder module alone.
         part (str): ``"trunk"`` for the encoder that embeds the inputs, or those inside
             the diffusion model. (default: ``"diffusion"``)
@@ -119,11 +116,10 @@ def to_boltz_state_dict(
         decoder (BoltzAtomDecoder, optional): Its decoder. (default: ``None``)
     """
     state: dict[str, Tensor] = {}
-    for module in (encoder, decoder):
-        if module is not None:
-            weights = module.state_dict()
-            for theirs, ours in _names(module).items():
-                state[theirs] = torch.cat([weights[name].detach() for name in ours])
+    for module in (encoder,) if decoder is None else (encoder, decoder):
+        own = module.state_dict()
+        for theirs, ours in _names(module).items():
+            state[theirs] = torch.cat([own[name].detach() for name in ours])
     return state
 
 
@@ -178,8 +174,7 @@ def _names(module: _EncoderOrDecoder) -> dict[str, list[str]]:
 
 def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     """The sizes and options that the weights tell."""
-    diffusion = part == "diffusion"
-    features = "embed_atom_features.weight"
+    diffusion, features = part == "diffusion", "embed_atom_features.weight"
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     if tensors.keys().isdisjoint(known):
         raise AtomEncodingError(
@@ -204,11 +199,9 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
         "post_norm": layers + "0.post_lnorm.weight" in tensors,
     }
     if diffusion:
-        sizes |= {
-            "token_channels": size(embedding + "s_to_c_trans.0.weight"),
-            "token_pair_channels": size(embedding + "z_to_p_trans.0.weight"),
-            "position_channels": size(module + "r_to_q_trans.weight", 1),
-        }
+        sizes["token_channels"] = size(embedding + "s_to_c_trans.0.weight")
+        sizes["token_pair_channels"] = size(embedding + "z_to_p_trans.0.weight")
+        sizes["position_channels"] = size(module + "r_to_q_trans.weight", 1)
     else:
         sizes["token_channels"] = size(module + "atom_to_token_trans.0.weight")
     config = (BoltzConfig.boltz1 if version == 1 else BoltzConfig.boltz2)(part)
@@ -255,9 +248,8 @@ def _load(
     module: _EncoderOrDecoder, tensors: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
     """Load all weights of a module, if their sizes fit; gives its names."""
-    own, names = module.state_dict(), _names(module)
+    own, names, wrong = module.state_dict(), _names(module), []
     state: dict[str, Tensor] = {}
-    wrong = []
     for theirs, ours in names.items():
         tensor, parts = tensors.get(theirs), [own[name] for name in ours]
         shape = torch.cat(parts).shape

@@ -46,22 +46,16 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 # `torch.load` takes a module to unpickle with, of which it uses these.
-_PICKLE = SimpleNamespace(
-    __name__="pyg_atomenc.checkpoints.tensor_file", Unpickler=_TensorUnpickler
-)
+_PICKLE = SimpleNamespace(__name__=__name__, Unpickler=_TensorUnpickler)
 
 
 def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tensor]:
     """The tensors by name of a checkpoint's ``state_dict``, or of itself, on the CPU.
 
-    It is a file of safetensors; a file of ``torch.save``, for example a Lightning
-    checkpoint; or what is in one. Nothing of a file but torch's tensors and plain
-    containers is built: objects of all other classes, as the hyper-parameters of a
-    Lightning checkpoint may hold, become inert placeholders, and no function of the
-    file is called.
-
-    Raises:
-        ValueError: If the file cannot be read or holds no tensors.
+    It is a file of safetensors or ``torch.save``, or what is in one. Only tensors and
+    plain containers of a file are built: objects of all other classes, as in a
+    Lightning checkpoint, become inert placeholders; no function of it is called. A
+    ValueError tells of a file that cannot be read or holds no tensors.
     """
     mend, kinds = "pass the path of a checkpoint, or its content.", (str, Path, Mapping)
     check_type("path_or_state_dict", source, kinds, mend)  # type: ignore[arg-type]

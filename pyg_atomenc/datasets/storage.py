@@ -22,10 +22,9 @@ _DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".s
 
 @contextmanager
 def open_graphs(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Connect to the file ``graphs.db`` of a folder, made if there is none.
+    """Connect to ``graphs.db`` of a folder, for one use in one process and thread.
 
-    What is written inside is kept together or, after an error, not at all. A connection
-    serves one use: none is shared with other processes or threads.
+    What is written inside is kept together or, after an error, not at all.
     """
     path = folder / "graphs.db"
     try:
@@ -81,11 +80,8 @@ def _is_json(value: Any) -> bool:
 def unpack(attributes: str, blob: bytes) -> AtomTokenData:
     """A graph from its columns."""
     tensors = require_package("safetensors.torch", "a data set").load(blob)
-    data = AtomTokenData()
-    for key, value in json.loads(attributes).items():
-        data[key] = tensors.get(key, value)
+    data = AtomTokenData().update(json.loads(attributes) | tensors)
     if "atom_to_token" in data:
         # Whoever wrote it: no token out of range gets to the layers.
-        index, total = data.atom_to_token, data.total_num_tokens
-        AtomTokenData(atom_to_token=index, num_tokens=total)
+        AtomTokenData(atom_to_token=data.atom_to_token, num_tokens=data.num_tokens)
     return data

@@ -30,6 +30,8 @@ from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 # What a killed run may lose of its reading, and how many files are under way at most.
 _SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 256
 _dataset: "StructureDataset"
+# Options that are users' functions, and run in the processes that read.
+_OWN = ("tokenizer", "pre_filter", "pre_transform")
 Rows = list[dict[str, Any]]
 
 
@@ -44,19 +46,18 @@ class StructureDataset(Dataset):
     """Graphs of structure files, or of SMILES, that are read once and kept on disk.
 
     They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
-    without pickle, in the order of the files' names, and each knows its file as
-    ``source``. An access reads one graph, so that the set may be larger than memory.
+    without pickle, in the order of the files' names; each knows its file as ``source``.
+    An access reads one graph, so that the set may be larger than memory.
 
-    What is kept goes by a file's name, size and time of change, and by all options: new
-    and changed files are read when the data set is opened, other options have another
-    folder. A function counts by its name and an object by its attributes: pass another
-    ``version`` when their code has changed. A run that was stopped goes on where it
-    was. Of several that open one data set at once, the first reads, the others wait.
+    New and changed files, by name, size and time of change, are read when the data set
+    is opened; other options have another folder. A function counts by its name and an
+    object by its attributes: pass another ``version`` when their code has changed. A
+    run that was stopped goes on. Of several at once the first reads, the others wait.
 
     Args:
         root (str or os.PathLike): Where the graphs are kept.
-        source (Any, optional): A folder of structure files, a list of files, a table
-            ``*.csv`` or ``*.csv.gz`` with a column ``smiles``, a ``StructureFiles``, a
+        source (Any, optional): A folder or list of structure files, a table ``*.csv``
+            or ``*.csv.gz`` with a column ``smiles``, ``StructureFiles``, a
             ``SmilesTable``, or the like. (default: what :meth:`to_on_disk` wrote to
             ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
@@ -66,8 +67,8 @@ class StructureDataset(Dataset):
         pre_filter (callable, optional): Whether a graph is kept; called before
             ``pre_transform``. (default: ``None``)
         version (str): Of the code of own functions. (default: ``""``)
-        on_error (str): ``"skip"`` a file that cannot be read, with a warning and an
-            entry in :attr:`report`, or ``"raise"``. (default: ``"skip"``)
+        on_error (str): ``"skip"`` what cannot be read, with a warning and an entry in
+            :attr:`report`, or ``"raise"``. (default: ``"skip"``)
         num_workers (int): How many processes read; 0 for this one. (default: ``0``)
         multiprocessing_context (str, optional): How they start, such as ``"spawn"``.
         progress (bool): Show a progress bar. (default: ``True``)
@@ -75,8 +76,8 @@ class StructureDataset(Dataset):
         retry_skipped (bool): Try the skipped files once more. (default: ``False``)
 
     Raises:
-        ValueError: If an option cannot be, no file can be read, or with ``"raise"`` one
-            cannot, if a process that reads dies, or if what is kept is damaged.
+        ValueError: If an option cannot be, no file can be read, with ``"raise"`` one
+            cannot, a process that reads dies, or what is kept is damaged.
         ImportError: If safetensors, filelock or the reader's package is not installed.
     """
 
@@ -98,8 +99,7 @@ class StructureDataset(Dataset):
         retry_skipped: bool = False,
     ) -> None:
         own = [tokenizer, pre_filter, pre_transform]
-        names = ("tokenizer", "pre_filter", "pre_transform", "transform")
-        for name, value in zip(names, [*own, transform], strict=True):
+        for name, value in zip((*_OWN, "transform"), [*own, transform], strict=True):
             check_callable(name, value)
         check_choice("on_error", on_error, ("skip", "raise"))
         check_integer("num_workers", num_workers, 0)
@@ -112,8 +112,8 @@ class StructureDataset(Dataset):
         else:
             self.source = _as_source(self.raw_dir if source is None else source)
             release = import_module("pyg_atomenc").__version__
-            kind, options = type(self.source), self.source.options
-            text = _describe([release, kind, options, own, version])
+            known = (type(self.source), self.source.options, own, version)
+            text = _describe([release, *known])
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,15 +154,14 @@ class StructureDataset(Dataset):
                 elif reason is None:
                     graphs.append((index, *row, name))
         graphs.sort()
-        self.report = [skipped[index] for index in sorted(skipped)]
+        self.report = [skip for _, skip in sorted(skipped.items())]
         self._names = [name for *_, name in graphs]
         # The row of every graph, its atoms and its pairs.
         self._graphs = torch.tensor([row[1:4] for row in graphs]).view(-1, 3).long()
         return sorted({*items.values()} - known)
 
     def _keep(self, results: Any, on_error: str) -> None:
-        rows: Rows = []
-        saved = time.monotonic()
+        rows, saved = Rows(), time.monotonic()
         try:
             for item in results:
                 rows += item
@@ -195,7 +194,7 @@ class StructureDataset(Dataset):
             return
         context: Any = multiprocessing.get_context(method)
         if context.get_start_method() != "fork":
-            for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
+            for name in ("source", *_OWN):
                 try:
                     pickle.dumps(getattr(self, name))
                 except Exception as error:
@@ -296,13 +295,13 @@ def _start(dataset: StructureDataset) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches all processes; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
+    def end_with_parent() -> None:
+        # What outlives a killed parent would wait, and hold the lock, for ever.
+        multiprocessing.process.parent_process().join()  # type: ignore[union-attr]
+        os._exit(1)
 
-def _end_with_parent() -> None:
-    # What outlives a parent that was killed would wait, and hold the lock, for ever.
-    multiprocessing.process.parent_process().join()  # type: ignore[union-attr]
-    os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _read(index: int) -> Rows:

@@ -44,8 +44,7 @@ class TransformerConditioning(TensorDataclass):
     layout: Layout
     # Of every layer scale, shift and gate of attention and of transition, each [N, C].
     modulations: list[tuple[Tensor, ...]]
-    # One on the logits a layer, None without pairs.
-    biases: list[Optional[Bias]]
+    biases: list[Optional[Bias]]  # of every layer, None without pairs
 
 
 class AtomTransformerLayer(torch.nn.Module):
@@ -102,20 +101,18 @@ class AtomTransformer(torch.nn.Module):
         \beta), \qquad x \leftarrow x + \mathrm{Transition}(x, c)
 
     with the condition :math:`c` of every atom and the bias :math:`\beta` of every pair:
-    Algorithms 7 and 23 to 26 of AlphaFold 3's supplement (`"Accurate structure
-    prediction of biomolecular interactions with AlphaFold 3"
-    <https://doi.org/10.1038/s41586-024-07487-w>`_), as Boltz computes them, with its
+    Algorithms 7 and 23 to 26 of `AlphaFold 3's supplement
+    <https://doi.org/10.1038/s41586-024-07487-w>`_, as Boltz computes them, with its
     sequential residuals and three-factor transition. The layout may be windows, as
-    there, or tokens, or any edges. What depends on the condition and the pairs alone
-    can be computed once with :meth:`condition` and serve many calls.
+    there, tokens, or any edges. What depends on condition and pairs alone can be
+    computed once with :meth:`condition` and serve many calls.
 
     Args:
         channels (int): Channels ``C`` of the atoms, a multiple of the heads.
         heads (int): Number of heads ``H``. (default: ``4``)
         depth (int): Number of layers. (default: ``3``)
         cond_channels (int, optional): ``S`` of the condition. (default: ``channels``)
-        pair_channels (int, optional): Channels of the pairs; ``None`` for attention
-            without a bias. (default: ``None``)
+        pair_channels (int, optional): Channels of the pairs. (default: no pair bias)
         expansion (int): Inner channels as a multiple of ``C``. (default: ``2``)
         shared_pair_norm (bool): Layers share the pairs' LayerNorm. (default: ``False``)
         post_norm (bool): End every layer with a LayerNorm. (default: ``False``)
@@ -124,9 +121,8 @@ class AtomTransformer(torch.nn.Module):
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
 
     Shapes:
-        - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share the
-          rest; condition ``[N, S]``; pairs ``[E, pair_channels]``, one row an edge of
-          ``layout.to_edge_index()``
+        - input: atoms ``[N, C]``, or ``[M, N, C]`` of samples that share the rest;
+          condition ``[N, S]``; pairs ``[E, pair_channels]`` of the layout's edges
         - output: as the atoms
 
     Raises:
@@ -165,10 +161,8 @@ class AtomTransformer(torch.nn.Module):
         self.pair_bias = None
         if pair_channels is not None:
             self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
-        sizes = (channels, cond_channels, heads, expansion)
-        layers = (
-            AtomTransformerLayer(*sizes, post_norm, backend) for _ in range(depth)
-        )
+        options = (channels, cond_channels, heads, expansion, post_norm, backend)
+        layers = (AtomTransformerLayer(*options) for _ in range(depth))
         self.layers: Any = torch.nn.ModuleList(layers)
 
     reset_parameters = reset_children
@@ -179,10 +173,7 @@ class AtomTransformer(torch.nn.Module):
         cond: Tensor,
         pair: Union[Tensor, WindowPairs, None] = None,
     ) -> TransformerConditioning:
-        """Compute what depends on the condition and the pairs alone.
-
-        It serves any number of calls of :meth:`forward`, with the weights as they are
-        now: condition again once they change.
+        """Compute once, of the weights as they are now, what serves many calls.
 
         Args:
             layout (TokenLayout, WindowLayout or Tensor): Which atoms attend to which; a
@@ -233,8 +224,7 @@ class AtomTransformer(torch.nn.Module):
             raise AtomEncodingError(
                 "'cond' and 'pair' are part of the conditioning: leave them out."
             )
-        count = layout.modulations[0][0].size(-2)
-        check_samples("x", x, count, self.channels)
+        check_samples("x", x, layout.modulations[0][0].size(-2), self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         known = zip(self.layers, layout.modulations, layout.biases, strict=True)
         for layer, modulation, bias in known:

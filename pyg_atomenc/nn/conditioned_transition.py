@@ -53,8 +53,8 @@ class ZeroLinear(torch.nn.Linear):
 class ConditionGate(torch.nn.Linear):
     """What gates a residual branch by a condition ``[..., S]``: ``[..., C]``, 0 to 1.
 
-    Nearly shut at the start: a weight of zeros and a bias of -2, as in Algorithms 24
-    and 25 of AlphaFold 3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
+    Nearly shut at the start, by a bias of -2, as in Algorithms 24 and 25 of AlphaFold
+    3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
     """
 
     def reset_parameters(self) -> None:

@@ -27,10 +27,9 @@ from pyg_atomenc.nn.projections import folded_weight, reason_to_call
 CPU_WINDOWS = 32
 MAX_WINDOWS = 1024
 
-# What makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised
-# over the channels as by a LayerNorm without parameters; anything finite at places that
-# are no pair. All pairs together would take more memory than anything else of a
-# structure, so they are made a few windows at a time, where they are used.
+# Makes the features of the pairs of ``k`` windows, ``[C, k, W, keys]``, normalised over
+# the channels as by a LayerNorm without parameters; anything finite where no pair is.
+# All pairs at once would take more memory than anything else of a structure.
 WindowPairs = Callable[[slice], Tensor]
 
 
@@ -55,15 +54,14 @@ class PairBias(torch.nn.Module):
         pair_channels (int): Channels ``C`` of a pair.
         heads (int): Number of heads ``H``.
         depth (int): Number of layers ``L``.
-        shared_norm (bool): Whether the layers share the weight and the bias of their
-            LayerNorm. (default: ``False``)
+        shared_norm (bool): Layers share one LayerNorm. (default: ``False``)
 
     Shapes:
         - input: ``[E, C]``, one row an edge; or, of a
           :class:`~pyg_atomenc.attention.WindowLayout`, a function that makes the
           features of some windows' pairs, ``[C, k, W, keys]``
-        - output: a list of ``L`` biases, each ``[E, H]``; or one
-          :class:`~pyg_atomenc.attention.WindowBias` a layer
+        - output: ``L`` biases ``[E, H]``, or
+          :class:`~pyg_atomenc.attention.WindowBias`
 
     Raises:
         ValueError: If a size is not positive.
@@ -76,13 +74,10 @@ class PairBias(torch.nn.Module):
         check_sizes(pair_channels=pair_channels, heads=heads, depth=depth)
         self.pair_channels = pair_channels
         self.heads = heads
-        norms = 1 if shared_norm else depth
-        self.norms = torch.nn.ModuleList(
-            torch.nn.LayerNorm(pair_channels) for _ in range(norms)
-        )
-        self.lins = torch.nn.ModuleList(
-            torch.nn.Linear(pair_channels, heads, bias=False) for _ in range(depth)
-        )
+        count = 1 if shared_norm else depth
+        norms = (torch.nn.LayerNorm(pair_channels) for _ in range(count))
+        lins = (torch.nn.Linear(pair_channels, heads, bias=False) for _ in range(depth))
+        self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
 
     def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
         """Project; shapes are those of the class."""
@@ -98,20 +93,12 @@ class PairBias(torch.nn.Module):
             weight = folded_weight(lin, "lins")
             scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
             folded.append((weight * scale, weight @ shift))
-        if not isinstance(pair, Tensor):
-            mend = "pass the windows whose pairs the function makes."
-            layout = check_type("layout", layout, WindowLayout, mend)
-            return self._of_windows(pair, layout, folded)
-        # The layers' LayerNorms differ in their weights alone.
-        normed = F.layer_norm(pair, (self.pair_channels,))
-        return [F.linear(normed, *layer) for layer in folded]
-
-    def _of_windows(
-        self,
-        pairs: WindowPairs,
-        layout: WindowLayout,
-        folded: list[tuple[Tensor, Tensor]],
-    ) -> list[Bias]:
+        if isinstance(pair, Tensor):
+            # The layers' LayerNorms differ in their weights alone.
+            normed = F.layer_norm(pair, (self.pair_channels,))
+            return [F.linear(normed, *layer) for layer in folded]
+        mend, pairs = "pass the windows whose pairs the function makes.", pair
+        layout = check_type("layout", layout, WindowLayout, mend)
         weight, shift = (torch.cat(part) for part in zip(*folded, strict=True))
         _, is_key = layout.key_index()
 
@@ -188,9 +175,8 @@ class PairBiasAttention(torch.nn.Module):
         with without_autocast(x.device):
             if x.dim() == 2:
                 out = attend(query, key, value)
-            elif x.size(0) == 0:
-                out = value
             else:
                 samples = zip(query, key, value, strict=True)
-                out = torch.stack([attend(*sample) for sample in samples])
+                outs = [attend(*sample) for sample in samples]
+                out = torch.stack(outs) if outs else value
         return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))

@@ -1,6 +1,5 @@
 """Drawings of molecules, with atoms coloured by a weight."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -13,10 +12,8 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 Weights = Union[Tensor, Sequence[float]]
 
 # White to orange: one hue, dark enough to see and light enough to read letters on.
-_LOW = (1.0, 1.0, 1.0)
-_HIGH = (0.95, 0.45, 0.10)
-_BAR_HEIGHT = 46
-_BAR_STEPS = 50
+_LOW, _HIGH = (1.0, 1.0, 1.0), (0.95, 0.45, 0.10)
+_BAR_HEIGHT, _BAR_STEPS = 46, 50
 
 
 def draw_atom_weights(
@@ -34,12 +31,11 @@ def draw_atom_weights(
     Args:
         mol (rdkit.Chem.Mol): A molecule of ``N`` atoms; it is not changed. A 2D
             conformer is drawn as it is, else one is computed.
-        weights (Tensor or sequence): One number for every atom ``[N]``. Of attention
-            weights with heads, ``[N, H]``, take the mean: ``weights.mean(dim=1)``.
+        weights (Tensor or sequence): One number for every atom ``[N]``; of heads'
+            ``[N, H]`` take the mean, ``weights.mean(dim=1)``.
         legend (str): What the weights are. (default: ``"weight"``)
-        limits (tuple, optional): The weights at the two ends of the colours; what is
-            beyond gets the colour of the end. (default: the smallest weight or 0,
-            whichever is less, and the largest)
+        limits (tuple, optional): The weights at the ends of the colours, which those
+            beyond get. (default: 0 or the smallest weight, if less, and the largest)
         size (tuple): Width and height in pixels. (default: ``(450, 350)``)
 
     Returns:
@@ -111,11 +107,10 @@ def _check_weights(mol: Any, weights: Weights) -> list[float]:
     values = torch.as_tensor(weights).detach().double().cpu()
     hint = "one number per atom of 'mol', weights.mean(dim=1) where there are heads"
     check_shape("weights", values, num_atoms, hint=hint)
-    for atom, value in enumerate(values.tolist()):
-        if not math.isfinite(value):
-            raise AtomEncodingError(
-                f"'weights' is {value} for atom {atom}: pass finite numbers."
-            )
+    for atom in (~values.isfinite()).nonzero().flatten().tolist():
+        raise AtomEncodingError(
+            f"'weights' is {values[atom]} for atom {atom}: pass finite numbers."
+        )
     return values.tolist()
 
 

@@ -62,36 +62,27 @@ class Tokens:
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")
         first = first.where(first < count, -1)
-        if self.representative is None:
-            # A frozen dataclass sets its own fields this way.
-            object.__setattr__(self, "representative", first)
-        else:
-            self._check_representative(self.representative, first)
-
-    def _check_representative(self, atom: Tensor, first: Tensor) -> None:
-        index = self.atom_to_token
+        atom = first if self.representative is None else self.representative
         fits = isinstance(atom, Tensor) and atom.dtype == torch.long
-        if fits and atom.shape == first.shape and bool((atom < index.numel()).all()):
+        if fits := fits and atom.shape == first.shape and bool((atom < count).all()):
             # A token has a representative if it has atoms, and it is one of them.
             token = torch.cat([index, index.new_tensor([-1])])[atom.clamp(min=-1)]
-            own = torch.arange(self.num_tokens).where(first >= 0, -1)
-            if token.equal(own):
-                return
-        raise AtomEncodingError(
-            f"'representative' is {atom!r}: give one atom of each of the "
-            f"{self.num_tokens} tokens as an int64 tensor, -1 for one without atoms."
-        )
+            fits = token.equal(torch.arange(self.num_tokens).where(first >= 0, -1))
+        if not fits:
+            raise AtomEncodingError(
+                f"'representative' is {atom!r}: give one atom of each of the "
+                f"{self.num_tokens} tokens as an int64 tensor, -1 for one without "
+                f"atoms."
+            )
+        # A frozen dataclass sets its own fields this way.
+        object.__setattr__(self, "representative", atom)
 
 
 Tokenizer = Callable[[Any], Tokens]
 
 
 def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
-    """Run any tokenizer on a molecule or structure of so many atoms.
-
-    Raises:
-        ValueError: If it is none, or did not give every atom a token.
-    """
+    """Run any tokenizer on a molecule or structure, and check that it gave tokens."""
     if isinstance(tokenizer, type) or not callable(tokenizer):
         raise AtomEncodingError(
             f"'tokenizer' is {tokenizer!r}: pass a tokenizer such as Residue() from "

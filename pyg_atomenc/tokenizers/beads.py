@@ -45,19 +45,16 @@ class Beads:
     with the bead of the atom of its residue that it is bonded to, over as many bonds as
     it takes; those that no bond leads to a bead form one further token of their
     residue, as do all atoms of a residue that is not mapped. ``token_name`` is the
-    residue's name and the bead's, such as ``PHE:SC1``, or the residue's name alone. The
-    other features are those of :class:`~pyg_atomenc.tokenizers.Residue`.
+    residue's name and the bead's, such as ``PHE:SC1``, or the residue's name alone.
+    Shapes, other features and errors are those of
+    :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Args:
         mapping (dict, optional): Residue name → bead → names of its atoms.
             (default: :data:`~pyg_atomenc.tokenizers.MARTINI_PROTEIN`)
 
-    Shapes:
-        - input and output: as of :class:`~pyg_atomenc.tokenizers.Residue`
-
     Raises:
-        ValueError: As that, or if ``mapping`` is something else, or names an atom twice
-            in a residue.
+        ValueError: Also if ``mapping`` is no such dict or names a residue's atom twice.
     """
 
     def __init__(self, mapping: Optional[Mapping3] = None) -> None:
@@ -117,8 +114,7 @@ def _check(mapping: Any) -> None:
                     f"'mapping' has {members!r} for bead {bead!r} of {of}: {mend}"
                 )
         named = [name for members in beads.values() for name in members]
-        twice = [name for name in named if named.count(name) > 1]
-        if twice:
+        for name in sorted(name for name in named if named.count(name) > 1):
             raise AtomEncodingError(
-                f"'mapping' names atom {min(twice)!r} of {of} twice: it has one bead."
+                f"'mapping' names atom {name!r} of {of} twice: it has one bead."
             )

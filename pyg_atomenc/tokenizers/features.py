@@ -32,10 +32,9 @@ def structure_tokens(
     names: Optional[list[str]] = None,
     count: Optional[int] = None,
 ) -> Tokens:
-    """Tokens with their features, from the token of every atom ``[N]``, int64.
+    """Tokens with the features of their first atoms' residues, but for ``names``.
 
-    The features are those of the residue of the first atom, but for ``names``. A
-    ``count`` says how many tokens there are; empty ones are nameless ligands.
+    From the token of every atom ``[N]``; of ``count``, empty ones are nameless ligands.
     """
     atoms, count = residues.atoms, int(token.max()) + 1 if count is None else count
     first = _first_atoms(token, count)
@@ -77,10 +76,7 @@ def structure_tokens(
 
 
 def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
-    """Give every atom of some residues ``[R]`` a token of its own, else each residue.
-
-    Tokens are numbered by their first atoms; each has its residue's features.
-    """
+    """One token an atom of the residues to split ``[R]``, else one a residue."""
     own = len(residues) + np.arange(len(residues.index))
     token, _ = by_first_atom(np.where(split[residues.index], own, residues.index))
     return structure_tokens(residues, token)
@@ -91,8 +87,7 @@ def molecule_tokens(
 ) -> Tokens:
     """Tokens of a molecule, all of them ligands; else as :func:`structure_tokens`.
 
-    The residue of the first atom is that of the molecule's PDB information. Without
-    ``names`` there are ``count`` tokens.
+    Residues are those of its PDB information. Without ``names`` there are ``count``.
     """
     count, known = count if names is None else len(names), residue_columns(mol)
     first = _first_atoms(token, count)
@@ -124,10 +119,7 @@ def _first_atoms(token: Integers, count: int) -> Integers:
 
 
 def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
-    """Tokens of a molecule or structure, numbered by their first atoms.
-
-    From the piece of every atom ``[N]``, int64, and the name of every piece.
-    """
+    """Tokens, by their first atoms, of the piece of every atom ``[N]`` and its name."""
     token, first = by_first_atom(piece)
     names = [names[i] for i in piece[first].tolist()]
     if is_mol(source):

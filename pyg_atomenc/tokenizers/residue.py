@@ -17,13 +17,11 @@ from pyg_atomenc.tokenizers.fragments import fragment_names
 class Residue:
     """Makes every residue, nucleotide, water and ligand molecule one token.
 
-    Atoms belong together when chain, residue number, insertion code and residue name
-    are the same. They need not stand together: hydrogens at the end of a file go to
-    their residue. Only where a later stretch repeats an atom name, as when residue
-    numbers start anew after 9,999 waters, is it a residue of its own. Tokens are
-    numbered by their first atom.
-
-    A molecule of RDKit has the residues of its PDB information; without, it is one.
+    Atoms of the same chain, residue number, insertion code and residue name belong
+    together, also where they stand apart, as hydrogens at the end of a file do. Only
+    where a later stretch repeats an atom name, as when residue numbers start anew after
+    9,999 waters, is it a residue of its own. Tokens are numbered by their first atom. A
+    molecule of RDKit has the residues of its PDB information; without, it is one.
 
     Every tokenizer of structures gives, for ``T`` tokens:
 
@@ -41,10 +39,8 @@ class Residue:
       else the first atom
 
     Shapes:
-        - input: a ``biotite.structure.AtomArray`` or an ``rdkit.Chem.Mol`` of ``N > 0``
-          atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64
+        - input: a biotite ``AtomArray`` or an RDKit ``Mol``, ``N > 0`` atoms, unchanged
+        - output: :class:`Tokens` with ``atom_to_token`` ``[N]``, int64
 
     Raises:
         ValueError: If the input is neither or has no atoms.
@@ -80,10 +76,9 @@ class Atom:
 class Components:
     """Makes all atoms that bonds connect one token: a chain, a ligand, a water, an ion.
 
-    The tokens of a structure have the features of the residue of their first atom, as
-    in :class:`Residue`; those of a molecule have their canonical SMILES as
-    ``token_name``. Numbered by their first atoms; shapes and errors are those of
-    :class:`~pyg_atomenc.tokenizers.BRICS`.
+    Tokens of a structure have the features of the residue of their first atom, as in
+    :class:`Residue`; those of a molecule their canonical SMILES as ``token_name``.
+    Numbered by first atoms; shapes and errors are those of :class:`BRICS`.
     """
 
     def __call__(self, source: Any) -> Tokens:

@@ -1,7 +1,5 @@
 """`AtomFeatures`: what an atom is, as categories."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
@@ -74,6 +72,10 @@ class AtomFeatures(BaseTransform):
         bonded = ends.bincount(minlength=len(z)) - heavy
         implicit = (hydrogens - bonded).clamp(min=0)
         mol = rdkit.graph_mol(z, charge, implicit, bonds, types)
+        hand = data.get("chirality", torch.full_like(z, -1)).cpu()
+        if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
+            by_pos = rdkit.chirality_of_positions(mol, data.pos)
+            hand = torch.where(hand < 0, by_pos, hand)
         features = dict(
             element=z,
             charge=charge + 5,
@@ -81,17 +83,10 @@ class AtomFeatures(BaseTransform):
             hybridization=rdkit.hybridization(mol),
             is_aromatic=aromatic,
             ring_size=rdkit.ring_size(mol, _LARGEST_RING),
-            chirality=_handedness(data, mol),
+            chirality=hand,
             num_hydrogens=hydrogens,
         )
         x = torch.stack([features[name] for name in self.columns], dim=1)
         x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
         setattr(data, self.attr, x.to(data.z.device))
         return data
-
-
-def _handedness(data: AtomTokenData, mol: Any) -> Tensor:
-    code = data.get("chirality", torch.full((data.z.numel(),), -1)).cpu()
-    if isinstance(data.pos, Tensor) and bool((code < 0).any()):
-        code = torch.where(code < 0, rdkit.chirality_of_positions(mol, data.pos), code)
-    return code.clamp(min=0)

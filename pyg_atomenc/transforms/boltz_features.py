@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import scatter
 
 from pyg_atomenc.checks import check_has
 from pyg_atomenc.chem.codes import code, places
@@ -36,10 +38,9 @@ _NAMELESS = ("", "UNL")
 class BoltzFeatures(BaseTransform):
     """Adds what :class:`~pyg_atomenc.nn.BoltzAtomEncoder` reads, encoded as Boltz does.
 
-    Reference positions are the ideal coordinates of the Chemical Component Dictionary
-    for structures (a residue that it does not know keeps its own), and those of an
-    RDKit conformer for molecules without positions. Conformers are centred. As in
-    Boltz, selenomethionine (MSE) becomes methionine, its selenium a sulfur.
+    Reference positions are the ideal ones of the Chemical Component Dictionary (a
+    residue that it lacks keeps its own), of molecules without positions those of RDKit,
+    all centred. As in Boltz, selenomethionine (MSE) becomes methionine, its Se an S.
 
     Adds, for ``N`` atoms and ``T`` tokens:
 
@@ -47,12 +48,11 @@ class BoltzFeatures(BaseTransform):
     - ``ref_charge`` ``[N]``, float32: in elementary charges
     - ``ref_atom_name_chars`` ``[N, 4]``, int64: ``ord - 32`` of capitals, modulo 64
     - ``ref_space_uid`` ``[N]``, int64: the residue
-    - with ``backbone``: ``backbone`` ``[N]``, int64: 0 none; 1 to 4 N, CA, C, O of a
-      protein; 5 to 16 P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1' of DNA
-      and RNA
+    - with ``backbone``: ``backbone`` ``[N]``, int64: 0 none; 1 to 4 protein's N, CA, C,
+      O; 5 to 16 DNA's, RNA's P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1'
     - with ``residue``: ``token_res_type`` ``[T]``, int64, 0 to 32; ``token_modified``
-      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: 0 protein, 1 DNA, 2 RNA, 3 other,
-      which is ``token_entity_kind``
+      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: ``token_entity_kind``, 0 protein,
+      1 DNA, 2 RNA, 3 other
 
     Args:
         backbone (bool): Add the kinds of backbone atoms. (default: ``False``)
@@ -88,10 +88,8 @@ class BoltzFeatures(BaseTransform):
         data.ref_pos = _centre(pos, data.ref_space_uid, self.rotate)
         kinds = [LIGAND] * data.total_num_tokens
         if names and (self.backbone or self.residue):
-            mend = (
-                "read it with from_structure or from_atom_array, or set the kind of "
-                "every token, a position in pyg_atomenc.tokenizers.ENTITY_KINDS."
-            )
+            mend = "read it with from_structure or from_atom_array, or set the kind of "
+            mend += "every token, a position in pyg_atomenc.tokenizers.ENTITY_KINDS."
             check_has(data, mend, "token_entity_kind")
             kinds = data.token_entity_kind.tolist()
         if self.backbone:
@@ -99,19 +97,20 @@ class BoltzFeatures(BaseTransform):
             codes = [_BACKBONE_CODES[kinds[i]].get(name, 0) for name, i in atoms]
             data.backbone = torch.tensor(codes)
         if self.residue:
-            types, modified = _residue_types(names, kinds)
-            data.token_res_type = torch.tensor(types)
-            data.token_modified = torch.tensor(modified)
+            named = list(zip(names or [""] * len(kinds), kinds, strict=True))
+            modified = [kind != LIGAND and n not in RESIDUE_TYPES for n, kind in named]
+            types = [
+                _UNKNOWN[kind] if kind == LIGAND or other else name
+                for (name, kind), other in zip(named, modified, strict=True)
+            ]
+            data.token_res_type = torch.tensor([*map(RESIDUE_TYPES.index, types)])
+            data.token_modified = torch.tensor(modified).long()
             data.token_mol_type = torch.tensor(kinds)
         return data
 
 
 def name_codes(names: Iterable[str]) -> Tensor:
-    """The codes of atom names ``[N, 4]``.
-
-    Raises:
-        ValueError: If a name is too long or not ASCII.
-    """
+    """The codes of atom names ``[N, 4]``, or a ValueError for those that have none."""
     rows = []
     for atom, name in enumerate(names):
         text = str(name).strip().upper()
@@ -125,12 +124,10 @@ def name_codes(names: Iterable[str]) -> Tensor:
 
 
 def _centre(pos: Tensor, space: Tensor, rotate: bool) -> Tensor:
-    count = int(space.max()) + 1
-    size = space.bincount(minlength=count).unsqueeze(1)
-    middle = pos.new_zeros(count, 3).index_add(0, space, pos) / size
+    middle = scatter(pos, space, reduce="mean")
     pos = pos - middle[space]
     if rotate:
-        turn, upper = torch.linalg.qr(torch.randn(count, 3, 3).to(pos))
+        turn, upper = torch.linalg.qr(torch.randn(len(middle), 3, 3).to(pos))
         # Uniform over the rotations: signs by the factor, no reflections.
         turn = turn * upper.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
         turn = turn * turn.det().view(-1, 1, 1)
@@ -142,12 +139,10 @@ def _residue_names(data: AtomTokenData) -> list[str]:
     """The name of every token's residue, which need not be the token's own."""
     if "res_name" not in data:
         return list(data.get("token_name", [""] * data.total_num_tokens))
-    names = [""] * data.total_num_tokens
-    atoms = zip(data.res_name, data.atom_to_token.tolist(), strict=True)
+    atoms = zip(data.atom_to_token.tolist(), data.res_name, strict=True)
     # The name of each token's first atom, which overwrites those behind it.
-    for name, token in reversed(list(atoms)):
-        names[token] = name
-    return names
+    names = dict(reversed(list(atoms)))
+    return [names.get(token, "") for token in range(data.total_num_tokens)]
 
 
 def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
@@ -164,14 +159,13 @@ def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
 
 def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
     """The residue of every atom ``[N]``; a molecule, without names, is one."""
-    index = data.atom_to_token
     if not names:
-        return torch.zeros_like(index)
+        return torch.zeros_like(data.atom_to_token)
     columns = (data.token_chain, data.token_res_id.tolist(), data.token_ins_code)
     identity = list(zip(*columns, names, strict=True))
     # Neighbouring tokens of one residue share its space.
-    new = [a != b for a, b in zip(identity[1:], identity, strict=False)]
-    return torch.tensor([0, *new], dtype=torch.long).cumsum(0)[index]
+    new = [a != b for a, b in pairwise(identity)]
+    return torch.tensor([0, *new]).cumsum(0)[data.atom_to_token]
 
 
 def _reference_conformers(
@@ -199,13 +193,3 @@ def _reference_conformers(
             f"embed the molecule with RDKit and use from_rdmol, or leave atoms out."
         )
     return pos, charge
-
-
-def _residue_types(names: list[str], kinds: list[int]) -> tuple[list[int], list[int]]:
-    """``token_res_type`` and ``token_modified`` ``[T]``; a ligand's is unknown."""
-    types, modified = [], []
-    for name, kind in zip(names or [""] * len(kinds), kinds, strict=True):
-        standard = kind != LIGAND and name in RESIDUE_TYPES
-        types.append(RESIDUE_TYPES.index(name if standard else _UNKNOWN[kind]))
-        modified.append(int(kind != LIGAND and not standard))
-    return types, modified

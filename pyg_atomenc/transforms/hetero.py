@@ -18,9 +18,7 @@ _INSIDE, _BETWEEN = ("atom", "in", "token"), ("token", "edge", "token")
 _BOND, _PAIR, _RADIUS = (("atom", n, "atom") for n in ("bond", "pair", "radius"))
 # Attribute of the graph → type of edges and their attribute.
 _PLACES = {
-    "edge_index": (_BOND, "edge_index"),
-    "edge_attr": (_BOND, "edge_attr"),
-    "adj_t": (_BOND, "adj_t"),
+    **{name: (_BOND, name) for name in ("edge_index", "edge_attr", "adj_t")},
     "radius_edge_index": (_RADIUS, "edge_index"),
     "radius_distance": (_RADIUS, "distance"),
     "pair_attr": (_PAIR, "edge_attr"),
@@ -35,24 +33,20 @@ class ToHetero(BaseTransform):
 
     - ``data['atom']`` holds what every atom has, ``data['token']`` what is named
       ``token_*`` in the graph, without that prefix
-    - lists, such as names, which PyG cannot slice, are kept whole in the dictionary
-      ``lists`` of their nodes or bonds, whose ``list_id``, int64, says where each one's
-      entry stands, also after ``subgraph`` or in a ``NeighborLoader``
+    - lists, such as names, are kept whole in the dictionary ``lists`` of their nodes or
+      bonds; ``list_id``, int64, says where each one's entry stands, also after
+      ``subgraph`` or in a ``NeighborLoader``
     - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
     - ``data['atom', 'bond', 'atom']`` holds the bonds; where the graph has them,
-      ``['atom', 'radius', 'atom']`` what
-      :class:`~pyg_atomenc.transforms.RadiusEdges` found, ``['atom', 'pair', 'atom']``
-      the pairs inside tokens with their
-      :class:`~pyg_atomenc.transforms.PairFeatures`, and ``['token', 'edge', 'token']``
-      what :class:`~pyg_atomenc.transforms.TokenEdges` found
+      ``['atom', 'radius', 'atom']`` what :class:`RadiusEdges` found,
+      ``['token', 'edge', 'token']`` what :class:`TokenEdges` found, and
+      ``['atom', 'pair', 'atom']`` the pairs inside tokens and :class:`PairFeatures`
     - everything else belongs to the whole graph and stays where it is
 
-    PyG batches the result as any ``HeteroData``.
-    :class:`~pyg_atomenc.transforms.FromHetero` goes back.
+    PyG batches the result as any ``HeteroData``; :class:`FromHetero` goes back.
 
     Raises:
-        ValueError: If the data is no ``AtomTokenData``, is a batch, or has no
-            ``atom_to_token``.
+        ValueError: If it is no ``AtomTokenData``, a batch, or lacks ``atom_to_token``.
 
     Example:
         >>> from pyg_atomenc.io import from_smiles
@@ -73,10 +67,9 @@ class ToHetero(BaseTransform):
         edges, attr = check_graph(data)
         if "adj" in data:
             data.edge_index, data.edge_attr, data.adj = edges, attr, None
-        out = HeteroData()
+        out, index = HeteroData(), data.atom_to_token
         out["atom"].num_nodes = data.num_nodes
         out["token"].num_nodes = data.total_num_tokens
-        index = data.atom_to_token
         atoms = torch.arange(index.numel(), device=index.device)
         out[_INSIDE].edge_index = torch.stack([atoms, index])
         for name, value in data.to_dict().items():
@@ -101,16 +94,14 @@ class ToHetero(BaseTransform):
 
 
 class FromHetero(BaseTransform):
-    """Turns what :class:`~pyg_atomenc.transforms.ToHetero` made back into one graph.
+    """Turns what :class:`ToHetero` made back into one graph.
 
-    Every attribute of the nodes, edges and the graph that was there, or was added
-    since, is kept under the name that ``ToHetero`` would read it from.
+    Every attribute, also one added since, is kept, named as ``ToHetero`` reads it.
 
     Raises:
-        ValueError: If the data is no ``HeteroData``, is a batch, lacks one of the two
-            types of nodes or the edges ``('atom', 'in', 'token')``, gives an atom no
-            token or several, has nodes or edges of other types, or has gone through
-            ``T.ToSparseTensor``.
+        ValueError: If the data is no ``HeteroData``, is a batch, lacks nodes of a type
+            or the edges ``('atom', 'in', 'token')``, gives an atom no token or several,
+            has other types, or has gone through ``T.ToSparseTensor``.
     """
 
     def forward(self, data: HeteroData) -> AtomTokenData:
@@ -119,12 +110,11 @@ class FromHetero(BaseTransform):
         out = AtomTokenData()
         out.num_tokens = int(data["token"].num_nodes)
         atom, token = data[_INSIDE].edge_index
-        num_atoms = int(data["atom"].num_nodes)
-        order = atom.argsort(stable=True)
-        if not torch.equal(atom[order], torch.arange(num_atoms, device=atom.device)):
+        count, order = data["atom"].num_nodes, atom.argsort(stable=True)
+        if not torch.equal(atom[order], torch.arange(count, device=atom.device)):
             raise AtomEncodingError(
-                f"{_INSIDE} has {atom.numel()} edges for {num_atoms} atoms: it must "
-                f"give every atom exactly one token."
+                f"{_INSIDE} has {atom.numel()} edges for {count} atoms: it must give "
+                f"every atom exactly one token."
             )
         out.atom_to_token = token[order]
         for kind, prefix in (("atom", ""), ("token", "token_")):
@@ -170,21 +160,19 @@ def _items(store: BaseStorage) -> Iterator[tuple[str, Any]]:
 
 def _check_types(data: HeteroData) -> None:
     check_single(data, HeteroData)
-    known = {"atom", "token", _INSIDE, *(kind for kind, _ in _NAMES)}
-    there = data.node_types + data.edge_types
-    if not {"atom", "token", _INSIDE} <= set(there):
+    needed, there = {"atom", "token", _INSIDE}, data.node_types + data.edge_types
+    if not needed <= set(there):
         raise AtomEncodingError(
             f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
             f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
         )
-    for kind in data.edge_types:
+    for kind in there:
         if kind != _BOND and "adj_t" in data[kind]:
             raise AtomEncodingError(
                 f"'data' has 'adj_t' in {kind}, which FromHetero does not read: apply "
                 f"T.ToSparseTensor after it."
             )
-    for kind in there:
-        if kind not in known:
+        if kind not in needed.union(kind for kind, _ in _NAMES):
             raise AtomEncodingError(
                 f"'data' has {kind!r}, for which there is no place: remove it first."
             )

@@ -9,6 +9,7 @@ from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
+from pyg_atomenc.attention.ragged import ranges
 from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
 from pyg_atomenc.data import AtomTokenData
@@ -22,9 +23,9 @@ _FARTHEST = 6
 class PairFeatures(BaseTransform):
     r"""Adds ``pair_attr`` ``[P, D]``, float32: features of the pairs inside tokens.
 
-    There is a row for every column of ``data.token_layout().to_edge_index()``, ``P``
-    the sum of the tokens' squared sizes, in that order; so it feeds an encoder as
-    ``edge_attr``, for one graph and for a batch of graphs alike. The columns are
+    There is a row for every column of ``data.token_layout().to_edge_index()``, in that
+    order, ``P`` the sum of the tokens' squared sizes; an encoder reads them as
+    ``edge_attr``, of one graph or a batch. The columns are
 
     - bond type: one-hot over the 5 :data:`~pyg_atomenc.io.BOND_TYPES`, zeros where no
       bond joins the two atoms
@@ -72,8 +73,7 @@ class PairFeatures(BaseTransform):
         edges, attr = check_graph(data)
         pairs = data.token_layout().to_edge_index()
         count = data.atom_to_token.numel()
-        bonds = pairs.new_empty((2, 0))
-        kind = torch.empty((0, BOND_COLUMNS), device=pairs.device)
+        bonds, kind = edges, torch.empty((0, BOND_COLUMNS), device=pairs.device)
         if edges.numel():
             types = check_bond_types(attr)
             bonds, kind = to_undirected(edges, types, num_nodes=count, reduce="max")
@@ -103,21 +103,12 @@ def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
-    """The length of the shortest path over bonds, for every pair.
+    """The bonds on the shortest path of distinct pairs ``[2, P]``, as ``[P]``, int64.
 
-    A breadth-first search from all atoms at once, that ends after ``most`` bonds and
-    goes on only from atoms of which a pair is still open. Its cost grows with the
-    atoms within ``most`` bonds of an atom, whatever the size of the graph.
-
-    Args:
-        edge_index (Tensor): Bonds in both directions ``[2, E]``, int64.
-        num_atoms (int): The number of atoms ``N``.
-        pairs (Tensor): The pairs ``[2, P]``, int64; none may be there twice.
-        most (int): The longest path to look for.
-
-    Returns:
-        Tensor: ``[P]``, int64, from 0 to ``most``; ``most + 1`` where the path is
-        longer, or where there is none.
+    It is ``most + 1`` where the path is longer, or where there is none. ``edge_index``
+    holds bonds in both directions ``[2, E]``. A breadth-first search from all atoms at
+    once, which goes on only from atoms of which a pair is still open: its cost grows
+    with the atoms within ``most`` bonds of an atom, whatever the size of the graph.
     """
     distance = torch.full_like(pairs[0], most + 1)
     wanted, where = (pairs[0] * num_atoms + pairs[1]).sort()
@@ -129,21 +120,18 @@ def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) ->
     front = torch.arange(num_atoms, device=pairs.device) * (num_atoms + 1)
     before = front[:0]
     for step in range(most + 1):
-        slot = _find(wanted, front)
-        found = slot[slot >= 0]
-        distance[where[found]] = step
-        sources = front // num_atoms
+        slot, sources = _find(wanted, front), front // num_atoms
+        distance[where[slot[slot >= 0]]] = step
         open_pairs -= sources[slot >= 0].bincount(minlength=num_atoms)
         going = front[open_pairs[sources] > 0]
         if step == most or going.numel() == 0:
             break
         source, atom = going // num_atoms, going % num_atoms
         count = degree[atom]
-        skip = (start[atom] - count.cumsum(0) + count).repeat_interleave(count)
-        reached = last[skip + torch.arange(skip.numel(), device=skip.device)]
+        reached = last[ranges(start[atom], count)]
         after = (source.repeat_interleave(count) * num_atoms + reached).unique()
         # Bonds lead one step back, aside, or on.
-        after = after[(_find(front, after) < 0) & (_find(before, after) < 0)]
+        after = after[~torch.isin(after, torch.cat([before, front]))]
         before, front = front, after
     return distance
 

@@ -4,7 +4,7 @@ from torch_geometric.data import Batch
 
 from pyg_atomenc import AtomTokenData, TokenAttentionConv
 from pyg_atomenc.transforms import RadiusEdges
-from pyg_atomenc.transforms.radius_edges import neighbors
+from pyg_atomenc.transforms.edges import neighbors
 
 pytest.importorskip("scipy", reason="SciPy is not installed")
 

@@ -21,10 +21,7 @@ from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 
 @dataclass(frozen=True, eq=False)
 class BoltzDecoderConditioning(TensorDataclass):
-    """What one decoder makes of a batch once; of :meth:`BoltzAtomDecoder.condition`.
-
-    As :class:`BoltzConditioning`, it is of the weights as they were.
-    """
+    """Of :meth:`BoltzAtomDecoder.condition`, of the weights as they were."""
 
     layout: TokenLayout  # which atoms form a token
     transformer: TransformerConditioning  # the decoder's, of condition and pairs
@@ -37,10 +34,7 @@ class BoltzAtomDecoder(BoltzModule):
     encoder once more, and give an update of their coordinates: Algorithm 6 of AlphaFold
     3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
 
-    The arguments are those of :class:`BoltzAtomEncoder`, in the diffusion form.
-
-    Raises:
-        ValueError: If an option is unknown, or inputs do not fit the config.
+    Arguments and errors are those of :class:`BoltzAtomEncoder`, in the diffusion form.
     """
 
     def _make(self, config: BoltzConfig, transformer: Any) -> None:
@@ -80,12 +74,10 @@ class BoltzAtomDecoder(BoltzModule):
                 for ``M`` samples.
             encoded (EncodedAtoms): What the encoder gave.
             conditioning (BoltzDecoderConditioning or BoltzConditioning): Of
-                :meth:`condition`; or what the encoder was given, of which it is then
-                computed at every call.
+                :meth:`condition`; or the encoder's, of which every call computes it.
 
         Returns:
-            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in the units of the noisy
-            coordinates.
+            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in units of the coordinates.
         """
         if not isinstance(conditioning, BoltzDecoderConditioning):
             conditioning = self.condition(conditioning)

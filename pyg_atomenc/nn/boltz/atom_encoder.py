@@ -30,16 +30,13 @@ MAX_ROWS = 1024
 class BoltzConditioning(TensorDataclass):
     """All of a batch that does not change from step to step.
 
-    Computed by :meth:`BoltzAtomEncoder.condition` of the weights as they were, and in
-    the grad mode that it was called in. Nothing is computed anew behind it: once the
-    encoder's weights change, or for training after inference, condition again.
+    :meth:`BoltzAtomEncoder.condition` makes it of the weights as they were and in its
+    grad mode: once the weights change, or for training after inference, make it anew.
 
     Attributes:
         layout (TokenLayout): Which atoms form a token.
-        start (Tensor): The atoms' features ``[N, atom_channels]``, which the encoder's
-            residual stream starts from.
-        cond (Tensor): The atoms' condition ``[N, atom_channels]``: the features, and in
-            the diffusion form those of their tokens.
+        start (Tensor): The atoms' features ``[N, atom_channels]``.
+        cond (Tensor): The same, in the diffusion form plus their tokens'.
         pairs (AtomPairs): The pairs of atoms in windows.
         transformer (TransformerConditioning): The encoder's, of condition and pairs.
     """
@@ -95,10 +92,9 @@ class BoltzAtomEncoder(BoltzModule):
     r"""The atom attention encoder of Boltz-1 and Boltz-2.
 
     Atoms are embedded from their reference conformers, attend in sequence-local windows
-    of 32 queries and 128 keys
-    (:class:`~pyg_atomenc.attention.WindowLayout`) with a bias for every pair,
-    conditioned on trunk features and moved by noisy coordinates, and are averaged to
-    tokens: Algorithm 5 of AlphaFold 3's supplement
+    of 32 queries and 128 keys (:class:`~pyg_atomenc.attention.WindowLayout`) with a
+    bias for every pair, conditioned on trunk features and moved by noisy coordinates,
+    and are averaged to tokens: Algorithm 5 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w) in the form of `Boltz-1
     <https://doi.org/10.1101/2024.11.19.624167>`_ and `Boltz-2
     <https://doi.org/10.1101/2025.06.14.659707>`_. Batches are flat: atoms of all
@@ -108,8 +104,7 @@ class BoltzAtomEncoder(BoltzModule):
     structure, :meth:`forward` every step, for any number of samples.
 
     Args:
-        config (BoltzConfig, optional): Sizes and options.
-            (default: ``BoltzConfig.boltz2()``)
+        config (BoltzConfig, optional): Sizes, options. (default: that of ``boltz2()``)
         checkpoint (bool): In training, compute the transformer's layers again in the
             backward pass. (default: ``False``)
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
@@ -138,9 +133,8 @@ class BoltzAtomEncoder(BoltzModule):
         """Compute what does not change from step to step, of any number of samples.
 
         Args:
-            data (Data or BoltzInputs, optional): A graph or batch that has what is not
-                passed; the :class:`~pyg_atomenc.transforms.BoltzFeatures` transform
-                makes it. (default: ``None``)
+            data (Data or BoltzInputs, optional): A graph or batch with what is not
+                passed, as :class:`~pyg_atomenc.transforms.BoltzFeatures` makes it.
             **inputs: What :class:`BoltzInputs` has, by name: ``s_trunk`` and
                 ``z_trunk`` of the diffusion form, and what the data lacks.
 
@@ -178,8 +172,8 @@ class BoltzAtomEncoder(BoltzModule):
         Args:
             conditioning (BoltzConditioning): Of :meth:`condition`.
             r (Tensor, optional): Noisy coordinates ``[N, 3]``, or ``[M, N, 3]`` for
-                ``M`` samples, scaled as the diffusion model does; needed in the
-                diffusion form, and only there. (default: ``None``)
+                ``M`` samples, scaled as the diffusion model does; for its form alone,
+                which needs them. (default: ``None``)
 
         Returns:
             EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.
@@ -211,8 +205,7 @@ class BoltzAtomEncoder(BoltzModule):
         tokens = atoms.new_zeros(shape)
         # Far more channels than an atom has: not for all atoms at once if possible.
         step = max(1, atoms.size(-2)) if torch.is_grad_enabled() else MAX_ROWS
-        for start in range(0, atoms.size(-2), step):
-            rows = slice(start, start + step)
-            hidden = F.relu(self.lin_token(atoms[..., rows, :]))
-            tokens.index_add_(-2, layout.atom_to_token[rows], hidden)
+        parts = atoms.split(step, dim=-2), layout.atom_to_token.split(step)
+        for part, token in zip(*parts, strict=True):
+            tokens.index_add_(-2, token, F.relu(self.lin_token(part)))
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)

@@ -7,12 +7,7 @@ from pyg_atomenc.attention import check_window_sizes
 from pyg_atomenc.checks import check_choice, check_heads, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
-ELEMENTS = 128
-NAME_CHARACTERS = 64
-NAME_LENGTH = 4
-BACKBONE_ATOMS = 17
-RESIDUE_TYPES = 33
-MOLECULE_TYPES = 4
+NAME_CHARACTERS, NAME_LENGTH = 64, 4
 
 
 @dataclass(frozen=True)
@@ -28,8 +23,7 @@ class BoltzConfig:
             features and noisy coordinates; else the one that embeds the trunk's inputs.
         feature_bias (bool): Whether the embedding of the atom features has a bias.
         mask_feature (bool): Whether it has a feature that is 1 for every atom.
-        position_channels (int): Input channels of the noisy coordinates; those past the
-            third are always zero.
+        position_channels (int): Of the noisy coordinates; all past the third are zero.
         shared_pair_norm (bool): Whether encoder layers share the pairs' LayerNorm.
         atom_names (bool): Whether the characters of the atoms' names are features.
         backbone (bool): Whether the kind of a backbone atom is one.
@@ -103,12 +97,12 @@ class BoltzConfig:
             ("ref_pos", 3, True),
             ("ref_charge", 1, True),
             ("mask", 1, self.mask_feature),
-            ("z", ELEMENTS, True),
+            ("z", 128, True),
             ("ref_atom_name_chars", NAME_LENGTH * NAME_CHARACTERS, self.atom_names),
-            ("backbone", BACKBONE_ATOMS, self.backbone),
-            ("token_res_type", RESIDUE_TYPES, self.residue),
+            ("backbone", 17, self.backbone),
+            ("token_res_type", 33, self.residue),
             ("token_modified", 1, self.residue),
-            ("token_mol_type", MOLECULE_TYPES, self.residue),
+            ("token_mol_type", 4, self.residue),
         )
         return {name: width for name, width, there in parts if there}
 

@@ -1,6 +1,7 @@
 """What atoms are, and what pairs of atoms in a window are to each other."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Optional
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
+from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.checks import check_range
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
 from pyg_atomenc.nn.boltz.config import NAME_CHARACTERS, NAME_LENGTH, BoltzConfig
-from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs, gather
+from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 from pyg_atomenc.nn.pair_bias_attention import window_groups
 from pyg_atomenc.nn.projections import folded_weight
@@ -35,43 +37,21 @@ class AtomFeatureEmbedding(torch.nn.Module):
         """Embed the atoms as ``[N, atom_channels]``."""
         weight = folded_weight(self.lin, "lin")
         parts = weight.split(list(self.widths.values()), dim=1)
-        weights = dict(zip(self.widths, parts, strict=True))
-        dtype, count = weight.dtype, layout.num_atoms
-        position = inputs.shaped("ref_pos", count, 3).to(dtype)
-        out = F.linear(position, weights["ref_pos"], self.lin.bias)
-
-        def embed(name: str, count: int) -> Tensor:
-            of_kind = weights[name].T
-            if len(of_kind) == 1:
-                return inputs.shaped(name, count).to(dtype).unsqueeze(1) * of_kind
-            return F.embedding(_codes(inputs, name, len(of_kind), count), of_kind)
-
-        out = out + embed("ref_charge", count)
-        if "mask" in weights:
-            out = out + weights["mask"].T
-        out = out + embed("z", count)
-        if "ref_atom_name_chars" in weights:
-            shape = (count, NAME_LENGTH)
-            names = _codes(inputs, "ref_atom_name_chars", NAME_CHARACTERS, *shape)
-            columns = weights["ref_atom_name_chars"].split(NAME_CHARACTERS, dim=1)
-            for code, column in zip(names.unbind(1), columns, strict=True):
-                out = out + F.embedding(code, column.T)
-        if "backbone" in weights:
-            out = out + embed("backbone", count)
-        if "token_res_type" in weights:
-            tokens = layout.num_tokens
-            residue = embed("token_res_type", tokens) + embed("token_modified", tokens)
-            residue = residue + embed("token_mol_type", tokens)
-            out = out + residue.index_select(0, layout.atom_to_token)
+        bias: Optional[Tensor] = self.lin.bias
+        out = weight.new_zeros(()) if bias is None else bias
+        for name, part in zip(self.widths, parts, strict=True):
+            of_token = name.startswith("token_")
+            count = layout.num_tokens if of_token else layout.num_atoms
+            rows = _embed(inputs, name, part.T, count)
+            out = out + (take(rows, layout.atom_to_token) if of_token else rows)
         return out
 
 
 @dataclass(frozen=True, eq=False)
 class AtomPairs(TensorDataclass):
-    """The pairs of atoms in windows: what their features are made of, few at a time.
+    """The pairs of atoms in windows, whose :meth:`features` :class:`PairBias` reads.
 
-    :meth:`features` is what :class:`PairBias` reads. It holds copies of the few weights
-    that it needs: later changes of the embedding's do not reach it.
+    It holds copies of weights: later changes of the embedding's do not reach it.
     """
 
     layout: WindowLayout
@@ -88,7 +68,7 @@ class AtomPairs(TensorDataclass):
     def features(self, windows: slice) -> Tensor:
         """The normalised features of some windows' pairs ``[C, k, W, H]``."""
         query, key, space = self.query[windows], self.key[windows], self.space
-        same = gather(space, query).unsqueeze(2) == gather(space, key).unsqueeze(1)
+        same = take(space, query).unsqueeze(2) == take(space, key).unsqueeze(1)
         offset = _columns(self.position, key).unsqueeze(2)
         offset = offset - _columns(self.position, query).unsqueeze(3)
         distance = (1 + offset.square().sum(0, keepdim=True)).reciprocal()
@@ -129,13 +109,12 @@ class AtomPairEmbedding(torch.nn.Module):
     def __init__(self, config: BoltzConfig) -> None:
         super().__init__()
         channels = config.pair_channels
-        self.lin_position = torch.nn.Linear(3, channels, bias=False)
-        self.lin_distance = torch.nn.Linear(1, channels, bias=False)
-        self.lin_same = torch.nn.Linear(1, channels, bias=False)
+        linear = partial(torch.nn.Linear, out_features=channels, bias=False)
+        self.lin_position, self.lin_distance, self.lin_same = map(linear, (3, 1, 1))
         self.lin_query = ZeroLinear(config.atom_channels, channels)
         self.lin_key = ZeroLinear(config.atom_channels, channels)
-        inner = [torch.nn.Linear(channels, channels, bias=False) for _ in range(2)]
-        self.mlp = torch.nn.ModuleList([*inner, ZeroLinear(channels, channels)])
+        mlp = linear(channels), linear(channels), ZeroLinear(channels, channels)
+        self.mlp = torch.nn.ModuleList(mlp)
         self.norm_token = self.lin_token = None
         if config.diffusion:
             width = config.token_pair_channels
@@ -150,21 +129,17 @@ class AtomPairEmbedding(torch.nn.Module):
         cond: Tensor,
         token_pairs: Optional[TokenPairs] = None,
     ) -> AtomPairs:
-        """Prepare the pairs, whose features are made when they are used.
-
-        Of reference positions ``[N, 3]`` in ångström, reference spaces ``[N]``, the
-        atoms' condition ``[N, atom_channels]`` and perhaps the tokens' pairs.
-        """
+        """Prepare the pairs of positions ``[N, 3]`` in ångström and spaces ``[N]``."""
         active = F.relu(cond)
         query, key = layout.query_index()[0], layout.key_index()[0]
         if token_pairs is not None:
             token_pairs = self._project_tokens(token_pairs, layout, query, key)
-        known = (layout, query, key, ref_space_uid, ref_pos.to(cond.dtype))
         given = self.lin_query(active), self.lin_key(active)
         names = ("lin_position", "lin_distance", "lin_same")
         geometry = [folded_weight(getattr(self, name), name) for name in names]
         mlp = [folded_weight(linear, "mlp") for linear in self.mlp]
         weights = torch.cat(geometry, dim=1), torch.stack(mlp)
+        known = (layout, query, key, ref_space_uid, ref_pos.to(cond.dtype))
         return AtomPairs(*known, *given, *weights, token_pairs)
 
     def _project_tokens(
@@ -182,9 +157,23 @@ class AtomPairEmbedding(torch.nn.Module):
             values = values.index_select(0, seen.nonzero().squeeze(1))
         dtype = self.lin_token.weight.dtype
         parts = (self.norm_token(part.to(dtype)) for part in values.split(MAX_ROWS))
-        blocks = [self.lin_token(part) for part in parts]
-        table = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        table = torch.cat([self.lin_token(part) for part in parts])
         return replace(tokens, values=table, rank=rank)
+
+
+def _embed(inputs: BoltzInputs, name: str, table: Tensor, count: int) -> Tensor:
+    """One feature times its weights ``[width, C]``, as ``[count, C]``."""
+    if name == "mask":
+        return table
+    if name == "ref_pos":
+        return inputs.shaped(name, count, 3).to(table.dtype) @ table
+    if name == "ref_atom_name_chars":
+        codes = _codes(inputs, name, NAME_CHARACTERS, count, NAME_LENGTH)
+        letters = zip(codes.unbind(1), table.split(NAME_CHARACTERS), strict=True)
+        return torch.stack([F.embedding(*letter) for letter in letters]).sum(0)
+    if len(table) == 1:
+        return inputs.shaped(name, count).to(table.dtype).unsqueeze(1) * table
+    return F.embedding(_codes(inputs, name, len(table), count), table)
 
 
 def _columns(x: Tensor, index: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch_geometric.index import ptr2index
 from torch_geometric.utils import cumsum
 
 from pyg_atomenc.attention import TokenLayout, as_token_layout
+from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.checks import check_index, check_shape, check_tensor, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
@@ -18,8 +19,8 @@ from pyg_atomenc.nn.atom_transformer import TensorDataclass
 class BoltzInputs(TensorDataclass):
     """What :meth:`BoltzAtomEncoder.condition` reads of a batch.
 
-    ``N`` atoms, ``T`` tokens and ``G`` graphs, one after the other, nothing padded. The
-    :class:`~pyg_atomenc.transforms.BoltzFeatures` transform makes all but the trunk's.
+    ``N`` atoms, ``T`` tokens and ``G`` graphs, one after the other, nothing padded.
+    :class:`~pyg_atomenc.transforms.BoltzFeatures` makes all but the trunk's.
 
     Args:
         ref_pos (Tensor): Reference positions ``[N, 3]``, in ångström.
@@ -30,16 +31,15 @@ class BoltzInputs(TensorDataclass):
         ref_space_uid (Tensor): The reference conformer of every atom ``[N]``.
         atom_to_token (Tensor or TokenLayout): The token of every atom ``[N]``.
         batch (Tensor, optional): Graph of every atom ``[N]``, sorted. (default: all 0)
-        ptr (Tensor, optional): The atoms of graph ``g`` are ``ptr[g]`` to
-            ``ptr[g + 1] - 1``; ``[G + 1]``, needed where the last graphs have no atoms.
-            (default: seen from ``batch``)
+        ptr (Tensor, optional): First atoms of the graphs, and ``N`` ``[G + 1]``; needed
+            where the last graphs have no atoms. (default: seen from ``batch``)
         num_tokens (int or Tensor, optional): The number of tokens, in all or of every
             graph ``[G]``. (default: seen from the atoms)
         s_trunk (Tensor, optional): Tokens ``[T, token_channels]``; for diffusion alone.
-        z_trunk (Tensor, optional): Token pair features: the ``[n_g, n_g]`` blocks of
-            all graphs flattened to ``[sum of n_g ** 2, token_pair_channels]``, or
-            padded ``[G, n, n, token_pair_channels]``; needed in the diffusion form.
-            They are those that the pairwise conditioner gives.
+        z_trunk (Tensor, optional): Token pair features, as the pairwise conditioner
+            gives them: the ``[n_g, n_g]`` blocks of all graphs flattened to
+            ``[sum of n_g ** 2, token_pair_channels]``, or padded
+            ``[G, n, n, token_pair_channels]``; needed in the diffusion form.
         backbone (Tensor, optional): Kinds of backbone atoms ``[N]``, 0 to 16, where the
             config has them.
         token_res_type (Tensor, optional): Residue types ``[T]``, 0 to 32, likewise.
@@ -73,10 +73,7 @@ class BoltzInputs(TensorDataclass):
 
     @staticmethod
     def from_data(data: Any = None, **inputs: Any) -> "BoltzInputs":
-        """Read what ``inputs`` lack from a graph or batch.
-
-        But not ``s_trunk`` and ``z_trunk``, which no graph carries.
-        """
+        """Read what ``inputs`` lack, but for the trunk's, from a graph or batch."""
         given = {name: value for name, value in inputs.items() if value is not None}
         if isinstance(data, BoltzInputs):
             return replace(data, **given)
@@ -116,9 +113,8 @@ class BoltzInputs(TensorDataclass):
             if ends != [0, num_atoms]:
                 raise AtomEncodingError(f"'ptr' has ends {ends} for {num_atoms} atoms.")
             return self.ptr.long()
-        if batch is None:
-            return torch.tensor([0, num_atoms])
-        return cumsum(batch.long().bincount())
+        atoms = torch.tensor([num_atoms]) if batch is None else batch.long().bincount()
+        return cumsum(atoms)
 
     def token_counts(self, layout: TokenLayout, ptr: Tensor) -> Tensor:
         """Tokens of every graph ``[G]``, as told, or seen from their atoms."""
@@ -197,11 +193,6 @@ class TokenPairs(TensorDataclass):
 
     def index(self, query: Tensor, key: Tensor) -> Tensor:
         """The rows of queries ``[k, W]`` and keys ``[k, H]``, as ``[k * W * H]``."""
-        start, step = gather(self.row, query), gather(self.column, key)
+        start, step = take(self.row, query), take(self.column, key)
         index = (start.unsqueeze(2) + step.unsqueeze(1)).flatten()
         return index if self.rank is None else self.rank.index_select(0, index)
-
-
-def gather(x: Tensor, index: Tensor) -> Tensor:
-    """``[N, ...]`` → ``[*index.shape, ...]``."""
-    return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:])
