@@ -42,21 +42,13 @@ _CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? see
 
 @dataclass(frozen=True, eq=False)
 class OperatorContext:
-    """What an operator gets beside the tensors that it is differentiated by.
+    """What an operator gets beside the tensors that it is differentiated by."""
 
-    Attributes:
-        perm (Tensor): The atoms sorted by token ``[N]``.
-        ptr (Tensor): Where each token's atoms start in ``perm`` ``[T + 1]``.
-        host_ptr (Tensor): The same, on the CPU.
-        dropout (float): Probability to drop an attention weight.
-        seed (Tensor, optional): Of the dropout ``[1]``, on the CPU.
-    """
-
-    perm: Tensor
-    ptr: Tensor
-    host_ptr: Tensor
+    perm: Tensor  # the atoms sorted by token [N]
+    ptr: Tensor  # where each token's atoms start in `perm` [T + 1]
+    host_ptr: Tensor  # the same, on the CPU
     dropout: float
-    seed: Optional[Tensor]
+    seed: Optional[Tensor]  # of the dropout [1], on the CPU
 
     @staticmethod
     def from_layout(layout: TokenLayout, dropout: float) -> "OperatorContext":

@@ -36,19 +36,12 @@ _MORE_IDENTITY = ("sym_id", "label_asym_id", "auth_seq_id")
 
 
 class PolymerLink(NamedTuple):
-    """The bond that joins a residue of a polymer to the next one.
+    """The bond that joins a residue of a polymer to the next one."""
 
-    Args:
-        tail (str): Its atom in the residue before.
-        head (str): Its atom in the residue behind.
-        backbone (tuple): The atoms between which a bond is one of the backbone.
-        types (tuple): What the dictionary calls components that are joined like this.
-    """
-
-    tail: str
-    head: str
-    backbone: tuple[str, ...]
-    types: tuple[str, ...]
+    tail: str  # its atom in the residue before
+    head: str  # and in the residue behind
+    backbone: tuple[str, ...]  # atoms between which a bond is one of the backbone
+    types: tuple[str, ...]  # what the dictionary calls components that are joined so
 
 
 _PEPTIDES = ("PEPTIDE LINKING", "L-PEPTIDE LINKING", "D-PEPTIDE LINKING")
@@ -61,17 +54,11 @@ POLYMER_LINKS = (
 
 @dataclass(frozen=True)
 class Residues:
-    """The residues of an ``AtomArray``, as :func:`find_residues` tells them apart.
+    """The residues of an ``AtomArray``, as :func:`find_residues` tells them apart."""
 
-    Args:
-        atoms (biotite.structure.AtomArray): ``N`` atoms.
-        index (numpy.ndarray): The residue of every atom ``[N]``, int64.
-        first (numpy.ndarray): The first atom of every residue ``[R]``, int64.
-    """
-
-    atoms: Any
-    index: Integers
-    first: Integers
+    atoms: Any  # biotite's AtomArray of N atoms
+    index: Integers  # the residue of every atom [N], int64
+    first: Integers  # the first atom of every residue [R], int64
 
     def __len__(self) -> int:
         return len(self.first)

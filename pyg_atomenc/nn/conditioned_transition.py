@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyg_atomenc.attention import layer_norm
 from pyg_atomenc.checks import check_sizes
 
 # Atoms that are transformed together where no gradients are asked for.
@@ -36,7 +37,7 @@ class AdaptiveLayerNorm(torch.nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Normalise ``[..., C]`` with what :meth:`modulation` gave."""
-        return torch.addcmul(shift, scale, F.layer_norm(x, x.shape[-1:]))
+        return torch.addcmul(shift, scale, layer_norm(x))
 
 
 class ZeroLinear(torch.nn.Linear):

@@ -16,6 +16,7 @@ from pyg_atomenc.attention import (
     WindowLayout,
     attention,
     check_backend,
+    layer_norm,
     refuse_script,
     without_autocast,
 )
@@ -95,7 +96,7 @@ class PairBias(torch.nn.Module):
             folded.append((weight * scale, weight @ shift))
         if isinstance(pair, Tensor):
             # The layers' LayerNorms differ in their weights alone.
-            normed = F.layer_norm(pair, (self.pair_channels,))
+            normed = layer_norm(pair)
             return [F.linear(normed, *layer) for layer in folded]
         mend, pairs = "pass the windows whose pairs the function makes.", pair
         layout = check_type("layout", layout, WindowLayout, mend)

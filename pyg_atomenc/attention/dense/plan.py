@@ -17,20 +17,12 @@ from pyg_atomenc.attention.ragged import pointers, ranges
 
 
 class Limits(NamedTuple):
-    """How large chunks are.
+    """How large chunks are; pairs are entries of one head's attention matrices."""
 
-    Attributes:
-        atoms (int): The most atoms of a chunk.
-        pairs (int): The most entries of one head's attention matrices in a chunk.
-        chunk_cost (int): What an extra chunk costs, as a number of such entries: sizes
-            whose padding costs less than that share a chunk.
-        entries (int): The most such entries in memory at once.
-    """
-
-    atoms: int
-    pairs: int
-    chunk_cost: int
-    entries: int
+    atoms: int  # at most in a chunk
+    pairs: int  # at most in a chunk
+    chunk_cost: int  # of one more chunk, in pairs: what sizes may share of padding
+    entries: int  # pairs that are in memory at once, at most
 
 
 # On a CPU a chunk's activations stay in a core's cache between its steps; elsewhere
@@ -44,46 +36,28 @@ def limits_of(device: torch.device) -> Limits:
     return CPU if device.type == "cpu" else ACCELERATOR
 
 
-# But never fewer query rows than make an efficient matrix product.
+# Fewer query rows make no efficient matrix product.
 MIN_ROWS = 16
 
 
 class Group(NamedTuple):
-    """Tokens that follow each other in the order of sizes, and share a chunk.
+    """Tokens that follow each other in the order of sizes, and share a chunk."""
 
-    Attributes:
-        first_token (int): The place of the first one among all tokens by size.
-        num_tokens (int): How many they are.
-        num_atoms (int): How many atoms they have together.
-        size (int): The atoms of the largest, to which the others are padded.
-    """
-
-    first_token: int
+    first_token: int  # the place of the first one among all tokens by size
     num_tokens: int
-    num_atoms: int
-    size: int
+    num_atoms: int  # of all of them together
+    size: int  # the atoms of the largest, to which the others are padded
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Tokens of the same padded size, worked on as one batch of small matrices.
+    """Tokens of the same padded size, worked on as one batch of small matrices."""
 
-    Attributes:
-        read (Tensor): The atoms of every token ``[G, n]``, int64; where a token has
-            fewer than ``n`` atoms, its last atom again.
-        write (Tensor): The same, but with the number of all atoms, the row past the
-            last, at padded places.
-        tokens (Tensor): The tokens ``[G]``, int64.
-        sizes (Tensor, optional): Atoms of every token ``[G]``; ``None`` where all have
-            ``n``.
-        first_pair (int): The first edge of the first token in ``to_edge_index()``.
-    """
-
-    read: Tensor
-    write: Tensor
-    tokens: Tensor
-    sizes: Optional[Tensor]
-    first_pair: int
+    read: Tensor  # the atoms of every token [G, n], int64, its last again as padding
+    write: Tensor  # the same, but for padding the row past the last atom's
+    tokens: Tensor  # [G], int64
+    sizes: Optional[Tensor]  # atoms of every token [G]; None where all have n
+    first_pair: int  # the first edge of the first token in to_edge_index()
 
     @property
     def size(self) -> int:

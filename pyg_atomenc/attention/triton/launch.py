@@ -87,19 +87,12 @@ def is_interpreted() -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """A kernel with what it gets.
-
-    Attributes:
-        kernel (str): The kernel's name.
-        programs (int): How many programs run it.
-        num_warps (int): Groups of 32 threads of a program.
-        arguments (dict): Arguments by name, of which the kernel takes those that it
-            has; those in capitals are compiled into it.
-    """
+    """A kernel with what it gets."""
 
     kernel: str
     programs: int
-    num_warps: int
+    num_warps: int  # groups of 32 threads of a program
+    # Of which the kernel takes those that it has; capitals are compiled into it.
     arguments: dict[str, Any]
 
     def function(self) -> Any:

@@ -30,21 +30,13 @@ class SizeClass:
 
 @dataclass(frozen=True, eq=False)
 class LargeTokens:
-    """The tokens that are larger than the largest size class.
+    """The tokens that are larger than the largest size class."""
 
-    Attributes:
-        tokens (Tensor): The tokens in rising order ``[L]``, int64.
-        atoms (Tensor): Their atoms, token by token ``[M]``, int64.
-        first_pair (Tensor): The first edge of each in ``to_edge_index()`` ``[L]``.
-        num_pairs (int): The number of their edges.
-        context (OperatorContext): They alone, their atoms counted as in ``atoms``.
-    """
-
-    tokens: Tensor
-    atoms: Tensor
-    first_pair: Tensor
+    tokens: Tensor  # in rising order [L], int64
+    atoms: Tensor  # token by token [M], int64
+    first_pair: Tensor  # the first edge of each in to_edge_index() [L]
     num_pairs: int
-    context: OperatorContext
+    context: OperatorContext  # they alone, their atoms counted as in `atoms`
 
     def pairs(self) -> Tensor:
         """Their edges among those of ``to_edge_index()``, in order."""
