@@ -22,6 +22,7 @@ from pyg_atomenc.attention.layouts import (
     check_token_index,
     check_window_sizes,
 )
+from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.attention.tracing import is_readable, refuse_script, unwrapped
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "layer_norm",
     "is_readable",
     "refuse_script",
+    "take",
     "unwrapped",
     "without_autocast",
 ]

@@ -9,7 +9,6 @@ from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from pyg_atomenc.attention.ragged import ranges
 from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
 from pyg_atomenc.data import AtomTokenData
@@ -128,7 +127,9 @@ def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) ->
             break
         source, atom = going // num_atoms, going % num_atoms
         count = degree[atom]
-        reached = last[ranges(start[atom], count)]
+        # The neighbours of each atom, one atom's behind the other's.
+        shift = (start[atom] - count.cumsum(0) + count).repeat_interleave(count)
+        reached = last[shift + torch.arange(len(shift))]
         after = (source.repeat_interleave(count) * num_atoms + reached).unique()
         # Bonds lead one step back, aside, or on.
         after = after[~torch.isin(after, torch.cat([before, front]))]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.attention.ragged import take
+from pyg_atomenc.attention import TokenLayout, WindowLayout, take
 from pyg_atomenc.checks import check_range
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch_geometric.index import ptr2index
 from torch_geometric.utils import cumsum
 
-from pyg_atomenc.attention import TokenLayout, as_token_layout
-from pyg_atomenc.attention.ragged import take
+from pyg_atomenc.attention import TokenLayout, as_token_layout, take
 from pyg_atomenc.checks import check_index, check_shape, check_tensor, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
