@@ -32,6 +32,14 @@ def _seed():
     torch.manual_seed(12345)
 
 
+@pytest.fixture(autouse=True)
+def _forget_compiled():
+    yield
+    # Compiled code is kept by function, and torch takes no more than some versions.
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session")
 def structures():
     """The folder of real PDB entries beside the repository."""

@@ -192,6 +192,8 @@ OLD = torch.__version__.startswith("2.6.")
 @pytest.mark.parametrize("name", COMPILED)
 @torch._dynamo.config.patch(capture_scalar_outputs=OLD)
 def test_ten_batches_are_compiled_once(name, layers):
+    if OLD and name == "index":
+        pytest.skip("torch 2.6 cannot flatten what it has not counted: pass dim_size")
     layer, call, over = COMPILED[name]
     module = Calls(layers[layer], call)
     torch._dynamo.reset()
