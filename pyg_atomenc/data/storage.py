@@ -152,8 +152,9 @@ class AtomTokenStorage(GlobalStorage):
             return
         if key in _ID_KEYS:
             value = to_ids(key, value)
-        bare = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
-        if bare and has_token_rows(key):
+        if has_token_rows(key) and (
+            isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
+        ):
             raise AtomEncodingError(
                 f"'{key}' is {value!r}, but what is named 'token_…' has one row for "
                 f"each token: give it as many, or another name."

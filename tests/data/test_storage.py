@@ -376,3 +376,9 @@ def test_compiled_steps_take_the_layout_out_of_the_batch(inference):
         with pytest.raises(RuntimeError, match="edited in place"):
             compiled(batch)
     torch._dynamo.reset()
+
+
+def test_nested_tensors_are_kept():
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(1, 3)])
+    data = AtomTokenData(x=torch.randn(2, 3), xs=nested)
+    assert data.xs is nested
