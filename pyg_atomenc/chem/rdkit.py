@@ -1,6 +1,7 @@
 """RDKit's molecules: checked, made of biotite's `AtomArray` or a graph, and read."""
 
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from torch import Tensor
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.components import atomic_numbers
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 """The codes of :func:`hybridization`, by their place."""
 
+_INDEX = "_pyg_atomenc_index"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
 
@@ -81,16 +84,54 @@ def as_mol(source: Any) -> Any:
     check_atom_array(source)
     check_bonds(source)
     chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
-    base = require_package("rdkit.rdBase", "an AtomArray as a molecule")
-    interface = require_package("biotite.interface.rdkit", "an AtomArray as a molecule")
-    explicit = bool(np.isin(source.element, ("H", "D", "T")).any())
-    with base.BlockLogs(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mol = interface.to_mol(source, kekulize=True, explicit_hydrogen=explicit)
+    structure = require_package("biotite.structure", "an AtomArray as a molecule")
+    bonds = source.bonds.copy()
+    bonds.remove_aromaticity()
+    names = {kind: kind.name for kind in structure.BondType}
+    names[structure.BondType.ANY] = "UNSPECIFIED"
+    names[structure.BondType.COORDINATION] = "SINGLE"
+    *ends, types = bonds.as_array().T.tolist()
+    z = atomic_numbers(source.element)
+    known = "charge" in source.get_annotation_categories()
+    charge = source.charge.astype(int) if known else 0 * z
+    rows = np.stack([z, charge, 0 * z, 0 * z], axis=1).tolist()
+    mol = _build(rows, zip(*ends, map(names.get, types), strict=True), (z == 1).any())
+    with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
         # Charges are often missing from files: valences may be odd, and stay so.
         flags = chem.SanitizeFlags
         steps = flags.SANITIZE_ALL ^ flags.SANITIZE_PROPERTIES
         chem.SanitizeMol(mol, steps, catchErrors=True)
+    return mol
+
+
+def _build(
+    atoms: Iterable[Sequence[int]],
+    bonds: Iterable[tuple[int, int, str]],
+    explicit: bool,
+) -> Any:
+    """A molecule of atoms and bonds, as they are told.
+
+    Args:
+        atoms (iterable): Of every atom its number, charge, hydrogens that are no atoms,
+            and whether it is aromatic.
+        bonds (iterable): Two atoms, and RDKit's name of the bond's type.
+        explicit (bool): There are no hydrogens but those that are told.
+    """
+    chem = require_package("rdkit.Chem", "a molecule")
+    mol = chem.RWMol()
+    # Equal atoms are made once: RDKit copies what it adds.
+    made: dict[tuple[int, ...], Any] = {}
+    for row in map(tuple, atoms):
+        if row not in made:
+            atom = made[row] = chem.Atom(row[0])
+            atom.SetFormalCharge(row[1])
+            atom.SetNumExplicitHs(row[2])
+            atom.SetNoImplicit(bool(explicit))
+            atom.SetIsAromatic(bool(row[3]))
+        mol.AddAtom(made[row])
+    kinds = chem.BondType.names
+    for a, b, kind in bonds:
+        mol.AddBond(a, b, kinds[kind])
     return mol
 
 
@@ -104,11 +145,14 @@ def residue_columns(mol: Any) -> dict[str, Any]:
     """
     unknown = require_package("rdkit.Chem", "a molecule").AtomPDBResidueInfo()
     unknown.SetIsHeteroAtom(True)
-    infos = []
-    for atom in mol.GetAtoms():
-        near = atom.GetNeighbors() if atom.GetAtomicNum() == 1 else ()
-        found = (other.GetPDBResidueInfo() for other in (atom, *near))
-        infos.append(next((info for info in found if info is not None), unknown))
+    atoms = atoms_of(mol)
+    infos = [atom.GetPDBResidueInfo() for atom in atoms]
+    if any(infos):
+        for atom in atoms:
+            if infos[i := atom.GetIdx()] is None and atom.GetAtomicNum() == 1:
+                near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+                infos[i] = next((info for info in near if info is not None), None)
+    infos = [info or unknown for info in infos]
     return dict(
         res_name=[info.GetResidueName().strip() or "UNL" for info in infos],
         chain_id=[info.GetChainId().strip() for info in infos],
@@ -118,20 +162,56 @@ def residue_columns(mol: Any) -> dict[str, Any]:
     )
 
 
-def bond_ends(mol: Any) -> NDArray[np.int64]:
+def atoms_of(mol: Any) -> list[Any]:
+    """The atoms, by index: RDKit's own iterator takes twice as long."""
+    return list(map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())))
+
+
+def bonds_of(mol: Any) -> list[Any]:
+    """The bonds in their order.
+
+    They are found by their atoms: to find one by its index, RDKit goes through all that
+    stand before it.
+    """
+    found = {bond.GetIdx(): bond for a in atoms_of(mol) for bond in a.GetBonds()}
+    return [found[index] for index in range(len(found))]
+
+
+def bond_ends(bonds: list[Any]) -> NDArray[np.int64]:
     """The two atoms of every bond ``[B, 2]``, int64."""
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
+    """A copy without the hydrogens that RDKit takes for plain ones, rings perceived.
+
+    Returns:
+        tuple: The molecule of ``M`` atoms, and the place of each in ``mol`` ``[M]``.
+    """
+    chem = require_package("rdkit.Chem", "a molecule")
+    heavy = chem.Mol(mol)
+    heavy.UpdatePropertyCache(strict=False)
+    index = np.arange(mol.GetNumAtoms())
+    if any(atom.GetAtomicNum() == 1 for atom in atoms_of(mol)):
+        for atom in atoms_of(heavy):
+            atom.SetIntProp(_INDEX, atom.GetIdx())
+        heavy = chem.RemoveHs(heavy, sanitize=False)
+        heavy.UpdatePropertyCache(strict=False)
+        index = np.array([atom.GetIntProp(_INDEX) for atom in atoms_of(heavy)])
+    # A molecule that was never sanitized does not know its rings.
+    chem.FastFindRings(heavy)
+    return heavy, index
 
 
 def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
-    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    ends = bond_ends(mol)
-    ends = np.concatenate([ends, ends[:, ::-1]])
-    ends = ends[(number[ends[:, 0]] == 1) & (number[ends[:, 1]] != 1)]
     out = piece.copy()
-    out[ends[:, 0]] = piece[ends[:, 1]]
+    for atom in atoms_of(mol):
+        if atom.GetAtomicNum() == 1:
+            near = [a.GetIdx() for a in atom.GetNeighbors() if a.GetAtomicNum() != 1]
+            if near:
+                out[atom.GetIdx()] = piece[near[-1]]
     return out
 
 
@@ -155,21 +235,9 @@ def graph_mol(
     chem = require_package("rdkit.Chem", "AtomFeatures")
     aromatic = torch.zeros_like(z)
     aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-    mol = chem.RWMol()
-    # Equal atoms are made once: RDKit copies what it adds.
-    made: dict[tuple[int, ...], Any] = {}
-    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1)
-    for row in map(tuple, rows.tolist()):
-        if row not in made:
-            atom = made[row] = chem.Atom(row[0])
-            atom.SetFormalCharge(row[1])
-            atom.SetNumExplicitHs(row[2])
-            atom.SetNoImplicit(True)
-            atom.SetIsAromatic(bool(row[3]))
-        mol.AddAtom(made[row])
-    kinds = [getattr(chem.BondType, name) for name in _BONDS]
-    for a, b, kind in zip(*bonds.tolist(), types.tolist(), strict=True):
-        mol.AddBond(a, b, kinds[kind])
+    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1).tolist()
+    kinds = [_BONDS[column] for column in types.tolist()]
+    mol = _build(rows, zip(*bonds.tolist(), kinds, strict=True), explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)
@@ -182,9 +250,7 @@ def hybridization(mol: Any) -> Tensor:
     """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
     names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
     code = {names[name]: i for i, name in enumerate(HYBRIDIZATIONS) if name in names}
-    # Atoms by index: RDKit's own iterator takes twice as long.
-    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
-    found = [code.get(atom.GetHybridization(), 0) for atom in atoms]
+    found = [code.get(atom.GetHybridization(), 0) for atom in atoms_of(mol)]
     return torch.tensor(found, dtype=torch.long)
 
 
@@ -207,7 +273,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     code = cip_codes(mol)
     # What lacks a neighbour's position has no handedness.
     lost = pos.isnan().any(dim=1).cpu()
-    ends = torch.from_numpy(bond_ends(mol))
+    ends = torch.from_numpy(bond_ends(bonds_of(mol)))
     code[ends[lost[ends].any(dim=1)].flatten()] = 0
     return code
 

@@ -1,5 +1,6 @@
 """RDKit molecules and SMILES → `AtomTokenData`."""
 
+import re
 from collections import Counter
 from typing import Any, Optional
 
@@ -8,12 +9,22 @@ from torch import Tensor
 
 from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.rdkit import bond_ends, check_mol, cip_codes, residue_columns
+from pyg_atomenc.chem.rdkit import (
+    atoms_of,
+    bond_ends,
+    bonds_of,
+    check_mol,
+    cip_codes,
+    residue_columns,
+)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_representatives
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
 from pyg_atomenc.tokenizers.fragments import BRICS
+
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def from_rdmol(
@@ -59,16 +70,17 @@ def from_rdmol(
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
     # A kekulized molecule may keep its aromatic flags; they are what holds.
+    links = bonds_of(mol)
     types = [
         "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
-        for bond in mol.GetBonds()
+        for bond in links
     ]
-    bonds = bond_tensors(bond_ends(mol), [bond_column(name) for name in types])
+    bonds = bond_tensors(bond_ends(links), [bond_column(name) for name in types])
     mol.UpdatePropertyCache(strict=False)
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)
         chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-    atoms = mol.GetAtoms()
+    atoms = atoms_of(mol)
     data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
@@ -137,8 +149,7 @@ def _check_text(smiles: Any, max_length: int) -> str:
     check_integer("max_length", max_length, 0)
     text = check_type("smiles", smiles, str, mend).strip()
     # Older releases of RDKit would read what stands before a NUL.
-    codes = set(map(ord, text[: max_length + 1]))
-    if 0 in codes or not codes.isdisjoint(range(0xD800, 0xE000)):
+    if _NO_TEXT.search(text[: max_length + 1]):
         raise AtomEncodingError(
             f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: read "
             f"the text it comes from in its true encoding."
@@ -207,7 +218,7 @@ def _reason(smiles: str) -> str:
 def _atom_names(mol: Any) -> list[str]:
     names = []
     count: Counter[str] = Counter()
-    for atom in mol.GetAtoms():
+    for atom in atoms_of(mol):
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
         pdb_name = residue.GetName().strip() if residue else ""
