@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 """The codes of :func:`hybridization`, by their place."""
 
+_NO_RESIDUE = ("UNL", "", "", 0, True)
 _INDEX = "_pyg_atomenc_index"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
@@ -135,30 +136,40 @@ def _build(
     return mol
 
 
-def residue_columns(mol: Any) -> dict[str, Any]:
-    """What a molecule's PDB information says of every atom's residue.
+def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
+    """What a molecule's PDB information says of the residues of ``N`` atoms.
+
+    Args:
+        mol (rdkit.Chem.Mol): The molecule.
+        index (sequence, optional): Which atoms. (default: all)
 
     Returns:
         dict: ``res_name``, ``chain_id`` and ``ins_code``, lists of text, and ``res_id``
         ``[N]``, int64, and ``hetero`` ``[N]``, bool. An atom without information is one
         of the hetero residue ``UNL`` 0; a hydrogen is in the residue of its atom.
     """
-    unknown = require_package("rdkit.Chem", "a molecule").AtomPDBResidueInfo()
-    unknown.SetIsHeteroAtom(True)
-    atoms = atoms_of(mol)
-    infos = [atom.GetPDBResidueInfo() for atom in atoms]
-    if any(infos):
-        for atom in atoms:
-            if infos[i := atom.GetIdx()] is None and atom.GetAtomicNum() == 1:
-                near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
-                infos[i] = next((info for info in near if info is not None), None)
-    infos = [info or unknown for info in infos]
-    return dict(
-        res_name=[info.GetResidueName().strip() or "UNL" for info in infos],
-        chain_id=[info.GetChainId().strip() for info in infos],
-        ins_code=[info.GetInsertionCode().strip() for info in infos],
-        res_id=torch.tensor([info.GetResidueNumber() for info in infos]),
-        hetero=torch.tensor([info.GetIsHeteroAtom() for info in infos]),
+    rows = []
+    for i in range(mol.GetNumAtoms()) if index is None else index:
+        atom = mol.GetAtomWithIdx(i)
+        info = atom.GetPDBResidueInfo()
+        if info is None and atom.GetAtomicNum() == 1:
+            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+            info = next((found for found in near if found is not None), None)
+        rows.append(_NO_RESIDUE if info is None else _residue(info))
+    *texts, number, hetero = zip(*rows, strict=True)
+    columns = dict(
+        zip(("res_name", "chain_id", "ins_code"), map(list, texts), strict=True)
+    )
+    return dict(columns, res_id=torch.tensor(number), hetero=torch.tensor(hetero))
+
+
+def _residue(info: Any) -> tuple[str, str, str, int, bool]:
+    return (
+        info.GetResidueName().strip() or _NO_RESIDUE[0],
+        info.GetChainId().strip(),
+        info.GetInsertionCode().strip(),
+        info.GetResidueNumber(),
+        info.GetIsHeteroAtom(),
     )
 
 
@@ -177,9 +188,9 @@ def bonds_of(mol: Any) -> list[Any]:
     return [found[index] for index in range(len(found))]
 
 
-def bond_ends(bonds: list[Any]) -> NDArray[np.int64]:
+def bond_ends(mol: Any) -> NDArray[np.int64]:
     """The two atoms of every bond ``[B, 2]``, int64."""
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds_of(mol)]
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
@@ -193,7 +204,7 @@ def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
     heavy = chem.Mol(mol)
     heavy.UpdatePropertyCache(strict=False)
     index = np.arange(mol.GetNumAtoms())
-    if any(atom.GetAtomicNum() == 1 for atom in atoms_of(mol)):
+    if mol.GetNumHeavyAtoms() < len(index):
         for atom in atoms_of(heavy):
             atom.SetIntProp(_INDEX, atom.GetIdx())
         heavy = chem.RemoveHs(heavy, sanitize=False)
@@ -207,7 +218,7 @@ def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
 def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
     out = piece.copy()
-    for atom in atoms_of(mol):
+    for atom in atoms_of(mol) if mol.GetNumHeavyAtoms() < len(piece) else ():
         if atom.GetAtomicNum() == 1:
             near = [a.GetIdx() for a in atom.GetNeighbors() if a.GetAtomicNum() != 1]
             if near:
@@ -273,7 +284,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     code = cip_codes(mol)
     # What lacks a neighbour's position has no handedness.
     lost = pos.isnan().any(dim=1).cpu()
-    ends = torch.from_numpy(bond_ends(bonds_of(mol)))
+    ends = torch.from_numpy(bond_ends(mol))
     code[ends[lost[ends].any(dim=1)].flatten()] = 0
     return code
 

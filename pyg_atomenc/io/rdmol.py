@@ -11,7 +11,6 @@ from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.rdkit import (
     atoms_of,
-    bond_ends,
     bonds_of,
     check_mol,
     cip_codes,
@@ -22,7 +21,6 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_representatives
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
 from pyg_atomenc.tokenizers.fragments import BRICS
-
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -75,7 +73,8 @@ def from_rdmol(
         "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
         for bond in links
     ]
-    bonds = bond_tensors(bond_ends(links), [bond_column(name) for name in types])
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in links]
+    bonds = bond_tensors(ends, [bond_column(name) for name in types])
     mol.UpdatePropertyCache(strict=False)
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)

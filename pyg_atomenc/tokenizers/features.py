@@ -89,19 +89,21 @@ def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
     return structure_tokens(residues, token)
 
 
-def molecule_tokens(mol: Any, token: Integers, names: list[str]) -> Tokens:
+def molecule_tokens(
+    mol: Any, token: Integers, names: list[str], first: Integers
+) -> Tokens:
     """Tokens of a molecule: ligands, none of them a standard residue.
 
     They have the features of a structure's tokens, so that both batch together: the
-    residue of their first atom is that of the molecule's PDB information.
+    residue of their ``first`` atom is that of the molecule's PDB information.
     """
-    count, known = len(names), residue_columns(mol)
-    first = by_first_atom(token)[1].tolist()
+    count = len(names)
+    known = residue_columns(mol, first.tolist())
     attributes = {
         "token_name": names,
-        "token_chain": [known["chain_id"][atom] for atom in first],
-        "token_res_id": known["res_id"][first],
-        "token_ins_code": [known["ins_code"][atom] for atom in first],
+        "token_chain": known["chain_id"],
+        "token_res_id": known["res_id"],
+        "token_ins_code": known["ins_code"],
         "token_entity_kind": torch.full((count,), LIGAND),
         "token_is_standard": torch.zeros(count, dtype=torch.bool),
         "token_label_chain": [""] * count,
@@ -125,5 +127,5 @@ def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
     token, first = by_first_atom(piece)
     names = [names[i] for i in piece[first].tolist()]
     if is_mol(source):
-        return molecule_tokens(source, token, names)
+        return molecule_tokens(source, token, names, first)
     return structure_tokens(find_residues(source), token, names)

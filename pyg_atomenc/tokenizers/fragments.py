@@ -1,5 +1,6 @@
 """Molecules → fragments: the pieces between BRICS bonds, or rings and chains."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,11 +8,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom, connected
 from pyg_atomenc.chem.rdkit import (
     as_mol,
     atoms_of,
-    bond_ends,
     bonds_of,
     with_hydrogens,
     without_hydrogens,
@@ -89,16 +88,20 @@ class RingsAndChains:
         return fragments(source, _bonds_that_leave_rings)
 
 
-Cuts = Callable[[Any, list[Any], Integers], Any]
+Ends = list[tuple[int, int]]
 
 
-def fragments(source: Any, find_cuts: Optional[Cuts] = None, mark: str = "") -> Tokens:
+def fragments(
+    source: Any,
+    find_cuts: Optional[Callable[[Any, list[Any], Ends], list[bool]]] = None,
+    mark: str = "",
+) -> Tokens:
     """Tokens that are the pieces between the bonds that are cut.
 
     Args:
         source (rdkit.Chem.Mol or biotite.structure.AtomArray): The atoms.
         find_cuts (callable, optional): Takes the molecule without its hydrogens, its
-            bonds and their ends ``[B, 2]``, says which are cut ``[B]``. (default: none)
+            ``B`` bonds and their ends, says which are cut. (default: none)
         mark (str): The atom at the end of every cut bond in names. (default: none)
 
     Returns:
@@ -109,48 +112,67 @@ def fragments(source: Any, find_cuts: Optional[Cuts] = None, mark: str = "") -> 
         # Hydrogens change no fragment: BRICS counts an atom's explicit neighbours.
         heavy, index = without_hydrogens(mol)
         bonds = bonds_of(heavy)
-        ends = bond_ends(bonds)
-        cuts = find_cuts(heavy, bonds, ends) if find_cuts else np.zeros(len(bonds))
-        joins = ends[~np.array(cuts, dtype=bool)]
-        piece, _ = by_first_atom(connected(len(index), joins))
-        names = _names(heavy, bonds, piece.tolist(), mark)
-    full = np.full(mol.GetNumAtoms(), -1)
-    full[index] = piece
-    return chemical_tokens(source, with_hydrogens(mol, full), names)
+        ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+        cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
+        pairs = zip(ends, cuts, strict=True)
+        of = _pieces(heavy.GetNumAtoms(), [pair for pair, cut in pairs if not cut])
+        names = _names(heavy, bonds, ends, of, mark)
+    piece = np.full(mol.GetNumAtoms(), -1)
+    piece[index] = of
+    return chemical_tokens(source, with_hydrogens(mol, piece), names)
 
 
-def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Integers) -> Any:
-    in_ring = np.array([bond.IsInRing() for bond in bonds], dtype=bool)
-    ring_atom = np.zeros(mol.GetNumAtoms(), dtype=bool)
-    ring_atom[ends[in_ring].ravel()] = True
+def _pieces(count: int, pairs: Ends) -> list[int]:
+    """The connected piece of every atom, numbered by their first atoms.
+
+    In plain Python: most molecules are too small for NumPy to be faster.
+    """
+    lesser = list(range(count))
+    for a, b in pairs:
+        while lesser[a] != a:
+            lesser[a] = a = lesser[lesser[a]]
+        while lesser[b] != b:
+            lesser[b] = b = lesser[lesser[b]]
+        lesser[max(a, b)] = min(a, b)
+    numbers = itertools.count()
+    piece: list[int] = []
+    for atom, other in enumerate(lesser):
+        piece.append(next(numbers) if other == atom else piece[other])
+    return piece
+
+
+def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
+    in_ring = [bond.IsInRing() for bond in bonds]
+    atoms = {i for pair, ring in zip(ends, in_ring, strict=True) if ring for i in pair}
     # A bond that leaves a ring joins nothing; one in a chain does.
-    return ~in_ring & ring_atom[ends].any(axis=1)
+    pairs = zip(ends, in_ring, strict=True)
+    return [not ring and (a in atoms or b in atoms) for (a, b), ring in pairs]
 
 
-def _brics_bonds(mol: Any, bonds: list[Any], ends: Integers) -> list[bool]:
+def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
     """Which bonds BRICS cuts; RDKit's own function stops at 1,000 of a kind."""
-    environments = _brics_environments()
     # Of each atom, as bits: its environments, and those that it is cut from.
     own, partners = [0] * mol.GetNumAtoms(), [[0] * mol.GetNumAtoms() for _ in "-="]
-    for bit, (query, *others) in enumerate(environments):
+    for bit, (query, *others) in enumerate(_brics_environments()):
         for match in mol.GetSubstructMatches(query, False, maxMatches=_MOST_MATCHES):
             own[match[0]] |= 1 << bit
             for of, more in zip(partners, others, strict=True):
                 of[match[0]] |= more
-    kinds = {"SINGLE": partners[0], "DOUBLE": partners[1]}
     cuts = []
-    for bond, (a, b) in zip(bonds, ends.tolist(), strict=True):
-        wanted = kinds.get(bond.GetBondType().name)
-        cuts.append(
-            wanted is not None and wanted[a] & own[b] != 0 and not bond.IsInRing()
-        )
+    for bond, (a, b) in zip(bonds, ends, strict=True):
+        single, double = (of[a] & own[b] for of in partners)
+        # Few bonds are asked for their type, which takes long in Python.
+        cut = (single or double) and not bond.IsInRing() and bond.GetBondType().name
+        cuts.append(bool(cut == "SINGLE" and single or cut == "DOUBLE" and double))
     return cuts
 
 
 @lru_cache(maxsize=1)
 def _brics_environments() -> list[tuple[Any, int, int]]:
-    """RDKit's BRICS: the query of each environment, and as bits the environments from
-    which single and double bonds to it are cut."""
+    """The query of each environment of BRICS, and whose bonds to it are cut.
+
+    As bits, one for each environment: those behind single bonds, and double bonds.
+    """
     brics = require_package("rdkit.Chem.BRICS", "BRICS")
     rules = [rule for group in brics.reactionDefs for rule in group]
     # Of several names for one environment, such as 14 and 14b, the rules use one.
@@ -162,7 +184,9 @@ def _brics_environments() -> list[tuple[Any, int, int]]:
     return [(brics.environMatchers[f"L{n}"], *bits[n].values()) for n in names]
 
 
-def _names(mol: Any, bonds: list[Any], of: list[int], mark: str) -> list[str]:
+def _names(
+    mol: Any, bonds: list[Any], ends: Ends, of: list[int], mark: str
+) -> list[str]:
     """The canonical SMILES of every piece, each of which is built as a molecule.
 
     RDKit's own ways of cutting a molecule take a time that grows as its square. At the
@@ -174,9 +198,9 @@ def _names(mol: Any, bonds: list[Any], of: list[int], mark: str) -> list[str]:
     star = chem.Atom(mark) if mark else None
     # Where the neighbour of an atom, across a cut, stands in its piece.
     across: dict[tuple[int, int], int] = {}
-    double = []
-    for bond in bonds:
-        a, b, kind = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType()
+    double, any_stereo = [], chem.BondStereo.STEREOANY
+    for bond, (a, b) in zip(bonds, ends, strict=True):
+        kind = bond.GetBondType()
         if of[a] != of[b]:
             for this, that in ((a, b), (b, a)) if star else ():
                 across[this, that] = made[of[this]].AddAtom(star)
@@ -185,21 +209,21 @@ def _names(mol: Any, bonds: list[Any], of: list[int], mark: str) -> list[str]:
         made[of[a]].AddBond(place[a], place[b], kind)
         if bond.GetIsAromatic():
             made[of[a]].GetBondBetweenAtoms(place[a], place[b]).SetIsAromatic(True)
-        if bond.GetStereo() > chem.BondStereo.STEREOANY:
-            double.append(bond)
-    for bond in double:
-        ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        pairs = list(zip(ends, bond.GetStereoAtoms(), strict=False))
+        elif bond.GetStereo() > any_stereo:
+            double.append((bond, (a, b)))
+    for bond, pair in double:
+        pairs = list(zip(pair, bond.GetStereoAtoms(), strict=False))
         at = [
             place[far] if of[far] == of[near] else across.get((near, far), -1)
             for near, far in pairs
         ]
         if len(at) == 2 and min(at) >= 0:
-            copy = made[of[ends[0]]].GetBondBetweenAtoms(*(place[i] for i in ends))
+            piece = made[of[pair[0]]]
+            copy = piece.GetBondBetweenAtoms(*(place[i] for i in pair))
             copy.SetStereoAtoms(*at)
             copy.SetStereo(bond.GetStereo())
             # By them RDKit perceives the stereo anew when it writes.
-            chem.SetDoubleBondNeighborDirections(made[of[ends[0]]])
+            chem.SetDoubleBondNeighborDirections(piece)
     for fragment in made:
         fragment.UpdatePropertyCache(strict=False)
     return [chem.MolToSmiles(fragment) for fragment in made]

@@ -76,7 +76,8 @@ class Atom:
         if is_mol(source):
             check_mol(source)
             names = [atom.GetSymbol() for atom in source.GetAtoms()]
-            return molecule_tokens(source, np.arange(len(names)), names)
+            own = np.arange(len(names))
+            return molecule_tokens(source, own, names, own)
         check_atom_array(source)
         residues = find_residues(source)
         return structure_tokens(residues, np.arange(len(residues.index)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from pyg_atomenc.checks import check_choice
 from pyg_atomenc.chem.codes import connected
-from pyg_atomenc.chem.rdkit import as_mol, bond_ends, bonds_of, with_hydrogens
+from pyg_atomenc.chem.rdkit import as_mol, bond_ends, with_hydrogens
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
@@ -106,7 +106,7 @@ class Smarts:
             own = np.arange(count)
             names += [atom.GetSymbol() for atom in mol.GetAtoms()]
         else:
-            ends = bond_ends(bonds_of(mol))
+            ends = bond_ends(mol)
             own = connected(count, ends[~taken[ends].any(axis=1)])
             names += ["rest"] * count
         full = np.where(taken, piece, len(names) - count + own)
