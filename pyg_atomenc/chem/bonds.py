@@ -32,16 +32,18 @@ def bond_column(name: str) -> int:
     return BOND_TYPES.index(name if name in BOND_TYPES else "other")
 
 
-def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
+def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Turn a list of bonds into directed edges with one-hot types.
 
     Args:
         pairs (array_like): The two atoms of each of ``B`` bonds ``[B, 2]``.
         types (array_like): Their columns in :data:`BOND_TYPES` ``[B]``.
+        stereo (array_like): Their codes ``[B]``, integers.
 
     Returns:
         tuple: ``edge_index`` ``[2, 2 * B]`` int64, each bond in both directions and
-        sorted by its first atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot.
+        sorted by its first atom, ``edge_attr`` ``[2 * B, 5]`` float32, one-hot, and
+        ``edge_stereo`` ``[2 * B]``, int64, the codes.
     """
     ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     ends = np.concatenate([ends, ends[:, ::-1]])
@@ -50,7 +52,9 @@ def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
     edge_attr = np.zeros((len(order), BOND_COLUMNS), dtype=np.float32)
     edge_attr[np.arange(len(order)), column[order]] = 1
     edge_index = np.ascontiguousarray(ends[order].T)
-    return torch.from_numpy(edge_index), torch.from_numpy(edge_attr)
+    edge_stereo = np.tile(np.asarray(stereo, dtype=np.int64).reshape(-1), 2)[order]
+    one, other, more = map(torch.from_numpy, (edge_index, edge_attr, edge_stereo))
+    return one, other, more
 
 
 def unique_bonds(data: Data) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ from pyg_atomenc.chem.rdkit import (
     atoms_of,
     bonds_of,
     check_mol,
-    cip_codes,
     residue_columns,
+    stereo_codes,
 )
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -47,7 +47,13 @@ def from_rdmol(
 
         - ``pos`` and ``token_pos``: only if there is a 3D conformer
         - ``num_hydrogens``: as RDKit counts those of each atom
-        - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S
+        - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
+          3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
+          newer CIP rules; -1 for a centre that they would need seconds for
+        - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
+        - ``num_radical_electrons`` ``[N]``, int64
+        - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
+          2 for Z; -1 as above
         - ``is_representative``: the first atom of each token
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
@@ -67,27 +73,34 @@ def from_rdmol(
     atom_name = _atom_names(mol)
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
-    # A kekulized molecule may keep its aromatic flags; they are what holds.
+    mol.UpdatePropertyCache(strict=False)
+    with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
+        chem.FastFindRings(mol)
+        chem.AssignStereochemistry(mol, cleanIt=False, force=True)
+        chirality, stereo = stereo_codes(mol)
     links = bonds_of(mol)
+    # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = [
         "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
         for bond in links
     ]
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in links]
-    bonds = bond_tensors(ends, [bond_column(name) for name in types])
-    mol.UpdatePropertyCache(strict=False)
-    with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
-        chem.FastFindRings(mol)
-        chem.AssignStereochemistry(mol, cleanIt=False, force=True)
+    columns = [bond_column(name) for name in types]
+    edge_index, edge_attr, edge_stereo = bond_tensors(ends, columns, stereo)
     atoms = atoms_of(mol)
     data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
-        chirality=cip_codes(mol),
+        chirality=torch.tensor(chirality),
+        isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
+        num_radical_electrons=torch.tensor(
+            [atom.GetNumRadicalElectrons() for atom in atoms]
+        ),
         pos=pos,
-        edge_index=bonds[0],
-        edge_attr=bonds[1],
+        edge_index=edge_index,
+        edge_attr=edge_attr,
+        edge_stereo=edge_stereo,
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
         atom_name=atom_name,
