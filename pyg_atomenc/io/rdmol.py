@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -22,6 +24,8 @@ from pyg_atomenc.io.atom_array import set_representatives
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
 from pyg_atomenc.tokenizers.fragments import BRICS
 
+_FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
+_NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -189,7 +193,10 @@ def _parse(smiles: str) -> Any:
     with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
         try:
             mol = chem.MolFromSmiles(smiles)
-            reason = _reason(smiles) if mol is None else ""
+            grammar = "it does not follow the grammar of SMILES"
+            reason = (
+                "" if mol else reason_of(partial(chem.MolFromSmiles, smiles), grammar)
+            )
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             mol, reason = None, str(error).strip().split("\n")[-1].strip()
@@ -205,26 +212,25 @@ def _parse(smiles: str) -> Any:
     return mol
 
 
-def _reason(smiles: str) -> str:
-    """Why RDKit refuses a SMILES, in its own words as far as it tells them."""
-    chem = require_package("rdkit.Chem", "from_smiles")
-    base = require_package("rdkit.rdBase", "from_smiles")
-    mol = chem.MolFromSmiles(smiles, sanitize=False)
+def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
+    """Why RDKit refuses a molecule, in its own words as far as it tells them.
+
+    Args:
+        parse (callable): Takes whether to sanitize, gives the molecule or ``None``.
+        unknown (str): What to say where RDKit says nothing.
+    """
+    chem = require_package("rdkit.Chem", "molecules")
+    base = require_package("rdkit.rdBase", "molecules")
+    lines: list[str] = []
+    # Syntax errors go to RDKit's log only, which older versions cannot capture.
+    with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
+        mol = parse(False)
     if mol is not None:
         problems = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
         return "; ".join(problems) or "it cannot be sanitized"
-    lines = []
-    # Syntax errors go to RDKit's log only, which older versions cannot capture.
-    if hasattr(base, "CaptureErrorLog"):
-        with base.CaptureErrorLog() as log:
-            chem.MolFromSmiles(smiles, sanitize=False)
-        marker = "SMILES Parse Error: "
-        lines = [
-            line.split(marker, 1)[1].rstrip(": ")
-            for line in log.messages.splitlines()
-            if marker in line and "Failed parsing" not in line
-        ]
-    return "; ".join(lines) or "it does not follow the grammar of SMILES"
+    lines = _FAULT.findall(getattr(log, "messages", ""))
+    lines = [line.rstrip(": .") for line in lines if not _NO_FAULT.match(line)]
+    return "; ".join(dict.fromkeys(lines))[:500] or unknown
 
 
 def _atom_names(mol: Any) -> list[str]:
