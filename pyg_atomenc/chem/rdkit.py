@@ -332,6 +332,29 @@ def _codes(items: list[Any], names: Sequence[str]) -> list[int]:
     return [codes.get(name, 0) if name else 0 for name in found]
 
 
+def short_name(symbol: str, number: int) -> str:
+    """An atom's name of four characters at most; large numbers are hybrid-36 (A00)."""
+    width = 4 - len(symbol)
+    value = number - 10**width + 10 * 36 ** (width - 1)
+    if 0 <= number - 10**width and value < 36**width:
+        return symbol + np.base_repr(value, 36)
+    # What does not fit behind two letters does behind one.
+    over = number >= 10**width and len(symbol) > 1
+    return short_name(symbol[:1], number) if over else f"{symbol}{number}"
+
+
+def rank_names(smiles: str) -> list[str]:
+    """The names that Boltz gives the atoms of a SMILES, as ``C20``.
+
+    The number is an atom's canonical rank in the molecule with its hydrogens, whose
+    names stand behind those of all others.
+    """
+    chem = require_package("rdkit.Chem", "names of atoms")
+    mol = chem.AddHs(chem.MolFromSmiles(smiles))
+    ranks = zip(atoms_of(mol), chem.CanonicalRankAtoms(mol), strict=True)
+    return [short_name(atom.GetSymbol().upper(), rank + 1) for atom, rank in ranks]
+
+
 def embed_smiles(smiles: str, seed: int) -> Tensor:
     """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
 

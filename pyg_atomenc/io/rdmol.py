@@ -16,6 +16,7 @@ from pyg_atomenc.chem.rdkit import (
     bonds_of,
     check_mol,
     residue_columns,
+    short_name,
     stereo_codes,
 )
 from pyg_atomenc.data import AtomTokenData
@@ -240,7 +241,7 @@ def _atom_names(mol: Any) -> list[str]:
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
         pdb_name = residue.GetName().strip() if residue else ""
-        names.append(pdb_name or f"{element}{count[element]}")
+        names.append(pdb_name or short_name(element, count[element]))
     return names
 
 

@@ -108,8 +108,19 @@ QUICK = (
     "ALA CYS DAL ILE THR NAG GLC BGC MAN FUC SIA ATP NAD FAD SAM RET REA FUM MAE "
     "BTN CLR EST TES DEX PNN AMX TAX STR OLA LDA ORN SME MHO MYR XMP LNL ACD"
 ).split()
-# Atoms whose label in the dictionary is another: KNOWN
-WRONG: set[tuple[str, str]] = set()
+# What the dictionary labels otherwise than the rules do, or RDKit sees no centre in:
+# nitrogens and metals of complexes, ambiguous drawings, r and s.
+WRONG = {
+    ("0ZB", "CA"), ("0ZB", "CA1"), ("1R6", "N3"), ("1ZV", "C9"), ("A1H3B", "C2"),
+    ("A1H3B", "C3"), ("BH3", "CAZ"), ("GGA", "P34"), ("GSZ", "CAC"), ("HZU", "C23"),
+    ("I3Q", "N11"), ("ISE", "C5"), ("L1U", "AS"), ("SNA", "C52"), ("UMM", "N2"),
+    ("UOJ", "N12"), ("ZND", "N2"), ("A8S", "="), ("EST", "C8"),
+}  # fmt: skip
+SULFUR = {
+    ("577", "S1"), ("7EN", "S19"), ("A1CHB", "S10"), ("A1EAY", "S01"), ("ALW", "S1"),
+    ("CSX", "SG"), ("DSK", "SAV"), ("MC8", "S32"), ("NXQ", "S"), ("OSM", "S"),
+    ("S68", "SAP"), ("VAZ", "SAR"), ("VJM", "S17"), ("YU0", "S17"),
+}  # fmt: skip
 
 
 def centres(names):
@@ -142,7 +153,7 @@ def centres(names):
             yield (name, atom), atoms.element[i], labels
         for i in (known.edge_stereo > 0).nonzero().flatten().tolist():
             both = [known.edge_stereo[i].item(), by_mol.edge_stereo[i].item()]
-            yield (name, i), "=", both
+            yield (name, "="), "=", both
 
 
 def with_centres(sulfur=False):
@@ -157,25 +168,26 @@ def with_centres(sulfur=False):
                 yield name
 
 
+def disagree(rows):
+    return {key for key, _, labels in rows if len(set(labels)) > 1}
+
+
 def test_labels_of_well_known_components():
     found = list(centres(QUICK))
     assert len(found) > 100
-    for key, _, labels in found:
-        assert len(set(labels)) == 1, (key, labels)
+    assert disagree(found) <= WRONG
 
 
 @pytest.mark.slow
 def test_labels_of_the_dictionary():
     found = list(centres(with_centres()))
-    wrong = {
-        kind: {key for key, element, labels in found if len(set(labels)) > 1}
-        for kind in ("atoms", "bonds")
-    }
-    print(len(found), wrong)
+    wrong = disagree(found)
+    print(f"{len(found)} labels of components, {len(wrong)} atoms and bonds disagree")
+    assert wrong <= WRONG and len(wrong) < 0.02 * len(found) and len(found) > 2000
+    assert any(row[1] == "S" for row in found)
 
 
 @pytest.mark.slow
 def test_sulfur_of_the_dictionary():
     found = [row for row in centres(with_centres(sulfur=True)) if row[1] == "S"]
-    wrong = {key for key, _, labels in found if len(set(labels)) > 1}
-    print(len(found), wrong)
+    assert disagree(found) <= SULFUR and len(found) > 130
