@@ -1,6 +1,7 @@
 """Bonds: their types, as tensors, and by tables of components along polymers."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ Table = Mapping[str, Mapping[tuple[str, str], int]]
 _LONGEST = 2.0
 
 
+@lru_cache(maxsize=100)
 def bond_column(name: str) -> int:
     """The column in :data:`BOND_TYPES` of a bond type's name in RDKit or biotite."""
     # AROMATIC_SINGLE and its like are one type here, as in RDKit.

@@ -186,19 +186,19 @@ def atoms_of(mol: Any) -> list[Any]:
     return list(map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())))
 
 
-def bonds_of(mol: Any) -> list[Any]:
-    """The bonds in their order.
+def bonds_of(atoms: list[Any]) -> list[Any]:
+    """The bonds of all atoms of a molecule, in their order.
 
-    They are found by their atoms: to find one by its index, RDKit goes through all that
-    stand before it.
+    To find one by its index, RDKit goes through all that stand before it.
     """
-    found = {bond.GetIdx(): bond for a in atoms_of(mol) for bond in a.GetBonds()}
+    found = {bond.GetIdx(): bond for atom in atoms for bond in atom.GetBonds()}
     return [found[index] for index in range(len(found))]
 
 
 def bond_ends(mol: Any) -> NDArray[np.int64]:
     """The two atoms of every bond ``[B, 2]``, int64."""
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds_of(mol)]
+    bonds = bonds_of(atoms_of(mol))
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
@@ -289,7 +289,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         chem.AssignAtomChiralTagsFromStructure(mol)
         chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    code = torch.tensor(stereo_codes(mol)[0])
+    code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
     lost = pos.isnan().any(dim=1).cpu()
     ends = torch.from_numpy(bond_ends(mol))
@@ -297,7 +297,9 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     return code
 
 
-def stereo_codes(mol: Any) -> tuple[list[int], list[int]]:
+def stereo_codes(
+    mol: Any, atoms: list[Any], bonds: list[Any]
+) -> tuple[list[int], list[int]]:
     """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
 
     They are those of RDKit's newer perception: the older one inverts sulfur, as it
@@ -306,12 +308,13 @@ def stereo_codes(mol: Any) -> tuple[list[int], list[int]]:
     Args:
         mol (rdkit.Chem.Mol): A molecule whose rings and stereo are perceived; its codes
             are written to it.
+        atoms (list): Its atoms.
+        bonds (list): Bonds of it whose codes are wanted.
 
     Returns:
         tuple: Of every atom and of every bond, 0 for no or an unknown centre; -1 where
         the rules take too long for one of a large symmetrical molecule.
     """
-    atoms, bonds = atoms_of(mol), bonds_of(mol)
     for atom in atoms:
         atom.ClearProp("_CIPCode")
     label = require_package("rdkit.Chem.rdCIPLabeler", "stereo").AssignCIPLabels

@@ -75,15 +75,16 @@ def from_rdmol(
     check_mol(mol)
     # RDKit notes what it computes on the molecule: let it do so on a copy.
     mol = chem.Mol(mol)
-    atom_name = _atom_names(mol)
+    atoms = atoms_of(mol)
+    atom_name = _atom_names(atoms)
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
     mol.UpdatePropertyCache(strict=False)
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)
         chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-        chirality, stereo = stereo_codes(mol)
-    links = bonds_of(mol)
+        links = bonds_of(atoms)
+        chirality, stereo = stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = [
         "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
@@ -92,7 +93,6 @@ def from_rdmol(
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in links]
     columns = [bond_column(name) for name in types]
     edge_index, edge_attr, edge_stereo = bond_tensors(ends, columns, stereo)
-    atoms = atoms_of(mol)
     data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
@@ -234,10 +234,10 @@ def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
     return "; ".join(dict.fromkeys(lines))[:500] or unknown
 
 
-def _atom_names(mol: Any) -> list[str]:
+def _atom_names(atoms: list[Any]) -> list[str]:
     names = []
     count: Counter[str] = Counter()
-    for atom in atoms_of(mol):
+    for atom in atoms:
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
         pdb_name = residue.GetName().strip() if residue else ""

@@ -111,12 +111,13 @@ def fragments(
     with require_package("rdkit.rdBase", "fragments").BlockLogs():
         # Hydrogens change no fragment: BRICS counts an atom's explicit neighbours.
         heavy, index = without_hydrogens(mol)
-        bonds = bonds_of(heavy)
+        atoms = atoms_of(heavy)
+        bonds = bonds_of(atoms)
         ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
         cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
         pairs = zip(ends, cuts, strict=True)
-        of = _pieces(heavy.GetNumAtoms(), [pair for pair, cut in pairs if not cut])
-        names = _names(heavy, bonds, ends, of, mark)
+        of = _pieces(len(atoms), [pair for pair, cut in pairs if not cut])
+        names = _names(atoms, bonds, ends, of, mark)
     piece = np.full(mol.GetNumAtoms(), -1)
     piece[index] = of
     return chemical_tokens(source, with_hydrogens(mol, piece), names)
@@ -185,7 +186,7 @@ def _brics_environments() -> list[tuple[Any, int, int]]:
 
 
 def _names(
-    mol: Any, bonds: list[Any], ends: Ends, of: list[int], mark: str
+    atoms: list[Any], bonds: list[Any], ends: Ends, of: list[int], mark: str
 ) -> list[str]:
     """The canonical SMILES of every piece, each of which is built as a molecule.
 
@@ -194,7 +195,7 @@ def _names(
     """
     chem = require_package("rdkit.Chem", "names of fragments")
     made = [chem.RWMol() for _ in range(max(of) + 1)]
-    place = [made[i].AddAtom(a) for i, a in zip(of, atoms_of(mol), strict=True)]
+    place = [made[i].AddAtom(a) for i, a in zip(of, atoms, strict=True)]
     star = chem.Atom(mark) if mark else None
     # Where the neighbour of an atom, across a cut, stands in its piece.
     across: dict[tuple[int, int], int] = {}
