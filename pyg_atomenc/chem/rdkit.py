@@ -28,7 +28,7 @@ STEREO = ("", "E", "Z")
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
 _NO_RESIDUE = ("UNL", "", "", 0, True)
-_INDEX = "_pyg_atomenc_index"
+_INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
 
@@ -113,17 +113,13 @@ def as_mol(source: Any) -> Any:
     return mol
 
 
-def _build(
-    atoms: Iterable[Sequence[int]],
-    bonds: Iterable[tuple[int, int, str]],
-    explicit: bool,
-) -> Any:
-    """A molecule of atoms and bonds, as they are told.
+def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
+    """A molecule, as it is told.
 
     Args:
         atoms (iterable): Of every atom its number, charge, hydrogens that are no atoms,
             and whether it is aromatic.
-        bonds (iterable): Two atoms, and RDKit's name of the bond's type.
+        bonds (iterable): Of every bond its two atoms, and RDKit's name of its type.
         explicit (bool): There are no hydrogens but those that are told.
     """
     chem = require_package("rdkit.Chem", "a molecule")
@@ -164,21 +160,16 @@ def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str
             near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
             info = next((found for found in near if found is not None), None)
         rows.append(_NO_RESIDUE if info is None else _residue(info))
-    *texts, number, hetero = zip(*rows, strict=True)
-    columns = dict(
-        zip(("res_name", "chain_id", "ins_code"), map(list, texts), strict=True)
-    )
-    return dict(columns, res_id=torch.tensor(number), hetero=torch.tensor(hetero))
+    texts = ("res_name", "chain_id", "ins_code")
+    *columns, number, hetero = map(list, zip(*rows, strict=True))
+    known: dict[str, Any] = dict(zip(texts, columns, strict=True))
+    return known | {"res_id": torch.tensor(number), "hetero": torch.tensor(hetero)}
 
 
 def _residue(info: Any) -> tuple[str, str, str, int, bool]:
-    return (
-        info.GetResidueName().strip() or _NO_RESIDUE[0],
-        info.GetChainId().strip(),
-        info.GetInsertionCode().strip(),
-        info.GetResidueNumber(),
-        info.GetIsHeteroAtom(),
-    )
+    texts = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
+    name, chain, code = (text.strip() for text in texts)
+    return name or "UNL", chain, code, info.GetResidueNumber(), info.GetIsHeteroAtom()
 
 
 def atoms_of(mol: Any) -> list[Any]:
@@ -197,9 +188,13 @@ def bonds_of(atoms: list[Any]) -> list[Any]:
 
 def bond_ends(mol: Any) -> NDArray[np.int64]:
     """The two atoms of every bond ``[B, 2]``, int64."""
-    bonds = bonds_of(atoms_of(mol))
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+    ends = ends_of(bonds_of(atoms_of(mol)))
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
+    """The two atoms of every bond."""
+    return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
 
 
 def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
@@ -302,48 +297,46 @@ def stereo_codes(
 ) -> tuple[list[int], list[int]]:
     """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
 
-    They are those of RDKit's newer perception: the older one inverts sulfur, as it
-    ranks S=O otherwise than the rules, and knows no pseudoasymmetric centres.
+    RDKit's older labels invert sulfur, and know no pseudoasymmetric centres.
 
     Args:
-        mol (rdkit.Chem.Mol): A molecule whose rings and stereo are perceived; its codes
-            are written to it.
+        mol (rdkit.Chem.Mol): A molecule whose rings and stereo are perceived; its
+            labels are written to it.
         atoms (list): Its atoms.
-        bonds (list): Bonds of it whose codes are wanted.
+        bonds (list): Its bonds, or none.
 
     Returns:
         tuple: Of every atom and of every bond, 0 for no or an unknown centre; -1 where
         the rules take too long for one of a large symmetrical molecule.
     """
     for atom in atoms:
-        atom.ClearProp("_CIPCode")
+        atom.ClearProp(_LABEL)
     label = require_package("rdkit.Chem.rdCIPLabeler", "stereo").AssignCIPLabels
     try:
         label(mol, maxRecursiveIterations=_MOST_COMPARISONS)
     except RuntimeError:
         marked = [atom for atom in atoms if atom.GetChiralTag() > 0]
-        marked += [bond for bond in bonds if bond.GetStereo() > 0]
-        for item in marked:
-            if not item.HasProp("_CIPCode"):
-                item.SetProp("_CIPCode", "?")
+        for item in marked + [bond for bond in bonds if bond.GetStereo() > 0]:
+            if not item.HasProp(_LABEL):
+                item.SetProp(_LABEL, "?")
     return _codes(atoms, CHIRALITY), _codes(bonds, STEREO)
 
 
 def _codes(items: list[Any], names: Sequence[str]) -> list[int]:
-    codes = {"?": -1} | {name: code for code, name in enumerate(names)}
-    found = (item.HasProp("_CIPCode") and item.GetProp("_CIPCode") for item in items)
-    return [codes.get(name, 0) if name else 0 for name in found]
+    code = {"?": -1} | {name: i for i, name in enumerate(names)}
+    labels = (item.GetProp(_LABEL) if item.HasProp(_LABEL) else "" for item in items)
+    return [code.get(label, 0) for label in labels]
 
 
 def short_name(symbol: str, number: int) -> str:
     """An atom's name of four characters at most; large numbers are hybrid-36 (A00)."""
     width = 4 - len(symbol)
     value = number - 10**width + 10 * 36 ** (width - 1)
-    if 0 <= number - 10**width and value < 36**width:
+    if number >= 10**width and value < 36**width:
         return symbol + np.base_repr(value, 36)
     # What does not fit behind two letters does behind one.
-    over = number >= 10**width and len(symbol) > 1
-    return short_name(symbol[:1], number) if over else f"{symbol}{number}"
+    over = number >= 10**width and width < 3
+    return short_name(symbol[0], number) if over else f"{symbol}{number}"
 
 
 def rank_names(smiles: str) -> list[str]:

@@ -63,12 +63,12 @@ class MoleculeFile:
         except UnicodeDecodeError:
             # Older programs write names and properties in it.
             text = content.decode("latin-1")
-        text = re.sub("\r\n?", "\n", text)
         self._is_mol2 = name.endswith(".mol2")
-        entries = (_START if self._is_mol2 else _END).split(text)
+        split = (_START if self._is_mol2 else _END).split
+        entries = split(re.sub("\r\n?", "\n", text))
         if self._is_mol2:
             # What stands before the first is a comment.
-            entries = [entry for entry in entries if _START.match(entry)]
+            entries.pop(0)
         elif not entries[-1].strip():
             entries.pop()
         self._entries = entries
@@ -155,12 +155,10 @@ def from_sdf(
         try:
             graphs += file.read(index, tokenizer)
         except ValueError as error:
-            bad.append(f"{name}: {error}")
+            bad.append(f"\n{name}: {error}")
     if bad:
-        text = (
-            f"{path}: {len(bad)} of {len(file.names)} molecules cannot be read.\n"
-            + "\n".join(bad)
-        )
+        count = f"{len(bad)} of {len(file.names)}"
+        text = f"{path}: {count} molecules cannot be read.{''.join(bad)}"
         if on_error == "raise" or not graphs:
             raise FileFormatError(text)
         warnings.warn(text, stacklevel=2)

@@ -15,6 +15,7 @@ from pyg_atomenc.chem.rdkit import (
     atoms_of,
     bonds_of,
     check_mol,
+    ends_of,
     residue_columns,
     short_name,
     stereo_codes,
@@ -87,21 +88,18 @@ def from_rdmol(
         chirality, stereo = stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = [
-        "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
+        bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
         for bond in links
     ]
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in links]
-    columns = [bond_column(name) for name in types]
-    edge_index, edge_attr, edge_stereo = bond_tensors(ends, columns, stereo)
+    edge_index, edge_attr, edge_stereo = bond_tensors(ends_of(links), types, stereo)
+    radicals = [atom.GetNumRadicalElectrons() for atom in atoms]
     data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
         chirality=torch.tensor(chirality),
         isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
-        num_radical_electrons=torch.tensor(
-            [atom.GetNumRadicalElectrons() for atom in atoms]
-        ),
+        num_radical_electrons=torch.tensor(radicals),
         pos=pos,
         edge_index=edge_index,
         edge_attr=edge_attr,
@@ -194,10 +192,8 @@ def _parse(smiles: str) -> Any:
     with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
         try:
             mol = chem.MolFromSmiles(smiles)
-            grammar = "it does not follow the grammar of SMILES"
-            reason = (
-                "" if mol else reason_of(partial(chem.MolFromSmiles, smiles), grammar)
-            )
+            parse, rule = partial(chem.MolFromSmiles, smiles), "the grammar of SMILES"
+            reason = "" if mol else reason_of(parse, f"it does not follow {rule}")
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             mol, reason = None, str(error).strip().split("\n")[-1].strip()
@@ -222,7 +218,6 @@ def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
     """
     chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
-    lines: list[str] = []
     # Syntax errors go to RDKit's log only, which older versions cannot capture.
     with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
         mol = parse(False)

@@ -12,6 +12,7 @@ from pyg_atomenc.chem.rdkit import (
     as_mol,
     atoms_of,
     bonds_of,
+    ends_of,
     with_hydrogens,
     without_hydrogens,
 )
@@ -113,7 +114,7 @@ def fragments(
         heavy, index = without_hydrogens(mol)
         atoms = atoms_of(heavy)
         bonds = bonds_of(atoms)
-        ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+        ends = ends_of(bonds)
         cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
         pairs = zip(ends, cuts, strict=True)
         of = _pieces(len(atoms), [pair for pair, cut in pairs if not cut])
