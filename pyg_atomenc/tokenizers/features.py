@@ -1,6 +1,6 @@
 """What is known of tokens: names, kinds, representative atoms."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -113,19 +113,21 @@ def molecule_tokens(
     return Tokens(torch.from_numpy(token), count, attributes)
 
 
-def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
+def chemical_tokens(
+    source: Any, piece: Integers, names: Union[list[str], dict[int, str]]
+) -> Tokens:
     """Tokens of a molecule or structure from the piece that every atom belongs to.
 
     Args:
         source (rdkit.Chem.Mol or biotite.structure.AtomArray): The ``N`` atoms.
         piece (numpy.ndarray): The piece of every atom ``[N]``, int64.
-        names (list): The name of every piece.
+        names (list or dict): The name of every piece.
 
     Returns:
         Tokens: Numbered by their first atoms.
     """
     token, first = by_first_atom(piece)
-    names = [names[i] for i in piece[first].tolist()]
+    known = [names[i] for i in piece[first].tolist()]
     if is_mol(source):
-        return molecule_tokens(source, token, names, first)
-    return structure_tokens(find_residues(source), token, names)
+        return molecule_tokens(source, token, known, first)
+    return structure_tokens(find_residues(source), token, known)

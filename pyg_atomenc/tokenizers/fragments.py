@@ -1,6 +1,5 @@
 """Molecules → fragments: the pieces between BRICS bonds, or rings and chains."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.chem.codes import connected
 from pyg_atomenc.chem.rdkit import (
     as_mol,
     atoms_of,
@@ -116,31 +116,12 @@ def fragments(
         bonds = bonds_of(atoms)
         ends = ends_of(bonds)
         cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
-        pairs = zip(ends, cuts, strict=True)
-        of = _pieces(len(atoms), [pair for pair, cut in pairs if not cut])
-        names = _names(atoms, bonds, ends, of, mark)
+        joins = [pair for pair, cut in zip(ends, cuts, strict=True) if not cut]
+        of = connected(len(atoms), np.array(joins, dtype=int).reshape(-1, 2))
+        names = _names(atoms, bonds, ends, of.tolist(), mark)
     piece = np.full(mol.GetNumAtoms(), -1)
     piece[index] = of
     return chemical_tokens(source, with_hydrogens(mol, piece), names)
-
-
-def _pieces(count: int, pairs: Ends) -> list[int]:
-    """The connected piece of every atom, numbered by their first atoms.
-
-    In plain Python: most molecules are too small for NumPy to be faster.
-    """
-    lesser = list(range(count))
-    for a, b in pairs:
-        while lesser[a] != a:
-            lesser[a] = a = lesser[lesser[a]]
-        while lesser[b] != b:
-            lesser[b] = b = lesser[lesser[b]]
-        lesser[max(a, b)] = min(a, b)
-    numbers = itertools.count()
-    piece: list[int] = []
-    for atom, other in enumerate(lesser):
-        piece.append(next(numbers) if other == atom else piece[other])
-    return piece
 
 
 def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
@@ -188,14 +169,14 @@ def _brics_environments() -> list[tuple[Any, int, int]]:
 
 def _names(
     atoms: list[Any], bonds: list[Any], ends: Ends, of: list[int], mark: str
-) -> list[str]:
+) -> dict[int, str]:
     """The canonical SMILES of every piece, each of which is built as a molecule.
 
     RDKit's own ways of cutting a molecule take a time that grows as its square. At the
     end of every bond that is cut stands a ``mark``, if there is one.
     """
     chem = require_package("rdkit.Chem", "names of fragments")
-    made = [chem.RWMol() for _ in range(max(of) + 1)]
+    made = {piece: chem.RWMol() for piece in dict.fromkeys(of)}
     place = [made[i].AddAtom(a) for i, a in zip(of, atoms, strict=True)]
     star = chem.Atom(mark) if mark else None
     # Where the neighbour of an atom, across a cut, stands in its piece.
@@ -226,6 +207,6 @@ def _names(
             copy.SetStereo(bond.GetStereo())
             # By them RDKit perceives the stereo anew when it writes.
             chem.SetDoubleBondNeighborDirections(piece)
-    for fragment in made:
+    for fragment in made.values():
         fragment.UpdatePropertyCache(strict=False)
-    return [chem.MolToSmiles(fragment) for fragment in made]
+    return {piece: chem.MolToSmiles(fragment) for piece, fragment in made.items()}
