@@ -90,7 +90,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
     stereo = components.dictionary_stereo(atoms, bonds)
     edge_index, edge_attr, edge_stereo = bond_tensors(bonds[:, :2], types, stereo)
-    isotope = of_distinct(lambda symbol: _ISOTOPES.get(symbol, 0), atoms.element)
+    isotope = sum(mass * (atoms.element == key) for key, mass in _ISOTOPES.items())
     attributes = dict(tokens.attributes)
     if "token_entity_kind" not in attributes:
         index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
@@ -105,7 +105,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         edge_index=edge_index,
         edge_attr=edge_attr,
         edge_stereo=edge_stereo,
-        isotope=torch.from_numpy(isotope.astype(np.int64)),
+        isotope=torch.from_numpy(isotope),
         num_radical_electrons=torch.full((len(z),), -1),
         atom_name=atoms.atom_name.tolist(),
         res_name=atoms.res_name.tolist(),
