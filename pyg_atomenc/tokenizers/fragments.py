@@ -125,11 +125,18 @@ def fragments(
 
 
 def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
-    in_ring = [bond.IsInRing() for bond in bonds]
-    atoms = {i for pair, ring in zip(ends, in_ring, strict=True) if ring for i in pair}
+    in_ring = _ring_bonds(mol)
+    atoms = {atom for bond in in_ring for atom in ends[bond]}
     # A bond that leaves a ring joins nothing; one in a chain does.
-    pairs = zip(ends, in_ring, strict=True)
-    return [not ring and (a in atoms or b in atoms) for (a, b), ring in pairs]
+    return [
+        bond not in in_ring and not atoms.isdisjoint(pair)
+        for bond, pair in enumerate(ends)
+    ]
+
+
+def _ring_bonds(mol: Any) -> set[int]:
+    # All at once: older releases of RDKit find the rings anew for each bond.
+    return {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
 
 
 def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
@@ -141,11 +148,12 @@ def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
             own[match[0]] |= 1 << bit
             for of, more in zip(partners, others, strict=True):
                 of[match[0]] |= more
-    cuts = []
-    for bond, (a, b) in zip(bonds, ends, strict=True):
+    cuts, in_ring = [], _ring_bonds(mol)
+    for index, (a, b) in enumerate(ends):
         single, double = (of[a] & own[b] for of in partners)
         # Few bonds are asked for their type, which takes long in Python.
-        cut = (single or double) and not bond.IsInRing() and bond.GetBondType().name
+        known = (single or double) and index not in in_ring
+        cut = known and bonds[index].GetBondType().name
         cuts.append(bool(cut == "SINGLE" and single or cut == "DOUBLE" and double))
     return cuts
 
@@ -156,15 +164,17 @@ def _brics_environments() -> list[tuple[Any, int, int]]:
 
     As bits, one for each environment: those behind single bonds, and double bonds.
     """
+    chem = require_package("rdkit.Chem", "BRICS")
     brics = require_package("rdkit.Chem.BRICS", "BRICS")
+    # By their SMARTS: some have several names.
+    smarts = {name[1:]: text for name, text in brics.environs.items()}
     rules = [rule for group in brics.reactionDefs for rule in group]
-    # Of several names for one environment, such as 14 and 14b, the rules use one.
-    names = sorted({name for *pair, _ in rules for name in pair})
-    bits = {name: {"-": 0, "=": 0} for name in names}
+    known = sorted({smarts[name] for *pair, _ in rules for name in pair})
+    bits = {text: {"-": 0, "=": 0} for text in known}
     for one, other, kind in rules:
-        bits[one][kind] |= 1 << names.index(other)
-        bits[other][kind] |= 1 << names.index(one)
-    return [(brics.environMatchers[f"L{n}"], *bits[n].values()) for n in names]
+        bits[smarts[one]][kind] |= 1 << known.index(smarts[other])
+        bits[smarts[other]][kind] |= 1 << known.index(smarts[one])
+    return [(chem.MolFromSmarts(text), *bits[text].values()) for text in known]
 
 
 def _names(

@@ -90,8 +90,9 @@ def test_a_polymer_of_27_600_atoms_is_cut_at_all_its_bonds(tokenizer):
             mol.AddBond(*pair, Chem.BondType.SINGLE)
     start = time.process_time()
     tokens = tokenizer(mol)
-    # It took a minute where the time grew as the square; now about one second.
-    assert time.process_time() - start < 5
+    # It took a minute where the time grew as the square; now about one second, but
+    # seven in RDKit 2024.9, whose queries take so long.
+    assert time.process_time() - start < 20
     left = tokens.num_tokens - 2 * 6900
     assert left == (-1 if isinstance(tokenizer, BRICS) else 0)
     expected = torch.arange(2 * 6900).repeat_interleave(torch.tensor([3, 1] * 6900))
