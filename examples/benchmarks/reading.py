@@ -3,6 +3,8 @@
     python examples/benchmarks/reading.py              # a made-up protein, 3 formats
     python examples/benchmarks/reading.py 1abc.cif 2xyz.pdb
     python examples/benchmarks/reading.py --growth     # tokenizers, to 500,000 atoms
+    python examples/benchmarks/reading.py --smiles examples/molecules.csv
+    python examples/benchmarks/reading.py --fragments  # BRICS, rings and chains
 
 biotite reads what this package does: one model, charges, occupancies, labels, one
 alternate location by occupancy, and bonds. All contenders take turns in one process;
@@ -12,6 +14,7 @@ all, in a fresh process with empty caches of the component dictionary, imports a
 """
 
 import argparse
+import csv
 import statistics
 import subprocess
 import sys
@@ -23,8 +26,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyg_atomenc.io import from_structure
-from pyg_atomenc.tokenizers import AF3, Atom, Beads, Boltz1, Boltz2, Components, Residue
+from pyg_atomenc.io import from_smiles, from_structure
+from pyg_atomenc.tokenizers import (
+    AF3,
+    BRICS,
+    Atom,
+    Beads,
+    Boltz1,
+    Boltz2,
+    Components,
+    Residue,
+    RingsAndChains,
+)  # fmt: skip
 from pyg_atomenc.transforms import AtomFeatures
 
 FIELDS = ["charge", "occupancy"]
@@ -150,6 +163,25 @@ def growth(sizes, rounds):
         print(f"| {len(atoms):,} | {row} |", flush=True)
 
 
+def smiles(path, rounds):
+    """SMILES to graphs with BRICS tokens a second, on one processor."""
+    with open(path, newline="") as file:
+        rows = [row["smiles"] for row in csv.DictReader(file)]
+    time_of = medians({"": lambda: [from_smiles(row) for row in rows]}, rounds)[""]
+    atoms = sum(from_smiles(row).num_nodes for row in rows) / len(rows)
+    print(f"{1e3 * len(rows) / time_of:.0f} SMILES of {atoms:.0f} atoms a second")
+
+
+def fragments(atoms, rounds):
+    """Time of fragments of a structure, whose bonds are read from files' components."""
+    import biotite.structure as struc
+
+    atoms.bonds = struc.connect_via_residue_names(atoms)
+    contenders = {repr(t): lambda t=t: t(atoms) for t in (BRICS(), RingsAndChains())}
+    for name, time_of in medians(contenders, rounds).items():
+        print(f"{name}: {len(atoms):,} atoms, {time_of:.0f} ms")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path)
@@ -157,10 +189,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--smiles", type=Path)
+    parser.add_argument("--fragments", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if arguments.growth:
+    if arguments.smiles:
+        smiles(arguments.smiles, arguments.rounds)
+    elif arguments.fragments:
+        for size in (6_900, 13_800, 27_626):
+            fragments(protein(size)[:size], arguments.rounds)
+    elif arguments.growth:
         growth([arguments.atoms * times for times in (1, 10, 100)], arguments.rounds)
     elif arguments.files:
         compare(arguments.files, arguments.rounds, arguments.cold)

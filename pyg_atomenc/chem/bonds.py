@@ -1,6 +1,7 @@
 """Bonds: their types, as tensors, and by tables of components along polymers."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Optional
 
 import numpy as np
@@ -24,6 +25,7 @@ Table = Mapping[str, Mapping[tuple[str, str], int]]
 _LONGEST = 2.0
 
 
+@lru_cache(maxsize=100)
 def bond_column(name: str) -> int:
     """The column in :data:`BOND_TYPES` of a bond type's name in RDKit or biotite."""
     # AROMATIC_SINGLE and its like are one type here, as in RDKit.
@@ -31,11 +33,12 @@ def bond_column(name: str) -> int:
     return BOND_TYPES.index(name if name in BOND_TYPES else "other")
 
 
-def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
-    """Bonds ``[B, 2]`` and their types' columns ``[B]`` as PyG's tensors.
+def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Bonds ``[B, 2]``, columns of types ``[B]`` and codes ``[B]`` as PyG's tensors.
 
     ``edge_index`` ``[2, 2 * B]`` int64, each in both directions and sorted by its first
-    atom, and ``edge_attr`` ``[2 * B, 5]`` float32, one-hot.
+    atom, ``edge_attr`` ``[2 * B, 5]`` float32, one-hot, and ``edge_stereo`` ``[2 * B]``
+    int64, the codes.
     """
     ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     ends = np.concatenate([ends, ends[:, ::-1]])
@@ -44,7 +47,9 @@ def bond_tensors(pairs: Any, types: Any) -> tuple[Tensor, Tensor]:
     edge_attr = np.zeros((len(order), BOND_COLUMNS), dtype=np.float32)
     edge_attr[np.arange(len(order)), column[order]] = 1
     edge_index = np.ascontiguousarray(ends[order].T)
-    return torch.from_numpy(edge_index), torch.from_numpy(edge_attr)
+    edge_stereo = np.tile(np.asarray(stereo, dtype=np.int64).reshape(-1), 2)[order]
+    one, other, more = map(torch.from_numpy, (edge_index, edge_attr, edge_stereo))
+    return one, other, more
 
 
 def unique_bonds(

@@ -47,6 +47,7 @@ _VALENCES = {
 _GAINS = (7, 8, 9, 15, 16, 17, 33, 34, 35, 53)
 # Single, double, triple, quadruple of biotite's BondType; aromatic bonds as well. Of a
 # bond whose order nobody knows (0) there is one at least.
+_DOUBLE = 2
 _ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
 
 
@@ -113,6 +114,45 @@ def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
         for text, value in (("R", 1), ("S", 2)):
             centres = known[stereo == text]
             found[rows[np.isin(atoms.atom_name[rows], centres)]] = value
+    return found
+
+
+@lru_cache(maxsize=10_000)
+def _component_stereo(name: str) -> dict[frozenset[str], int]:
+    """The E (1) and Z (2) bonds of a component, by the names of their atoms."""
+    info = require_package("biotite.structure.info", "components")
+    keys = ("atom_id_1", "atom_id_2", "pdbx_stereo_config")
+    found = [info.get_from_ccd("chem_comp_bond", name, key) for key in keys]
+    if found[0] is None:
+        return {}
+    code = {"E": 1, "Z": 2}
+    rows = zip(*(column.as_array(str).tolist() for column in found), strict=True)
+    return {frozenset((a, b)): code[stereo] for a, b, stereo in rows if stereo in code}
+
+
+def dictionary_stereo(atoms: Any, bonds: NDArray[Any]) -> NDArray[np.int64]:
+    """Which double bonds are E or Z, by the dictionary.
+
+    Args:
+        atoms (biotite.structure.AtomArray): The ``N`` atoms.
+        bonds (numpy.ndarray): Bonds ``[B, 3]``: two atoms and biotite's bond type.
+
+    Returns:
+        numpy.ndarray: ``[B]``, int64: 0 for none, 1 for E, 2 for Z, −1 for a double
+        bond of a component that the dictionary does not know.
+    """
+    found = np.zeros(len(bonds), dtype=np.int64)
+    rows = np.flatnonzero(bonds[:, 2] == _DOUBLE)
+    ends = bonds[rows, :2].astype(np.int64)
+    names = atoms.res_name[ends[:, 0]]
+    for one in places(code(names)):
+        name = str(names[one[0]])
+        known = _component_stereo(name)
+        if known:
+            pairs = map(frozenset, atoms.atom_name[ends[one]].tolist())
+            found[rows[one]] = [known.get(pair, 0) for pair in pairs]
+        elif len(component_atoms(name)[0]) == 0:
+            found[rows[one]] = -1
     return found
 
 

@@ -1,7 +1,8 @@
 """RDKit's molecules: checked, made of biotite's `AtomArray` or a graph, and read."""
 
 import warnings
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -11,12 +12,24 @@ from torch import Tensor
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.components import atomic_numbers
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 """The codes of :func:`hybridization`, by their place."""
 
+CHIRALITY = ("", "R", "S", "r", "s")
+"""The codes of atoms' CIP labels by their place; r and s are pseudoasymmetric."""
+
+STEREO = ("", "E", "Z")
+"""The codes of double bonds' CIP labels, by their place."""
+
+# About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
+_MOST_COMPARISONS = 1_250_000
+_NO_RESIDUE = ("UNL", "", "", 0, True)
+_NO_ATOM = ("", "", "", 0, False)
+_INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
 
@@ -81,12 +94,19 @@ def as_mol(source: Any) -> Any:
     check_atom_array(source)
     check_bonds(source)
     chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
-    base = require_package("rdkit.rdBase", "an AtomArray as a molecule")
-    interface = require_package("biotite.interface.rdkit", "an AtomArray as a molecule")
-    explicit = bool(np.isin(source.element, ("H", "D", "T")).any())
-    with base.BlockLogs(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mol = interface.to_mol(source, kekulize=True, explicit_hydrogen=explicit)
+    structure = require_package("biotite.structure", "an AtomArray as a molecule")
+    bonds = source.bonds.copy()
+    bonds.remove_aromaticity()
+    names = {kind: kind.name for kind in structure.BondType}
+    names[structure.BondType.ANY] = "UNSPECIFIED"
+    names[structure.BondType.COORDINATION] = "SINGLE"
+    *ends, types = bonds.as_array().T.tolist()
+    z = atomic_numbers(source.element)
+    known = "charge" in source.get_annotation_categories()
+    charge = source.charge.astype(int) if known else 0 * z
+    rows = np.stack([z, charge, 0 * z, 0 * z], axis=1).tolist()
+    mol = _build(rows, zip(*ends, map(names.get, types), strict=True), (z == 1).any())
+    with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
         # Charges are often missing from files: valences may be odd, and stay so.
         flags = chem.SanitizeFlags
         steps = flags.SANITIZE_ALL ^ flags.SANITIZE_PROPERTIES
@@ -94,43 +114,121 @@ def as_mol(source: Any) -> Any:
     return mol
 
 
-def residue_columns(mol: Any) -> dict[str, Any]:
-    """What a molecule's PDB information says of every atom's residue.
+def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
+    """A molecule, as it is told.
+
+    Args:
+        atoms (iterable): Of every atom its number, charge, hydrogens that are no atoms,
+            and whether it is aromatic.
+        bonds (iterable): Of every bond its two atoms, and RDKit's name of its type.
+        explicit (bool): There are no hydrogens but those that are told.
+    """
+    chem = require_package("rdkit.Chem", "a molecule")
+    mol = chem.RWMol()
+    # Equal atoms are made once: RDKit copies what it adds.
+    made: dict[tuple[int, ...], Any] = {}
+    for row in map(tuple, atoms):
+        if row not in made:
+            atom = made[row] = chem.Atom(row[0])
+            atom.SetFormalCharge(row[1])
+            atom.SetNumExplicitHs(row[2])
+            atom.SetNoImplicit(bool(explicit))
+            atom.SetIsAromatic(bool(row[3]))
+        mol.AddAtom(made[row])
+    kinds = chem.BondType.names
+    for a, b, kind in bonds:
+        mol.AddBond(a, b, kinds[kind])
+    return mol
+
+
+def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
+    """What a molecule's PDB information says of the residues of ``N`` atoms.
+
+    Args:
+        mol (rdkit.Chem.Mol): The molecule.
+        index (sequence, optional): Which atoms, -1 for none. (default: all)
 
     Lists of text ``res_name``, ``chain_id`` and ``ins_code``; ``res_id``, int64, and
     ``hetero``, bool, ``[N]``. An atom without information is one of the hetero residue
     ``UNL`` 0; a hydrogen is in the residue of its atom.
     """
-    unknown = require_package("rdkit.Chem", "a molecule").AtomPDBResidueInfo()
-    unknown.SetIsHeteroAtom(True)
-    infos = []
-    for atom in mol.GetAtoms():
-        near = atom.GetNeighbors() if atom.GetAtomicNum() == 1 else ()
-        found = (other.GetPDBResidueInfo() for other in (atom, *near))
-        infos.append(next((info for info in found if info is not None), unknown))
-    return dict(
-        res_name=[info.GetResidueName().strip() or "UNL" for info in infos],
-        chain_id=[info.GetChainId().strip() for info in infos],
-        ins_code=[info.GetInsertionCode().strip() for info in infos],
-        res_id=torch.tensor([info.GetResidueNumber() for info in infos]),
-        hetero=torch.tensor([info.GetIsHeteroAtom() for info in infos]),
-    )
+    rows = []
+    for i in range(mol.GetNumAtoms()) if index is None else index:
+        if i < 0:
+            rows.append(_NO_ATOM)
+            continue
+        atom = mol.GetAtomWithIdx(i)
+        info = atom.GetPDBResidueInfo()
+        if info is None and atom.GetAtomicNum() == 1:
+            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+            info = next((found for found in near if found is not None), None)
+        rows.append(_NO_RESIDUE if info is None else _residue(info))
+    texts = ("res_name", "chain_id", "ins_code")
+    *columns, number, hetero = map(list, zip(*rows, strict=True))
+    known: dict[str, Any] = dict(zip(texts, columns, strict=True))
+    return known | {"res_id": torch.tensor(number), "hetero": torch.tensor(hetero)}
+
+
+def _residue(info: Any) -> tuple[str, str, str, int, bool]:
+    texts = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
+    name, chain, code = (text.strip() for text in texts)
+    return name or "UNL", chain, code, info.GetResidueNumber(), info.GetIsHeteroAtom()
+
+
+def atoms_of(mol: Any) -> list[Any]:
+    """The atoms, by index: RDKit's own iterator takes twice as long."""
+    return list(map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())))
+
+
+def bonds_of(atoms: list[Any]) -> list[Any]:
+    """The bonds of all atoms of a molecule, in their order.
+
+    To find one by its index, RDKit goes through all that stand before it.
+    """
+    found = {bond.GetIdx(): bond for atom in atoms for bond in atom.GetBonds()}
+    return [found[index] for index in range(len(found))]
 
 
 def bond_ends(mol: Any) -> NDArray[np.int64]:
     """The two atoms of every bond ``[B, 2]``, int64."""
-    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    ends = ends_of(bonds_of(atoms_of(mol)))
     return np.array(ends, dtype=np.int64).reshape(-1, 2)
+
+
+def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
+    """The two atoms of every bond."""
+    return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+
+
+def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
+    """A copy without the hydrogens that RDKit takes for plain ones, rings perceived.
+
+    Returns:
+        tuple: The molecule of ``M`` atoms, and the place of each in ``mol`` ``[M]``.
+    """
+    chem = require_package("rdkit.Chem", "a molecule")
+    heavy = chem.Mol(mol)
+    heavy.UpdatePropertyCache(strict=False)
+    index = np.arange(mol.GetNumAtoms())
+    if mol.GetNumHeavyAtoms() < len(index):
+        for atom in atoms_of(heavy):
+            atom.SetIntProp(_INDEX, atom.GetIdx())
+        heavy = chem.RemoveHs(heavy, sanitize=False)
+        heavy.UpdatePropertyCache(strict=False)
+        index = np.array([atom.GetIntProp(_INDEX) for atom in atoms_of(heavy)])
+    # A molecule that was never sanitized does not know its rings.
+    chem.FastFindRings(heavy)
+    return heavy, index
 
 
 def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
-    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    ends = bond_ends(mol)
-    ends = np.concatenate([ends, ends[:, ::-1]])
-    ends = ends[(number[ends[:, 0]] == 1) & (number[ends[:, 1]] != 1)]
     out = piece.copy()
-    out[ends[:, 0]] = piece[ends[:, 1]]
+    for atom in atoms_of(mol) if mol.GetNumHeavyAtoms() < len(piece) else ():
+        if atom.GetAtomicNum() == 1:
+            near = [a.GetIdx() for a in atom.GetNeighbors() if a.GetAtomicNum() != 1]
+            if near:
+                out[atom.GetIdx()] = piece[near[-1]]
     return out
 
 
@@ -145,21 +243,9 @@ def graph_mol(
     chem = require_package("rdkit.Chem", "AtomFeatures")
     aromatic = torch.zeros_like(z)
     aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-    mol = chem.RWMol()
-    # Equal atoms are made once: RDKit copies what it adds.
-    made: dict[tuple[int, ...], Any] = {}
-    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1)
-    for row in map(tuple, rows.tolist()):
-        if row not in made:
-            atom = made[row] = chem.Atom(row[0])
-            atom.SetFormalCharge(row[1])
-            atom.SetNumExplicitHs(row[2])
-            atom.SetNoImplicit(True)
-            atom.SetIsAromatic(bool(row[3]))
-        mol.AddAtom(made[row])
-    kinds = [getattr(chem.BondType, name) for name in _BONDS]
-    for a, b, kind in zip(*bonds.tolist(), types.tolist(), strict=True):
-        mol.AddBond(a, b, kinds[kind])
+    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1).tolist()
+    kinds = [_BONDS[column] for column in types.tolist()]
+    mol = _build(rows, zip(*bonds.tolist(), kinds, strict=True), explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)
@@ -172,9 +258,7 @@ def hybridization(mol: Any) -> Tensor:
     """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
     names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
     code = {names[name]: i for i, name in enumerate(HYBRIDIZATIONS) if name in names}
-    # Atoms by index: RDKit's own iterator takes twice as long.
-    atoms = map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))
-    found = [code.get(atom.GetHybridization(), 0) for atom in atoms]
+    found = [code.get(atom.GetHybridization(), 0) for atom in atoms_of(mol)]
     return torch.tensor(found, dtype=torch.long)
 
 
@@ -186,7 +270,7 @@ def ring_size(mol: Any, largest: int) -> Tensor:
 
 
 def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
-    """As :func:`cip_codes`, of the stereocentres that positions ``[N, 3]`` tell."""
+    """As :func:`stereo_codes`, of the stereocentres that positions ``[N, 3]`` tell."""
     chem = require_package("rdkit.Chem", "AtomFeatures")
     conformer = chem.Conformer(mol.GetNumAtoms())
     conformer.SetPositions(pos.double().nan_to_num(0.0).cpu().numpy())
@@ -194,7 +278,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         chem.AssignAtomChiralTagsFromStructure(mol)
         chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    code = cip_codes(mol)
+    code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
     lost = pos.isnan().any(dim=1).cpu()
     ends = torch.from_numpy(bond_ends(mol))
@@ -202,13 +286,63 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     return code
 
 
-def cip_codes(mol: Any) -> Tensor:
-    """The assigned CIP code of every atom ``[N]``, int64: 1 for R, 2 for S, else 0."""
-    codes, found = {"R": 1, "S": 2}, torch.zeros(mol.GetNumAtoms(), dtype=torch.long)
-    for atom in mol.GetAtoms():
-        if atom.HasProp("_CIPCode"):
-            found[atom.GetIdx()] = codes.get(atom.GetProp("_CIPCode"), 0)
-    return found
+def stereo_codes(
+    mol: Any, atoms: list[Any], bonds: list[Any]
+) -> tuple[list[int], list[int]]:
+    """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
+
+    RDKit's older labels invert sulfur, and know no pseudoasymmetric centres.
+
+    Args:
+        mol (rdkit.Chem.Mol): A molecule whose rings and stereo are perceived; its
+            labels are written to it.
+        atoms (list): Its atoms.
+        bonds (list): Its bonds, or none.
+
+    Returns:
+        tuple: Of every atom and of every bond, 0 for no or an unknown centre; -1 where
+        the rules take too long for one of a large symmetrical molecule.
+    """
+    for atom in atoms:
+        atom.ClearProp(_LABEL)
+    label = require_package("rdkit.Chem.rdCIPLabeler", "stereo").AssignCIPLabels
+    try:
+        label(mol, maxRecursiveIterations=_MOST_COMPARISONS)
+    except RuntimeError:
+        marked = [atom for atom in atoms if atom.GetChiralTag() > 0]
+        for item in marked + [bond for bond in bonds if bond.GetStereo() > 0]:
+            if not item.HasProp(_LABEL):
+                item.SetProp(_LABEL, "?")
+    return _codes(atoms, CHIRALITY), _codes(bonds, STEREO)
+
+
+def _codes(items: list[Any], names: Sequence[str]) -> list[int]:
+    code = {"?": -1} | {name: i for i, name in enumerate(names)}
+    labels = (item.GetProp(_LABEL) if item.HasProp(_LABEL) else "" for item in items)
+    return [code.get(label, 0) for label in labels]
+
+
+def short_name(symbol: str, number: int) -> str:
+    """An atom's name of four characters at most; large numbers are hybrid-36 (A00)."""
+    width = 4 - len(symbol)
+    value = number - 10**width + 10 * 36 ** (width - 1)
+    if number >= 10**width and value < 36**width:
+        return symbol + np.base_repr(value, 36)
+    # What does not fit behind two letters does behind one.
+    over = number >= 10**width and width < 3
+    return short_name(symbol[0], number) if over else f"{symbol}{number}"
+
+
+def rank_names(smiles: str) -> list[str]:
+    """The names that Boltz gives the atoms of a SMILES, as ``C20``.
+
+    The number is an atom's canonical rank in the molecule with its hydrogens, whose
+    names stand behind those of all others.
+    """
+    chem = require_package("rdkit.Chem", "names of atoms")
+    mol = chem.AddHs(chem.MolFromSmiles(smiles))
+    ranks = zip(atoms_of(mol), chem.CanonicalRankAtoms(mol), strict=True)
+    return [short_name(atom.GetSymbol().upper(), rank + 1) for atom, rank in ranks]
 
 
 def embed_smiles(smiles: str, seed: int) -> Tensor:

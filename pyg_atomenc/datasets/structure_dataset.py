@@ -25,6 +25,7 @@ from pyg_atomenc.checks import check_callable, check_choice, check_integer
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.datasets import storage
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.io.molecule_file import SUFFIXES, MoleculeFile
 from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 
 # What a killed run may lose of its reading, and how many files are under way at most.
@@ -57,9 +58,9 @@ class StructureDataset(Dataset):
     Args:
         root (str or os.PathLike): Where the graphs are kept.
         source (Any, optional): A folder or list of structure files, a table ``*.csv``
-            or ``*.csv.gz`` with a column ``smiles``, ``StructureFiles``, a
-            ``SmilesTable``, or the like. (default: what :meth:`to_on_disk` wrote to
-            ``root``, else ``root/raw``)
+            or ``*.csv.gz`` with a column ``smiles``, an SDF or MOL2 file,
+            ``StructureFiles``, a ``SmilesTable``, a ``MoleculeFile`` or the like.
+            (default: what :meth:`to_on_disk` wrote to ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
         transform (callable, optional): At every access. (default: ``None``)
         pre_transform (callable, optional): Once, before a graph is stored; gives an
@@ -312,6 +313,9 @@ def _as_source(source: Any) -> Any:
     is_path = isinstance(source, (str, os.PathLike))
     if is_path and os.fspath(source).lower().endswith((".csv", ".csv.gz")):
         return SmilesTable.from_csv(source)
+    name = os.fspath(source).lower().removesuffix(".gz") if is_path else ""
+    if name.endswith(SUFFIXES):
+        return MoleculeFile(source)
     if is_path or isinstance(source, (list, tuple)):
         return StructureFiles(source)
     if not all(hasattr(source, name) for name in ("names", "options", "stamp", "read")):

@@ -22,6 +22,7 @@ from pyg_atomenc.tokenizers.residue import Residue
 
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
+_ISOTOPES = {"D": 2, "T": 3}
 _NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
 
 
@@ -47,8 +48,12 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
           single, and without ``bonds`` all are 0
         - ``chirality`` ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S by the
           Chemical Component Dictionary, -1 for a component that it does not know
+        - ``isotope`` ``[N]``, int64: mass numbers, those of ``D`` and ``T``, else 0
+        - ``num_radical_electrons`` ``[N]``, int64: -1, as no structure tells them
         - ``edge_index`` ``[2, E]``, int64: bonds, each in both directions
         - ``edge_attr`` ``[E, 5]``, float32: one-hot :data:`~pyg_atomenc.io.BOND_TYPES`
+        - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
+          2 for Z by the dictionary, -1 for a double bond of an unknown component
         - ``atom_name``, ``res_name``, ``chain_id``, ``ins_code``: lists of text, and
           ``res_id`` ``[N]``, int64, and ``hetero`` ``[N]``, bool
         - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
@@ -89,7 +94,9 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         hydrogens = 0 * z
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
-    edge_index, edge_attr = bond_tensors(bonds[:, :2], types)
+    stereo = components.dictionary_stereo(atoms, bonds)
+    edge_index, edge_attr, edge_stereo = bond_tensors(bonds[:, :2], types, stereo)
+    isotope = sum(mass * (atoms.element == key) for key, mass in _ISOTOPES.items())
     attributes = dict(tokens.attributes)
     if not TOKEN_FEATURES <= attributes.keys():
         index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
@@ -103,6 +110,9 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         chirality=torch.from_numpy(components.dictionary_chirality(atoms)),
         edge_index=edge_index,
         edge_attr=edge_attr,
+        edge_stereo=edge_stereo,
+        isotope=torch.from_numpy(isotope),
+        num_radical_electrons=torch.full((len(z),), -1),
         atom_name=atoms.atom_name.tolist(),
         res_name=atoms.res_name.tolist(),
         res_id=torch.from_numpy(atoms.res_id.astype(np.int64)),
@@ -153,6 +163,8 @@ def to_atom_array(
     atoms = structure.AtomArray(count)
     atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
     atoms.element = np.array(components.SYMBOLS)[data.z.cpu().numpy()]
+    for symbol, mass in _ISOTOPES.items() if "isotope" in data else ():
+        atoms.element[((data.z == 1) & (data.isotope == mass)).cpu().numpy()] = symbol
     _set_annotations(atoms, data)
     # A molecule of RDKit has no residues.
     absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")

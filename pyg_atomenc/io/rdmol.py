@@ -1,6 +1,9 @@
 """RDKit molecules and SMILES → `AtomTokenData`."""
 
+import re
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -8,13 +11,25 @@ from torch import Tensor
 
 from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.rdkit import bond_ends, check_mol, cip_codes, residue_columns
+from pyg_atomenc.chem.rdkit import (
+    atoms_of,
+    bonds_of,
+    check_mol,
+    ends_of,
+    residue_columns,
+    short_name,
+    stereo_codes,
+)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import set_derived
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
 from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, molecule_tokens
 from pyg_atomenc.tokenizers.fragments import BRICS
+
+_FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
+_NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def from_rdmol(
@@ -41,7 +56,13 @@ def from_rdmol(
         - ``pos`` and ``token_pos``: NaN, and ``is_resolved`` false, if there is no 3D
           conformer
         - ``num_hydrogens``: as RDKit counts those of each atom
-        - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S
+        - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
+          3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
+          newer CIP rules; -1 for a centre that they would need seconds for
+        - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
+        - ``num_radical_electrons`` ``[N]``, int64
+        - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
+          2 for Z; -1 as above
         - ``is_representative``: the first atom of each token
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
@@ -59,7 +80,8 @@ def from_rdmol(
     check_mol(mol)
     # RDKit notes what it computes on the molecule: let it do so on a copy.
     mol = chem.Mol(mol)
-    atom_name = _atom_names(mol)
+    atoms = atoms_of(mol)
+    atom_name = _atom_names(atoms)
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
     attributes = dict(tokens.attributes)
@@ -67,25 +89,30 @@ def from_rdmol(
         index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
         more = molecule_tokens(mol, index, count=count)
         attributes = {**more.attributes, **attributes}
-    # A kekulized molecule may keep its aromatic flags; they are what holds.
-    types = [
-        "AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name
-        for bond in mol.GetBonds()
-    ]
-    bonds = bond_tensors(bond_ends(mol), [bond_column(name) for name in types])
     mol.UpdatePropertyCache(strict=False)
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)
         chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-    atoms = mol.GetAtoms()
+        links = bonds_of(atoms)
+        chirality, stereo = stereo_codes(mol, atoms, links)
+    # A kekulized molecule may keep its aromatic flags; they are what holds.
+    types = [
+        bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
+        for bond in links
+    ]
+    edge_index, edge_attr, edge_stereo = bond_tensors(ends_of(links), types, stereo)
+    radicals = [atom.GetNumRadicalElectrons() for atom in atoms]
     data = AtomTokenData(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
-        chirality=cip_codes(mol),
+        chirality=torch.tensor(chirality),
+        isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
+        num_radical_electrons=torch.tensor(radicals),
         pos=pos,
-        edge_index=bonds[0],
-        edge_attr=bonds[1],
+        edge_index=edge_index,
+        edge_attr=edge_attr,
+        edge_stereo=edge_stereo,
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
         atom_name=atom_name,
@@ -146,8 +173,7 @@ def _check_text(smiles: Any, max_length: int) -> str:
     check_integer("max_length", max_length, 0)
     text = check_type("smiles", smiles, str, mend).strip()
     # Older releases of RDKit would read what stands before a NUL.
-    codes = set(map(ord, text[: max_length + 1]))
-    if 0 in codes or not codes.isdisjoint(range(0xD800, 0xE000)):
+    if _NO_TEXT.search(text[: max_length + 1]):
         raise AtomEncodingError(
             f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: read "
             f"the text it comes from in its true encoding."
@@ -175,7 +201,8 @@ def _parse(smiles: str) -> Any:
     with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
         try:
             mol = chem.MolFromSmiles(smiles)
-            reason = _reason(smiles) if mol is None else ""
+            parse, rule = partial(chem.MolFromSmiles, smiles), "the grammar of SMILES"
+            reason = "" if mol else reason_of(parse, f"it does not follow {rule}")
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             mol, reason = None, str(error).strip().split("\n")[-1].strip()
@@ -191,36 +218,34 @@ def _parse(smiles: str) -> Any:
     return mol
 
 
-def _reason(smiles: str) -> str:
-    """Why RDKit refuses a SMILES, in its own words as far as it tells them."""
-    chem = require_package("rdkit.Chem", "from_smiles")
-    base = require_package("rdkit.rdBase", "from_smiles")
-    mol = chem.MolFromSmiles(smiles, sanitize=False)
+def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
+    """Why RDKit refuses a molecule, in its own words as far as it tells them.
+
+    Args:
+        parse (callable): Takes whether to sanitize, gives the molecule or ``None``.
+        unknown (str): What to say where RDKit says nothing.
+    """
+    chem = require_package("rdkit.Chem", "molecules")
+    base = require_package("rdkit.rdBase", "molecules")
+    # Syntax errors go to RDKit's log only, which older versions cannot capture.
+    with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
+        mol = parse(False)
     if mol is not None:
         problems = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
         return "; ".join(problems) or "it cannot be sanitized"
-    lines = []
-    # Syntax errors go to RDKit's log only, which older versions cannot capture.
-    if hasattr(base, "CaptureErrorLog"):
-        with base.CaptureErrorLog() as log:
-            chem.MolFromSmiles(smiles, sanitize=False)
-        marker = "SMILES Parse Error: "
-        lines = [
-            line.split(marker, 1)[1].rstrip(": ")
-            for line in log.messages.splitlines()
-            if marker in line and "Failed parsing" not in line
-        ]
-    return "; ".join(lines) or "it does not follow the grammar of SMILES"
+    lines = _FAULT.findall(getattr(log, "messages", ""))
+    lines = [line.rstrip(": .") for line in lines if not _NO_FAULT.match(line)]
+    return "; ".join(dict.fromkeys(lines))[:500] or unknown
 
 
-def _atom_names(mol: Any) -> list[str]:
+def _atom_names(atoms: list[Any]) -> list[str]:
     names = []
     count: Counter[str] = Counter()
-    for atom in mol.GetAtoms():
+    for atom in atoms:
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
         pdb_name = residue.GetName().strip() if residue else ""
-        names.append(pdb_name or f"{element}{count[element]}")
+        names.append(pdb_name or short_name(element, count[element]))
     return names
 
 

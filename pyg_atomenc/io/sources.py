@@ -45,7 +45,7 @@ class StructureFiles:
         recursive: bool = False,
         **options: Any,
     ) -> None:
-        self._reading = _check_options(from_structure, options)
+        self._reading = check_options(from_structure, options)
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
             find = self._folder.rglob if recursive else self._folder.glob
@@ -101,7 +101,8 @@ def _is_structure(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(SUFFIXES) and name[0] != "."
 
 
-def _check_options(reader: Callable[..., Any], options: dict[str, Any]) -> Any:
+def check_options(reader: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """The options, if the reader has them all."""
     try:
         inspect.signature(reader).bind(None, None, **options)
     except TypeError as error:
@@ -132,7 +133,7 @@ class SmilesTable:
             raise AtomEncodingError(
                 f"'smiles' is {smiles!r}: pass a list, or SmilesTable.from_csv(path)."
             )
-        self.options = _check_options(from_smiles, options)
+        self.options = check_options(from_smiles, options)
         self._smiles = list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
         # Of each row a tensor [1, L], or from a file the cells.
@@ -216,11 +217,12 @@ class SmilesTable:
         if isinstance(self._labels, Tensor):
             data.y = self._labels[index].clone()
         elif self._labels is not None:
-            data.y = torch.tensor([[_number(cell) for cell in self._labels[index]]])
+            data.y = torch.tensor([[number(cell) for cell in self._labels[index]]])
         return [data]
 
 
-def _number(cell: Any) -> float:
+def number(cell: Any) -> float:
+    """The number of a cell; NaN of an empty one."""
     try:
         return float(cell.strip() or "nan")
     except (AttributeError, ValueError) as error:

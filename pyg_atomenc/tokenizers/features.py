@@ -1,6 +1,6 @@
 """What is known of tokens: names, kinds, representative atoms."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -89,19 +89,13 @@ def molecule_tokens(
 
     Residues are those of its PDB information. Without ``names`` there are ``count``.
     """
-    count, known = count if names is None else len(names), residue_columns(mol)
-    first = _first_atoms(token, count)
-
-    def of_first(name: str) -> list[Any]:
-        # Behind the last atom stands what a token without atoms has.
-        values = [*known[name], 0 if name == "res_id" else ""]
-        return [values[atom] for atom in first]
-
+    count = count if names is None else len(names)
+    known = residue_columns(mol, _first_atoms(token, count).tolist())
     attributes = {
-        "token_name": of_first("res_name") if names is None else names,
-        "token_chain": of_first("chain_id"),
-        "token_res_id": torch.tensor(of_first("res_id"), dtype=torch.long),
-        "token_ins_code": of_first("ins_code"),
+        "token_name": known["res_name"] if names is None else names,
+        "token_chain": known["chain_id"],
+        "token_res_id": known["res_id"],
+        "token_ins_code": known["ins_code"],
         "token_entity_kind": torch.full((count,), LIGAND),
         "token_is_standard": torch.zeros(count, dtype=torch.bool),
         "token_label_chain": [""] * count,
@@ -118,10 +112,12 @@ def _first_atoms(token: Integers, count: int) -> Integers:
     return first
 
 
-def chemical_tokens(source: Any, piece: Integers, names: list[str]) -> Tokens:
+def chemical_tokens(
+    source: Any, piece: Integers, names: Union[list[str], dict[int, str]]
+) -> Tokens:
     """Tokens, by their first atoms, of the piece of every atom ``[N]`` and its name."""
     token, first = by_first_atom(piece)
-    names = [names[i] for i in piece[first].tolist()]
+    known = [names[i] for i in piece[first].tolist()]
     if is_mol(source):
-        return molecule_tokens(source, token, names)
-    return structure_tokens(find_residues(source), token, names)
+        return molecule_tokens(source, token, known)
+    return structure_tokens(find_residues(source), token, known)

@@ -1,17 +1,27 @@
 """Molecules → fragments: the pieces between BRICS bonds, or rings and chains."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom, code, connected
-from pyg_atomenc.chem.rdkit import as_mol, bond_ends, with_hydrogens
+from pyg_atomenc.chem.codes import connected
+from pyg_atomenc.chem.rdkit import (
+    as_mol,
+    atoms_of,
+    bonds_of,
+    ends_of,
+    with_hydrogens,
+    without_hydrogens,
+)
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
 
-_INDEX = "_pyg_atomenc_index"
+# More than a molecule can have; RDKit stops at 1,000 unless told otherwise.
+_MOST_MATCHES = 100_000_000
 
 
 @dataclass(eq=False)
@@ -49,9 +59,7 @@ class BRICS:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its fragment; see the class."""
-        mol = as_mol(source)
-        with require_package("rdkit.rdBase", "BRICS").BlockLogs():
-            return chemical_tokens(source, *_cut(mol))
+        return fragments(source, _brics_bonds, mark="*")
 
 
 @dataclass(eq=False)
@@ -78,80 +86,137 @@ class RingsAndChains:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its ring system or chain; see the class."""
-        chem = require_package("rdkit.Chem", "RingsAndChains")
-        mol = chem.Mol(as_mol(source))
-        chem.FastFindRings(mol)
-        ends = bond_ends(mol)
-        in_ring = np.array([bond.IsInRing() for bond in mol.GetBonds()], dtype=bool)
-        ring_atom = np.zeros(mol.GetNumAtoms(), dtype=bool)
-        ring_atom[ends[in_ring].ravel()] = True
-        # A bond that leaves a ring joins nothing; one in a chain does.
-        joins = in_ring | ~ring_atom[ends].any(axis=1)
-        piece = connected(mol.GetNumAtoms(), ends[joins])
-        piece, first = by_first_atom(with_hydrogens(mol, piece))
-        return chemical_tokens(source, piece, fragment_names(mol, piece, len(first)))
+        return fragments(source, _bonds_that_leave_rings)
 
 
-def _cut(mol: Any) -> tuple[Integers, list[str]]:
-    """The piece of every atom ``[N]``, and the name of every piece."""
+Ends = list[tuple[int, int]]
+
+
+def fragments(
+    source: Any,
+    find_cuts: Optional[Callable[[Any, list[Any], Ends], list[bool]]] = None,
+    mark: str = "",
+) -> Tokens:
+    """Tokens that are the pieces between the bonds that are cut.
+
+    Args:
+        source (rdkit.Chem.Mol or biotite.structure.AtomArray): The atoms.
+        find_cuts (callable, optional): Takes the molecule without its hydrogens, its
+            ``B`` bonds and their ends, says which are cut. (default: none)
+        mark (str): The atom at the end of every cut bond in names. (default: none)
+
+    Returns:
+        Tokens: Numbered by their first atoms, named by their canonical SMILES.
+    """
+    mol = as_mol(source)
+    with require_package("rdkit.rdBase", "fragments").BlockLogs():
+        # Hydrogens change no fragment: BRICS counts an atom's explicit neighbours.
+        heavy, index = without_hydrogens(mol)
+        atoms = atoms_of(heavy)
+        bonds = bonds_of(atoms)
+        ends = ends_of(bonds)
+        cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
+        joins = [pair for pair, cut in zip(ends, cuts, strict=True) if not cut]
+        of = connected(len(atoms), np.array(joins, dtype=int).reshape(-1, 2))
+        names = _names(atoms, bonds, ends, of.tolist(), mark)
+    piece = np.full(mol.GetNumAtoms(), -1)
+    piece[index] = of
+    return chemical_tokens(source, with_hydrogens(mol, piece), names)
+
+
+def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
+    in_ring = _ring_bonds(mol)
+    atoms = {atom for bond in in_ring for atom in ends[bond]}
+    # A bond that leaves a ring joins nothing; one in a chain does.
+    return [
+        bond not in in_ring and not atoms.isdisjoint(pair)
+        for bond, pair in enumerate(ends)
+    ]
+
+
+def _ring_bonds(mol: Any) -> set[int]:
+    # All at once: older releases of RDKit find the rings anew for each bond.
+    return {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
+
+
+def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
+    """Which bonds BRICS cuts; RDKit's own function stops at 1,000 of a kind."""
+    # Of each atom, as bits: its environments, and those that it is cut from.
+    own, partners = [0] * mol.GetNumAtoms(), [[0] * mol.GetNumAtoms() for _ in "-="]
+    for bit, (query, *others) in enumerate(_brics_environments()):
+        for match in mol.GetSubstructMatches(query, False, maxMatches=_MOST_MATCHES):
+            own[match[0]] |= 1 << bit
+            for of, more in zip(partners, others, strict=True):
+                of[match[0]] |= more
+    cuts, in_ring = [], _ring_bonds(mol)
+    for index, (a, b) in enumerate(ends):
+        single, double = (of[a] & own[b] for of in partners)
+        # Few bonds are asked for their type, which takes long in Python.
+        known = (single or double) and index not in in_ring
+        cut = known and bonds[index].GetBondType().name
+        cuts.append(bool(cut == "SINGLE" and single or cut == "DOUBLE" and double))
+    return cuts
+
+
+@lru_cache(maxsize=1)
+def _brics_environments() -> list[tuple[Any, int, int]]:
+    """The query of each environment of BRICS, and whose bonds to it are cut.
+
+    As bits, one for each environment: those behind single bonds, and double bonds.
+    """
     chem = require_package("rdkit.Chem", "BRICS")
     brics = require_package("rdkit.Chem.BRICS", "BRICS")
-    # Without hydrogens: BRICS counts an atom's explicit neighbours.
-    marked = chem.Mol(mol)
-    for atom in marked.GetAtoms():
-        atom.SetIntProp(_INDEX, atom.GetIdx())
-    marked.UpdatePropertyCache(strict=False)
-    heavy = chem.RemoveHs(marked, sanitize=False)
-    # A molecule that was never sanitized knows neither its valences nor its rings.
-    heavy.UpdatePropertyCache(strict=False)
-    chem.GetSymmSSSR(heavy)
-    pairs = [pair for pair, _ in brics.FindBRICSBonds(heavy)]
-    bonds = sorted(heavy.GetBondBetweenAtoms(*pair).GetIdx() for pair in pairs)
-    broken = heavy
-    if bonds:
-        # Label 0 writes a cut as a bare '*', without the BRICS environment's number.
-        broken = chem.FragmentOnBonds(heavy, bonds, dummyLabels=[(0, 0)] * len(bonds))
-    # Atoms behind the molecule's own are the '*' that mark the cuts.
-    index = [atom.GetIntProp(_INDEX) for atom in heavy.GetAtoms()]
-    part, names = _parts(broken)
-    piece = np.full(mol.GetNumAtoms(), -1)
-    piece[index] = part[: len(index)]
-    return with_hydrogens(mol, piece), names
+    # By their SMARTS: some have several names.
+    smarts = {name[1:]: text for name, text in brics.environs.items()}
+    rules = [rule for group in brics.reactionDefs for rule in group]
+    known = sorted({smarts[name] for *pair, _ in rules for name in pair})
+    bits = {text: {"-": 0, "=": 0} for text in known}
+    for one, other, kind in rules:
+        bits[smarts[one]][kind] |= 1 << known.index(smarts[other])
+        bits[smarts[other]][kind] |= 1 << known.index(smarts[one])
+    return [(chem.MolFromSmarts(text), *bits[text].values()) for text in known]
 
 
-def fragment_names(mol: Any, piece: Integers, count: int) -> list[str]:
-    """The SMILES of every piece ``[P]``, without hydrogens if it has others."""
-    chem = require_package("rdkit.Chem", "names of fragments")
-    number = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    heavy = np.zeros(count, dtype=bool)
-    heavy[piece[number != 1]] = True
-    # A hydrogen of a piece with heavy atoms is cut off, and so not named.
-    named = (number != 1) | ~heavy[piece]
-    apart = np.where(named, piece, count + np.arange(len(piece)))
-    cut = chem.RWMol(mol)
-    cut.BeginBatchEdit()
-    ends = bond_ends(mol)
-    for a, b in ends[apart[ends[:, 0]] != apart[ends[:, 1]]].tolist():
-        cut.RemoveBond(a, b)
-    cut.CommitBatchEdit()
-    part, texts = _parts(cut)
-    names: list[list[str]] = [[] for _ in range(count)]
-    _, first = np.unique(part, return_index=True)
-    for text, atom in zip(texts, first, strict=True):
-        if named[atom]:
-            names[piece[atom]].append(text)
-    return [".".join(sorted(found)) for found in names]
+def _names(
+    atoms: list[Any], bonds: list[Any], ends: Ends, of: list[int], mark: str
+) -> dict[int, str]:
+    """The canonical SMILES of every piece, each of which is built as a molecule.
 
-
-def _parts(mol: Any) -> tuple[Integers, list[str]]:
-    """The connected part of every atom ``[N]``, and each part's canonical SMILES.
-
-    One call for all of them, as one for each would go through the whole molecule.
+    RDKit's own ways of cutting a molecule take a time that grows as its square. At the
+    end of every bond that is cut stands a ``mark``, if there is one.
     """
     chem = require_package("rdkit.Chem", "names of fragments")
-    part = code(connected(mol.GetNumAtoms(), bond_ends(mol)))
-    texts = chem.MolToSmiles(mol).split(".")
-    order = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
-    # Where the text of each part starts in the order in which atoms were written.
-    _, start = np.unique(part[order], return_index=True)
-    return part, [texts[i] for i in np.argsort(np.argsort(start))]
+    made = {piece: chem.RWMol() for piece in dict.fromkeys(of)}
+    place = [made[i].AddAtom(a) for i, a in zip(of, atoms, strict=True)]
+    star = chem.Atom(mark) if mark else None
+    # Where the neighbour of an atom, across a cut, stands in its piece.
+    across: dict[tuple[int, int], int] = {}
+    double, any_stereo = [], chem.BondStereo.STEREOANY
+    for bond, (a, b) in zip(bonds, ends, strict=True):
+        kind = bond.GetBondType()
+        if of[a] != of[b]:
+            for this, that in ((a, b), (b, a)) if star else ():
+                across[this, that] = made[of[this]].AddAtom(star)
+                made[of[this]].AddBond(place[this], across[this, that], kind)
+            continue
+        made[of[a]].AddBond(place[a], place[b], kind)
+        if bond.GetIsAromatic():
+            made[of[a]].GetBondBetweenAtoms(place[a], place[b]).SetIsAromatic(True)
+        elif bond.GetStereo() > any_stereo:
+            double.append((bond, (a, b)))
+    for bond, pair in double:
+        pairs = list(zip(pair, bond.GetStereoAtoms(), strict=False))
+        at = [
+            place[far] if of[far] == of[near] else across.get((near, far), -1)
+            for near, far in pairs
+        ]
+        if len(at) == 2 and min(at) >= 0:
+            piece = made[of[pair[0]]]
+            copy = piece.GetBondBetweenAtoms(*(place[i] for i in pair))
+            copy.SetStereoAtoms(*at)
+            copy.SetStereo(bond.GetStereo())
+            # By them RDKit perceives the stereo anew when it writes.
+            chem.SetDoubleBondNeighborDirections(piece)
+    for fragment in made.values():
+        fragment.UpdatePropertyCache(strict=False)
+    return {piece: chem.MolToSmiles(fragment) for piece, fragment in made.items()}

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from pyg_atomenc.chem.codes import by_first_atom, connected
-from pyg_atomenc.chem.rdkit import as_atom_array, bond_ends, check_mol, is_mol
+from pyg_atomenc.chem.rdkit import as_atom_array, check_mol, is_mol
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds, find_residues
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import molecule_tokens, structure_tokens
-from pyg_atomenc.tokenizers.fragments import fragment_names
+from pyg_atomenc.tokenizers.fragments import fragments
 
 
 @dataclass(eq=False)
@@ -84,11 +84,7 @@ class Components:
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its component; see the class."""
         if is_mol(source):
-            check_mol(source)
-            piece = connected(source.GetNumAtoms(), bond_ends(source))
-            token, first = by_first_atom(piece)
-            names = fragment_names(source, token, len(first))
-            return molecule_tokens(source, token, names)
+            return fragments(source)
         check_atom_array(source)
         check_bonds(source)
         piece = connected(source.array_length(), source.bonds.as_array()[:, :2])

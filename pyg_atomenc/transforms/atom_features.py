@@ -25,8 +25,8 @@ class AtomFeatures(BaseTransform):
     - ``hybridization``: other, S, SP, SP2, SP3, SP3D, SP3D2, by RDKit
     - ``is_aromatic``: 0 or 1
     - ``ring_size``: atoms in its smallest ring, 3 to 8; 0 for none or a larger one
-    - ``chirality``: 0 none or unknown, 1 R, 2 S: what the reader found, else by the
-      positions, with RDKit's CIP codes
+    - ``chirality``: 0 none or unknown, 1 R, 2 S, 3 r, 4 s: what the reader found, else
+      by the positions, with RDKit's CIP codes
     - ``num_hydrogens``: hydrogens, implicit ones included, to 8
 
     Values beyond a range count as its end.
@@ -48,7 +48,7 @@ class AtomFeatures(BaseTransform):
 
     columns = "element charge degree hybridization".split()
     columns += "is_aromatic ring_size chirality num_hydrogens".split()
-    sizes = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 3, 9)
+    sizes = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 5, 9)
 
     def __init__(self, attr: str = "x") -> None:
         if not isinstance(attr, str) or not attr.isidentifier():

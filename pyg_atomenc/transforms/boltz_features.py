@@ -13,7 +13,7 @@ from torch_geometric.utils import scatter
 from pyg_atomenc.checks import check_has
 from pyg_atomenc.chem.codes import code, places
 from pyg_atomenc.chem.components import ideal_conformer
-from pyg_atomenc.chem.rdkit import embed_smiles
+from pyg_atomenc.chem.rdkit import embed_smiles, rank_names
 from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError
@@ -59,6 +59,8 @@ class BoltzFeatures(BaseTransform):
         residue (bool): Add the features of residues. (default: ``False``)
         rotate (bool): Turn conformers at random, as Boltz trains. (default: ``False``)
         seed (int): Of RDKit's embedding. (default: ``0``)
+        rank_names (bool): Name the atoms of a SMILES as Boltz does, by their canonical
+            ranks with hydrogens (``C20``), else as they are. (default: ``True``)
 
     Raises:
         ValueError: If a name has over four characters or others than ASCII, if there is
@@ -71,6 +73,7 @@ class BoltzFeatures(BaseTransform):
     residue: bool = False
     rotate: bool = False
     seed: int = 0
+    rank_names: bool = True
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
@@ -82,7 +85,10 @@ class BoltzFeatures(BaseTransform):
             names = []
         if "MSE" in names:
             names = _read_as_methionine(data, names)
-        data.ref_atom_name_chars = name_codes(data.atom_name)
+        atom_name = data.atom_name
+        if self.rank_names and not names and "given_smiles" in data:
+            atom_name = rank_names(data.given_smiles)[: len(atom_name)]
+        data.ref_atom_name_chars = name_codes(atom_name)
         data.ref_space_uid = _reference_spaces(data, names)
         pos, data.ref_charge = _reference_conformers(data, names, self.seed)
         data.ref_pos = _centre(pos, data.ref_space_uid, self.rotate)

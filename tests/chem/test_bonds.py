@@ -14,7 +14,7 @@ info = pytest.importorskip("biotite.structure.info")
 
 
 def test_both_directions_sorted_and_one_hot():
-    edge_index, edge_attr = bond_tensors([(2, 0), (0, 1)], [1, 4])
+    edge_index, edge_attr, stereo = bond_tensors([(2, 0), (0, 1)], [1, 4], [2, 0])
     assert edge_index.tolist() == [[0, 0, 1, 2], [1, 2, 0, 0]]
     names = [BOND_TYPES[column] for column in edge_attr.argmax(1).tolist()]
     assert names == ["other", "double", "other", "double"]
@@ -23,7 +23,7 @@ def test_both_directions_sorted_and_one_hot():
 
 
 def test_no_bonds():
-    edge_index, edge_attr = bond_tensors([], [])
+    edge_index, edge_attr, _ = bond_tensors([], [], [])
     assert edge_index.shape == (2, 0) and edge_attr.shape == (0, 5)
     assert edge_index.dtype == torch.long
 

@@ -5,6 +5,7 @@ import torch
 from torch_geometric.loader import DataLoader
 
 from pyg_atomenc import AtomAttentionEncoder
+from pyg_atomenc.chem.rdkit import short_name
 from pyg_atomenc.io import BOND_TYPES, from_rdmol, from_smiles
 from pyg_atomenc.tokenizers import Tokens
 
@@ -187,3 +188,11 @@ def test_half_characters_and_limits_that_are_none():
     for limit in ("5", None, True):
         with pytest.raises(ValueError, match="'max_length' is"):
             from_smiles("C", max_length=limit)
+
+
+def test_names_of_many_atoms_of_one_element():
+    # By hand: behind 999 and 99 go letters, behind those of two letters one letter.
+    names = {("C", 999): "C999", ("C", 1000): "CA00", ("C", 1036): "CA10"}
+    names |= {("Cl", 99): "Cl99", ("Cl", 100): "ClA0", ("Cl", 1035): "ClZZ"}
+    names |= {("Cl", 1036): "CA10", ("C", 34_695): "CZZZ", ("C", 34_696): "C34696"}
+    assert {key: short_name(*key) for key in names} == names

@@ -21,6 +21,7 @@ def test_two_rings_at_a_bond_are_two_and_hydrogens_follow():
     mol = Chem.AddHs(Chem.MolFromSmiles("C1CC1C1CC1"))
     tokens = RingsAndChains()(mol)
     assert tokens.num_tokens == 2
+    assert tokens.attributes["token_name"] == ["C1CC1", "C1CC1"]
     for atom in mol.GetAtoms():
         if atom.GetAtomicNum() == 1:
             owner = atom.GetNeighbors()[0].GetIdx()

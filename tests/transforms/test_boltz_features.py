@@ -175,3 +175,25 @@ def test_kinds_are_those_that_the_data_carries():
     assert "ref_pos" in BoltzFeatures()(plain)
     with pytest.raises(ValueError, match="'token_entity_kind' is missing"):
         features(plain)
+
+
+def test_names_of_smiles_atoms_are_boltzs():
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+    data = from_smiles("OC(=O)CCl")
+    # As Boltz' parser does it, written out.
+    mol = chem.AddHs(chem.MolFromSmiles("OC(=O)CCl"))
+    ranks = list(chem.CanonicalRankAtoms(mol))[:5]
+    symbols = zip("O C O C CL".split(), ranks, strict=True)
+    names = [f"{symbol}{rank + 1}" for symbol, rank in symbols]
+    assert BoltzFeatures()(data).ref_atom_name_chars.equal(name_codes(names))
+    plain = BoltzFeatures(rank_names=False)(data).ref_atom_name_chars
+    assert plain.equal(name_codes(["O1", "C1", "O2", "C2", "Cl1"]))
+
+
+def test_a_thousand_atoms_of_one_element():
+    data = from_smiles("C" * 1001 + "Cl")
+    assert data.atom_name[998:1001] == ["C999", "CA00", "CA01"]
+    data.pos = torch.zeros(1002, 3)
+    codes = BoltzFeatures(rank_names=False)(data).ref_atom_name_chars
+    assert len({*map(tuple, codes.tolist())}) == 1002
+    assert len(BoltzFeatures()(data).ref_atom_name_chars.unique(dim=0)) == 1002

@@ -1,0 +1,176 @@
+"""Molecule files, SDF, MOL and MOL2, by RDKit → `AtomTokenData`."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+
+from pyg_atomenc.checks import check_choice
+from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.io.limits import Limits, read_bytes
+from pyg_atomenc.io.rdmol import from_rdmol, reason_of
+from pyg_atomenc.io.sources import PathLike, check_options, number
+from pyg_atomenc.tokenizers.base import Tokenizer
+
+SUFFIXES = (".sdf", ".sd", ".mol", ".mol2")
+_END = re.compile(r"^\$\$\$\$.*\n?", re.MULTILINE)
+_START = re.compile(r"^(?=@<TRIPOS>MOLECULE)", re.MULTILINE)
+
+
+class MoleculeFile:
+    """The molecules of a file, for :class:`~pyg_atomenc.datasets.StructureDataset`.
+
+    Every graph has as ``source`` its entry, such as ``"entry 17"``, counted from 1, as
+    ``name`` the entry's title, and as ``y`` ``[1, L]`` its labels, if some are asked
+    for. Hydrogens are those of the file; positions, if it is not flat, are read.
+
+    Args:
+        path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
+            each also with ``.gz``.
+        labels (str or sequence): Which properties of an SDF become ``y``, float32; one
+            that is missing or empty is NaN. (default: none)
+        limits (Limits, optional): What the file may hold. (default: ``Limits()``)
+        **options: As for :func:`~pyg_atomenc.io.from_rdmol`: ``conformer``.
+
+    Raises:
+        ValueError: If the file cannot be read, holds no entry or is of another kind.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        labels: Union[str, Sequence[str]] = (),
+        *,
+        limits: Optional[Limits] = None,
+        **options: Any,
+    ) -> None:
+        file, limits = Path(path), limits or Limits()
+        self._labels = [labels] if isinstance(labels, str) else list(labels)
+        self._reading = check_options(from_rdmol, options)
+        self.options = {"labels": self._labels, **options}
+        name = file.name.lower().removesuffix(".gz")
+        if not name.endswith(SUFFIXES):
+            raise FileFormatError(
+                f"{file}: ends in none of {', '.join(SUFFIXES)}. Rename it."
+            )
+        content = read_bytes(file, limits)
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            # Older programs write names and properties in it.
+            text = content.decode("latin-1")
+        self._is_mol2 = name.endswith(".mol2")
+        split = (_START if self._is_mol2 else _END).split
+        entries = split(re.sub("\r\n?", "\n", text))
+        if self._is_mol2:
+            # What stands before the first is a comment.
+            entries.pop(0)
+        elif not entries[-1].strip():
+            entries.pop()
+        self._entries = entries
+        self.names = [f"entry {i}" for i in range(1, len(entries) + 1)]
+        if not entries:
+            raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
+
+    def stamp(self, index: int) -> str:
+        """The entry itself."""
+        return self._entries[index]
+
+    def read(self, index: int, tokenizer: Optional[Tokenizer] = None) -> Any:
+        """The graph of an entry, in a list."""
+        mol = self._mol(self._entries[index])
+        data = from_rdmol(mol, tokenizer, **self._reading)
+        data.source = self.names[index]
+        data.name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
+        if self._labels:
+            texts = [mol.HasProp(n) and mol.GetProp(n) or "" for n in self._labels]
+            data.y = torch.tensor([[number(text) for text in texts]])
+        return [data]
+
+    def _mol(self, entry: str) -> Any:
+        chem = require_package("rdkit.Chem", "molecule files")
+
+        def parse(sanitize: bool = True) -> Any:
+            if self._is_mol2:
+                return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
+            supplier = chem.SDMolSupplier()
+            supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
+            return supplier[0] if len(supplier) else None
+
+        with require_package("rdkit.rdBase", "molecule files").BlockLogs():
+            mol = parse()
+        if mol is None:
+            reason = reason_of(parse, "it is no such entry")
+            raise AtomEncodingError(f"RDKit refuses it: {reason}. Mend the entry.")
+        atoms = mol.GetAtoms()
+        if self._is_mol2 and not any(atom.GetAtomicNum() == 1 for atom in atoms):
+            # RDKit tells charges and valences of this format by its hydrogens.
+            if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+                raise AtomEncodingError(
+                    "it has no hydrogens, which MOL2 needs: add them, or use an SDF."
+                )
+        return mol
+
+
+def from_sdf(
+    path: PathLike,
+    tokenizer: Optional[Tokenizer] = None,
+    *,
+    labels: Union[str, Sequence[str]] = (),
+    on_error: str = "skip",
+    limits: Optional[Limits] = None,
+    conformer: Optional[int] = -1,
+) -> list[AtomTokenData]:
+    """Read all molecules of an SDF or MOL file, also gzipped.
+
+    Args:
+        path (str or os.PathLike): The file.
+        tokenizer (callable, optional): As for :func:`from_rdmol`.
+            (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
+        labels (str or sequence): As for :class:`~pyg_atomenc.datasets.MoleculeFile`.
+            (default: none)
+        on_error (str): ``"skip"`` entries that cannot be read, with one warning that
+            tells their numbers and reasons, or ``"raise"``. (default: ``"skip"``)
+        limits (Limits, optional): What the file may hold. (default: ``Limits()``)
+        conformer (int, optional): As for :func:`from_rdmol`. (default: ``-1``)
+
+    Returns:
+        list: An :class:`~pyg_atomenc.data.AtomTokenData` for each entry, as from
+        :func:`from_rdmol`, with ``source``, such as ``"entry 3"``, ``name``, and ``y``
+        where there are labels.
+
+    Raises:
+        ValueError: If the file cannot be read, or no entry of it, or with ``"raise"``
+            one cannot.
+        ImportError: If RDKit is not installed.
+    """
+    check_choice("on_error", on_error, ("skip", "raise"))
+    file = MoleculeFile(path, labels, limits=limits, conformer=conformer)
+    graphs, bad = [], []
+    for index, name in enumerate(file.names):
+        try:
+            graphs += file.read(index, tokenizer)
+        except ValueError as error:
+            bad.append(f"\n{name}: {error}")
+    if bad:
+        count = f"{len(bad)} of {len(file.names)}"
+        text = f"{path}: {count} molecules cannot be read.{''.join(bad)}"
+        if on_error == "raise" or not graphs:
+            raise FileFormatError(text)
+        warnings.warn(text, stacklevel=2)
+    return graphs
+
+
+def from_mol2(
+    path: PathLike, tokenizer: Optional[Tokenizer] = None, **options: Any
+) -> list[AtomTokenData]:
+    """Read all molecules of a MOL2 file, as :func:`from_sdf` does.
+
+    Its atom types are to be those of Corina, as RDKit's documentation says, and its
+    hydrogens there, from which RDKit tells charges.
+    """
+    return from_sdf(path, tokenizer, **options)
