@@ -40,6 +40,7 @@ def biotite_reads(path):
         return pdb.PDBFile.read(path).get_structure(extra_fields=[*FIELDS], **options)
     kind = pdbx.BinaryCIFFile if path.suffix == ".bcif" else pdbx.CIFFile
     fields = [*FIELDS, "label_asym_id", "label_seq_id"]
+    options["use_author_fields"] = True
     return pdbx.get_structure(kind.read(path), extra_fields=fields, **options)
 
 

@@ -93,6 +93,8 @@ class CifDocument:
         read = self.pdbx.get_structure
         fields = ["charge", "occupancy", *labels]
         options: dict[str, Any] = {"model": 1, "extra_fields": fields}
+        # Which fields biotite takes unasked depends on its version.
+        options["use_author_fields"] = True
         if assembly is not None:
             self.limits.check_atoms(self.file, self._count(rows, assembly))
             read, options["assembly_id"] = self.pdbx.get_assembly, assembly

@@ -85,11 +85,10 @@ class PdbDocument:
 
     def _conect(self, atoms: Any) -> NDArray[np.int64]:
         """The bonds of ``CONECT`` ``[B, 3]``, in every copy of an assembly."""
-        hybrid36 = require_package("biotite.structure.io.pdb.hybrid36", "CONECT")
         pairs = []
         for line in self.conect:
             ids = [line[i : i + 5].strip() for i in range(6, 31, 5)]
-            first, *others = [hybrid36.decode_hybrid36(text) for text in ids if text]
+            first, *others = [_number(text) for text in ids if text]
             pairs += [(first, other) for other in others]
         wanted = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         copies = np.zeros(atoms.array_length(), dtype=int)
@@ -112,6 +111,14 @@ class PdbDocument:
             bonds.append(rows[place])
         ends = np.concatenate(bonds)
         return np.column_stack([ends, _kinds(atoms, ends)])
+
+
+def _number(text: str) -> int:
+    """A serial number, in hybrid-36 beyond 99,999: A0000 to ZZZZZ, then a0000."""
+    if not text[0].isalpha():
+        return int(text)
+    first = int("A0000", 36) if text[0].isupper() else int("a0000", 36) - 26 * 36**4
+    return int(text, 36) - first + 100_000
 
 
 def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:

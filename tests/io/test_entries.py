@@ -138,7 +138,9 @@ def test_counts_are_biotites(name, structures):
     if path.suffix == ".pdb":
         atoms = pdb.PDBFile.read(path).get_structure(model=1, altloc="occupancy")
     else:
-        atoms = pdbx.get_structure(block_of(path), model=1, altloc="occupancy")
+        atoms = pdbx.get_structure(
+            block_of(path), model=1, altloc="occupancy", use_author_fields=True
+        )
     if name == "altloc.cif":
         # biotite keeps two residues that share a place; ours is the heavier one.
         atoms = atoms[atoms.res_name == "PRO"]
@@ -271,7 +273,9 @@ def with_second_copy(path, target):
 def test_an_assembly_of_two_copies(name, structures, tmp_path):
     path = with_second_copy(structures / name, tmp_path / "two.cif")
     one, two = from_structure(path), from_structure(path, assembly="1")
-    theirs = pdbx.get_assembly(block_of(path), "1", model=1, altloc="occupancy")
+    theirs = pdbx.get_assembly(
+        block_of(path), "1", model=1, altloc="occupancy", use_author_fields=True
+    )
     assert two.num_nodes == theirs.array_length() == 2 * one.num_nodes
     np.testing.assert_allclose(two.pos.numpy(), theirs.coord, atol=1e-3)
     structure = gemmi.read_structure(str(path))
