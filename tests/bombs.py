@@ -18,7 +18,7 @@ HEAD = cif_text().partition("\nATOM")[0].encode() + b"\n"
 
 
 def crowd():
-    """One residue whose 18,000 atoms have two names: 81 million bonds."""
+    """One residue whose 18,000 atoms have two names: 81 million pairs of them."""
     for i in range(9_000):
         for name in (b" N ", b" C "):
             yield ATOM.replace(b" N ", name, 1).replace(

@@ -89,6 +89,37 @@ def count_hydrogens(
     return (bonded + np.floor(free)).astype(np.int64)
 
 
+# The names that wwPDB set aside for users' own ligands, and those of what nobody knows;
+# some of them stand in the dictionary for one component all the same.
+_PLACEHOLDERS = {
+    "LIG",
+    "DRG",
+    "INH",
+    "UNL",
+    "UNX",
+    *(f"{i:02d}" for i in range(1, 100)),
+}
+
+
+def is_placeholder(name: str) -> bool:
+    """Whether a component's name says nothing of its atoms."""
+    return name in _PLACEHOLDERS
+
+
+@lru_cache(maxsize=10_000)
+def component_bonds(name: str) -> dict[tuple[str, str], int]:
+    """The bonds of a component, to be left as they are; none of one not known.
+
+    Args:
+        name (str): The component, such as ``"ALA"``.
+
+    Returns:
+        dict: The names of two atoms → biotite's bond type.
+    """
+    info = require_package("biotite.structure.info", "components")
+    return {} if is_placeholder(name) else info.bonds_in_residue(name)
+
+
 _COLUMNS = (
     "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag", "pdbx_stereo_config",
 )  # fmt: skip
@@ -108,7 +139,9 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
         component that is not known.
     """
     info = require_package("biotite.structure.info", "components")
-    found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
+    found = [None]
+    if not is_placeholder(name):
+        found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
     if found[0] is None:
         empty = np.array([], dtype="U1")
         return empty, empty, empty.astype(np.int64), empty.astype(bool), empty
@@ -152,7 +185,7 @@ def ideal_conformer(name: str) -> dict[str, tuple[Any, float]]:
     """
     info = require_package("biotite.structure.info", "ideal conformers")
     try:
-        component = info.residue(name)
+        component = info.residue("" if is_placeholder(name) else name)
     except KeyError:
         return {}
     charges = [float(charge) for charge in component.charge]

@@ -39,7 +39,7 @@ def test_a_polymer_bond_puts_hetero_residues_into_a_polymer(link, turned):
     atoms = chain((name, "X", link.tail), (name, link.head, "X"), bonds=ends)
     atoms.hetero[:] = True
     assert find_residues(atoms).linked.all() and "ligand" not in kinds(atoms)
-    atoms.atom_name[1] = "X"
+    atoms.atom_name[1] = "Y"
     assert not find_residues(atoms).linked.any()
     assert kinds(atoms) == ["ligand", "ligand"]
 
