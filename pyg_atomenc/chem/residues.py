@@ -95,8 +95,8 @@ class Residues:
         residue of a component that is made for one, or a polymer bond joins it to
         another residue. A component that is made for none is what its chain is.
         """
-        own = codes.of_distinct(_component_kind, self.names)
-        made, polymer = own != LIGAND, self.numbered
+        own, polymer = self._made_for, self.numbered
+        made = own != LIGAND
         if polymer is None:
             polymer = (~self.atoms.hetero[self.first] & made) | self.linked
         else:
@@ -117,13 +117,23 @@ class Residues:
 
     @cached_property
     def numbered(self) -> Optional[NDArray[np.bool_]]:
-        """Which have a number in a sequence ``[R]``; ``None`` if none are told."""
+        """Which have a number in a sequence ``[R]``; ``None`` if none are told.
+
+        Some programs number all residues. A component that is made for no polymer is in
+        a sequence only if a polymer bond joins it to another residue.
+        """
         if "label_seq_id" not in self.atoms.get_annotation_categories():
             return None
         known = ~untold(self.atoms.label_seq_id)
         if not known.any():
             return None
-        return np.bincount(self.index[known], minlength=len(self)) > 0
+        told = np.bincount(self.index[known], minlength=len(self)) > 0
+        return told & (self.linked | (self._made_for != LIGAND))
+
+    @cached_property
+    def _made_for(self) -> Integers:
+        """The kind of polymer that every residue's component is made for ``[R]``."""
+        return codes.of_distinct(_component_kind, self.names)
 
     @cached_property
     def linked(self) -> NDArray[np.bool_]:

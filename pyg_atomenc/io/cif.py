@@ -8,6 +8,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.entry import PLACE, Entry, Table
@@ -26,6 +27,8 @@ TABLES = (
     "chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
     "pdbx_struct_oper_list struct_conn"
 ).split()
+# Of these, few values are there twice.
+_NUMBERS = (*POSITION, "occupancy")
 _NOTHING = (".", "?", "")
 _BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
 # Orders and aromatic flags → biotite's BondType; 0 is any.
@@ -105,7 +108,9 @@ def _table(
     found: Table = {}
     for i, tag in enumerate(tags):
         key = wanted.get(tag.lower()) if columns else tag
-        if key is not None:
+        if key in _NUMBERS:
+            found[key] = np.array(values[i :: len(tags)], dtype=object)
+        elif key is not None:
             found[key] = _texts(cif, values[i :: len(tags)])
     return found
 
@@ -176,12 +181,10 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
             raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
     label = _integers(site, "label_seq_id", np.zeros(count, dtype=np.int64))
     atoms["res_id"] = _integers(site, "auth_seq_id", label)
-    for name, column in (
-        ("ins_code", "pdbx_PDB_ins_code"),
-        ("altloc_id", "label_alt_id"),
-    ):
-        values = np.char.strip(_told(site[column])) if column in site else None
-        atoms[name] = np.full(count, "") if values is None else values
+    marks = {"ins_code": "pdbx_PDB_ins_code", "altloc_id": "label_alt_id"}
+    for name, column in marks.items():
+        values = _told(site[column]) if column in site else np.full(count, "")
+        atoms[name] = codes.of_distinct(str.strip, values)
         if (np.char.str_len(atoms[name]) > 1).any():
             raise AtomEncodingError(f"a value of {column} has several characters")
     if "label_asym_id" in site:
@@ -191,7 +194,7 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     elif "label_seq_id" in site:
         atoms["label_seq_id"] = np.full(count, ".")
     if "group_PDB" in site:
-        group = np.char.upper(_text(site["group_PDB"]))
+        group = codes.of_distinct(str.upper, _text(site["group_PDB"]))
         other = (group != "ATOM") & (group != "HETATM")
         if other.any():
             row = int(other.argmax())
@@ -200,7 +203,7 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     else:
         atoms["hetero"] = ~np.isin(atoms["res_name"], STANDARD)
     symbol = _told(site["type_symbol"]) if "type_symbol" in site else np.full(count, "")
-    atoms["element"] = np.char.upper(symbol)
+    atoms["element"] = codes.of_distinct(str.upper, symbol)
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
 
@@ -223,7 +226,7 @@ def _rows(table: Table, names: Collection[str]) -> Any:
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
     """A column of numbers, NaN where there is none; uncertainties are dropped."""
     values = table[name]
-    if values.dtype.kind != "U":
+    if values.dtype.kind not in "UO":
         return values.astype(np.float64)
     texts = values.tolist()
     try:
@@ -249,13 +252,14 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     """A column of whole numbers ``[A]``, with others where there is none."""
     if name not in table:
         return other
-    texts = _told(table[name])
-    if not np.char.isdigit(np.char.lstrip(texts[texts != ""], "+-")).all():
+    texts, which = codes.distinct(_told(table[name]))
+    told = texts != ""
+    if not np.char.isdigit(np.char.lstrip(texts[told], "+-")).all():
         raise AtomEncodingError(f"a value of {name} is no whole number")
-    found = np.where(texts == "", other, _numbers(table, name))
+    found = np.where(told, texts, "0").astype(np.float64)
     if (np.abs(found) > 2**31).any():
         raise AtomEncodingError(f"a value of {name} is too large")
-    return found.astype(np.int64)
+    return np.where(told[which], found.astype(np.int64)[which], other)
 
 
 def _read_links(entry: Entry, table: Table) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.names import FOUR_LETTERS
-from pyg_atomenc.chem.residues import split_repeats
+from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.entry import Entry, Table
 from pyg_atomenc.io.limits import Limits, check_text
@@ -93,6 +93,8 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
         # A known name of four letters, else a chain of two.
         four = _texts(letters, 17, 21)
         known = np.isin(four, list(FOUR_LETTERS))
+        # HISA in chain B may well be HIS in chain AB.
+        known &= ~np.isin(name, STANDARD) | (letters[:, 21] == 32)
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain
