@@ -1,6 +1,7 @@
 """`Entry`: what a structure file holds, whatever its format, and one model of it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.bonds import bond_hydrogens, residue_bonds
 from pyg_atomenc.chem.components import component_atoms, component_bonds
+from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.duplicates import choose_altloc
@@ -80,6 +82,7 @@ class Entry:
         file: Path,
         limits: Limits,
         notes: Notes,
+        ligands: Mapping[str, Any],
     ) -> Any:
         """One model, or an assembly of it, with one location per residue.
 
@@ -102,17 +105,19 @@ class Entry:
         atoms = standard_names(atoms, notes)
         if assembly is not None:
             atoms = self._assembly(atoms, assembly, file, limits)
-        known = residue_bonds(atoms, self._tables(atoms))
+        tables = self._tables(atoms)
         # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = atoms.bonds.merge(known)
+        atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
+        unknown = [name for name, table in tables.items() if not table]
+        bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
         if "segment" in atoms.get_annotation_categories():
             atoms.del_annotation("segment")
-        unknown = np.isnan(atoms.coord).any(axis=1)
-        if unknown.any():
-            notes.add("atoms without a position are unresolved", unknown.sum())
-            atoms.coord[unknown] = np.nan
-            atoms.set_annotation("is_resolved", ~unknown)
+        hidden = np.isnan(atoms.coord).any(axis=1)
+        if hidden.any():
+            notes.add("atoms without a position are unresolved", hidden.sum())
+            atoms.coord[hidden] = np.nan
+            atoms.set_annotation("is_resolved", ~hidden)
         return atoms
 
     def _tables(self, atoms: Any) -> Table:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -39,6 +39,7 @@ def from_structure(
     hydrogens: bool = True,
     unresolved: bool = False,
     block: Optional[str] = None,
+    ligands: Optional[Mapping[str, Any]] = None,
     strict: bool = False,
     limits: Optional[Limits] = None,
 ) -> Union[AtomTokenData, list[AtomTokenData]]:
@@ -48,8 +49,9 @@ def from_structure(
     one with the highest summed occupancy, the first of equal ones. Bonds inside
     residues come from the file's own component tables or the Chemical Component
     Dictionary, those between residues from the polymer and from the file's connections
-    (``struct_conn``, ``CONECT``); a ligand of a PDB file that the dictionary does not
-    know has those of ``CONECT`` alone.
+    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``). A ligand that neither knows has
+    the orders of its template in ``ligands``, else bonds by distance. The names that
+    AMBER, CHARMM and GROMACS give residues and atoms become those of the PDB.
 
     Args:
         path (str or os.PathLike): The file. Its name tells the format: ``.cif``,
@@ -72,6 +74,8 @@ def from_structure(
             (mmCIF with ``pdbx_poly_seq_scheme`` only). (default: ``False``)
         block (str, optional): The data block of an mmCIF or BinaryCIF file. (default:
             the first that has atoms)
+        ligands (mapping, optional): Names of residues that the dictionary does not know
+            → their molecules, each a SMILES or a ``rdkit.Chem.Mol``. (default: none)
         strict (bool): Refuse a file of which something would have to be assumed.
             (default: ``False``)
         limits (Limits, optional): What the file may hold at most.
@@ -121,7 +125,7 @@ def from_structure(
     graphs = []
     for number in numbers:
         with _one_kind_of_error(file, kind):
-            atoms = entry.read(number, assembly, file, limits, notes)
+            atoms = entry.read(number, assembly, file, limits, notes, ligands or {})
         try:
             atoms = _prepare(atoms, entry.sequence, kind, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)

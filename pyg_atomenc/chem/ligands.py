@@ -1,0 +1,104 @@
+"""Bonds of ligands that the component dictionary does not know."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Optional
+
+import numpy as np
+
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.residues import find_residues
+from pyg_atomenc.errors import AtomEncodingError, require_package
+
+# RDKit tries all orders of bonds, whose number grows fast.
+_MOST = 100
+
+
+def bond_ligands(
+    atoms: Any, names: Collection[str], templates: Mapping[str, Any], notes: Any
+) -> None:
+    """Bond the atoms of residues that have no bonds within.
+
+    They are bonded by distance as RDKit does it. The orders are those of a template, or
+    such as fit where all hydrogens are there; else they are not known.
+
+    Args:
+        atoms (biotite.structure.AtomArray): With bonds, which are added to.
+        names (collection): The names of such residues.
+        templates (mapping): Name → its molecule, of RDKit or as a SMILES.
+        notes (Notes): Keeps what was done.
+
+    Raises:
+        ValueError: If a template is no molecule.
+    """
+    residues = find_residues(atoms)
+    inside = np.diff(residues.index[atoms.bonds.as_array()[:, :2]], axis=1)[:, 0] == 0
+    alone = np.isin(residues.names, list(names))
+    alone[residues.index[atoms.bonds.as_array()[inside, 0]]] = False
+    places, parts = codes.places(residues.index), []
+    for residue in np.flatnonzero(alone).tolist():
+        rows = places[residue]
+        if len(rows) > 1:
+            name = str(residues.names[residue])
+            bonds, how = _perceive(atoms, rows, templates.get(name))
+            notes.add(f"ligands {name} {how}")
+            parts.append(bonds)
+    if parts:
+        bonds = np.concatenate(parts).reshape(-1, 3)
+        more = type(atoms.bonds)(atoms.array_length(), bonds)
+        atoms.bonds = atoms.bonds.merge(more)
+
+
+def _perceive(atoms: Any, rows: Any, template: Optional[Any]) -> tuple[Any, str]:
+    """Bonds ``[B, 3]`` between atoms of a residue, and how they were found."""
+    none = np.zeros((0, 3), dtype=np.int64)
+    if not np.isfinite(atoms.coord[rows]).all():
+        return none, "without positions and bonds"
+    try:
+        chem = require_package("rdkit.Chem", "bonds by distance")
+    except ImportError:
+        return none, "without bonds, as RDKit is not installed"
+    determine = require_package("rdkit.Chem.rdDetermineBonds", "bonds by distance")
+    base = require_package("rdkit.rdBase", "bonds by distance")
+    hydrogen = np.isin(atoms.element[rows], ("H", "D", "T"))
+    # Hydrogens go to the nearest atom later; a template has none.
+    rows = rows if template is None else rows[~hydrogen]
+    mol, places = chem.RWMol(), chem.Conformer(len(rows))
+    for i, row in enumerate(rows.tolist()):
+        symbol = str(atoms.element[row]).capitalize()
+        symbol = {"X": "*", "D": "H", "T": "H"}.get(symbol, symbol)
+        mol.AddAtom(chem.Atom(symbol))
+        places.SetAtomPosition(i, atoms.coord[row].astype(float).tolist())
+    mol.AddConformer(places)
+    how = "bonded by distance, without orders"
+    with base.BlockLogs():
+        determine.DetermineConnectivity(mol)
+        known = False
+        try:
+            if template is not None:
+                mol = _like(chem, mol, template)
+                known, how = True, "bonded as their template"
+            elif hydrogen.any() and len(rows) <= _MOST:
+                charge = int(atoms.charge[rows].sum())
+                determine.DetermineBondOrders(mol, charge=charge, embedChiral=False)
+                chem.SanitizeMol(mol)
+                known, how = True, "bonded by distance"
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, AtomEncodingError):
+                raise
+    if known and template is not None:
+        atoms.charge[rows] = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
+    kinds = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 9} if known else {}
+    ends = [(rows[b.GetBeginAtomIdx()], rows[b.GetEndAtomIdx()],
+             kinds.get(b.GetBondType().name, 0)) for b in mol.GetBonds()]  # fmt: skip
+    return np.array(ends, dtype=np.int64).reshape(-1, 3), how
+
+
+def _like(chem: Any, mol: Any, template: Any) -> Any:
+    if isinstance(template, str):
+        template = chem.MolFromSmiles(template)
+    if not isinstance(template, chem.Mol):
+        raise AtomEncodingError(
+            "'ligands' has a template that is no molecule: pass SMILES, or RDKit's Mol."
+        )
+    assign = require_package("rdkit.Chem.AllChem", "templates of ligands")
+    return assign.AssignBondOrdersFromTemplate(chem.RemoveHs(template), mol.GetMol())
