@@ -109,7 +109,10 @@ class Entry:
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
         unknown = [name for name, table in tables.items() if not table]
-        bond_ligands(atoms, unknown, ligands, notes)
+        # Ions have no bonds, and need none.
+        unknown = [name for name in unknown if len(component_atoms(name)[0]) != 1]
+        if unknown:
+            bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
         if "segment" in atoms.get_annotation_categories():
             atoms.del_annotation("segment")
