@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.cif import ATOM_COLUMNS, TABLES, entry_of
+from pyg_atomenc.io.cif import ATOM_COLUMNS, TABLES, choose_block, entry_of
 from pyg_atomenc.io.entry import Entry, Table
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
@@ -21,56 +21,32 @@ _LONGEST = 1024
 def read_bcif(
     content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
 ) -> Entry:
-    """Parse a BinaryCIF file.
+    """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`.
 
     biotite decodes the arrays, one step after another; here is checked that each has
     as many values as the file says, since biotite fills up what is missing with zeros.
-
-    Args:
-        content (bytes): The file.
-        file (pathlib.Path): Its name, for messages.
-        limits (Limits): Of which the number of atoms is checked; other tables, which
-            may have several rows for each, may have 16 times as many.
-        notes (Notes): Keeps what was assumed.
-        block (str, optional): The name of the data block. (default: the first that has
-            atoms)
-
-    Returns:
-        Entry: All of the file.
-
-    Raises:
-        ValueError: If sizes do not fit, or no block has ``atom_site``.
     """
     msgpack = require_package("msgpack", "BinaryCIF")
     blocks = msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]
-    names = [found["header"] for found in blocks]
-    if block is not None:
-        if block not in names:
-            raise AtomEncodingError(f"'block' is {block!r}, but its blocks are {names}")
-        blocks = [blocks[names.index(block)]]
-    some = [b for b in blocks if "atom_site" in map(_name, b["categories"])]
-    if not some:
-        raise AtomEncodingError("it has no atom_site")
-    if len(some) > 1:
-        notes.add("blocks with atoms that are not read", len(some) - 1)
-    found: Table = {}
-    for category in some[0]["categories"]:
-        name = _name(category)
-        if name != "atom_site" and name not in TABLES:
+    found: dict[str, Any] = {}
+    for part in blocks:
+        if part["header"] in found:
+            raise AtomEncodingError(f"it has two blocks {part['header']}")
+        names = [category["name"].lstrip("_") for category in part["categories"]]
+        found[part["header"]] = part["categories"] if "atom_site" in names else None
+    tables: Table = {}
+    for category in choose_block(found, block, notes):
+        name = category["name"].lstrip("_")
+        if name not in TABLES:
             continue
-        if name in found:
+        if name in tables:
             raise AtomEncodingError(f"it has {name} more than once")
         rows = _size(category["rowCount"], 16 * limits.atoms)
-        columns = None
         if name == "atom_site":
             limits.check_atoms(file, rows)
-            columns = ATOM_COLUMNS
-        found[name] = _category(category, columns, rows)
-    return entry_of(found, notes)
-
-
-def _name(category: Any) -> str:
-    return category["name"].lstrip("_")
+        columns = ATOM_COLUMNS if name == "atom_site" else None
+        tables[name] = _category(category, columns, rows)
+    return entry_of(tables)
 
 
 def _category(category: Any, columns: Optional[Collection[str]], rows: int) -> Table:

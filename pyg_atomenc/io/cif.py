@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -24,7 +25,7 @@ ATOM_COLUMNS = {
     "pdbx_formal_charge", "occupancy",
 }  # fmt: skip
 TABLES = (
-    "chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
+    "atom_site chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
     "pdbx_struct_oper_list struct_conn"
 ).split()
 # Of these, few values are there twice.
@@ -35,6 +36,16 @@ _BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag
 _KINDS = {
     ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
     ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
+}  # fmt: skip
+_GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
+_MATRIX = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
+_MATRIX += [f"vector[{i}]" for i in "123"]
+# How struct_conn names what names an atom.
+_PARTNER = {
+    "chain_id": ("auth_asym_id", "label_asym_id"), "ins_code": ("PDB_ins_code",),
+    "res_id": ("auth_seq_id", "label_seq_id"), "altloc_id": ("label_alt_id",),
+    "res_name": ("label_comp_id",), "atom_name": ("label_atom_id",),
+    "label_asym_id": ("label_asym_id",),
 }  # fmt: skip
 # What struct_conn lists that is a bond → its type; 8 is a coordination.
 _LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1} | {
@@ -50,18 +61,7 @@ _UNCERTAINTY = re.compile(r"\(\d+\)$")
 def read_cif(
     content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
 ) -> Entry:
-    """Parse an mmCIF file.
-
-    Args:
-        content (bytes): The file.
-        file (pathlib.Path): Its name, for messages.
-        limits (Limits): Of which the number of atoms is checked.
-        notes (Notes): Keeps what was assumed.
-        block (str, optional): The name of the data block. (default: the first that has
-            atoms)
-
-    Returns:
-        Entry: All of the file.
+    """Parse an mmCIF file; of several blocks the first with atoms, or the named one.
 
     Raises:
         ValueError: If the file is damaged, has no atoms, or is over the limit.
@@ -69,42 +69,49 @@ def read_cif(
     gemmi = require_package("gemmi", "from_structure")
     content = check_text(content)
     document = gemmi.cif.read_string(content)
-    names = [found.name for found in document]
-    if block is not None and block not in names:
-        raise AtomEncodingError(f"'block' is {block!r}, but its blocks are {names}")
-    if block is not None:
-        document = [document[names.index(block)]]
-    some = [b for b in document if len(b.find_mmcif_category("_atom_site."))]
-    if not some:
-        raise AtomEncodingError("it has no atom_site")
-    if len(some) > 1:
-        notes.add("blocks with atoms that are not read", len(some) - 1)
+    found = {
+        part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
+        for part in document
+    }
+    chosen = choose_block(found, block, notes)
     if _ARCHIVE.match(content.lstrip()) and content.rstrip()[-1:] != b"#":
         notes.add("the last category is not closed, the file may have been cut short")
     elif content[-1:] != b"\n" and content.split()[-1] + b"\n" not in content:
         # What ends no other line may be half of a value.
         notes.add("the last line has no end, the file may have been cut short")
-    tables = {name: _table(gemmi.cif, some[0], name, limits, file) for name in TABLES}
-    site = _table(gemmi.cif, some[0], "atom_site", limits, file, ATOM_COLUMNS)
-    return entry_of({**tables, "atom_site": site}, notes)
+    tables = {name: chosen.find_mmcif_category(f"_{name}.") for name in TABLES}
+    for name, table in tables.items():
+        # Other tables may have several rows for each atom.
+        limits.check_atoms(file, len(table) // (1 if name == "atom_site" else 16))
+    return entry_of(
+        {
+            name: _columns(
+                gemmi.cif, table, ATOM_COLUMNS if name == "atom_site" else ()
+            )
+            for name, table in tables.items()
+            if len(table)
+        }
+    )
 
 
-def _table(
-    cif: Any,
-    block: Any,
-    name: str,
-    limits: Limits,
-    file: Path,
-    columns: Optional[Collection[str]] = None,
-) -> Table:
-    """A category's columns by name, as texts; none of one that is not there."""
-    table = block.find_mmcif_category(f"_{name}.")
-    if len(table) == 0:
-        return {}
+def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
+    """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
+    if block is not None and block not in found:
+        raise AtomEncodingError(f"'block' is {block!r}, but its blocks are {[*found]}")
+    some = [part for part in found.values() if part is not None]
+    chosen = found[block] if block is not None else next(iter(some), None)
+    if chosen is None:
+        raise AtomEncodingError("it has no atom_site")
+    if block is None:
+        notes.add("blocks with atoms that are not read", len(some) - 1)
+    return chosen
+
+
+def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
+    """A category's columns by name, all of them if none is named."""
     tags = [tag.rpartition(".")[2] for tag in table.tags]
-    limits.check_atoms(file, len(table) if columns else len(table) // 16)
     values = table.loop.values if table.loop is not None else list(table[0])
-    wanted = {name.lower(): name for name in columns or ()}
+    wanted = {name.lower(): name for name in columns}
     found: Table = {}
     for i, tag in enumerate(tags):
         key = wanted.get(tag.lower()) if columns else tag
@@ -126,23 +133,14 @@ def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
     return np.array(known)[index]
 
 
-def entry_of(tables: Table, notes: Notes) -> Entry:
-    """Make an entry of the tables of an mmCIF or BinaryCIF file.
-
-    Args:
-        tables (dict): Category → its columns by name, ``atom_site`` among them; texts,
-            or of BinaryCIF numbers, too.
-        notes (Notes): Keeps what was assumed.
-
-    Raises:
-        ValueError: If a value cannot be.
-    """
+def entry_of(tables: Table) -> Entry:
+    """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
     site = tables["atom_site"]
     for name in POSITION:
         if name not in site:
             raise AtomEncodingError(f"atom_site has no {name}")
     count = len(site["Cartn_x"])
-    atoms: Table = _names(site, count, notes)
+    atoms = _names(site, count)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
     weight = _numbers(site, "occupancy") if "occupancy" in site else np.ones(count)
     atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
@@ -151,75 +149,77 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     if len(starts) > len(np.unique(model)):
         raise AtomEncodingError("the rows of a model do not stand together")
     entry = Entry(atoms, np.append(starts, count))
-    _read_links(entry, tables.get("struct_conn") or {})
-    bonds = tables.get("chem_comp_bond") or {}
-    if set(_BOND) <= set(bonds):
-        for name, a, b, order, aromatic in _rows(bonds, _BOND):
-            kind = _KINDS.get((order.upper(), aromatic.upper()), 0)
-            entry.component_bonds.setdefault(name, {})[a, b] = kind
-    _read_assemblies(entry, tables)
-    entry.sequence = tables.get("pdbx_poly_seq_scheme") or None
+    entry.sequence = tables.get("pdbx_poly_seq_scheme")
+    for name, a, b, order, aromatic in _rows(tables.get("chem_comp_bond"), _BOND):
+        kind = _KINDS.get((order.upper(), aromatic.upper()), 0)
+        entry.component_bonds.setdefault(name, {})[a, b] = kind
+    made = _rows(tables.get("pdbx_struct_assembly_gen"), _GENERATOR)
+    entry.generators = [(name, how, chains.split(",")) for name, how, chains in made]
+    operators = tables.get("pdbx_struct_oper_list") or {}
+    for name, *values in _rows(operators, ("id", *_MATRIX)):
+        numbers = np.array(values).astype(np.float64)
+        entry.operators[name] = numbers[:9].reshape(3, 3), numbers[9:]
+    if "label_asym_id" in site:
+        entry.chain_column, entry.place = "label_asym_id", (*PLACE, "label_asym_id")
+    if "conn_type_id" in tables.get("struct_conn", ()):
+        entry.links = _links(tables["struct_conn"], entry.place)
     return entry
 
 
-def _names(site: Table, count: int, notes: Notes) -> Table:
+def _names(site: Table, count: int) -> Table:
     """All that names atoms, by the author where the author tells."""
-    atoms: Table = {}
-    for name, column in {
-        "chain_id": "asym_id", "res_name": "comp_id", "atom_name": "atom_id"
-    }.items():  # fmt: skip
-        found = [_told(site[key]) for key in (f"auth_{column}", f"label_{column}")
-                 if key in site]  # fmt: skip
-        if not found:
-            if name != "chain_id":
-                raise AtomEncodingError(f"atom_site has no label_{column}")
-            notes.add("atoms without a chain", count)
-            found = [np.full(count, "")]
-        atoms[name] = np.where(found[0] == "", found[-1], found[0])
-        if name != "chain_id" and (atoms[name] == "").any():
+    atoms: Table = {
+        name: _told(site, count, f"auth_{column}", f"label_{column}")
+        for name, column in (
+            ("chain_id", "asym_id"), ("res_name", "comp_id"), ("atom_name", "atom_id")
+        )
+    }  # fmt: skip
+    for name, column in (("res_name", "comp_id"), ("atom_name", "atom_id")):
+        if (atoms[name] == "").any():
             row = int((atoms[name] == "").argmax())
             raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
     label = _integers(site, "label_seq_id", np.zeros(count, dtype=np.int64))
     atoms["res_id"] = _integers(site, "auth_seq_id", label)
     marks = {"ins_code": "pdbx_PDB_ins_code", "altloc_id": "label_alt_id"}
     for name, column in marks.items():
-        values = _told(site[column]) if column in site else np.full(count, "")
-        atoms[name] = codes.of_distinct(str.strip, values)
+        atoms[name] = codes.of_distinct(str.strip, _told(site, count, column))
         if (np.char.str_len(atoms[name]) > 1).any():
             raise AtomEncodingError(f"a value of {column} has several characters")
     if "label_asym_id" in site:
-        atoms["label_asym_id"] = _text(site["label_asym_id"])
-    if "label_seq_id" in site and label.any():
-        atoms["label_seq_id"] = np.where(label > 0, label.astype(str), ".")
-    elif "label_seq_id" in site:
-        atoms["label_seq_id"] = np.full(count, ".")
-    if "group_PDB" in site:
-        group = codes.of_distinct(str.upper, _text(site["group_PDB"]))
-        other = (group != "ATOM") & (group != "HETATM")
-        if other.any():
-            row = int(other.argmax())
-            raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
-        atoms["hetero"] = group == "HETATM"
-    else:
-        atoms["hetero"] = ~np.isin(atoms["res_name"], STANDARD)
-    symbol = _told(site["type_symbol"]) if "type_symbol" in site else np.full(count, "")
+        atoms["label_asym_id"] = _told(site, count, "label_asym_id")
+    if "label_seq_id" in site:
+        atoms["label_seq_id"] = codes.of_distinct(
+            lambda number: str(number) if number > 0 else ".", label
+        )
+    group = codes.of_distinct(str.upper, _told(site, count, "group_PDB"))
+    other = (group != "ATOM") & (group != "HETATM") & (group != "")
+    if other.any():
+        row = int(other.argmax())
+        raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
+    standard = np.isin(atoms["res_name"], STANDARD)
+    atoms["hetero"] = np.where(group == "", ~standard, group == "HETATM")
+    symbol = _told(site, count, "type_symbol")
     atoms["element"] = codes.of_distinct(str.upper, symbol)
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
 
 
-def _text(values: NDArray[Any]) -> NDArray[np.str_]:
-    return values if values.dtype.kind == "U" else values.astype(str)
+def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
+    """The first of some columns that tells a text, which is empty where none does."""
+    found = None
+    for name in names:
+        if name in table:
+            values = table[name].astype(str, copy=False)
+            values = np.where((values == ".") | (values == "?"), "", values)
+            found = values if found is None else np.where(found == "", values, found)
+    return np.full(count, "") if found is None else found
 
 
-def _told(values: NDArray[Any]) -> NDArray[np.str_]:
-    """Texts, empty where there is none."""
-    values = _text(values)
-    return np.where((values == ".") | (values == "?"), "", values)
-
-
-def _rows(table: Table, names: Collection[str]) -> Any:
-    columns = [_text(table[name]).tolist() for name in names]
+def _rows(table: Optional[Table], names: Collection[str]) -> Any:
+    """Rows of some columns, as texts; none where one of them is missing."""
+    if table is None or not set(names) <= set(table):
+        return ()
+    columns = [table[name].astype(str).tolist() for name in names]
     return zip(*columns, strict=True)
 
 
@@ -229,13 +229,10 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
     if values.dtype.kind not in "UO":
         return values.astype(np.float64)
     texts = values.tolist()
-    try:
-        found = list(map(float, texts))
-        # Python reads 1_0 as 10.
-        if "_" not in "".join(texts):
-            return np.array(found)
-    except ValueError:
-        pass
+    # Python reads 1_0 as 10.
+    if "_" not in "".join(texts):
+        with suppress(ValueError):
+            return np.array(list(map(float, texts)))
     found = []
     for row, text in enumerate(texts):
         text = "nan" if text in _NOTHING else _UNCERTAINTY.sub("", text)
@@ -250,9 +247,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
 
 def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     """A column of whole numbers ``[A]``, with others where there is none."""
-    if name not in table:
-        return other
-    texts, which = codes.distinct(_told(table[name]))
+    texts, which = codes.distinct(_told(table, len(other), name))
     told = texts != ""
     if not np.char.isdigit(np.char.lstrip(texts[told], "+-")).all():
         raise AtomEncodingError(f"a value of {name} is no whole number")
@@ -262,62 +257,18 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     return np.where(told[which], found.astype(np.int64)[which], other)
 
 
-def _read_links(entry: Entry, table: Table) -> None:
-    """The bonds of ``struct_conn``, whose atoms are named like those of the table."""
-    if "conn_type_id" not in table:
-        return
-    columns = {
-        "chain_id": "auth_asym_id", "res_id": "auth_seq_id",
-        "ins_code": "PDB_ins_code", "res_name": "label_comp_id",
-        "atom_name": "label_atom_id", "altloc_id": "label_alt_id",
-        "label_asym_id": "label_asym_id",
-    }  # fmt: skip
-    place = (*PLACE, "label_asym_id") if "label_asym_id" in entry.atoms else PLACE
+def _links(table: Table, place: Collection[str]) -> list[Any]:
+    """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
+    count = len(table["conn_type_id"])
+    kinds = [_LINKS.get(kind.lower(), 0) for (kind,) in _rows(table, ["conn_type_id"])]
     ends = []
     for i in "12":
-        end = []
-        for name in place:
-            options = (f"ptnr{i}_{columns[name]}", f"pdbx_ptnr{i}_{columns[name]}",
-                       f"ptnr{i}_{columns[name].replace('auth', 'label')}")  # fmt: skip
-            values = next((table[key] for key in options if key in table), None)
-            if values is None and name not in ("ins_code", "altloc_id"):
-                return
-            count = len(table["conn_type_id"])
-            end.append(["?"] * count if values is None else _text(values).tolist())
-        ends.append([tuple("" if v in _NOTHING else v for v in row)
-                     for row in zip(*end, strict=True)])  # fmt: skip
-    same = np.ones(len(ends[0]), dtype=bool)
-    for i in "12":
-        if f"ptnr{i}_symmetry" in table:
-            same &= np.isin(_told(table[f"ptnr{i}_symmetry"]), ("", "1_555"))
-    kinds = [
-        _LINKS.get(kind.lower(), 0) for kind in _text(table["conn_type_id"]).tolist()
-    ]
-    entry.place = place
-    entry.links = [
-        (one, other, kind)
-        for one, other, kind, near in zip(*ends, kinds, same.tolist(), strict=True)
-        if kind
-        and near
-        and one[1].lstrip("-").isdigit()
-        and other[1].lstrip("-").isdigit()
-    ]
-
-
-def _read_assemblies(entry: Entry, tables: Table) -> None:
-    made, how = (tables.get(f"pdbx_struct_{name}") or {}
-                 for name in ("assembly_gen", "oper_list"))  # fmt: skip
-    generator = ("assembly_id", "oper_expression", "asym_id_list")
-    if set(generator) <= set(made):
-        entry.generators = [
-            (name, expression, chains.split(","))
-            for name, expression, chains in _rows(made, generator)
-        ]
-    if "label_asym_id" in entry.atoms:
-        entry.chain_column = "label_asym_id"
-    names = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
-    names += [f"vector[{i}]" for i in "123"]
-    if {"id", *names} <= set(how):
-        values = np.column_stack([_numbers(how, name) for name in names])
-        for name, row in zip(_text(how["id"]).tolist(), values, strict=True):
-            entry.operators[name] = row[:9].reshape(3, 3), row[9:]
+        columns = [
+            _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")
+                                  for name in _PARTNER[key])).tolist()
+            for key in place
+        ]  # fmt: skip
+        ends.append(list(zip(*columns, strict=True)))
+        moved = ~np.isin(_told(table, count, f"ptnr{i}_symmetry"), ("", "1_555"))
+        kinds = [0 if m else kind for m, kind in zip(moved, kinds, strict=True)]
+    return [link for link in zip(*ends, kinds, strict=True) if link[2]]

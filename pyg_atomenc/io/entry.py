@@ -148,7 +148,7 @@ class Entry:
         if self.links:
             wanted = {end for *ends, _ in self.links for end in ends}
             columns = [getattr(atoms, name) for name in self.place]
-            numbers = [int(end[1]) for end in wanted]
+            numbers = [int(e[1]) for e in wanted if e[1].lstrip("-").isdigit()]
             some = np.flatnonzero(np.isin(columns[1], numbers))
             keys = zip(*(column[some].tolist() for column in columns), strict=True)
             found: dict[Any, int] = {}
