@@ -235,6 +235,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
             return np.array(list(map(float, texts)))
     found = []
     for row, text in enumerate(texts):
+        text = text.strip("'\"")
         text = "nan" if text in _NOTHING else _UNCERTAINTY.sub("", text)
         try:
             found.append(float(text if "_" not in text else "_"))

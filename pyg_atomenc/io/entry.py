@@ -1,6 +1,7 @@
 """`Entry`: what a structure file holds, whatever its format, and one model of it."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,6 +17,7 @@ from pyg_atomenc.chem.bonds import bond_hydrogens, residue_bonds
 from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
+from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.duplicates import choose_altloc
 from pyg_atomenc.io.limits import Limits
@@ -33,36 +35,25 @@ Table = dict[str, Any]
 
 @dataclass
 class Entry:
-    """A structure file: what both parsers give.
+    """A structure file: what all parsers give."""
 
-    Args:
-        atoms (dict): Columns of all atoms of all models ``[A]``: ``coord`` ``[A, 3]``
-            in ångström, and those of :data:`COLUMNS`.
-        models (numpy.ndarray): Where each model starts, and the end ``[M + 1]``.
-        links (list): Declared bonds: the two atoms, each as values of ``place``, and
-            biotite's bond type.
-        place (tuple): The columns that name an atom of ``links``.
-        pairs (numpy.ndarray): Bonds between rows of ``atoms`` whose type nobody tells
-            ``[B, 2]``.
-        component_bonds (dict): The file's own bonds of components.
-        generators (list): Of each assembly its id, an expression of operators, and the
-            names of the chains that they copy.
-        operators (dict): Name → rotation ``[3, 3]`` and shift ``[3]``.
-        chain_column (str): What ``generators`` names chains by.
-        sequence (dict): ``pdbx_poly_seq_scheme``, where the file has it.
-    """
-
+    # `coord` [A, 3] in ångström, and what COLUMNS names [A], of all models.
     atoms: Table
+    # Where each model starts, and the end [M + 1].
     models: NDArray[np.int64]
-    links: list[tuple[tuple[str, ...], tuple[str, ...], int]] = field(
-        default_factory=list
-    )
+    # Declared bonds: two atoms, as values of the columns `place`, and biotite's type.
+    links: list[Any] = field(default_factory=list)
     place: tuple[str, ...] = PLACE
+    # Bonds between rows of `atoms` whose type nobody tells [B, 2].
     pairs: Any = None
+    # Component → its bonds, by the file itself.
     component_bonds: Table = field(default_factory=dict)
+    # Of each assembly the id, an expression of operators, and the chains they copy.
     generators: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    # Name → rotation [3, 3] and shift [3].
     operators: Table = field(default_factory=dict)
     chain_column: str = "chain_id"
+    # pdbx_poly_seq_scheme.
     sequence: Optional[Table] = None
 
     @property
@@ -99,9 +90,8 @@ class Entry:
                 atoms.set_annotation(name, self.atoms[name][rows])
         keep = choose_altloc(atoms)
         rows, atoms = rows[keep], atoms if keep.all() else atoms[keep]
-        bonds = structure.BondList(len(rows), self._declared(atoms, rows))
+        atoms.bonds = structure.BondList(len(rows), self._declared(atoms, rows))
         atoms.del_annotation("altloc_id")
-        atoms.bonds = bonds
         atoms = standard_names(atoms, notes)
         if assembly is not None:
             atoms = self._assembly(atoms, assembly, file, limits)
@@ -134,7 +124,7 @@ class Entry:
         for name in codes.distinct(atoms.res_name)[0].tolist():
             table = self.component_bonds.get(name) or component_bonds(name)
             rows = np.flatnonzero(atoms.res_name == name)
-            if atoms.hetero[rows[0]]:
+            if name not in STANDARD:
                 named = {atom for pair in table for atom in pair}
                 named.update(component_atoms(name)[0].tolist())
                 if not named.issuperset(atoms.atom_name[rows[heavy[rows]]].tolist()):
@@ -167,31 +157,25 @@ class Entry:
 
     def _assembly(self, atoms: Any, assembly: str, file: Path, limits: Limits) -> Any:
         chain = getattr(atoms, self.chain_column)
-        parts, copies = [], 0
-        for name, expression, chains in self.generators:
-            if name == assembly:
-                rows = np.flatnonzero(np.isin(chain, chains))
-                steps = [part for part in re.split(r"[()]", expression) if part]
-                counts = (sum(map(_span, step.split(","))) for step in steps)
-                copies += prod(counts) * len(rows)
-                limits.check_atoms(file, copies)
-                parts.append((rows, steps))
         made: list[Any] = []
-        count: dict[str, int] = {}
-        for rows, steps in parts:
-            part = atoms[rows]
-            before = np.array([count.get(name, 0) for name in chain[rows].tolist()])
-            names = [[n for p in step.split(",") for n in _names(p)] for step in steps]
+        copies, total = Counter[str](), 0
+        for name, expression, chains in self.generators:
+            if name != assembly:
+                continue
+            rows = np.flatnonzero(np.isin(chain, chains))
+            steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
+            total += len(rows) * prod(sum(map(len, step)) for step in steps)
+            limits.check_atoms(file, total)
+            before = np.array([copies[name] for name in chain[rows].tolist()], int)
+            names = [[str(n) for part in step for n in part] for step in steps]
             for copy, operation in enumerate(product(*names)):
-                moved = part.copy()
-                for name in reversed(operation):
-                    rotation, shift = self.operators[name]
+                moved = atoms[rows]
+                for operator in reversed(operation):
+                    rotation, shift = self.operators[operator]
                     moved.coord = moved.coord @ rotation.T + shift
                 moved.set_annotation("sym_id", before + copy)
                 made.append(moved)
-            copied = prod(map(len, names))
-            for name in np.unique(chain[rows]).tolist():
-                count[name] = count.get(name, 0) + copied
+            copies.update(dict.fromkeys(chain[rows].tolist(), prod(map(len, names))))
         if not made:
             raise AtomEncodingError(f"assembly {assembly!r} has no atoms")
         structure = require_package("biotite.structure", "from_structure")
@@ -199,17 +183,17 @@ class Entry:
         return whole[np.argsort(whole.sym_id, kind="stable")]
 
 
-def _span(part: str) -> int:
-    first, dash, last = part.strip().partition("-")
-    return max(int(last) - int(first) + 1, 0) if dash else 1
+def _ranges(step: str) -> list[Any]:
+    """The operators of one step: names, and ranges of them, which may be long."""
+    ends = [part.strip().partition("-") for part in step.split(",")]
+    return [range(int(a), int(b) + 1) if dash else [a] for a, dash, b in ends]
 
 
-def _names(part: str) -> list[str]:
-    first, dash, last = part.strip().partition("-")
-    return [str(i) for i in range(int(first), int(last) + 1)] if dash else [first]
-
-
-_NONMETALS = "H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split()
+# The element of an atom may be told by its name only, later.
+_NONMETALS = [
+    "",
+    *"H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split(),
+]
 
 
 def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ none of that can be told from what it gives. The columns themselves can.
 """
 
 import re
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,13 @@ _HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")
 # Three coordinates; only atoms and the uncertainties of their positions have these.
 _COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
 _OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
+# In place of a whole number that is none, and of one that did not fit its columns.
+_BAD, _STARS = 2**62, 2**61
 _CUT = "the file may have been cut short"
 
 
 def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
     """Parse a PDB file.
-
-    Args:
-        content (bytes): The file.
-        file (pathlib.Path): Its name, for messages.
-        limits (Limits): Of which the number of atoms is checked.
-        notes (Notes): Keeps what was assumed.
-
-    Returns:
-        Entry: All of the file.
 
     Raises:
         ValueError: If a line ends within an atom, or a value cannot be, or there are
@@ -61,16 +55,18 @@ def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
     if (letters > 127).any():
         row = numbers[int((letters > 127).any(axis=1).argmax())]
         raise AtomEncodingError(f"line {row + 1} has letters beyond ASCII")
-    odd = [line for line in lines if line.count(b".") > 2 and line[:4] != b"ATOM"]
-    odd = [line for line in odd if not line.startswith((*_ATOM, *_OTHERS))]
+    others = [line for line in lines if not line.startswith(_ATOM)]
+    odd = [line for line in others if line.count(b".") > 2]
+    odd = [line for line in odd if not line.startswith(_OTHERS)]
     odd = [line for line in odd if _COORDINATES.search(line[20:])]
     notes.add("lines with coordinates that are no atoms", len(odd))
-    others = [line for line in lines if line.startswith(_HEADER)]
+    header = b"\n".join(line for line in others if line.startswith(_HEADER))
     atoms = _columns(letters, numbers, notes)
     starts, segment = _parts(lines, numbers, atoms, notes)
     atoms["segment"] = codes.join(segment, codes.code_runs(_texts(letters, 72, 76)))
     entry = Entry(atoms, np.append(starts, len(rows)))
-    _read_header(entry, b"\n".join(others), letters)
+    if header:
+        _read_header(entry, header, letters)
     return entry
 
 
@@ -85,9 +81,9 @@ def _texts(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.str_
 
 def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Table:
     atoms: Table = {"hetero": letters[:, 0] == ord("H")}
-    atoms["atom_name"], atoms["altloc_id"] = (
-        _texts(letters, 12, 16), _texts(letters, 16, 17)
-    )  # fmt: skip
+    spans = {"atom_name": (12, 16), "altloc_id": (16, 17), "ins_code": (26, 27)}
+    for key, span in spans.items():
+        atoms[key] = _texts(letters, *span)
     name, chain = _texts(letters, 17, 20), _texts(letters, 20, 22)
     if (letters[:, 20] != 32).any():
         # A known name of four letters, else a chain of two.
@@ -98,34 +94,31 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain
-    atoms["ins_code"] = _texts(letters, 26, 27)
     position = [_numbers(letters, i, i + 8, lines, None) for i in (30, 38, 46)]
     atoms["coord"] = np.column_stack(position)
     atoms["occupancy"] = _numbers(letters, 54, 60, lines, 1.0)
     element = np.char.upper(_texts(letters, 76, 78))
+    charge = codes.of_distinct(_charge, _texts(letters, 78, 80))
     # Old files number their lines there.
-    atoms["element"] = np.where(np.char.isalpha(element), element, "")
-    atoms["charge"] = codes.of_distinct(_charge, _texts(letters, 78, 80))
-    odd = atoms["charge"] > 9
-    if odd.any():
-        notes.add("charges that are no number read as 0", odd.sum())
-        atoms["charge"][odd] = 0
+    there = np.char.isalpha(element)
+    atoms["element"] = np.where(there, element, "")
+    atoms["charge"] = np.where(there | (element == ""), charge, 0)
+    odd = atoms["charge"] == _BAD
+    atoms["charge"][odd] = 0
+    notes.add("charges that are no number read as 0", odd.sum())
     number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
     if (number == _BAD).any():
         row = lines[int((number == _BAD).argmax())]
         raise AtomEncodingError(f"line {row + 1} has a residue number that is none")
-    notes.add(
-        "atoms without a residue number", (letters[:, 22:26] == 32).all(axis=1).sum()
-    )
+    blank = (letters[:, 22:26] == 32).all(axis=1)
+    notes.add("atoms without a residue number", blank.sum())
     unknown = number == _STARS
     if unknown.any():
         notes.add("atoms whose residue number did not fit its columns", unknown.sum())
         place = codes.join(*(codes.code_runs(v) for v in (name, chain, number)))
         run = np.cumsum(np.diff(place, prepend=place[:1]) != 0)
         run = split_repeats(run, codes.code(atoms["atom_name"]))
-        number = np.where(
-            unknown, 10_000 + codes.code(np.where(unknown, run, -1)), number
-        )
+        number[unknown] = 10_000 + codes.code(run[unknown])
     atoms["res_id"] = number
     return atoms
 
@@ -141,24 +134,23 @@ def _numbers(
     empty = (part == 32).all(axis=1)
     if blank is not None and empty.any():
         field = np.where(empty, str(blank).encode(), field)
+    # Python reads 1_0 as 10.
+    field = np.where((part == ord("_")).any(axis=1), b"_", field)
     try:
-        # Python reads 1_0 as 10.
-        if not (part == ord("_")).any():
-            return field.astype(np.float64)
+        return field.astype(np.float64)
     except ValueError:
-        pass
-    for line, value in zip(lines, field.tolist(), strict=True):
-        try:
-            float(value if b"_" not in value else b"_")
-        except ValueError:
-            what = value.decode().strip()
-            raise AtomEncodingError(
-                f"line {line + 1} has the number {what!r}"
-            ) from None
-    raise AssertionError("a number that NumPy and Python read differently")
+        row = next(i for i, value in enumerate(field.tolist()) if not _is_number(value))
+        what = bytes(part[row]).decode().strip()
+        raise AtomEncodingError(
+            f"line {lines[row] + 1} has the number {what!r}"
+        ) from None
 
 
-_BAD, _STARS = 2**62, 2**61
+def _is_number(text: bytes) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
 
 
 def _hybrid36(text: str, width: int) -> int:
@@ -174,11 +166,9 @@ def _hybrid36(text: str, width: int) -> int:
 
 
 def _charge(text: str) -> int:
-    digits = text.strip("+-")
-    if digits in ("", "0"):
-        return 0 if text in ("", "0") else 99
+    digits = text.strip("+-") if text else "0"
     if not digits.isdigit():
-        return 99
+        return _BAD
     return -int(digits) if "-" in text else int(digits)
 
 
@@ -189,15 +179,12 @@ def _parts(
     marks = [(i, line[:6].rstrip()) for i, line in enumerate(lines)
              if line.startswith((b"TER", b"END", b"MODEL", b"MASTER"))]  # fmt: skip
     place = np.searchsorted(numbers, [i for i, _ in marks]).tolist()
-    starts, ends, ter = {0}, set(), []
+    at_mark: dict[bytes, list[int]] = {}
     for at, (_, mark) in zip(place, marks, strict=True):
-        if mark == b"TER":
-            ter.append(at)
-        elif mark in (b"MODEL", b"ENDMDL"):
-            starts.add(at)
-        elif mark == b"END":
-            ends.add(at)
-    count = len(numbers)
+        at_mark.setdefault(mark, []).append(at)
+    ter, ends = at_mark.get(b"TER", []), set(at_mark.get(b"END", []))
+    begun, ended = (at_mark.get(mark, []) for mark in (b"MODEL", b"ENDMDL"))
+    starts, count = {0, *begun, *ended}, len(numbers)
     # Behind an END stands another model if it has the same atoms, else more of them.
     for at in sorted(ends - {0, count} - starts):
         start = max(start for start in starts if start < at)
@@ -207,22 +194,19 @@ def _parts(
             starts.add(at)
         notes.add("records END with atoms behind them")
         ter.append(at)
-    seen = {mark for _, mark in marks}
-    if lines[0].startswith(b"HEADER") and not seen & {b"END", b"ENDMDL"}:
+    if lines[0].startswith(b"HEADER") and not (ends or ended):
         notes.add(f"the END is missing, {_CUT}")
-    last_mark = [mark for _, mark in marks if mark != b"MASTER"][-1:]
-    if b"MODEL" in seen and not {b"END", b"ENDMDL"}.issuperset(last_mark):
+    if begun and max(ended, default=0) < count and not ends:
         notes.add(f"the last model has no end, {_CUT}")
     for i, mark in marks:
         counted = lines[i][50:55].strip()
         if mark == b"MASTER" and counted.isdigit() and int(counted) > count:
             notes.add(f"MASTER counts more atoms, {_CUT}")
-    last = lines[-1] or lines[-2]
-    if lines[-1] and last.startswith(_ATOM) and len(last) < len(lines[numbers[0]]):
+    if lines[-1].startswith(_ATOM) and len(lines[-1]) < len(lines[numbers[0]]):
         notes.add(f"the last line is short, {_CUT}")
     known = sorted(starts - {count})
     sizes = {b - a for a, b in pairwise([*known, count])}
-    if len(sizes) > 1:
+    if len(sizes) > 1 and len(begun) != len(ended):
         notes.add("models have different numbers of atoms")
     segment = np.zeros(count + 1, dtype=np.int64)
     np.add.at(segment, ter, 1)
@@ -231,8 +215,6 @@ def _parts(
 
 def _read_header(entry: Entry, header: bytes, letters: NDArray[np.uint8]) -> None:
     """Declared bonds and assemblies, as gemmi reads them."""
-    if not header:
-        return
     gemmi = require_package("gemmi", "from_structure")
     structure = gemmi.read_pdb_string(header + b"\nEND\n")
     kinds = {gemmi.ConnectionType.MetalC: 8}
