@@ -33,7 +33,7 @@ _ATOMS = {
     "O1P": "OP1", "O2P": "OP2", "O3P": "OP3", "OT1": "O", "OT2": "OXT", "OC1": "O",
     "OC2": "OXT", "O5T": "O5'", "C5M": "C7", "CD": "CD1", "CH3": "C", "CAY": "CH3",
     "CY": "C", "OY": "O", "NT": "N", "CAT": "C", "OW": "O", "OH2": "O", "HW1": "H1",
-    "HW2": "H2",
+    "HW2": "H2", "HW3": "H2",
 }  # fmt: skip
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
@@ -80,53 +80,65 @@ def standard_names(atoms: Any, notes: Any) -> Any:
     Returns:
         biotite.structure.AtomArray: Without the virtual sites of waters.
     """
-    present = codes.distinct(atoms.res_name)[0].tolist()
-    if not _STANDS_FOR.keys().isdisjoint(name.upper() for name in present):
-        atoms = _rename_residues(atoms, notes)
+    virtual = np.zeros(atoms.array_length(), dtype=bool)
+    for name in codes.distinct(atoms.res_name)[0].tolist():
+        options = _STANDS_FOR.get(name.upper(), (name,))
+        rows = np.flatnonzero(atoms.res_name == name)
+        atom_names = atoms.atom_name[rows]
+        named, target = {atom.upper() for atom in atom_names.tolist()}, options[0]
+        if options == (name,):
+            continue
+        if target == "HOH":
+            kinds = {atom: _in_water(atom) for atom in named}
+            if all(kinds.values()):
+                of_atom = np.array(
+                    [kinds[atom.upper()] for atom in atom_names.tolist()]
+                )
+                atoms.res_name[rows] = target
+                virtual[rows] = of_atom == "virtual"
+                notes.add(f"residues {name} read as HOH", (of_atom == "O").sum())
+        elif target in _IONS:
+            if named <= {name.upper(), target, *_IONS[target].split()}:
+                atoms.res_name[rows] = atoms.atom_name[rows] = target
+                atoms.element[rows] = target
+                notes.add(f"residues {name} read as {target}", len(rows))
+        else:
+            _rename_residues(atoms, rows, name, notes)
+    notes.add("virtual sites of waters left out", virtual.sum())
+    atoms = atoms[~virtual] if virtual.any() else atoms
     _rename_atoms(atoms, notes)
     return atoms
 
 
-def _rename_residues(atoms: Any, notes: Any) -> Any:
-    residues = find_residues(atoms)
-    places, virtual = codes.places(residues.index), []
-    for residue, name in enumerate(residues.names.tolist()):
-        if name.upper() not in _STANDS_FOR:
-            continue
-        rows = places[residue]
-        named = atoms.atom_name[rows].tolist()
-        target = _target(name.upper(), frozenset(named))
-        if target is None:
-            continue
-        notes.add(f"residues {name} read as {target}")
-        atoms.res_name[rows] = target
-        if target in _IONS:
-            atoms.atom_name[rows], atoms.element[rows] = target, target
-        if target == "HOH":
-            virtual += [row for row, atom in zip(rows, named, strict=True)
-                        if atom[0] not in "OHD" or atom == "OM"]  # fmt: skip
-    if virtual:
-        notes.add("virtual sites of waters left out", len(virtual))
-        keep = np.ones(atoms.array_length(), dtype=bool)
-        keep[virtual] = False
-        atoms = atoms[keep]
-    return atoms
+def _in_water(atom: str) -> str:
+    """What an atom of a water is: ``""`` for one that is in none."""
+    if atom in ("O", "OW", "OH2"):
+        return "O"
+    if atom.strip("0123456789") in ("H", "HW", "D"):
+        return "H"
+    return (
+        "virtual" if atom.strip("0123456789") in ("M", "MW", "EP", "EPW", "LP") else ""
+    )
+
+
+def _rename_residues(atoms: Any, rows: Any, name: str, notes: Any) -> None:
+    """Give residues of one name that of the component whose atoms they have."""
+    index = find_residues(atoms[rows]).index
+    for place in codes.places(index):
+        there = rows[place]
+        target = _target(name.upper(), frozenset(atoms.atom_name[there].tolist()))
+        if target is not None:
+            notes.add(f"residues {name} read as {target}")
+            atoms.res_name[there] = target
 
 
 @lru_cache(maxsize=10_000)
 def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
     """The component that atoms of a residue of this name are; ``None`` for its own."""
     heavy = {a for a in atoms if a.lstrip("0123456789")[:1] not in ("H", "D", "")}
-    options = _STANDS_FOR[name]
-    if options[0] == "HOH":
-        water = all(atom[0] in "OMEL" for atom in heavy)
-        oxygens = sum(atom[0] == "O" and atom != "OM" for atom in heavy)
-        return "HOH" if water and oxygens == 1 else None
-    if options[0] in _IONS:
-        return options[0] if len(atoms) == 1 else None
     # How many heavy atoms are missing, if the others fit; its own name wins a tie.
     missing = {}
-    for option in (name, *options):
+    for option in (name, *_STANDS_FOR[name]):
         known, elements, _, leaving, _ = component_atoms(option)
         stays = set(known[~leaving & (elements != "H")].tolist())
         if {_atom_name(atom, option) for atom in heavy} <= set(known.tolist()):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pyg_atomenc.chem.names import FOUR_LETTERS, standard_names
+from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.io.notes import Notes
 
 struc = pytest.importorskip("biotite.structure", reason="biotite is not installed")
@@ -76,6 +77,15 @@ def test_waters_without_their_virtual_sites(name, site):
     assert atoms.atom_name.tolist() == ["O", "H1", "H2"]
     assert set(atoms.res_name) == {"HOH"}
     assert "virtual sites of waters left out: 1" in notes
+
+
+def test_waters_of_one_number_and_of_an_unknown_name():
+    atoms = struc.AtomArray(4)
+    atoms.atom_name[:] = ["OH2", "H1", "OH2", "H1"]
+    atoms.element[:], atoms.res_name[:] = ["O", "H", "O", "H"], "TIP3"
+    atoms, notes = named(atoms)
+    assert notes.startswith("residues TIP3 read as HOH: 2")
+    assert find_residues(atoms).index.tolist() == [0, 0, 1, 1]
 
 
 def test_atoms_of_former_names():
