@@ -16,7 +16,7 @@ _MOST = 100
 def bond_ligands(
     atoms: Any, names: Collection[str], templates: Mapping[str, Any], notes: Any
 ) -> None:
-    """Bond the atoms of residues that have no bonds within.
+    """Bond the atoms of residues that have a template, or no bonds within.
 
     They are bonded by distance as RDKit does it. The orders are those of a template, or
     such as fit where all hydrogens are there; else they are not known.
@@ -33,7 +33,9 @@ def bond_ligands(
     residues = find_residues(atoms)
     inside = np.diff(residues.index[atoms.bonds.as_array()[:, :2]], axis=1)[:, 0] == 0
     alone = np.isin(residues.names, list(names))
-    alone[residues.index[atoms.bonds.as_array()[inside, 0]]] = False
+    # What a file tells of bonds is all that is known, but for a template.
+    bonded = residues.index[atoms.bonds.as_array()[inside, 0]]
+    alone[bonded] = np.isin(residues.names[bonded], list(templates))
     places, parts = codes.places(residues.index), []
     for residue in np.flatnonzero(alone).tolist():
         rows = places[residue]

@@ -87,7 +87,10 @@ class Entry:
         atoms.coord = self.atoms["coord"][rows]
         for name in COLUMNS:
             if name in self.atoms:
-                atoms.set_annotation(name, self.atoms[name][rows])
+                values = self.atoms[name][rows]
+                # Names may become longer, as of an ion without its element.
+                wide = values.dtype.kind == "U" and values.dtype < np.dtype("U4")
+                atoms.set_annotation(name, values.astype("U4") if wide else values)
         keep = choose_altloc(atoms)
         rows, atoms = rows[keep], atoms if keep.all() else atoms[keep]
         atoms.bonds = structure.BondList(len(rows), self._declared(atoms, rows))
@@ -95,7 +98,7 @@ class Entry:
         atoms = standard_names(atoms, notes)
         if assembly is not None:
             atoms = self._assembly(atoms, assembly, file, limits)
-        tables = self._tables(atoms)
+        tables = self._tables(atoms) | dict.fromkeys(ligands, {})
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
         unknown = [name for name, table in tables.items() if not table]

@@ -19,9 +19,9 @@ class Residue:
 
     Atoms belong together when chain, residue number, insertion code and residue name
     are the same. They need not stand together: hydrogens at the end of a file go to
-    their residue. Only where a later stretch repeats an atom name, as when residue
-    numbers start anew after 9,999 waters, is it a residue of its own. Tokens are
-    numbered by their first atom.
+    their residue. Where an atom name comes back, as in waters of one number or when
+    numbers start anew after 9,999, another residue starts. Tokens are numbered by their
+    first atom.
 
     A molecule of RDKit has the residues of its PDB information; without, it is one.
 

@@ -69,6 +69,23 @@ def test_a_template(suffix, molecule, tmp_path):
         from_structure(path, ligands={"LIG": "no SMILES"})
 
 
+def test_a_template_beside_bonds_and_a_known_name(molecule, tmp_path):
+    """What CONECT lists without orders, and a name that means another molecule."""
+    bare = chem.RemoveHs(molecule)
+    for name in ("LIG", "GLC"):
+        path = write(molecule, tmp_path, name, hydrogens=False)
+        lines = [f"CONECT{b.GetBeginAtomIdx() + 1:5}{b.GetEndAtomIdx() + 1:5}"
+                 for b in bare.GetBonds()]  # fmt: skip
+        path.write_text(path.read_text() + "\n".join(lines) + "\n")
+        if name == "LIG":
+            data = from_structure(path)
+            assert bonds_of(data) == expected(bare, orders=False)
+            assert data.reading_notes == ""
+        with pytest.warns(UserWarning, match=f"{name} bonded as their template: 1"):
+            data = from_structure(path, ligands={name: SMILES})
+        assert bonds_of(data) == expected(bare)
+
+
 def test_distances(molecule, tmp_path):
     path = write(molecule, tmp_path)
     with pytest.warns(UserWarning, match="ligands LIG bonded by distance: 1"):

@@ -84,6 +84,17 @@ def test_columns_that_programs_leave_out(name, how, tmp_path):
     assert bool(data.reading_notes) == MISSING[name]
 
 
+def test_names_that_become_longer(tmp_path):
+    row = "HETATM 1 ? K+ . K+ A . ? 0.0 0.0 0.0 1.0 1 A 1"
+    with pytest.warns(UserWarning, match=r"residues K\+ read as K: 1"):
+        assert read(tmp_path, text(rows=row)).z.tolist() == [19]
+    row = "HETATM 1 ? ZN . ZN A . ? 0.0 0.0 0.0 1.0 1 A 1"
+    assert read(tmp_path, text(rows=row)).z.tolist() == [30]
+    row = "ATOM 1 C CD . ILE A . ? 0.0 0.0 0.0 1.0 1 A 1"
+    with pytest.warns(UserWarning, match="atoms renamed"):
+        assert read(tmp_path, text(rows=row)).atom_name == ["CD1"]
+
+
 def test_what_others_read(tmp_path):
     data = read(tmp_path, text())
     other = text().replace("21.5 ", "21.500(12) ").replace("loop_", "LOOP_")

@@ -225,6 +225,25 @@ def test_caps_ends_and_old_names(tmp_path):
     assert data.atom_name[10:] == ["C1'", "C2'", "O", "C", "OXT"]
 
 
+def test_hydrogens_by_any_name(tmp_path):
+    rows = [
+        line("N", "ALA", xyz=(0, 0, 0), element="N"),
+        *(line(f"{letter}{i}", "ALA", xyz=xyz, element=letter)
+          for i, (letter, xyz) in enumerate(
+              [("H", (-1, 0, 0)), ("H", (0, -1, 0)), ("D", (0, 0, 1))], 1)),
+        line("CA", "ALA", xyz=(1.45, 0, 0), element="C"),
+        line("CB", "ALA", xyz=(2, 1.4, 0), element="C"),
+        line("1HB ", "ALA", xyz=(3, 1.4, 0.3), element="H"),
+        line("DB2", "ALA", xyz=(1.6, 2.0, 0.8), element="D"),
+        line("HX", "ALA", xyz=(9, 9, 9), element="H"),
+    ]  # fmt: skip
+    with pytest.warns(UserWarning, match="hydrogens bonded to the nearest atom: 1"):
+        data = read(tmp_path, *rows)
+    assert bonds(data) == {(0, 1), (0, 2), (0, 3), (0, 4), (4, 5), (5, 6), (5, 7)}
+    assert data.z.tolist() == [7, 1, 1, 1, 6, 6, 1, 1, 1]
+    assert data.num_hydrogens.tolist()[:1] == [3]
+
+
 def test_pdb_entries_beside_their_mmcif(structures):
     for entry in ("1aki", "3o5r"):
         one, other = (from_structure(structures / f"{entry}.{kind}")
