@@ -249,3 +249,51 @@ def test_pdb_entries_beside_their_mmcif(structures):
         one, other = (from_structure(structures / f"{entry}.{kind}")
                       for kind in ("pdb", "cif"))  # fmt: skip
         assert torch.equal(one.edge_index, other.edge_index)
+
+
+def as_charmm(lines):
+    """An entry with the names, segments and gaps of CHARMM: no chains, no elements."""
+    renamed = {("ILE", "CD1"): " CD ", ("HOH", "O"): " OH2", ("LEU", "OXT"): " OT2"}
+    for text in lines:
+        if text.startswith(("ATOM", "HETATM")):
+            residue, name = text[17:20], text[12:16].strip()
+            last = text[22:26] == " 129" and residue == "LEU" and name == "O"
+            field = " OT1" if last else renamed.get((residue, name), text[12:16])
+            water = residue == "HOH"
+            residue = "TIP3" if water else {"HIS": "HSD "}.get(residue, residue + " ")
+            text = (f"ATOM  {text[6:12]}{field}{text[16]}{residue} {text[22:66]}"
+                    f"{'':6}{'WAT ' if water else 'PROA'}")  # fmt: skip
+        elif not text.startswith("SSBOND"):
+            continue
+        else:
+            text = text.replace(" A ", "   ")
+        yield text
+
+
+def as_amber(lines):
+    """An entry with the names of AMBER: none of waters, ends of chains, cysteines."""
+    for text in lines:
+        if text.startswith(("ATOM", "HETATM")):
+            residue, number = text[17:20], int(text[22:26])
+            residue = {"HOH": "WAT", "HIS": "HIE"}.get(residue, residue)
+            if text[:4] == "ATOM" and number in (1, 129):
+                residue = f"{'N' if number == 1 else 'C'}{residue}"
+            residue = residue if len(residue) == 4 else residue + " "
+            yield f"ATOM  {text[6:17]}{residue} {text[22:54]}  1.00  0.00"
+        elif text.startswith("SSBOND"):
+            yield text.replace(" A ", "   ")
+
+
+@pytest.mark.parametrize("rename", [as_charmm, as_amber])
+def test_an_entry_as_programs_write_it(rename, structures, tmp_path):
+    lines = (structures / "1aki.pdb").read_text().split("\n")
+    data = from_structure(structures / "1aki.pdb")
+    with pytest.warns(UserWarning, match="read as HOH: 78") as told:
+        again = read(tmp_path, *rename(lines))
+    assert len(told) == 1
+    for name in ("z", "atom_to_token", "edge_index", "edge_attr", "num_hydrogens",
+                 "token_entity_kind", "token_is_standard", "chirality"):  # fmt: skip
+        assert torch.equal(again[name], data[name]), name
+    assert again.token_name == data.token_name and again.atom_name == data.atom_name
+    with pytest.warns(UserWarning, match="read as HOH: 78"):
+        assert from_structure(tmp_path / "a.pdb", waters=False).num_tokens == 129
