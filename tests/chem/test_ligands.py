@@ -76,7 +76,7 @@ def test_a_template_beside_bonds_and_a_known_name(molecule, tmp_path):
         path = write(molecule, tmp_path, name, hydrogens=False)
         lines = [f"CONECT{b.GetBeginAtomIdx() + 1:5}{b.GetEndAtomIdx() + 1:5}"
                  for b in bare.GetBonds()]  # fmt: skip
-        path.write_text(path.read_text() + "\n".join(lines) + "\n")
+        path.write_text("\n".join([path.read_text(), *lines, ""]))
         if name == "LIG":
             data = from_structure(path)
             assert bonds_of(data) == expected(bare, orders=False)
