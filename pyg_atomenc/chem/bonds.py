@@ -110,13 +110,7 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
 
 
 def bond_hydrogens(atoms: Any, notes: Any) -> None:
-    """Bond hydrogens of unknown names to the nearest heavy atom of their residue.
-
-    Args:
-        atoms (biotite.structure.AtomArray): ``N`` atoms with bonds, which are added to.
-        notes (Notes): Keeps how many were bonded so.
-    """
-    structure = require_package("biotite.structure", "bonds")
+    """Bond hydrogens of unknown names to the nearest heavy atom of their residue."""
     hydrogen = np.isin(atoms.element, ("H", "D", "T"))
     alone = hydrogen.copy()
     alone[atoms.bonds.as_array()[:, :2].ravel()] = False
@@ -137,8 +131,7 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
     odd = [name for name in atoms.atom_name[pairs[:, 0]].tolist()
            if name not in ("H1", "H2", "H3") and name[0] != "D"]  # fmt: skip
     notes.add("hydrogens bonded to the nearest atom", len(odd))
-    more = structure.BondList(atoms.array_length(), pairs)
-    atoms.bonds = atoms.bonds.merge(more)
+    atoms.bonds = atoms.bonds.merge(type(atoms.bonds)(len(hydrogen), pairs))
 
 
 def _within(

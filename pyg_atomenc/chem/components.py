@@ -91,7 +91,7 @@ def count_hydrogens(
 
 # The names that wwPDB set aside for users' own ligands, and those of what nobody knows;
 # some of them stand in the dictionary for one component all the same.
-_PLACEHOLDERS = {
+PLACEHOLDERS = {
     "LIG",
     "DRG",
     "INH",
@@ -101,23 +101,10 @@ _PLACEHOLDERS = {
 }
 
 
-def is_placeholder(name: str) -> bool:
-    """Whether a component's name says nothing of its atoms."""
-    return name in _PLACEHOLDERS
-
-
-@lru_cache(maxsize=10_000)
 def component_bonds(name: str) -> dict[tuple[str, str], int]:
-    """The bonds of a component, to be left as they are; none of one not known.
-
-    Args:
-        name (str): The component, such as ``"ALA"``.
-
-    Returns:
-        dict: The names of two atoms → biotite's bond type.
-    """
+    """Two atoms' names → biotite's bond type; empty for a component not known."""
     info = require_package("biotite.structure.info", "components")
-    return {} if is_placeholder(name) else info.bonds_in_residue(name)
+    return {} if name in PLACEHOLDERS else info.bonds_in_residue(name)
 
 
 _COLUMNS = (
@@ -140,7 +127,7 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
     """
     info = require_package("biotite.structure.info", "components")
     found = [None]
-    if not is_placeholder(name):
+    if name not in PLACEHOLDERS:
         found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
     if found[0] is None:
         empty = np.array([], dtype="U1")
@@ -185,7 +172,7 @@ def ideal_conformer(name: str) -> dict[str, tuple[Any, float]]:
     """
     info = require_package("biotite.structure.info", "ideal conformers")
     try:
-        component = info.residue("" if is_placeholder(name) else name)
+        component = info.residue("" if name in PLACEHOLDERS else name)
     except KeyError:
         return {}
     charges = [float(charge) for charge in component.charge]

@@ -1,6 +1,7 @@
 """Bonds of ligands that the component dictionary does not know."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, Optional
 
 import numpy as np
@@ -11,6 +12,7 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 
 # RDKit tries all orders of bonds, whose number grows fast.
 _MOST = 100
+_KINDS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 9}
 
 
 def bond_ligands(
@@ -59,8 +61,15 @@ def _perceive(atoms: Any, rows: Any, template: Optional[Any]) -> tuple[Any, str]
         chem = require_package("rdkit.Chem", "bonds by distance")
     except ImportError:
         return none, "without bonds, as RDKit is not installed"
-    determine = require_package("rdkit.Chem.rdDetermineBonds", "bonds by distance")
-    base = require_package("rdkit.rdBase", "bonds by distance")
+    determine, base, assign = (
+        require_package(f"rdkit.{name}", "bonds by distance")
+        for name in ("Chem.rdDetermineBonds", "rdBase", "Chem.AllChem")
+    )
+    like = chem.MolFromSmiles(template) if isinstance(template, str) else template
+    if template is not None and not isinstance(like, chem.Mol):
+        raise AtomEncodingError(
+            "'ligands' has a template that is no molecule: pass SMILES, or RDKit's Mol."
+        )
     hydrogen = np.isin(atoms.element[rows], ("H", "D", "T"))
     # Hydrogens go to the nearest atom later; a template has none.
     rows = rows if template is None else rows[~hydrogen]
@@ -71,36 +80,18 @@ def _perceive(atoms: Any, rows: Any, template: Optional[Any]) -> tuple[Any, str]
         mol.AddAtom(chem.Atom(symbol))
         places.SetAtomPosition(i, atoms.coord[row].astype(float).tolist())
     mol.AddConformer(places)
-    how = "bonded by distance, without orders"
-    with base.BlockLogs():
+    how, kinds = "bonded by distance, without orders", {}
+    with base.BlockLogs(), suppress(ValueError, RuntimeError):
         determine.DetermineConnectivity(mol)
-        known = False
-        try:
-            if template is not None:
-                mol = _like(chem, mol, template)
-                known, how = True, "bonded as their template"
-            elif hydrogen.any() and len(rows) <= _MOST:
-                charge = int(atoms.charge[rows].sum())
-                determine.DetermineBondOrders(mol, charge=charge, embedChiral=False)
-                chem.SanitizeMol(mol)
-                known, how = True, "bonded by distance"
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, AtomEncodingError):
-                raise
-    if known and template is not None:
-        atoms.charge[rows] = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
-    kinds = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 9} if known else {}
+        if template is not None:
+            mol = assign.AssignBondOrdersFromTemplate(chem.RemoveHs(like), mol.GetMol())
+            how, kinds = "bonded as their template", _KINDS
+            atoms.charge[rows] = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
+        elif hydrogen.any() and len(rows) <= _MOST:
+            charge = int(atoms.charge[rows].sum())
+            determine.DetermineBondOrders(mol, charge=charge, embedChiral=False)
+            chem.SanitizeMol(mol)
+            how, kinds = "bonded by distance", _KINDS
     ends = [(rows[b.GetBeginAtomIdx()], rows[b.GetEndAtomIdx()],
              kinds.get(b.GetBondType().name, 0)) for b in mol.GetBonds()]  # fmt: skip
     return np.array(ends, dtype=np.int64).reshape(-1, 3), how
-
-
-def _like(chem: Any, mol: Any, template: Any) -> Any:
-    if isinstance(template, str):
-        template = chem.MolFromSmiles(template)
-    if not isinstance(template, chem.Mol):
-        raise AtomEncodingError(
-            "'ligands' has a template that is no molecule: pass SMILES, or RDKit's Mol."
-        )
-    assign = require_package("rdkit.Chem.AllChem", "templates of ligands")
-    return assign.AssignBondOrdersFromTemplate(chem.RemoveHs(template), mol.GetMol())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Integers
-from pyg_atomenc.chem.components import component_atoms, is_placeholder
+from pyg_atomenc.chem.components import PLACEHOLDERS, component_atoms
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
@@ -224,7 +224,7 @@ def link_type(name: str) -> str:
 
     It is ``""`` for a component that the dictionary does not know.
     """
-    if is_placeholder(name):
+    if name in PLACEHOLDERS:
         return ""
     info = require_package("biotite.structure.info", "entity kinds")
     return (info.link_type(name) or "").upper()
