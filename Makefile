@@ -16,13 +16,14 @@ PYTEST := $(PY) -m pytest -n $(CORES) --dist worksteal --durations 10
 # A compiler per core, no more: compiling torch_scatter takes a gigabyte each.
 export MAX_JOBS ?= $(CORES)
 
-.PHONY: demo test test-all test-oldest lint format clean help
+.PHONY: demo test test-all test-biotite test-oldest lint format clean help
 
 help:
 	@echo "make demo         train on real molecules, write a picture to outputs/"
 	@echo "make test         run the tests, torch_scatter included; some minutes"
 	@echo "make test-all     run the slow ones too"
 	@echo "make test-oldest  run the tests with the oldest packages that will do"
+	@echo "make test-biotite PYTHON=python3.12  run those of structures with BIOTITE=1.8.0"
 	@echo "make lint         check style and types"
 	@echo "make clean        remove the environments and everything that was made"
 	@echo "PYTHON=python3.12 takes that Python, in an environment of its own"
@@ -38,6 +39,13 @@ test: $(VENV)/.installed $(VENV)/.torch_scatter $(VENV)/.boltz
 test-all: $(VENV)/.installed $(VENV)/.torch_scatter $(VENV)/.boltz
 	PYG_ATOMENC_TEST_WITHOUT=torch_scatter $(PYTEST) -m scatter
 	$(PYTEST)
+
+# Of three lines of biotite, constraints.txt pins one for each Python; this takes another.
+BIOTITE := 1.8.0
+test-biotite: $(VENV)/.installed
+	$(PIP) install --upgrade --no-deps --target $(VENV)/biotite-$(BIOTITE) biotite==$(BIOTITE)
+	PYTHONPATH=$(VENV)/biotite-$(BIOTITE) $(PYTEST) -m "not slow" \
+	tests/io tests/chem tests/tokenizers tests/transforms tests/data tests/datasets
 
 test-oldest:
 	$(MAKE) test VENV=$(VENV)-oldest CONSTRAINTS=constraints-oldest.txt

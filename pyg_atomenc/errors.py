@@ -8,6 +8,7 @@ EXTRA_OF = {
     "rdkit": "chem",
     "scipy": "structure",
     "biotite": "structure",
+    "gemmi": "structure",
     "torch_scatter": "scatter",
     "safetensors": "save",
     "filelock": "save",

@@ -63,7 +63,11 @@ def atoms_of_bcif(content):
         columns[column["name"]] = values
 
     def either(name):
-        return columns.get(f"auth_{name}", columns.get(f"label_{name}"))
+        author, label = (
+            columns.get(f"{key}_{name}", [None] * table["rowCount"])
+            for key in ("auth", "label")
+        )
+        return [b if a is None else a for a, b in zip(author, label, strict=True)]
 
     rows = zip(
         either("asym_id"), either("seq_id"), columns["pdbx_PDB_ins_code"],
@@ -71,11 +75,11 @@ def atoms_of_bcif(content):
         columns["Cartn_x"], columns["Cartn_y"], columns["Cartn_z"],
         columns.get("label_alt_id", [None] * table["rowCount"]),
         columns.get("occupancy", [1.0] * table["rowCount"]),
-        columns["pdbx_PDB_model_num"],
+        columns.get("pdbx_PDB_model_num", [1] * table["rowCount"]),
         strict=True,
     )  # fmt: skip
-    model = columns["pdbx_PDB_model_num"][0]
-    rows = [row for row in rows if row[-1] == model]
+    rows = list(rows)
+    rows = [row for row in rows if row[-1] == rows[0][-1]]
     weight = Counter()
     for *place, altloc, occupancy, _ in rows:
         if altloc:
@@ -87,7 +91,7 @@ def atoms_of_bcif(content):
     return [
         (
             chain,
-            int(number),
+            int(number or 0),
             (ins or "").strip(),
             residue,
             name,

@@ -63,7 +63,7 @@ def encodings(text):
     yield "UTF-32", text.encode("utf-32"), "refused"
     yield "UTF-8 with mark", text.encode("utf-8-sig"), "same"
     yield "Latin-1", text.encode().replace(b"base", b"b\xe4se").replace(
-        b"BASE FILE", b"B\xc4SE FILE"), "refused"  # fmt: skip
+        b"BASE FILE", b"B\xc4SE FILE"), "same"  # fmt: skip
     yield "a Latin-1 atom", (text[:middle] + "\xe4" + text[middle + 1 :]).encode(
         "latin-1"), "refused"  # fmt: skip
     for name, character in (("NUL", "\0"), ("form feed", "\f"), ("NEL", "\x85"),
@@ -311,10 +311,10 @@ def _pdb_records(base, two):
     model = "MODEL        1"
     among = [*lines[:middle], model, *lines[middle:]]
     yield made("MODEL among atoms", among, "refused")
-    yield made("no first MODEL", two.replace("MODEL        1\n", ""), "refused")
-    yield made("no second MODEL", two.replace("MODEL        2\n", ""), "refused")
+    yield made("no first MODEL", two.replace("MODEL        1\n", ""), "same")
+    yield made("no second MODEL", two.replace("MODEL        2\n", ""), "same")
     none = [line for line in two.split("\n") if not line.startswith("MODEL")]
-    yield made("no MODEL", none, "refused")
+    yield made("no MODEL", none, "same")
     yield made("no ENDMDL", two.replace("ENDMDL\n", ""), "oracle")
     yield made("models of odd numbers", two.replace("MODEL        1", "MODEL       -7")
                .replace("MODEL        2", "MODEL     9999"), "same")  # fmt: skip

@@ -153,7 +153,7 @@ def test_the_wheel_works_in_an_environment_with_torch_and_pyg_alone(tmp_path):
         ("safetensors.torch", r"pip install -e '\.\[save\]'"),
         ("triton", r"pip install -e '\.\[triton\]'"),
         ("torch_scatter", r"pip install --no-build-isolation torch_scatter"),
-        ("gemmi", r"pip install gemmi"),
+        ("gemmi", r"pip install -e '\.\[structure\]'"),
     ],
 )
 def test_a_missing_package_says_how_to_install_it(name, mend, monkeypatch):

@@ -1,16 +1,18 @@
-"""Time of reading, tokenizing and featurising, beside biotite's own reading.
+"""Time of reading, tokenizing and featurising, beside biotite's and gemmi's reading.
 
     python examples/benchmarks/reading.py              # a made-up protein, 3 formats
     python examples/benchmarks/reading.py 1abc.cif 2xyz.pdb
+    python examples/benchmarks/reading.py --atoms 44000 --cold     # as a ribosome
     python examples/benchmarks/reading.py --growth     # tokenizers, to 500,000 atoms
     python examples/benchmarks/reading.py --smiles examples/molecules.csv
     python examples/benchmarks/reading.py --fragments  # BRICS, rings and chains
 
 biotite reads what this package does: one model, charges, occupancies, labels, one
-alternate location by occupancy, and bonds. All contenders take turns in one process;
-a figure is the median of its rounds, in the time of the processor on one thread, which
-other programs disturb least. With --cold, two more columns tell of the first time of
-all, in a fresh process with empty caches of the component dictionary, imports apart.
+alternate location by occupancy, and bonds; gemmi reads atoms alone, and no BinaryCIF.
+All contenders take turns in one process; a figure is the median of its rounds, in the
+time of the processor on one thread, which other programs disturb least. With --cold,
+more columns tell of the first time of all, in a fresh process that has imported and
+opened the component dictionary, and by how much its memory then grows at most.
 """
 
 import argparse
@@ -53,7 +55,14 @@ def biotite_reads(path):
         return pdb.PDBFile.read(path).get_structure(extra_fields=[*FIELDS], **options)
     kind = pdbx.BinaryCIFFile if path.suffix == ".bcif" else pdbx.CIFFile
     fields = [*FIELDS, "label_asym_id", "label_seq_id"]
+    options["use_author_fields"] = True
     return pdbx.get_structure(kind.read(path), extra_fields=fields, **options)
+
+
+def gemmi_reads(path):
+    import gemmi
+
+    return gemmi.read_structure(str(path)).setup_entities()
 
 
 def protein(atoms_wanted):
@@ -112,21 +121,30 @@ def medians(contenders, rounds):
 def cold(path, who):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import time, biotite.structure.io.pdb, biotite.structure.io.pdbx\n"
+        "import time, biotite.structure.io.pdb, biotite.structure.io.pdbx, gemmi\n"
+        "import biotite.structure.info, scipy.spatial\n"
         "from pathlib import Path\n"
         "from reading import biotite_reads, from_structure\n"
+        "from pyg_atomenc.io import from_atom_array\n"
+        "from_atom_array(biotite.structure.info.residue('GLY'))\n"
+        "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1]"
+        ".split()[0])\n"
+        "before = peak()\n"
         f"start = time.process_time(); {who}(Path({str(path)!r}))\n"
-        "print(1e3 * (time.process_time() - start))"
+        "print(1e3 * (time.process_time() - start))\n"
+        "print((peak() - before) / 1024)"
     )
     run = [sys.executable, "-W", "ignore", "-c", code]
-    return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.split()]
 
 
 def compare(paths, rounds, with_cold):
     features = AtomFeatures()
     names = ["from_structure", *(repr(t) for t in TOKENIZERS[1:]), "+ AtomFeatures"]
-    head = ["file", "atoms", "biotite", *names]
-    head += ["biotite cold", "from_structure cold"] if with_cold else []
+    head = ["file", "atoms", "biotite", "gemmi", *names]
+    more = ("biotite cold", "from_structure cold", "its memory")
+    head += more if with_cold else ()
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head))
     for path in paths:
@@ -134,14 +152,18 @@ def compare(paths, rounds, with_cold):
         for name, tokenizer in zip(names, TOKENIZERS, strict=False):
             contenders[name] = lambda path=path, t=tokenizer: from_structure(path, t)
         contenders[names[-1]] = lambda path=path: features(from_structure(path))
+        if path.suffix != ".bcif":
+            contenders["gemmi"] = lambda path=path: gemmi_reads(path)
         time_of = medians(contenders, rounds)
-        theirs = time_of.pop("biotite")
+        theirs = time_of["biotite"]
         atoms = from_structure(path).num_nodes
         row = [path.name, f"{atoms:,}", f"{theirs:.0f} ms"]
+        row += [f"{time_of['gemmi'] / theirs:.2f} ×" if "gemmi" in time_of else "–"]
         row += [f"{time_of[name] / theirs:.2f} ×" for name in names]
         if with_cold:
             first = [cold(path, who) for who in ("biotite_reads", "from_structure")]
-            row += [f"{first[0]:.0f} ms", f"{first[1] / first[0]:.2f} ×"]
+            (other, _), (own, memory) = first
+            row += [f"{other:.0f} ms", f"{own:.0f} ms", f"{memory:.0f} MiB"]
         print("| " + " | ".join(row) + " |", flush=True)
 
 

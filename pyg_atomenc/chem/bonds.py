@@ -21,8 +21,11 @@ BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
 BOND_COLUMNS = len(BOND_TYPES)
 
 Table = Mapping[str, Mapping[tuple[str, str], int]]
-# Where the numbers of two residues do not tell, their atoms are closer if bonded (Å).
-_LONGEST = 2.0
+# How far the atoms of a bond may be apart, where the residues' numbers do not tell of
+# it, and where they do; in ångström.
+_LONGEST, _FARTHEST = 2.0, 4.0
+# That of any bond to hydrogen.
+_HYDROGEN = 1.5
 
 
 @lru_cache(maxsize=100)
@@ -90,21 +93,42 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
     residues = find_residues(atoms)
     residue = residues.index
     parts = [_along(residues)]
-    # How many atoms of the same name stand before each in its residue.
-    rank = codes.count_before(codes.join(residue, codes.code(atoms.atom_name)))
     for rows in codes.places(codes.code(atoms.res_name)):
         bonds = table.get(str(atoms.res_name[rows[0]]))
         if bonds:
-            of = (residue[rows], atoms.atom_name[rows], rank[rows])
-            parts.append(_within(rows, *of, bonds))
+            parts.append(_within(rows, residue[rows], atoms.atom_name[rows], bonds))
     return structure.BondList(len(residue), np.concatenate(parts))
+
+
+def bond_hydrogens(atoms: Any, notes: Any) -> None:
+    """Bond hydrogens of unknown names to the nearest heavy atom of their residue."""
+    hydrogen = np.isin(atoms.element, ("H", "D", "T"))
+    alone = hydrogen.copy()
+    alone[atoms.bonds.as_array()[:, :2].ravel()] = False
+    alone &= np.isfinite(atoms.coord).all(axis=1)
+    heavy = np.flatnonzero(~hydrogen & np.isfinite(atoms.coord).all(axis=1))
+    if not alone.any() or len(heavy) == 0:
+        return
+    spatial = require_package("scipy.spatial", "bonds of hydrogens")
+    rows = np.flatnonzero(alone)
+    tree = spatial.cKDTree(atoms.coord[heavy])
+    distance, nearest = tree.query(atoms.coord[rows], distance_upper_bound=_HYDROGEN)
+    near = np.isfinite(distance)
+    rows, ends = rows[near], heavy[nearest[near]]
+    residue = find_residues(atoms).index
+    same = residue[rows] == residue[ends]
+    pairs = np.stack([rows, ends, np.ones_like(rows)], axis=1)[same]
+    # Those of the first residue and deuterium are where the PDB says they are.
+    odd = [name for name in atoms.atom_name[pairs[:, 0]].tolist()
+           if name not in ("H1", "H2", "H3") and name[0] != "D"]  # fmt: skip
+    notes.add("hydrogens bonded to the nearest atom", len(odd))
+    atoms.bonds = atoms.bonds.merge(type(atoms.bonds)(len(hydrogen), pairs))
 
 
 def _within(
     rows: Integers,
     residue: Integers,
     names: NDArray[Any],
-    rank: Integers,
     bonds: Mapping[tuple[str, str], int],
 ) -> NDArray[np.int64]:
     """Bonds in all the residues of one component."""
@@ -113,64 +137,64 @@ def _within(
     column = codes.of_distinct(lambda name: number.get(name, -1), names)
     row = codes.code(residue)
     there = column >= 0
-    # Of each copy of a name, which atom it is in each residue.
-    place = np.full((rank.max() + 1, row.max() + 1, len(number)), -1)
-    place[rank[there], row[there], column[there]] = rows[there]
+    # Which atom each name is in each residue.
+    place = np.full((row.max() + 1, len(number)), -1)
+    place[row[there], column[there]] = rows[there]
     one, other = np.array([[number[a], number[b]] for a, b in bonds]).T
-    kind = np.broadcast_to([int(k) for k in bonds.values()], (len(place[0]), len(one)))
-    parts = []
-    for a in place:
-        for b in place:
-            found = np.stack([a[:, one], b[:, other], kind], axis=-1).reshape(-1, 3)
-            parts.append(found[(found[:, :2] >= 0).all(axis=1)])
-    return np.concatenate(parts)
+    kind = np.broadcast_to([int(k) for k in bonds.values()], (len(place), len(one)))
+    found = np.stack([place[:, one], place[:, other], kind], axis=-1).reshape(-1, 3)
+    return found[(found[:, :2] >= 0).all(axis=1)]
 
 
 def _along(residues: Residues) -> NDArray[np.int64]:
     """Bonds from each residue to the next in a peptide or nucleic acid ``[B, 3]``."""
     atoms, first = residues.atoms, residues.first
-    same, certain = _follows(atoms, first)
+    same, follows = _follows(atoms, first)
     types = codes.of_distinct(link_type, residues.names)
     parts = [np.zeros((0, 3), dtype=np.int64)]
     for link in POLYMER_LINKS:
         fits = np.isin(types, link.types)
-        start = np.flatnonzero(same & fits[:-1] & fits[1:])
+        head, tail = (fits | np.isin(residues.names, caps) for caps in link.caps)
+        start = np.flatnonzero(same & head[:-1] & tail[1:])
         ends = []
         for name, of in ((link.tail, start), (link.head, start + 1)):
             atom = np.full(len(first), -1)
             rows = np.flatnonzero(atoms.atom_name == name)[::-1]
             atom[residues.index[rows]] = rows
             ends.append(atom[of])
-        near = are_near(atoms, *ends) | certain[start]
+        # Where nobody saw the atoms, their numbers have to do.
+        distance = _distance(atoms, *ends)
+        near = ~(distance > np.where(follows[start], _FARTHEST, _LONGEST))
+        near &= follows[start] | ~np.isnan(distance)
         near &= (ends[0] >= 0) & (ends[1] >= 0)
         parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
     return np.concatenate(parts)
 
 
-def are_near(atoms: Any, one: Integers, other: Integers) -> NDArray[np.bool_]:
-    """Whether two atoms are as close as bonded ones ``[B]``."""
-    distance = np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
-    return distance < _LONGEST
+def _distance(atoms: Any, one: Integers, other: Integers) -> NDArray[Any]:
+    """How far two atoms are apart ``[B]``, in ångström."""
+    return np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
 
 
 def _follows(
     atoms: Any, first: Integers
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether a residue may be bonded to the next one, and surely is ``[R - 1]``.
+    """Whether a residue may be bonded to the next one, and comes next ``[R - 1]``.
 
     Numbers may jump, above all those of authors, or stay as insertion codes count.
     """
     known = atoms.get_annotation_categories()
     same = np.ones(len(first) - 1, dtype=bool)
-    for name in ("chain_id", "label_asym_id", "sym_id"):
+    for name in ("chain_id", "label_asym_id", "sym_id", "segment"):
         if name in known:
             value = getattr(atoms, name)[first]
             same &= value[1:] == value[:-1]
     number = atoms.res_id[first]
     if "label_seq_id" in known:
         label = atoms.label_seq_id[first].astype(str)
-        digits = np.char.isdigit(label)
-        same &= digits[1:] & digits[:-1]
-        number = np.where(digits, label, "0").astype(int)
+        told = np.char.isdigit(label)
+        if told.any():
+            same &= told[1:] & told[:-1]
+            number = np.where(told, label, "0").astype(int)
     step = np.diff(number)
     return same, (step == 0) | (step == 1)

@@ -1,7 +1,7 @@
 """Integer codes that are equal where annotations of atoms are equal."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,33 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64]
 
 
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
+    """The distinct values of ``[N]`` in sorted order, and which one each is ``[N]``."""
+    packed = _packed(values)
+    if packed is None:
+        found, which = np.unique(values, return_inverse=True)
+        return found, which.astype(np.int64)
+    _, first, which = np.unique(packed, return_index=True, return_inverse=True)
+    return values[first], which.astype(np.int64)
+
+
+def _packed(values: NDArray[Any]) -> Optional[NDArray[np.uint64]]:
+    """Short Latin-1 texts as numbers in the same order, which sort much faster."""
+    width = values.dtype.itemsize // 4
+    if values.dtype.kind != "U" or not 0 < width <= 8 or len(values) == 0:
+        return None
+    letters = np.ascontiguousarray(values).view(np.uint32).reshape(-1, width)
+    if letters.max() > 255:
+        return None
+    packed = np.zeros(len(values), dtype=np.uint64)
+    for column in letters.T:
+        packed = (packed << np.uint64(8)) | column
+    return packed
+
+
 def code(values: NDArray[Any]) -> Integers:
     """Number the distinct values of ``[N]`` in sorted order; which one each is."""
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    return distinct(values)[1]
 
 
 def code_runs(values: NDArray[Any]) -> Integers:
@@ -40,9 +64,8 @@ def by_first_atom(codes: Integers) -> tuple[Integers, Integers]:
 
 def of_distinct(function: Callable[[Any], Any], values: NDArray[Any]) -> NDArray[Any]:
     """A function's values for ``[N]``, called once for every distinct one of them."""
-    distinct, which = np.unique(values, return_inverse=True)
-    found = np.array([function(value) for value in distinct.tolist()])
-    return found[which]
+    values, which = distinct(values)
+    return np.array([function(value) for value in values.tolist()])[which]
 
 
 def places(codes: Integers) -> list[Integers]:

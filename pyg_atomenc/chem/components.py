@@ -77,6 +77,24 @@ def count_hydrogens(
     return (bonded + np.floor(free)).astype(np.int64)
 
 
+# The names that wwPDB set aside for users' own ligands, and those of what nobody knows;
+# some of them stand in the dictionary for one component all the same.
+PLACEHOLDERS = {
+    "LIG",
+    "DRG",
+    "INH",
+    "UNL",
+    "UNX",
+    *(f"{i:02d}" for i in range(1, 100)),
+}
+
+
+def component_bonds(name: str) -> dict[tuple[str, str], int]:
+    """Two atoms' names → biotite's bond type; empty for a component not known."""
+    info = require_package("biotite.structure.info", "components")
+    return {} if name in PLACEHOLDERS else info.bonds_in_residue(name)
+
+
 _COLUMNS = (
     "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag", "pdbx_stereo_config",
 )  # fmt: skip
@@ -91,7 +109,9 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
     for a component that is not known.
     """
     info = require_package("biotite.structure.info", "components")
-    found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
+    found = [None]
+    if name not in PLACEHOLDERS:
+        found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
     if found[0] is None:
         empty = np.array([], dtype="U1")
         return empty, empty, empty.astype(np.int64), empty.astype(bool), empty
@@ -164,7 +184,7 @@ def ideal_conformer(name: str) -> dict[str, tuple[Any, float]]:
     """
     info = require_package("biotite.structure.info", "ideal conformers")
     try:
-        component = info.residue(name)
+        component = info.residue("" if name in PLACEHOLDERS else name)
     except KeyError:
         return {}
     charges = [float(charge) for charge in component.charge]

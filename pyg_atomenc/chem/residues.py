@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.components import PLACEHOLDERS, component_atoms
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
@@ -23,7 +24,6 @@ AMINO_ACIDS = (
 STANDARD = [*AMINO_ACIDS, *"UNK A C G U N DA DC DG DT DN".split()]
 """Standard residues and nucleotides: Table 13 of AlphaFold 3's supplement."""
 
-WATERS = ("HOH", "DOD", "WAT", "H2O")
 REPRESENTATIVES = {PROTEIN: "CA", DNA: "C1'", RNA: "C1'"}
 """The atom that stands for a residue of each kind of polymer."""
 
@@ -31,7 +31,8 @@ NO_SEQUENCE = (".", "?", "", "-1")
 """What stands in ``label_seq_id`` for no number."""
 
 _IDENTITY = ("chain_id", "res_id", "ins_code", "res_name")
-# Annotations that readers add where a file has them; each tells residues apart, too.
+# Annotations that readers add where a file has them; each tells residues apart, too,
+# which all atoms of tell.
 _MORE_IDENTITY = ("sym_id", "label_asym_id", "auth_seq_id")
 
 
@@ -42,12 +43,15 @@ class PolymerLink(NamedTuple):
     head: str  # and in the residue behind
     backbone: tuple[str, ...]  # atoms between which a bond is one of the backbone
     types: tuple[str, ...]  # what the dictionary calls components that are joined so
+    caps: tuple[tuple[str, ...], tuple[str, ...]]  # others at the start, at the end
 
 
 _PEPTIDES = ("PEPTIDE LINKING", "L-PEPTIDE LINKING", "D-PEPTIDE LINKING")
 POLYMER_LINKS = (
-    PolymerLink("C", "N", ("C", "N"), _PEPTIDES),
-    PolymerLink("O3'", "P", ("O3'", "P", "O5'"), ("RNA LINKING", "DNA LINKING")),
+    PolymerLink("C", "N", ("C", "N"), _PEPTIDES, (("ACE", "FOR"), ("NME", "NH2"))),
+    PolymerLink(
+        "O3'", "P", ("O3'", "P", "O5'"), ("RNA LINKING", "DNA LINKING"), ((), ())
+    ),
 )
 """The peptide bond and the phosphodiester bond."""
 
@@ -72,14 +76,25 @@ class Residues:
     def kinds(self) -> Integers:
         """The kind of every residue ``[R]``, int64: positions in :data:`ENTITY_KINDS`.
 
-        A residue is protein, DNA or RNA if its component is made for such a polymer,
-        and it stands in one: by its number in the sequence where the file tells, else
-        because it is no hetero residue, or a polymer bond joins it to another residue.
+        A residue is protein, DNA or RNA if it stands in such a polymer: by its number
+        in the sequence where the atoms tell of any, else because it is no hetero
+        residue of a component that is made for one, or a polymer bond joins it to
+        another residue. A component that is made for none is what its chain is.
         """
-        polymer = self.numbered
+        own, polymer = self._made_for, self.numbered
+        made = own != LIGAND
         if polymer is None:
-            polymer = ~self.atoms.hetero[self.first] | self.linked
-        return np.where(polymer, codes.of_distinct(_component_kind, self.names), LIGAND)
+            polymer = (~self.atoms.hetero[self.first] & made) | self.linked
+        else:
+            polymer = polymer | (self.linked & made)
+        known = self.atoms.get_annotation_categories()
+        names = [n for n in ("chain_id", "label_asym_id", "sym_id") if n in known]
+        values = (getattr(self.atoms, name)[self.first] for name in names)
+        chain = codes.join(*(codes.code_runs(value) for value in values))
+        votes = np.bincount((chain * 4 + own)[polymer & made], minlength=4 * len(self))
+        votes = votes.reshape(-1, 4)
+        of_chain = np.where(votes.any(axis=1), votes.argmax(axis=1), LIGAND)[chain]
+        return np.where(polymer, np.where(made, own, of_chain), LIGAND)
 
     @property
     def standard(self) -> NDArray[np.bool_]:
@@ -88,10 +103,23 @@ class Residues:
 
     @cached_property
     def numbered(self) -> Optional[NDArray[np.bool_]]:
-        """Which have a number in a sequence ``[R]``; ``None`` if none are told."""
+        """Which have a number in a sequence ``[R]``; ``None`` if none are told.
+
+        Some programs number all residues. A component that is made for no polymer is in
+        a sequence only if a polymer bond joins it to another residue.
+        """
         if "label_seq_id" not in self.atoms.get_annotation_categories():
             return None
-        return ~np.isin(self.atoms.label_seq_id[self.first].astype(str), NO_SEQUENCE)
+        known = ~untold(self.atoms.label_seq_id)
+        if not known.any():
+            return None
+        told = np.bincount(self.index[known], minlength=len(self)) > 0
+        return told & (self.linked | (self._made_for != LIGAND))
+
+    @cached_property
+    def _made_for(self) -> Integers:
+        """The kind of polymer that every residue's component is made for ``[R]``."""
+        return codes.of_distinct(_component_kind, self.names)
 
     @cached_property
     def linked(self) -> NDArray[np.bool_]:
@@ -116,18 +144,55 @@ class Residues:
 def find_residues(atoms: Any) -> Residues:
     """Tell the residues of an ``AtomArray`` apart by all that names them.
 
-    They are numbered by their first atoms, which need not stand together. Where a later
-    stretch repeats an atom name, as when numbers start anew, it is another residue.
+    They are numbered by their first atoms, which need not stand together. Where an atom
+    name comes back, as in waters of one number, another residue starts; but for those
+    that stand together in a residue of an unknown component, which may all have one.
     """
     known = atoms.get_annotation_categories()
-    names = [*_IDENTITY, *(name for name in _MORE_IDENTITY if name in known)]
-    residue = codes.join(*(codes.code_runs(getattr(atoms, name)) for name in names))
+    residue = codes.join(*(codes.code_runs(getattr(atoms, n)) for n in _IDENTITY))
+    for name in _MORE_IDENTITY:
+        if name in known:
+            values = getattr(atoms, name)
+            partly = np.zeros(residue.max(initial=-1) + 1, dtype=bool)
+            partly[residue[untold(values)]] = True
+            more = np.where(partly[residue], 0, codes.code_runs(values) + 1)
+            residue = codes.join(residue, more)
+    atom = codes.code(atoms.atom_name)
+    if "altloc_id" in known:
+        atom = codes.join(atom, codes.code(atoms.altloc_id))
     run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
+    split = split_repeats(run, atom)
+    if split[-1:] > run[-1:]:
+        known = codes.of_distinct(
+            lambda n: len(component_atoms(n)[0]) > 0, atoms.res_name
+        )
+        known &= atoms.atom_name != ""
+        run = split_repeats(run, np.where(known, atom, np.arange(-len(atom), 0)))
     runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
     if len(np.unique(runs)) < len(runs):
-        copy = _copy_of_run(residue, run, codes.code(atoms.atom_name))[run]
-        residue = codes.join(residue, copy)
+        residue = codes.join(residue, _copy_of_run(residue, run, atom)[run])
     return Residues(atoms, *codes.by_first_atom(residue))
+
+
+def untold(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where an annotation ``[N]`` holds what stands for nothing told."""
+    nothing = NO_SEQUENCE if values.dtype.kind == "U" else (-1,)
+    return np.logical_or.reduce([values == value for value in nothing])
+
+
+def split_repeats(run: Integers, name: Integers) -> Integers:
+    """Number stretches ``[N]`` anew: within each, no name ``[N]`` stands twice."""
+    key = codes.join(run, name - name.min(initial=0))
+    order = np.argsort(key, kind="stable")
+    again = np.flatnonzero(np.diff(key[order]) == 0)
+    before = np.full(len(run), -1)
+    before[order[again + 1]] = order[again]
+    new = np.diff(run, prepend=run[:1]) != 0
+    last = 0
+    for atom in np.flatnonzero(before >= 0).tolist():
+        if before[atom] >= last:
+            new[atom], last = True, atom
+    return np.cumsum(new)
 
 
 def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
@@ -145,6 +210,8 @@ def link_type(name: str) -> str:
 
     It is ``""`` for a component that the dictionary does not know.
     """
+    if name in PLACEHOLDERS:
+        return ""
     info = require_package("biotite.structure.info", "entity kinds")
     return (info.link_type(name) or "").upper()
 

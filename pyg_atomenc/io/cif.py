@@ -1,27 +1,36 @@
-"""mmCIF and BinaryCIF files → biotite's `AtomArray`."""
+"""mmCIF files, by gemmi, and the tables of mmCIF and BinaryCIF → `Entry`."""
 
 import re
-from math import prod
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pyg_atomenc.chem.bonds import are_near, residue_bonds
-from pyg_atomenc.chem.residues import POLYMER_LINKS
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.cif_blocks import read_binary, read_text
-from pyg_atomenc.io.duplicates import NO_ALTLOC, check_duplicates, choose_altloc
-from pyg_atomenc.io.limits import Limits
+from pyg_atomenc.io.entry import PLACE, Entry, Table
+from pyg_atomenc.io.limits import Limits, check_text
+from pyg_atomenc.io.notes import Notes
 
-_LABELS = ("label_asym_id", "label_seq_id")
-_POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
-# What biotite reads of the atoms, and to find the atoms of `struct_conn`.
-_COLUMNS = {
-    *_LABELS, *_POSITION, "group_PDB", "type_symbol", "label_atom_id", "label_alt_id",
-    "label_comp_id", "auth_asym_id", "auth_seq_id", "auth_comp_id", "auth_atom_id",
-    "pdbx_PDB_ins_code", "pdbx_PDB_model_num", "pdbx_formal_charge", "occupancy",
+POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
+# What is read of the atoms, and which tables beside them.
+ATOM_COLUMNS = {
+    *POSITION, "label_asym_id", "label_seq_id", "group_PDB", "type_symbol",
+    "label_atom_id", "label_alt_id", "label_comp_id", "auth_asym_id", "auth_seq_id",
+    "auth_comp_id", "auth_atom_id", "pdbx_PDB_ins_code", "pdbx_PDB_model_num",
+    "pdbx_formal_charge", "occupancy",
 }  # fmt: skip
+TABLES = (
+    "atom_site chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
+    "pdbx_struct_oper_list struct_conn"
+).split()
+# Of these, few values are there twice.
+_NUMBERS = (*POSITION, "occupancy")
+_NOTHING = (".", "?", "")
 _BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
 # Orders and aromatic flags → biotite's BondType; 0 is any.
 _KINDS = {
@@ -29,186 +38,238 @@ _KINDS = {
     ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
 }  # fmt: skip
 _GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
-# What is read beside the atoms.
-_CATEGORIES = (
-    "cell chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly "
-    "pdbx_struct_assembly_gen pdbx_struct_oper_list struct_conn"
-).split()
+_MATRIX = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
+_MATRIX += [f"vector[{i}]" for i in "123"]
+# How struct_conn names what names an atom.
+_PARTNER = {
+    "chain_id": ("auth_asym_id", "label_asym_id"), "ins_code": ("PDB_ins_code",),
+    "res_id": ("auth_seq_id", "label_seq_id"), "altloc_id": ("label_alt_id",),
+    "res_name": ("label_comp_id",), "atom_name": ("label_atom_id",),
+    "label_asym_id": ("label_asym_id",),
+}  # fmt: skip
+# What struct_conn lists that is a bond → its type; 8 is a coordination.
+_LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1} | {
+    f"covale_{part}": 1 for part in ("base", "phosphate", "sugar")
+}
+# The longest text of a table that may have a row for every atom.
+_LONGEST = 1024
+# The head of the archive's files, which close each of their categories with '#'.
+_ARCHIVE = re.compile(rb"data_\S*\s*\n#\s*\n_entry\.id")
+_UNCERTAINTY = re.compile(r"\(\d+\)$")
 
 
-class CifDocument:
-    """A parsed mmCIF or BinaryCIF file; a ValueError if it is damaged or too large."""
+def read_cif(
+    content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
+) -> Entry:
+    """Parse an mmCIF file; of several blocks the first with atoms, or the named one.
 
-    def __init__(
-        self, file: Path, content: bytes, limits: Limits, binary: bool = False
-    ) -> None:
-        self.pdbx = require_package("biotite.structure.io.pdbx", "from_structure")
-        if binary:
-            wanted = {"atom_site": _COLUMNS, **dict.fromkeys(_CATEGORIES)}
-            self.block = read_binary(content, wanted, file, limits)
-        else:
-            self.block = read_text(content, _COLUMNS, file, limits)
-        self.site = self.block["atom_site"]
-        self.file, self.limits = file, limits
-        self.num_atoms = len(self.site["Cartn_x"])
-        self._starts = _check(self.site)
-
-    @property
-    def num_models(self) -> int:
-        """How many models there are."""
-        return len(self._starts) - 1
-
-    @property
-    def assemblies(self) -> list[str]:
-        """The ids of the biological assemblies."""
-        if "pdbx_struct_assembly_gen" not in self.block:
-            return []
-        ids = self.block["pdbx_struct_assembly_gen"]["assembly_id"].as_array(str)
-        return list(dict.fromkeys(ids.tolist()))
-
-    def read(self, model: int, assembly: Optional[str]) -> Any:
-        """One model, from 1, or an assembly of it, with one location per residue.
-
-        With bonds, ``charge`` and ``occupancy``, and where the file has them,
-        ``label_asym_id`` and ``label_seq_id``.
-        """
-        labels = [name for name in _LABELS if name in self.site]
-        rows = slice(*self._starts[model - 1 : model + 1])
-        block = self._rows(rows)
-        read = self.pdbx.get_structure
-        fields = ["charge", "occupancy", *labels]
-        options: dict[str, Any] = {"model": 1, "extra_fields": fields}
-        if assembly is not None:
-            self.limits.check_atoms(self.file, self._count(rows, assembly))
-            read, options["assembly_id"] = self.pdbx.get_assembly, assembly
-        atoms = read(block, include_bonds=True, **options)
-        atoms.ins_code = np.char.strip(atoms.ins_code)
-        bonds = residue_bonds(atoms, self._table(atoms))
-        # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = bonds.merge(_connections(atoms, bonds))
-        return atoms
-
-    def _table(self, atoms: Any) -> dict[str, Any]:
-        """The bonds of the components, by the file where it tells them."""
-        info = require_package("biotite.structure.info", "from_structure")
-        table: dict[str, Any] = {}
-        bonds = self.block.get("chem_comp_bond")
-        if bonds is not None and set(_BOND) <= set(bonds):
-            columns = [bonds[key].as_array(str).tolist() for key in _BOND]
-            for name, a, b, order, aromatic in zip(*columns, strict=True):
-                kind = _KINDS.get((order.upper(), aromatic), 0)
-                table.setdefault(name, {})[a, b] = kind
-        for name in np.unique(atoms.res_name).tolist():
-            if name not in table:
-                table[name] = info.bonds_in_residue(name)
-        return table
-
-    def _rows(self, rows: slice) -> Any:
-        """A block with these rows alone, and of alternate locations the chosen ones."""
-        table = {name: _take(column, rows) for name, column in self.site.items()}
-        site = type(self.site)(table)
-        altlocs = table.get("label_alt_id")
-        ids = np.array(["."]) if altlocs is None else altlocs.as_array(str)
-        some = ~np.isin(ids, NO_ALTLOC)
-        if some.any():
-            keep = choose_altloc(_places(site))
-            if not np.char.isalpha(ids[some]).all():
-                # biotite drops every location that is not named by a letter.
-                del table["label_alt_id"]
-            table = {name: _take(column, keep) for name, column in table.items()}
-            site = type(self.site)(table)
-        check_duplicates(_places(site))
-        others = {name: self.block[name] for name in _CATEGORIES if name in self.block}
-        # For biotite nothing but connections: our own bonds in residues take less time.
-        others["chem_comp_bond"] = type(self.site)({key: ["."] for key in _BOND})
-        return type(self.block)({"atom_site": site, **others})
-
-    def _count(self, rows: slice, assembly: str) -> int:
-        """How many atoms an assembly has at most, told without making them."""
-        table = self.block["pdbx_struct_assembly_gen"]
-        chain = self.site["label_asym_id"].as_array(str)[rows]
-        columns, count = [table[key].as_array(str).tolist() for key in _GENERATOR], 0
-        for name, expression, chains in zip(*columns, strict=True):
-            if name == assembly:
-                steps = [step for step in re.split(r"[()]", expression) if step]
-                copies = prod(sum(map(_span, step.split(","))) for step in steps)
-                count += copies * int(np.isin(chain, chains.split(",")).sum())
-        return count
-
-
-def _span(part: str) -> int:
-    first, dash, last = part.partition("-")
-    return int(last) - int(first) + 1 if dash else 1
-
-
-def _connections(atoms: Any, ours: Any) -> Any:
-    """The bonds that biotite found, without those from one number to the next alone.
-
-    It takes an amino acid that is a ligand for the next residue of the chain before it.
+    Raises:
+        ValueError: If the file is damaged, has no atoms, or is over the limit.
     """
-    pairs = atoms.bonds.as_array()
-    names = atoms.atom_name[pairs[:, :2]]
-    links = np.zeros(len(pairs), dtype=bool)
-    for link in POLYMER_LINKS:
-        links |= np.isin(names, (link.tail, link.head)).all(axis=1)
-    count = np.int64(len(atoms.atom_name))
-    known = ours.as_array()[:, :2].astype(np.int64) @ [count, 1]
-    found = np.sort(pairs[:, :2].astype(np.int64), axis=1) @ [count, 1]
-    keep = ~links | np.isin(found, known) | are_near(atoms, pairs[:, 0], pairs[:, 1])
-    return type(ours)(int(count), pairs[keep])
+    gemmi = require_package("gemmi", "from_structure")
+    content = check_text(content)
+    document = gemmi.cif.read_string(content)
+    found = {
+        part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
+        for part in document
+    }
+    chosen = choose_block(found, block, notes)
+    if _ARCHIVE.match(content.lstrip()) and content.rstrip()[-1:] != b"#":
+        notes.add("the last category is not closed, the file may have been cut short")
+    elif content[-1:] != b"\n" and content.split()[-1] + b"\n" not in content:
+        # What ends no other line may be half of a value.
+        notes.add("the last line has no end, the file may have been cut short")
+    tables = {name: chosen.find_mmcif_category(f"_{name}.") for name in TABLES}
+    for name, table in tables.items():
+        # Other tables may have several rows for each atom.
+        limits.check_atoms(file, len(table) // (1 if name == "atom_site" else 16))
+    return entry_of(
+        {
+            name: _columns(
+                gemmi.cif, table, ATOM_COLUMNS if name == "atom_site" else ()
+            )
+            for name, table in tables.items()
+            if len(table)
+        }
+    )
 
 
-def _check(site: Any) -> list[int]:
-    """Where each model starts, and the end; a ValueError if a value cannot be."""
-    number = "auth_seq_id" if "auth_seq_id" in site else "label_seq_id"
-    for name in (*_POSITION, number):
-        column = site[name]
-        # biotite reads a '?' or '.' in place of a number as 0 or −1.
-        if column.mask is not None and (column.mask.array != 0).any():
-            row = int((column.mask.array != 0).argmax())
-            raise AtomEncodingError(f"no value for {name} in row {row} of atom_site")
-        # Python reads 1_0 as 10.
-        if column.data.array.dtype.kind == "U" and "_" in "".join(column.data.array):
-            raise AtomEncodingError(f"a value of {name} is no number")
+def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
+    """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
+    if block is not None and block not in found:
+        raise AtomEncodingError(f"'block' is {block!r}, but its blocks are {[*found]}")
+    some = [part for part in found.values() if part is not None]
+    chosen = found[block] if block is not None else next(iter(some), None)
+    if chosen is None:
+        raise AtomEncodingError("it has no atom_site")
+    if block is None:
+        notes.add("blocks with atoms that are not read", len(some) - 1)
+    return chosen
+
+
+def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
+    """A category's columns by name, all of them if none is named."""
+    tags = [tag.rpartition(".")[2] for tag in table.tags]
+    values = table.loop.values if table.loop is not None else list(table[0])
+    wanted = {name.lower(): name for name in columns}
+    found: Table = {}
+    for i, tag in enumerate(tags):
+        key = wanted.get(tag.lower()) if columns else tag
+        if key in _NUMBERS:
+            found[key] = np.array(values[i :: len(tags)], dtype=object)
+        elif key is not None:
+            found[key] = _texts(cif, values[i :: len(tags)])
+    return found
+
+
+def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
+    """Texts without their quotes; NumPy makes few distinct ones much faster."""
+    number = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    known = [v if v in _NOTHING else cif.as_string(v) for v in number]
+    longest = max(map(len, known))
+    if longest > max(_LONGEST, 2**24 // len(values)):
+        raise AtomEncodingError(f"it has a value of {longest:,} characters")
+    index = np.fromiter(map(number.__getitem__, values), np.int64, len(values))
+    return np.array(known)[index]
+
+
+def entry_of(tables: Table) -> Entry:
+    """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
+    site = tables["atom_site"]
+    for name in POSITION:
+        if name not in site:
+            raise AtomEncodingError(f"atom_site has no {name}")
+    count = len(site["Cartn_x"])
+    atoms = _names(site, count)
+    atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
+    weight = _numbers(site, "occupancy") if "occupancy" in site else np.ones(count)
+    atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
+    model = _integers(site, "pdbx_PDB_model_num", np.ones(count, dtype=np.int64))
+    starts = np.flatnonzero(np.diff(model, prepend=model[:1] - 1))
+    if len(starts) > len(np.unique(model)):
+        raise AtomEncodingError("the rows of a model do not stand together")
+    entry = Entry(atoms, np.append(starts, count))
+    entry.sequence = tables.get("pdbx_poly_seq_scheme")
+    for name, a, b, order, aromatic in _rows(tables.get("chem_comp_bond"), _BOND):
+        kind = _KINDS.get((order.upper(), aromatic.upper()), 0)
+        entry.component_bonds.setdefault(name, {})[a, b] = kind
+    made = _rows(tables.get("pdbx_struct_assembly_gen"), _GENERATOR)
+    entry.generators = [(name, how, chains.split(",")) for name, how, chains in made]
+    operators = tables.get("pdbx_struct_oper_list") or {}
+    for name, *values in _rows(operators, ("id", *_MATRIX)):
+        numbers = np.array(values).astype(np.float64)
+        entry.operators[name] = numbers[:9].reshape(3, 3), numbers[9:]
+    if "label_asym_id" in site:
+        entry.chain_column, entry.place = "label_asym_id", (*PLACE, "label_asym_id")
+    if "conn_type_id" in tables.get("struct_conn", ()):
+        entry.links = _links(tables["struct_conn"], entry.place)
+    return entry
+
+
+def _names(site: Table, count: int) -> Table:
+    """All that names atoms, by the author where the author tells."""
+    atoms: Table = {
+        name: _told(site, count, f"auth_{column}", f"label_{column}")
+        for name, column in (
+            ("chain_id", "asym_id"), ("res_name", "comp_id"), ("atom_name", "atom_id")
+        )
+    }  # fmt: skip
+    for name, column in (("res_name", "comp_id"), ("atom_name", "atom_id")):
+        if (atoms[name] == "").any():
+            row = int((atoms[name] == "").argmax())
+            raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
+    label = _integers(site, "label_seq_id", np.zeros(count, dtype=np.int64))
+    atoms["res_id"] = _integers(site, "auth_seq_id", label)
+    marks = {"ins_code": "pdbx_PDB_ins_code", "altloc_id": "label_alt_id"}
+    for name, column in marks.items():
+        atoms[name] = codes.of_distinct(str.strip, _told(site, count, column))
+        if (np.char.str_len(atoms[name]) > 1).any():
+            raise AtomEncodingError(f"a value of {column} has several characters")
+    if "label_asym_id" in site:
+        atoms["label_asym_id"] = _told(site, count, "label_asym_id")
     if "label_seq_id" in site:
-        label = site["label_seq_id"].as_array(str)
-        if not (np.char.isdigit(label) | np.isin(label, (".", "?", "-1"))).all():
-            raise AtomEncodingError("a value of label_seq_id is no number")
-    for name in ("pdbx_PDB_ins_code", "label_alt_id"):
-        if name in site:
-            value = np.char.strip(site[name].as_array(str, "."))
-            if (np.char.str_len(value) > 1).any():
-                raise AtomEncodingError(f"a value of {name} has several characters")
-    group = site["group_PDB"].as_array(str)
-    other = ~np.isin(group, ("ATOM", "HETATM"))
+        atoms["label_seq_id"] = codes.of_distinct(
+            lambda number: str(number) if number > 0 else ".", label
+        )
+    group = codes.of_distinct(str.upper, _told(site, count, "group_PDB"))
+    other = (group != "ATOM") & (group != "HETATM") & (group != "")
     if other.any():
         row = int(other.argmax())
         raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
-    numbers = site["pdbx_PDB_model_num"].as_array(int)
-    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1)).tolist()
-    if len(starts) > len(np.unique(numbers)):
-        raise AtomEncodingError("the rows of a model do not stand together")
-    return [*starts, len(numbers)]
-
-
-def _places(site: Any) -> Any:
-    """Just the annotations that tell where and what an atom is."""
-    structure = require_package("biotite.structure", "from_structure")
-    atoms = structure.AtomArray(len(site["Cartn_x"]))
-    columns = dict(chain_id="asym_id", res_id="seq_id", res_name="comp_id")
-    for name, column in {**columns, "atom_name": "atom_id"}.items():
-        found = f"auth_{column}" if f"auth_{column}" in site else f"label_{column}"
-        values = site[found].as_array(int if name == "res_id" else str)
-        atoms.set_annotation(name, values)
-    ins_code = np.char.strip(site["pdbx_PDB_ins_code"].as_array(str, ""))
-    atoms.set_annotation("ins_code", ins_code)
-    if "label_alt_id" in site:
-        atoms.set_annotation("altloc_id", site["label_alt_id"].as_array(str))
-    weight = site["occupancy"].as_array(float) if "occupancy" in site else 1.0
-    atoms.set_annotation("occupancy", np.full(atoms.array_length(), weight))
+    standard = np.isin(atoms["res_name"], STANDARD)
+    atoms["hetero"] = np.where(group == "", ~standard, group == "HETATM")
+    symbol = _told(site, count, "type_symbol")
+    atoms["element"] = codes.of_distinct(str.upper, symbol)
+    atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
 
 
-def _take(column: Any, rows: Any) -> Any:
-    mask = None if column.mask is None else column.mask.array[rows]
-    return type(column)(type(column.data)(column.data.array[rows]), mask)
+def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
+    """The first of some columns that tells a text, which is empty where none does."""
+    found = None
+    for name in names:
+        if name in table:
+            values = table[name].astype(str, copy=False)
+            values = np.where((values == ".") | (values == "?"), "", values)
+            found = values if found is None else np.where(found == "", values, found)
+    return np.full(count, "") if found is None else found
+
+
+def _rows(table: Optional[Table], names: Collection[str]) -> Any:
+    """Rows of some columns, as texts; none where one of them is missing."""
+    if table is None or not set(names) <= set(table):
+        return ()
+    columns = [table[name].astype(str).tolist() for name in names]
+    return zip(*columns, strict=True)
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    """A column of numbers, NaN where there is none; uncertainties are dropped."""
+    values = table[name]
+    if values.dtype.kind not in "UO":
+        return values.astype(np.float64)
+    texts = values.tolist()
+    # Python reads 1_0 as 10.
+    if "_" not in "".join(texts):
+        with suppress(ValueError):
+            return np.array(list(map(float, texts)))
+    found = []
+    for row, text in enumerate(texts):
+        text = text.strip("'\"")
+        text = "nan" if text in _NOTHING else _UNCERTAINTY.sub("", text)
+        try:
+            found.append(float(text if "_" not in text else "_"))
+        except ValueError:
+            raise AtomEncodingError(
+                f"{name} is {texts[row][:20]!r} in row {row} of atom_site"
+            ) from None
+    return np.array(found)
+
+
+def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
+    """A column of whole numbers ``[A]``, with others where there is none."""
+    texts, which = codes.distinct(_told(table, len(other), name))
+    told = texts != ""
+    if not np.char.isdigit(np.char.lstrip(texts[told], "+-")).all():
+        raise AtomEncodingError(f"a value of {name} is no whole number")
+    found = np.where(told, texts, "0").astype(np.float64)
+    if (np.abs(found) > 2**31).any():
+        raise AtomEncodingError(f"a value of {name} is too large")
+    return np.where(told[which], found.astype(np.int64)[which], other)
+
+
+def _links(table: Table, place: Collection[str]) -> list[Any]:
+    """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
+    count = len(table["conn_type_id"])
+    kinds = [_LINKS.get(kind.lower(), 0) for (kind,) in _rows(table, ["conn_type_id"])]
+    ends = []
+    for i in "12":
+        columns = [
+            _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")
+                                  for name in _PARTNER[key])).tolist()
+            for key in place
+        ]  # fmt: skip
+        ends.append(list(zip(*columns, strict=True)))
+        moved = ~np.isin(_told(table, count, f"ptnr{i}_symmetry"), ("", "1_555"))
+        kinds = [0 if m else kind for m, kind in zip(moved, kinds, strict=True)]
+    return [link for link in zip(*ends, kinds, strict=True) if link[2]]

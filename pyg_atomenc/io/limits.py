@@ -1,7 +1,6 @@
 """A file → its bytes or text, within limits: bytes, bytes when unpacked, atoms."""
 
 import gzip
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 from pyg_atomenc.checks import check_integer
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
 
-# Python breaks lines at these, other readers do not; NUL ends a NumPy string.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85\u2028\u2029]")
+# What no text holds: all control characters but tabs and line breaks.
+_CONTROL = bytes(byte for byte in (*range(32), 127) if byte not in b"\t\n\r")
 
 
 @dataclass(frozen=True)
@@ -92,26 +91,17 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
     return content
 
 
-def decode(content: bytes) -> str:
-    r"""The text of a structure file, with ``\n`` as line ends.
+def check_text(content: bytes) -> bytes:
+    r"""A text file with ``\n`` as line ends, and no mark at its start.
 
     Raises:
-        ValueError: If it is no UTF-8, holds control characters, or one line so long
-            that a table of it would fill the memory.
+        ValueError: If it holds control characters, as no text does.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AtomEncodingError(f"it is no UTF-8 text: {error}") from error
-    if "\r" in text:
-        text = re.sub("\r\n?", "\n", text)
-    found = _CONTROL.search(text)
-    if found:
-        line = text.count("\n", 0, found.start()) + 1
-        raise AtomEncodingError(f"it has the character {found[0]!r} in line {line}")
-    # NumPy makes all texts of a column as wide as the longest of them.
-    lines = text.split("\n")
-    longest = max(map(len, lines))
-    if longest * len(lines) > max(2**28, 200 * len(text)):
-        raise AtomEncodingError(f"it has a line of {longest:,} characters")
-    return text
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if len(content.translate(None, _CONTROL)) < len(content):
+        place = next(i for i, byte in enumerate(content) if byte in _CONTROL)
+        line = content.count(b"\n", 0, place) + 1
+        raise AtomEncodingError(f"it has the byte {content[place]} in line {line}")
+    return content

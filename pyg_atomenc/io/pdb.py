@@ -1,225 +1,262 @@
-"""PDB files → biotite's `AtomArray`."""
+"""PDB files → `Entry`: atoms by their columns, what links and copies them by gemmi.
 
-import io
+gemmi's own atoms of a PDB file are not taken. It joins residues of one number, reads
+what is no number as 0, drops what stands behind an END, and takes POT for polonium;
+none of that can be told from what it gives. The columns themselves can.
+"""
+
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.chem.bonds import residue_bonds
-from pyg_atomenc.chem.components import component_atoms
-from pyg_atomenc.chem.residues import find_residues
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.names import FOUR_LETTERS
+from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.duplicates import check_duplicates, choose_altloc
-from pyg_atomenc.io.limits import Limits, decode
+from pyg_atomenc.io.entry import Entry, Table
+from pyg_atomenc.io.limits import Limits, check_text
+from pyg_atomenc.io.notes import Notes
 
-_NONMETALS = "H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split()
-ATOM = ("ATOM", "HETATM")
+_ATOM = (b"ATOM", b"HETATM")
+# What gemmi reads.
+_HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")
 # Three coordinates; only atoms and the uncertainties of their positions have these.
-_COORDINATES = re.compile(r"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
-_OTHERS = ("REMARK", "SIGATM", "HETNAM", "TITLE", "COMPND", "USER")
-# Where a right-aligned number ends: x, y, z, occupancy, temperature factor, element.
-_WITHIN = {*range(54), *range(55, 60), *range(61, 66), 77, 79}
+_COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
+_OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
+# In place of a whole number that is none, and of one that did not fit its columns.
+_BAD, _STARS = 2**62, 2**61
+_CUT = "the file may have been cut short"
 
 
-class PdbDocument:
-    """A parsed PDB file; a ValueError if it is damaged or too large."""
+def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
+    """Parse a PDB file.
 
-    def __init__(self, file: Path, content: bytes, limits: Limits) -> None:
-        pdb = require_package("biotite.structure.io.pdb", "from_structure")
-        text = decode(content)
-        self.num_atoms = text.count("\nATOM") + text.count("\nHETATM")
-        limits.check_atoms(file, self.num_atoms)
-        lines = text.rstrip("\n").split("\n")
-        check_lines(lines, text.endswith("\n"))
-        lines = [fill_blanks(line) if line.startswith(ATOM) else line for line in lines]
-        self.file, self.limits, self.lines = file, limits, lines
-        self.conect = [line for line in lines if line.startswith("CONECT")]
-        self.pdb = pdb.PDBFile.read(io.StringIO("\n".join(lines)))
-
-    @property
-    def num_models(self) -> int:
-        """How many models there are."""
-        return self.pdb.get_model_count()
-
-    @property
-    def assemblies(self) -> list[str]:
-        """The ids of the biological assemblies."""
-        head = "REMARK 350 BIOMOLECULE:"
-        return [li.removeprefix(head).strip() for li in self.lines if li[:23] == head]
-
-    def read(self, model: int, assembly: Optional[str]) -> Any:
-        """As :meth:`pyg_atomenc.io.cif.CifDocument.read`."""
-        # Serial numbers need not make sense where no bond asks for them.
-        fields = ["charge", "occupancy", *(["atom_id"] if self.conect else [])]
-        options = {"model": model, "altloc": "all", "extra_fields": fields}
-        if assembly is None:
-            atoms = self.pdb.get_structure(**options)
-        else:
-            copies = sum(line.startswith("REMARK 350   BIOMT1") for line in self.lines)
-            self.limits.check_atoms(self.file, copies * self.num_atoms)
-            atoms = self.pdb.get_assembly(assembly, **options)
-        atoms = atoms[choose_altloc(atoms)]
-        check_duplicates(atoms)
-        structure = require_package("biotite.structure", "from_structure")
-        pairs = self._conect(atoms) if self.conect else None
-        bonds = structure.BondList(atoms.array_length(), pairs)
-        if self.conect:
-            atoms.del_annotation("atom_id")
-        # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = bonds.merge(_component_bonds(atoms))
-        return atoms
-
-    def _conect(self, atoms: Any) -> NDArray[np.int64]:
-        """The bonds of ``CONECT`` ``[B, 3]``, in every copy of an assembly."""
-        hybrid36 = require_package("biotite.structure.io.pdb.hybrid36", "CONECT")
-        pairs = []
-        for line in self.conect:
-            ids = [line[i : i + 5].strip() for i in range(6, 31, 5)]
-            first, *others = [hybrid36.decode_hybrid36(text) for text in ids if text]
-            pairs += [(first, other) for other in others]
-        wanted = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        copies = np.zeros(atoms.array_length(), dtype=int)
-        if "sym_id" in atoms.get_annotation_categories():
-            copies = atoms.sym_id
-        bonds = []
-        for copy in range(copies.max(initial=0) + 1):
-            rows = np.flatnonzero(copies == copy)
-            rows = rows[np.argsort(atoms.atom_id[rows], kind="stable")]
-            serial = atoms.atom_id[rows]
-            place = np.searchsorted(serial, wanted)
-            # A serial number that is not there is an atom that was left out.
-            there = np.isin(wanted, serial).all(axis=1)
-            place = place[there]
-            twice = np.append(serial[1:] == serial[:-1], False)[place]
-            if twice.any():
-                raise AtomEncodingError(
-                    f"CONECT names atom {serial[place[twice]][0]}, which is there twice"
-                )
-            bonds.append(rows[place])
-        ends = np.concatenate(bonds)
-        return np.column_stack([ends, _kinds(atoms, ends)])
-
-
-def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Biotite's types of the bonds of ``CONECT`` ``[B]``, which tells none.
-
-    As in mmCIF, between residues they are single, or coordinate a metal.
+    Raises:
+        ValueError: If a line ends within an atom, or a value cannot be, or there are
+            too many atoms.
     """
-    types = require_package("biotite.structure", "from_structure").BondType
-    residue = find_residues(atoms).index
-    metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
-    kind = np.where(metal, int(types.COORDINATION), int(types.SINGLE))
-    within = residue[ends[:, 0]] == residue[ends[:, 1]]
-    return np.where(within, int(types.ANY), kind)
+    content = check_text(content)
+    limits.check_atoms(file, content.count(b"\nATOM") + content.count(b"\nHETATM"))
+    lines = content.split(b"\n")
+    numbers = [i for i, line in enumerate(lines) if line.startswith(_ATOM)]
+    if not numbers:
+        raise AtomEncodingError("it has no atoms")
+    rows = [lines[i] for i in numbers]
+    if min(map(len, rows)) < 54:
+        row = next(i for i in numbers if len(lines[i]) < 54)
+        raise AtomEncodingError(f"line {row + 1} ends within an atom")
+    letters = np.array(rows, dtype="S80").view(np.uint8).reshape(len(rows), 80)
+    letters[letters == 0] = 32
+    if (letters > 127).any():
+        row = numbers[int((letters > 127).any(axis=1).argmax())]
+        raise AtomEncodingError(f"line {row + 1} has letters beyond ASCII")
+    others = [line for line in lines if not line.startswith(_ATOM)]
+    odd = [line for line in others if line.count(b".") > 2]
+    odd = [line for line in odd if not line.startswith(_OTHERS)]
+    odd = [line for line in odd if _COORDINATES.search(line[20:])]
+    notes.add("lines with coordinates that are no atoms", len(odd))
+    header = b"\n".join(line for line in others if line.startswith(_HEADER))
+    atoms = _columns(letters, numbers, notes)
+    starts, segment = _parts(lines, numbers, atoms, notes)
+    atoms["segment"] = codes.join(segment, codes.code_runs(_texts(letters, 72, 76)))
+    entry = Entry(atoms, np.append(starts, len(rows)))
+    if header:
+        _read_header(entry, header, letters)
+    return entry
 
 
-def _component_bonds(atoms: Any) -> Any:
-    """Bonds by the component dictionary, and those of the polymer.
-
-    A hetero residue has them where the dictionary knows all of its atoms.
-    """
-    info = require_package("biotite.structure.info", "from_structure")
-    names = {*atoms.res_name[~atoms.hetero].tolist(), "HOH"}
-    for name in set(atoms.res_name[atoms.hetero].tolist()) - names:
-        atom_names = np.unique(atoms.atom_name[atoms.res_name == name])
-        if np.isin(atom_names, component_atoms(name)[0]).all():
-            names.add(name)
-    return residue_bonds(atoms, {name: info.bonds_in_residue(name) for name in names})
+def _field(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.bytes_]:
+    return np.ascontiguousarray(letters[:, start:stop]).view(f"S{stop - start}")[:, 0]
 
 
-def check_lines(lines: Sequence[str], closed: bool) -> None:
-    """Raise a ValueError if a PDB file is not whole.
+def _texts(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.str_]:
+    values, which = np.unique(_field(letters, start, stop), return_inverse=True)
+    return np.char.strip(values.astype(str))[which]
 
-    Args:
-        lines (sequence): Its lines.
-        closed (bool): Whether the last one ends with a line break.
-    """
-    atoms: list[tuple[int, str]] = []
-    models, between, ended, counted = 0, False, False, ""
-    for number, line in enumerate(lines, start=1):
-        if line.startswith(ATOM):
-            if ended:
-                raise _error(number, "is an atom behind the END of the file")
-            if between:
-                raise _error(number, "is an atom between two models")
-            atoms.append((number, line))
-        elif line.startswith("MODEL"):
-            if atoms and not models:
-                raise _error(number, "starts a model, but there are atoms before it")
-            models, between = models + 1, False
-        elif line.startswith("ENDMDL"):
-            between = True
-        elif line.startswith("END"):
-            ended = True
-        elif line.startswith("MASTER"):
-            # It counts one model, and one of alternate locations.
-            counted = line[50:55].strip()
-        elif line.lstrip().upper().startswith(ATOM):
-            raise _error(number, f"starts with {line[:7]!r}: write 'ATOM' or 'HETATM'")
-        # Counting dots is faster, and enough for most lines.
-        elif line.count(".") > 2 and not line.startswith(_OTHERS):
-            if _COORDINATES.search(line[20:]):
-                raise _error(number, f"has coordinates, but starts with {line[:6]!r}")
-    if models and not between and not ended:
-        raise AtomEncodingError("its last model has no ENDMDL, so it was cut short")
-    if lines[0].startswith("HEADER") and not (ended or models):
-        raise AtomEncodingError("it has no END record, so it was cut short")
-    if counted.isdigit() and int(counted) > len(atoms):
+
+def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Table:
+    atoms: Table = {"hetero": letters[:, 0] == ord("H")}
+    spans = {"atom_name": (12, 16), "altloc_id": (16, 17), "ins_code": (26, 27)}
+    for key, span in spans.items():
+        atoms[key] = _texts(letters, *span)
+    name, chain = _texts(letters, 17, 20), _texts(letters, 20, 22)
+    if (letters[:, 20] != 32).any():
+        # A known name of four letters, else a chain of two.
+        four = _texts(letters, 17, 21)
+        known = np.isin(four, list(FOUR_LETTERS))
+        # HISA in chain B may well be HIS in chain AB.
+        known &= ~np.isin(name, STANDARD) | (letters[:, 21] == 32)
+        name = np.where(known, four, name)
+        chain = np.where(known, _texts(letters, 21, 22), chain)
+    atoms["res_name"], atoms["chain_id"] = name, chain
+    position = [_numbers(letters, i, i + 8, lines, None) for i in (30, 38, 46)]
+    atoms["coord"] = np.column_stack(position)
+    atoms["occupancy"] = _numbers(letters, 54, 60, lines, 1.0)
+    element = np.char.upper(_texts(letters, 76, 78))
+    charge = codes.of_distinct(_charge, _texts(letters, 78, 80))
+    # Old files number their lines there.
+    there = np.char.isalpha(element)
+    atoms["element"] = np.where(there, element, "")
+    atoms["charge"] = np.where(there | (element == ""), charge, 0)
+    odd = atoms["charge"] == _BAD
+    atoms["charge"][odd] = 0
+    notes.add("charges that are no number read as 0", odd.sum())
+    number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
+    if (number == _BAD).any():
+        row = lines[int((number == _BAD).argmax())]
+        raise AtomEncodingError(f"line {row + 1} has a residue number that is none")
+    blank = (letters[:, 22:26] == 32).all(axis=1)
+    notes.add("atoms without a residue number", blank.sum())
+    unknown = number == _STARS
+    if unknown.any():
+        notes.add("atoms whose residue number did not fit its columns", unknown.sum())
+        place = codes.join(*(codes.code_runs(v) for v in (name, chain, number)))
+        run = np.cumsum(np.diff(place, prepend=place[:1]) != 0)
+        run = split_repeats(run, codes.code(atoms["atom_name"]))
+        number[unknown] = 10_000 + codes.code(run[unknown])
+    atoms["res_id"] = number
+    return atoms
+
+
+def _numbers(
+    letters: NDArray[np.uint8], start: int, stop: int, lines: list[int], blank: Any
+) -> NDArray[np.float64]:
+    """Numbers of a field; NaN for one that did not fit, an error for what is none."""
+    field = _field(letters, start, stop)
+    part = letters[:, start:stop]
+    if (part == ord("*")).any():
+        field = np.where((part == ord("*")).any(axis=1), b"nan", field)
+    empty = (part == 32).all(axis=1)
+    if blank is not None and empty.any():
+        field = np.where(empty, str(blank).encode(), field)
+    # Python reads 1_0 as 10.
+    field = np.where((part == ord("_")).any(axis=1), b"_", field)
+    try:
+        return field.astype(np.float64)
+    except ValueError:
+        row = next(i for i, value in enumerate(field.tolist()) if not _is_number(value))
+        what = bytes(part[row]).decode().strip()
         raise AtomEncodingError(
-            f"it has {len(atoms)} atoms, and its MASTER record counts {counted}"
-        )
-    _check_widths(atoms, lines, closed)
+            f"line {lines[row] + 1} has the number {what!r}"
+        ) from None
 
 
-def _error(number: int, what: str) -> AtomEncodingError:
-    return AtomEncodingError(f"line {number} {what}")
+def _is_number(text: bytes) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
 
 
-def _check_widths(
-    atoms: Sequence[tuple[int, str]], lines: Sequence[str], closed: bool
-) -> None:
-    widest = max((len(line) for _, line in atoms), default=0)
-    for number, line in atoms:
-        if len(line) < widest and len(line) in _WITHIN or len(line) < 54:
-            raise _error(number, "ends within an atom")
-        # Python reads 1_0 as 10.
-        if "_" in line[22:26] or "_" in line[30:54]:
-            raise _error(number, f"has the numbers {line[22:54]!r}")
-        charge = line[78:80].strip()
-        if charge.isdigit() and charge != "0":
-            raise _error(number, f"has the charge {charge!r} without a sign")
-    if atoms and not closed and atoms[-1][1] is lines[-1]:
-        longest = max(len(line.rstrip()) for _, line in atoms[-100:])
-        if len(lines[-1].rstrip()) < longest and len(lines[-1]) < 78:
-            raise _error(len(lines), "ends within an atom")
+def _hybrid36(text: str, width: int) -> int:
+    """A number; beyond what fits, A000 to ZZZZ and then a000 stand for more."""
+    try:
+        if len(text) == width and text[0].isalpha() and text.isalnum():
+            place = 36 ** (width - 1)
+            above = 26 * place if text[0].islower() else 0
+            return int(text, 36) - 10 * place + 10**width + above
+        return int("_" if "_" in text else text or "0")
+    except ValueError:
+        return _STARS if "*" in text else _BAD
 
 
-def fill_blanks(line: str) -> str:
-    """An atom's line with the occupancy, temperature factor and element it lacks."""
-    if line[54:60].strip() and line[60:66].strip() and line[76:78].strip():
-        return line
-    line = line.ljust(80)
-    occupancy = line[54:60] if line[54:60].strip() else "  1.00"
-    factor = line[60:66] if line[60:66].strip() else "  0.00"
-    element = line[76:78]
-    if not element.strip():
-        element = _element(line[12:16], line[17:20].strip()).rjust(2)
-    return f"{line[:54]}{occupancy}{factor}{line[66:76]}{element}{line[78:]}"
+def _charge(text: str) -> int:
+    digits = text.strip("+-") if text else "0"
+    if not digits.isdigit():
+        return _BAD
+    return -int(digits) if "-" in text else int(digits)
 
 
-@lru_cache(maxsize=100_000)
-def _element(field: str, residue: str) -> str:
-    """The element by the component dictionary, else by where the name stands."""
-    names, elements, *_ = component_atoms(residue)
-    found = elements[names == field.strip()]
-    if len(found):
-        return str(found[0])
-    # A symbol is right-aligned in the first two columns, but for names of four letters.
-    if field[0].isalpha() and (field[3] == " " or field[0] not in "HCNOPS"):
-        return field[:2].strip()
-    return field.strip().lstrip("0123456789'")[:1]
+def _parts(
+    lines: list[bytes], numbers: list[int], atoms: Table, notes: Notes
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where models start, and which of TER's stretches every atom is in."""
+    marks = [(i, line[:6].rstrip()) for i, line in enumerate(lines)
+             if line.startswith((b"TER", b"END", b"MODEL", b"MASTER"))]  # fmt: skip
+    place = np.searchsorted(numbers, [i for i, _ in marks]).tolist()
+    at_mark: dict[bytes, list[int]] = {}
+    for at, (_, mark) in zip(place, marks, strict=True):
+        at_mark.setdefault(mark, []).append(at)
+    ter, ends = at_mark.get(b"TER", []), set(at_mark.get(b"END", []))
+    begun, ended = (at_mark.get(mark, []) for mark in (b"MODEL", b"ENDMDL"))
+    starts, count = {0, *begun, *ended}, len(numbers)
+    # Behind an END stands another model if it has the same atoms, else more of them.
+    for at in sorted(ends - {0, count} - starts):
+        start = max(start for start in starts if start < at)
+        stop = min(stop for stop in (*starts, *ends, count) if stop > at)
+        name = atoms["atom_name"]
+        if np.array_equal(name[start:at], name[at:stop]):
+            starts.add(at)
+        notes.add("records END with atoms behind them")
+        ter.append(at)
+    if lines[0].startswith(b"HEADER") and not (ends or ended):
+        notes.add(f"the END is missing, {_CUT}")
+    if begun and max(ended, default=0) < count and not ends:
+        notes.add(f"the last model has no end, {_CUT}")
+    for i, mark in marks:
+        counted = lines[i][50:55].strip()
+        if mark == b"MASTER" and counted.isdigit() and int(counted) > count:
+            notes.add(f"MASTER counts more atoms, {_CUT}")
+    if lines[-1].startswith(_ATOM) and len(lines[-1]) < len(lines[numbers[0]]):
+        notes.add(f"the last line is short, {_CUT}")
+    known = sorted(starts - {count})
+    sizes = {b - a for a, b in pairwise([*known, count])}
+    if len(sizes) > 1 and len(begun) != len(ended):
+        notes.add("models have different numbers of atoms")
+    segment = np.zeros(count + 1, dtype=np.int64)
+    np.add.at(segment, ter, 1)
+    return np.array(known), np.cumsum(segment)[:-1]
+
+
+def _read_header(entry: Entry, header: bytes, letters: NDArray[np.uint8]) -> None:
+    """Declared bonds and assemblies, as gemmi reads them."""
+    gemmi = require_package("gemmi", "from_structure")
+    structure = gemmi.read_pdb_string(header + b"\nEND\n")
+    kinds = {gemmi.ConnectionType.MetalC: 8}
+    for bond in structure.connections:
+        if bond.asu != gemmi.Asu.Different:
+            one, other = _place(bond.partner1), _place(bond.partner2)
+            entry.links.append((one, other, kinds.get(bond.type, 1)))
+    for assembly in structure.assemblies:
+        for generator in assembly.generators:
+            names = []
+            for operator in generator.operators:
+                # Not the name of the operator, which may be there with another meaning.
+                names.append(str(len(entry.operators)))
+                moved = operator.transform
+                entry.operators[names[-1]] = (
+                    np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
+                )  # fmt: skip
+            entry.generators.append((assembly.name, ",".join(names), generator.chains))
+    pairs = [(a, b) for a, others in structure.conect_map.items() for b in others]
+    if not pairs:
+        return
+    serial = codes.of_distinct(lambda text: _hybrid36(text, 5), _texts(letters, 6, 11))
+    wanted = np.array(pairs, dtype=np.int64)
+    found = []
+    for start, stop in pairwise(entry.models.tolist()):
+        order = np.argsort(serial[start:stop], kind="stable")
+        ordered = serial[start:stop][order]
+        place = np.searchsorted(ordered, wanted)
+        # A serial number that is not there is an atom that was left out.
+        there = np.isin(wanted, ordered).all(axis=1)
+        place = place[there]
+        twice = np.append(ordered[1:] == ordered[:-1], False)[place]
+        if twice.any():
+            number = ordered[place[twice]][0]
+            raise AtomEncodingError(f"CONECT names atom {number}, which is there twice")
+        found.append(start + order[place])
+    entry.pairs = np.concatenate(found)
+
+
+def _place(end: Any) -> tuple[str, ...]:
+    residue = end.res_id
+    return (
+        end.chain_name, str(residue.seqid.num), residue.seqid.icode.strip(),
+        residue.name, end.atom_name, end.altloc.strip("\0 "),
+    )  # fmt: skip

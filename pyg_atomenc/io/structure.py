@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -10,13 +10,14 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from pyg_atomenc.checks import check_choice, check_type
-from pyg_atomenc.chem.residues import WATERS
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import check_positions, from_atom_array
-from pyg_atomenc.io.cif import CifDocument
+from pyg_atomenc.io.bcif import read_bcif
+from pyg_atomenc.io.cif import read_cif
 from pyg_atomenc.io.limits import Limits, read_bytes
-from pyg_atomenc.io.pdb import PdbDocument
+from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.io.pdb import read_pdb
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
@@ -37,6 +38,9 @@ def from_structure(
     waters: bool = True,
     hydrogens: bool = True,
     unresolved: bool = False,
+    block: Optional[str] = None,
+    ligands: Optional[Mapping[str, Any]] = None,
+    strict: bool = False,
     limits: Optional[Limits] = None,
 ) -> Union[AtomTokenData, list[AtomTokenData]]:
     """Read a structure file: mmCIF, BinaryCIF or PDB, also gzipped.
@@ -45,8 +49,9 @@ def from_structure(
     one with the highest summed occupancy, the first of equal ones. Bonds inside
     residues come from the file's own component tables or the Chemical Component
     Dictionary, those between residues from the polymer and from the file's connections
-    (``struct_conn``, ``CONECT``); a ligand of a PDB file that the dictionary does not
-    know has those of ``CONECT`` alone.
+    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``). A ligand that neither knows has
+    the orders of its template in ``ligands``, else bonds by distance. The names that
+    AMBER, CHARMM and GROMACS give residues and atoms become those of the PDB.
 
     Args:
         path (str or os.PathLike): The file. Its name tells the format: ``.cif``,
@@ -67,11 +72,19 @@ def from_structure(
         unresolved (bool): Add the heavy atoms of the full sequence that the
             coordinates lack, with NaN as positions; ``is_resolved`` tells them apart
             (mmCIF with ``pdbx_poly_seq_scheme`` only). (default: ``False``)
+        block (str, optional): The data block of an mmCIF or BinaryCIF file. (default:
+            the first that has atoms)
+        ligands (mapping, optional): Names of residues that the dictionary does not know
+            → their molecules, each a SMILES or a ``rdkit.Chem.Mol``. (default: none)
+        strict (bool): Refuse a file of which something would have to be assumed.
+            (default: ``False``)
         limits (Limits, optional): What the file may hold at most.
             (default: :class:`~pyg_atomenc.io.Limits`)
 
     Returns:
-        AtomTokenData or list: As from :func:`from_atom_array`; a list for ``"all"``.
+        AtomTokenData or list: As from :func:`from_atom_array`, and ``reading_notes``:
+        what was assumed of the file, one kind a line with how often, which a warning
+        tells, too; ``""`` for nothing. A list for ``"all"``.
 
     Raises:
         ValueError: If the file is missing, empty, damaged, cut short, over a limit or
@@ -79,7 +92,8 @@ def from_structure(
             that cannot be. Its message starts with the file's name.
         ImportError: If biotite is not installed.
     """
-    require_package("biotite.structure.io", "from_structure")
+    for package in ("biotite.structure", "gemmi"):
+        require_package(package, "from_structure")
     _check_options(model, assembly, chains, numbering)
     file, limits = Path(path), limits or Limits()
     suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
@@ -88,48 +102,45 @@ def from_structure(
             f"{file}: its name ends in none of {', '.join(_FORMATS)} (with or without "
             f".gz). Rename the file after its format."
         )
-    kind = _FORMATS[suffix]
+    kind, notes = _FORMATS[suffix], Notes(file)
     content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
         if kind == "PDB":
-            document: Any = PdbDocument(file, content, limits)
+            entry = read_pdb(content, file, limits, notes)
         else:
-            document = CifDocument(file, content, limits, kind == "BinaryCIF")
-        count = document.num_models
-        known = document.assemblies if assembly is not None else [None]
-    if count == 0:
-        raise FileFormatError(
-            f"{file}: holds no atoms. Check that its name ends in its true format."
-        )
-    if model != "all" and model > count:
+            read = read_bcif if kind == "BinaryCIF" else read_cif
+            entry = read(content, file, limits, notes, block)
+    count, known = entry.num_models, entry.assemblies
+    numbers = range(1, count + 1) if model == "all" else [int(model)]
+    if numbers[-1] > count:
         raise FileFormatError(
             f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
             f"to {count}, or 'all'."
         )
-    if assembly not in known:
+    if assembly is not None and assembly not in known:
         raise FileFormatError(
             f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these as "
             f"'assembly', or None."
         )
     graphs = []
-    for number in range(1, count + 1) if model == "all" else [model]:
+    for number in numbers:
         with _one_kind_of_error(file, kind):
-            atoms = document.read(number, assembly)
-        limits.check_atoms(file, atoms.array_length())
+            atoms = entry.read(number, assembly, file, limits, notes, ligands or {})
         try:
-            if atoms.array_length() > 0:
-                atoms = _prepare(atoms, document, kind, numbering, unresolved)
+            atoms = _prepare(atoms, entry.sequence, kind, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)
             if left.array_length() == 0:
-                found = atoms.array_length()
                 raise AtomEncodingError(
-                    f"holds no atoms in model {number}"
-                    + (f" but {found} of waters and hydrogens" if found else "")
-                    + ". Check the file, and 'model', 'waters' and 'hydrogens'."
+                    f"holds no atoms in model {number} but {atoms.array_length()} of "
+                    f"waters and hydrogens. Check 'model', 'waters' and 'hydrogens'."
                 )
             graphs.append(from_atom_array(left, tokenizer))
         except AtomEncodingError as error:
             raise FileFormatError(f"{file}: {error}") from error
+    notes.tell(strict)
+    for data in graphs:
+        # Beside the graph, not in it: graphs that other readers made batch with it.
+        data.__dict__["reading_notes"] = notes.text
     return graphs if model == "all" else graphs[0]
 
 
@@ -173,9 +184,12 @@ def _reason(error: Exception) -> str:
 
 
 def _prepare(
-    atoms: Any, document: Any, kind: str, numbering: str, unresolved: bool
+    atoms: Any, sequence: Any, kind: str, numbering: str, unresolved: bool
 ) -> Any:
-    check_positions(atoms, atoms.coord)
+    resolved = None
+    if "is_resolved" in atoms.get_annotation_categories():
+        resolved = atoms.is_resolved
+    check_positions(atoms, atoms.coord, resolved)
     if unresolved:
         if kind == "PDB":
             raise AtomEncodingError(
@@ -183,7 +197,7 @@ def _prepare(
                 "pass the entry's mmCIF file, or unresolved=False."
             )
         try:
-            atoms = add_unresolved(atoms, document.block)
+            atoms = add_unresolved(atoms, sequence)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             if isinstance(error, AtomEncodingError):
                 raise
@@ -200,8 +214,8 @@ def _prepare(
         # The authors' numbers tell waters apart, which have none of the sequence.
         atoms.set_annotation("auth_seq_id", atoms.res_id)
         atoms.chain_id = atoms.label_asym_id
-        known = np.char.isdigit(atoms.label_seq_id)
-        atoms.res_id = np.where(known, atoms.label_seq_id, "0").astype(int)
+        number = np.where(atoms.label_seq_id == ".", "0", atoms.label_seq_id)
+        atoms.res_id = number.astype(int)
     return atoms
 
 
@@ -218,7 +232,7 @@ def _select(
             )
         keep &= np.isin(atoms.chain_id, list(chains))
     if not waters:
-        keep &= ~np.isin(atoms.res_name, WATERS)
+        keep &= (atoms.res_name != "HOH") & (atoms.res_name != "DOD")
     if not hydrogens:
         keep &= ~np.isin(np.char.upper(atoms.element), ("H", "D", "T"))
     return atoms if keep.all() else atoms[keep]

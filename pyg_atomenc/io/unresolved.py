@@ -1,13 +1,13 @@
 """Atoms that an entry's sequence has, but its coordinates lack."""
 
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem.bonds import residue_bonds
 from pyg_atomenc.chem.codes import by_first_atom, code, places
-from pyg_atomenc.chem.components import component_atoms
+from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -15,23 +15,21 @@ _NONE = (".", "?", "")
 _PHOSPHATE = ("P", "OP1", "OP2")
 
 
-def add_unresolved(atoms: Any, block: Any) -> Any:
+def add_unresolved(atoms: Any, scheme: Optional[dict[str, Any]]) -> Any:
     """Add the heavy atoms that were not observed, with NaN as positions.
 
-    Residues that are missing altogether come from ``pdbx_poly_seq_scheme`` of the
-    file's block; atoms that are missing in a residue, from the Chemical Component
-    Dictionary, but for those that leave when a bond is formed. Polymers then have the
-    order of their sequence, and atoms the annotation ``is_resolved``.
+    Residues that are missing altogether come from ``scheme``, the columns of the file's
+    ``pdbx_poly_seq_scheme`` by name; atoms that are missing in a residue, from the
+    Chemical Component Dictionary, but for those that leave when a bond is formed.
+    Polymers then have the order of their sequence, and atoms the annotation
+    ``is_resolved``.
     """
     structure = require_package("biotite.structure", "unresolved atoms")
-    if "pdbx_poly_seq_scheme" not in block or "label_asym_id" not in (
-        atoms.get_annotation_categories()
-    ):
+    if scheme is None or "label_asym_id" not in (atoms.get_annotation_categories()):
         raise AtomEncodingError(
             "'unresolved' is True, but the file has no pdbx_poly_seq_scheme to tell "
             "its full sequence: pass unresolved=False"
         )
-    scheme = block["pdbx_poly_seq_scheme"]
     if "sym_id" not in atoms.get_annotation_categories():
         return _complete(atoms, scheme)
     # Every copy of an assembly has its own gaps.
@@ -42,14 +40,13 @@ def add_unresolved(atoms: Any, block: Any) -> Any:
 
 def _complete(atoms: Any, scheme: Any) -> Any:
     atoms = atoms.copy()
-    atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
+    if "is_resolved" not in atoms.get_annotation_categories():
+        atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
     structure = require_package("biotite.structure", "unresolved atoms")
     parts = [atoms, *_missing_atoms(atoms), *_missing_residues(atoms, scheme)]
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
-    info = require_package("biotite.structure.info", "unresolved atoms")
-    names = np.unique(merged.res_name).tolist()
-    table = {name: info.bonds_in_residue(name) for name in names}
+    table = {name: component_bonds(name) for name in set(merged.res_name.tolist())}
     pairs = residue_bonds(merged, table).as_array()
     # What was observed is bonded as the file says; the rest as the dictionary does.
     added = ~merged.is_resolved[pairs[:, :2]].all(axis=1)
@@ -96,7 +93,7 @@ def _missing_atoms(atoms: Any) -> list[Any]:
 
 def _missing_residues(atoms: Any, scheme: Any) -> list[Any]:
     keys = "asym_id seq_id mon_id pdb_strand_id pdb_seq_num pdb_ins_code".split()
-    rows = zip(*(scheme[key].as_array(str).tolist() for key in keys), strict=True)
+    rows = zip(*(scheme[key].astype(str).tolist() for key in keys), strict=True)
     shown = atoms.label_asym_id.tolist()
     there = set(zip(shown, atoms.label_seq_id.tolist(), strict=True))
     shown, parts = set(shown), []

@@ -18,10 +18,10 @@ class Residue:
     """Makes every residue, nucleotide, water and ligand molecule one token.
 
     Atoms of the same chain, residue number, insertion code and residue name belong
-    together, also where they stand apart, as hydrogens at the end of a file do. Only
-    where a later stretch repeats an atom name, as when residue numbers start anew after
-    9,999 waters, is it a residue of its own. Tokens are numbered by their first atom. A
-    molecule of RDKit has the residues of its PDB information; without, it is one.
+    together, also where they stand apart, as hydrogens at the end of a file do. Where
+    an atom name comes back, as in waters of one number or when numbers start anew after
+    9,999, another residue starts. Tokens are numbered by their first atom. A molecule
+    of RDKit has the residues of its PDB information; without, it is one.
 
     Every tokenizer of structures gives, for ``T`` tokens:
 

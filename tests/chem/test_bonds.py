@@ -53,9 +53,10 @@ def test_atoms_that_do_not_stand_together_and_double_names():
     assert pairs(residue_bonds(atoms, table)) == {
         (0, 1): 1, (1, 4): 2, (2, 3): 5, (2, 4): 1
     }  # fmt: skip
+    # A name that comes back starts another residue.
     double = chain(("GLY", "N", "CA", "CA", "C"))
     assert pairs(residue_bonds(double, table)) == {
-        (0, 1): 1, (0, 2): 1, (1, 3): 2, (2, 3): 2
+        (0, 1): 1, (2, 3): 2
     }  # fmt: skip
 
 
@@ -63,7 +64,12 @@ def test_numbers_that_jump():
     atoms = chain(("GLY", "N", "CA", "C"), ("GLY", "N", "CA", "C"))
     atoms.coord = np.arange(18).reshape(6, 3) * 10.0
     table = {}
-    assert pairs(residue_bonds(atoms, table)) == {(2, 3): 1}
+    # 17 Å apart, though numbers follow.
+    assert pairs(residue_bonds(atoms, table)) == {}
+    for nearer in ([3, 0, 0], [np.nan] * 3):
+        atoms.coord[3] = atoms.coord[2] + nearer
+        assert pairs(residue_bonds(atoms, table)) == {(2, 3): 1}
+    atoms.coord[3] = atoms.coord[2] + [3, 0, 0]
     atoms.res_id[3:] = 4
     assert pairs(residue_bonds(atoms, table)) == {}
     # Close to each other, they are bonded whatever their numbers are.

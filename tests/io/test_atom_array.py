@@ -31,6 +31,7 @@ def assert_equal(one, other):
 def test_real_entries_there_and_back(name, options, structures):
     data = from_structure(structures / name, **options)
     again = from_atom_array(to_atom_array(data))
+    assert data.reading_notes == ""
     assert_equal(again, data)
 
 

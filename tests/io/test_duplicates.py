@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyg_atomenc.io.duplicates import check_duplicates, choose_altloc
+from pyg_atomenc.io.duplicates import choose_altloc
 
 struc = pytest.importorskip("biotite.structure", reason="biotite is not installed")
 
@@ -55,11 +55,12 @@ def test_nothing_to_choose():
     assert kept([(1, "SER", "CB", " ", 1.0), (2, "SER", "CB", "?", 1.0)]) == [0, 1]
 
 
-def test_waters_whose_numbers_start_anew_are_no_duplicates():
-    atoms = struc.AtomArray(700)
-    atoms.res_id = np.arange(700) % 7
-    atoms.res_name[:], atoms.atom_name[:], atoms.chain_id[:] = "HOH", "O", "W"
-    check_duplicates(atoms)
-    atoms.res_id[:] = 1
-    with pytest.raises(ValueError, match="it has 700 atoms O in residue HOH 1"):
-        check_duplicates(atoms)
+def test_a_location_beside_none_of_the_same_atom():
+    rows = [
+        (1, "SER", "CA", "", 1.0),
+        (1, "SER", "CB", "", 0.6),
+        (1, "SER", "CB", "B", 0.4),
+    ]
+    assert kept(rows) == [0, 1]
+    rows[1], rows[2] = (1, "SER", "CB", "", 0.3), (1, "SER", "CB", "B", 0.7)
+    assert kept(rows) == [0, 2]

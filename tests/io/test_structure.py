@@ -141,10 +141,9 @@ BAD = {
     "a pdb.cif": PDB,
     "no coordinates.cif": mmcif().replace("Cartn_x", "Cartn_q"),
     "no number.cif": mmcif().replace("3.0 0 0", "three 0 0"),
-    "not a number.cif": mmcif().replace("2.0 0 0", "nan 0 0"),
-    "unknown position.cif": mmcif().replace("2.0 0 0", "? 0 0"),
+    "infinite.cif": mmcif().replace("2.0 0 0", "inf 0 0"),
     "cut.cif": mmcif()[: mmcif().index("#") - 30],
-    "nan.pdb": PDB.replace("   2.000   1.400", "     nan   1.400"),
+    "inf.pdb": PDB.replace("   2.000   1.400", "     inf   1.400"),
     "element.pdb": PDB.replace("           O\n", "          Qq\n"),
     "text.xyz": "C 0 0 0",
 }

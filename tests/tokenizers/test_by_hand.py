@@ -97,7 +97,7 @@ NAMES = {
     (ligand, "BRICS()"): ["*N1CCc2ccccc21", "*C(*)=O", "*C1CC1"],
 }  # fmt: skip
 KINDS = {
-    (disulfide, "Residue()"): [3, 0, 0, 3],
+    (disulfide, "Residue()"): [0, 0, 0, 0],
     (glycan, "Residue()"): [0, 3],
     (phosphoserine, "Residue()"): [0, 0],
     (dna, "Residue()"): [1, 1, 3],

@@ -1,0 +1,192 @@
+"""The names that programs give residues, waters, ions and atoms → those of the PDB.
+
+Sources: residues and ions of AMBER's leap libraries (amino12.lib, nucleic12.lib,
+atomic_ions.lib), CHARMM36's topologies (top_all36_prot.rtf, top_all36_na.rtf,
+toppar_water_ions.str) and GROMACS' residuetypes.dat; the PDB's former names of atoms
+from its remediation of 2007.
+"""
+
+from functools import lru_cache
+from typing import Any, Optional
+
+import numpy as np
+
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.components import SYMBOLS, component_atoms
+from pyg_atomenc.chem.residues import AMINO_ACIDS, find_residues
+
+_OTHERS = {
+    "HIS": "HIE HID HIP HSD HSE HSP HISA HISB HISD HISE HISH",
+    "CYS": "CYX CYM CYN CYS2",
+    "ASP": "ASH ASPP ASPH", "GLU": "GLH GLUP GLUH", "LYS": "LYN LSN LYSH",
+    "HOH": "WAT SOL SPC SPCE H2O TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P OPC",
+    "A": "ADE", "DA": "ADE", "G": "GUA", "DG": "GUA", "C": "CYT", "DC": "CYT",
+    "U": "URA", "DT": "THY",
+}  # fmt: skip
+_IONS = {
+    "NA": "SOD NA+", "K": "POT K+", "CL": "CLA CL-", "CA": "CAL CA2 CA2+",
+    "LI": "LIT LI+", "MG": "MG2 MG2+", "ZN": "ZN2 ZN2+", "CS": "CES CS+",
+    "RB": "RUB RB+", "BA": "BAR", "CD": "CAD CD2",
+}  # fmt: skip
+# What stands where an atom's name is not one of its component.
+_ATOMS = {
+    "O1P": "OP1", "O2P": "OP2", "O3P": "OP3", "OT1": "O", "OT2": "OXT", "OC1": "O",
+    "OC2": "OXT", "O5T": "O5'", "C5M": "C7", "CD": "CD1", "CH3": "C", "CAY": "CH3",
+    "CY": "C", "OY": "O", "NT": "N", "CAT": "C", "OW": "O", "OH2": "O", "HW1": "H1",
+    "HW2": "H2", "HW3": "H2",
+}  # fmt: skip
+# Two letters that are an element though the first one alone is a frequent one, too.
+_ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
+_ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
+
+
+def _options() -> dict[str, tuple[str, ...]]:
+    """What every other name may stand for."""
+    found: dict[str, list[str]] = {}
+    for target, names in {**_OTHERS, **_IONS}.items():
+        for name in names.split():
+            found.setdefault(name, []).append(target)
+    for amino in AMINO_ACIDS:
+        # The ends of a chain, in AMBER.
+        for name in (amino, *_OTHERS.get(amino, "").split()):
+            for end in "NC":
+                found.setdefault(end + name, []).append(amino)
+    for base in "ACGTU":
+        for end in "53N":
+            if base != "T":
+                found[base + end] = found[f"R{base}{end}"] = [base]
+            if base != "U":
+                found[f"D{base}{end}"] = ["D" + base]
+        if base != "T":
+            found[f"R{base}"] = [base]
+    return {name: tuple(targets) for name, targets in found.items()}
+
+
+_STANDS_FOR = _options()
+FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4}
+"""Names that need the four columns which others leave to a chain of two letters."""
+
+
+def standard_names(atoms: Any, notes: Any) -> Any:
+    """Give residues and atoms the names of the PDB, and atoms their elements.
+
+    A name that is one of the component dictionary, too, is changed only if the
+    residue's atoms are those of the other component and not its own.
+
+    Args:
+        atoms (biotite.structure.AtomArray): The atoms; may be changed.
+        notes (Notes): Keeps what was changed.
+
+    Returns:
+        biotite.structure.AtomArray: Without the virtual sites of waters.
+    """
+    virtual = np.zeros(atoms.array_length(), dtype=bool)
+    for name in codes.distinct(atoms.res_name)[0].tolist():
+        options = _STANDS_FOR.get(name.upper(), (name,))
+        rows = np.flatnonzero(atoms.res_name == name)
+        atom_names = atoms.atom_name[rows]
+        named, target = {atom.upper() for atom in atom_names.tolist()}, options[0]
+        if options == (name,):
+            continue
+        if target == "HOH":
+            kinds = {atom: _in_water(atom) for atom in named}
+            if all(kinds.values()):
+                of_atom = np.array(
+                    [kinds[atom.upper()] for atom in atom_names.tolist()]
+                )
+                atoms.res_name[rows] = target
+                virtual[rows] = of_atom == "virtual"
+                notes.add(f"residues {name} read as HOH", (of_atom == "O").sum())
+        elif target in _IONS:
+            if named <= {name.upper(), target, *_IONS[target].split()}:
+                atoms.res_name[rows] = atoms.atom_name[rows] = target
+                atoms.element[rows] = target
+                notes.add(f"residues {name} read as {target}", len(rows))
+        else:
+            _rename_residues(atoms, rows, name, notes)
+    notes.add("virtual sites of waters left out", virtual.sum())
+    atoms = atoms[~virtual] if virtual.any() else atoms
+    _rename_atoms(atoms, notes)
+    return atoms
+
+
+def _in_water(atom: str) -> str:
+    """What an atom of a water is: ``""`` for one that is in none."""
+    if atom in ("O", "OW", "OH2"):
+        return "O"
+    if atom.strip("0123456789") in ("H", "HW", "D"):
+        return "H"
+    return (
+        "virtual" if atom.strip("0123456789") in ("M", "MW", "EP", "EPW", "LP") else ""
+    )
+
+
+def _rename_residues(atoms: Any, rows: Any, name: str, notes: Any) -> None:
+    """Give residues of one name that of the component whose atoms they have."""
+    index = find_residues(atoms[rows]).index
+    for place in codes.places(index):
+        there = rows[place]
+        target = _target(name.upper(), frozenset(atoms.atom_name[there].tolist()))
+        if target is not None:
+            notes.add(f"residues {name} read as {target}")
+            atoms.res_name[there] = target
+
+
+@lru_cache(maxsize=10_000)
+def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
+    """The component that atoms of a residue of this name are; ``None`` for its own."""
+    heavy = {a for a in atoms if a.lstrip("0123456789")[:1] not in ("H", "D", "")}
+    # How many heavy atoms are missing, if the others fit; its own name wins a tie.
+    missing = {}
+    for option in (name, *_STANDS_FOR[name]):
+        known, elements, _, leaving, _ = component_atoms(option)
+        stays = set(known[~leaving & (elements != "H")].tolist())
+        if {_atom_name(atom, option) for atom in heavy} <= set(known.tolist()):
+            missing[option] = len(stays - {_atom_name(atom, option) for atom in heavy})
+    best = min(missing, key=lambda option: missing[option], default=name)
+    return None if best == name else best
+
+
+@lru_cache(maxsize=100_000)
+def _atom_name(name: str, component: str) -> str:
+    """An atom's name in a component; the name itself where that has no better one."""
+    known = component_atoms(component)[0]
+    for option in (name, name.replace("*", "'"), _ATOMS.get(name, name)):
+        if option in known:
+            return option
+    return name
+
+
+def _rename_atoms(atoms: Any, notes: Any) -> None:
+    residues, residue = codes.distinct(atoms.res_name)
+    names, atom = codes.distinct(atoms.atom_name)
+    pairs, which = np.unique(residue * len(names) + atom, return_inverse=True)
+    found = [(str(residues[p // len(names)]), str(names[p % len(names)]))
+             for p in pairs.tolist()]  # fmt: skip
+    new = np.array([_atom_name(name, component) for component, name in found])
+    changed = new != [name for _, name in found]
+    if changed.any():
+        rows = changed[which]
+        notes.add("atoms renamed after the component dictionary", rows.sum())
+        atoms.atom_name[rows] = new[which[rows]]
+    blank = atoms.element == ""
+    if blank.any():
+        guessed = [_element(component, name) for (component, _), name
+                   in zip(found, new.tolist(), strict=True)]  # fmt: skip
+        symbol, known = (np.array(part) for part in zip(*guessed, strict=True))
+        atoms.element[blank] = symbol[which[blank]]
+        notes.add("elements told from names of atoms", (~known[which[blank]]).sum())
+
+
+def _element(component: str, name: str) -> tuple[str, bool]:
+    """An atom's element, and whether the component dictionary tells it."""
+    known, elements, *_ = component_atoms(component)
+    found = elements[known == name]
+    if len(found):
+        return str(found[0]), True
+    letters = name.upper().lstrip("0123456789'\"*")
+    if letters == component.upper() and letters in SYMBOLS:
+        return letters, True
+    if letters[:2] in _ELEMENTS:
+        return letters[:2], False
+    return (letters[:1] if letters[:1] in (*SYMBOLS, "D") else "X"), False

@@ -1,0 +1,125 @@
+"""BinaryCIF files → `Entry`, with all sizes checked."""
+
+from collections.abc import Collection
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.io.cif import ATOM_COLUMNS, TABLES, choose_block, entry_of
+from pyg_atomenc.io.entry import Entry, Table
+from pyg_atomenc.io.limits import Limits
+from pyg_atomenc.io.notes import Notes
+
+# The longest text of a table that may have a row for every atom.
+_LONGEST = 1024
+
+
+def read_bcif(
+    content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
+) -> Entry:
+    """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`.
+
+    biotite decodes the arrays, one step after another; here is checked that each has
+    as many values as the file says, since biotite fills up what is missing with zeros.
+    """
+    msgpack = require_package("msgpack", "BinaryCIF")
+    blocks = msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]
+    found: dict[str, Any] = {}
+    for part in blocks:
+        if part["header"] in found:
+            raise AtomEncodingError(f"it has two blocks {part['header']}")
+        names = [category["name"].lstrip("_") for category in part["categories"]]
+        found[part["header"]] = part["categories"] if "atom_site" in names else None
+    tables: Table = {}
+    for category in choose_block(found, block, notes):
+        name = category["name"].lstrip("_")
+        if name not in TABLES:
+            continue
+        if name in tables:
+            raise AtomEncodingError(f"it has {name} more than once")
+        rows = _size(category["rowCount"], 16 * limits.atoms)
+        if name == "atom_site":
+            limits.check_atoms(file, rows)
+        columns = ATOM_COLUMNS if name == "atom_site" else None
+        tables[name] = _category(category, columns, rows)
+    return entry_of(tables)
+
+
+def _category(category: Any, columns: Optional[Collection[str]], rows: int) -> Table:
+    made: Table = {}
+    for column in category["columns"]:
+        name = column["name"]
+        if columns is not None and name not in columns:
+            continue
+        if name in made:
+            raise AtomEncodingError(f"it has the column {name} more than once")
+        data = _decode(column["data"]["data"], column["data"]["encoding"], rows)
+        mask = column["mask"]
+        if mask is not None:
+            mask = _decode(mask["data"], mask["encoding"], rows)
+            if not np.isin(mask, (0, 1, 2)).all():
+                raise AtomEncodingError(f"the mask of {name} is none")
+        for array in (data, mask):
+            if array is not None and array.shape != (rows,):
+                raise AtomEncodingError(f"{name}: {array.size} values for {rows} rows")
+        if mask is not None and mask.any():
+            # As in a text: '.' for none, '?' for not known.
+            nothing = np.array(["", ".", "?"])[mask]
+            data = np.where(mask != 0, nothing, data.astype(str))
+        made[name] = data
+    return made
+
+
+def _size(value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise AtomEncodingError(f"a table or array has the size {value!r}")
+    return value
+
+
+def _decode(data: Any, steps: Any, rows: int) -> NDArray[Any]:
+    """Undo the steps of an encoding, the last one first."""
+    encodings = require_package("biotite.structure.io.pdbx.encoding", "BinaryCIF")
+    for step in reversed(steps):
+        kind = step["kind"]
+        if kind == "StringArray":
+            data = _strings(data, step, rows)
+            continue
+        if kind == "RunLength":
+            lengths = data[1::2]
+            whole = len(data) % 2 == 0 and not (lengths < 0).any()
+            count = int(lengths.sum(dtype=np.int64)) if whole else -1
+        elif kind == "IntegerPacking":
+            count = _count_packed(data)
+        else:
+            count = None
+        if count is not None and count != _size(step.get("srcSize"), max(rows, 2**16)):
+            raise AtomEncodingError(f"{kind} gives {count} of {step['srcSize']} values")
+        data = encodings.deserialize_encoding(step).decode(data)
+    return data if data.flags.writeable else data.copy()
+
+
+def _count_packed(data: NDArray[Any]) -> int:
+    """How many numbers packed integers make: an extreme one goes on in the next."""
+    info = np.iinfo(data.dtype)
+    goes_on = data == info.max
+    if info.min < 0:
+        goes_on |= data == info.min
+    return -1 if len(data) and goes_on[-1] else int((~goes_on).sum())
+
+
+def _strings(data: Any, step: Any, rows: int) -> NDArray[np.str_]:
+    text, index = step["stringData"], _decode(data, step["dataEncoding"], rows)
+    ends = _decode(step["offsets"], step["offsetEncoding"], max(rows, len(text)))
+    strings = [text[a:b] for a, b in pairwise(ends.tolist())]
+    longest = max(map(len, strings), default=0)
+    most = max(_LONGEST, 2**24 // (rows + 1))
+    if sum(map(len, strings)) != len(text) or longest > most:
+        raise AtomEncodingError("its texts do not add up, or one is too long")
+    if len(index) and not -1 <= index.min() <= index.max() < len(strings):
+        raise AtomEncodingError("a text is missing")
+    # The index -1 stands for no text.
+    return np.array([*strings, ""])[index]

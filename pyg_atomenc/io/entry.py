@@ -1,0 +1,214 @@
+"""`Entry`: what a structure file holds, whatever its format, and one model of it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.bonds import bond_hydrogens, residue_bonds
+from pyg_atomenc.chem.components import component_atoms, component_bonds
+from pyg_atomenc.chem.ligands import bond_ligands
+from pyg_atomenc.chem.names import standard_names
+from pyg_atomenc.chem.residues import STANDARD
+from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.io.duplicates import choose_altloc
+from pyg_atomenc.io.limits import Limits
+from pyg_atomenc.io.notes import Notes
+
+# What every atom has beside its position; those behind are of some formats.
+COLUMNS = (
+    "chain_id res_id ins_code res_name hetero atom_name element charge occupancy "
+    "altloc_id label_asym_id label_seq_id segment"
+).split()
+# What names an atom in a table of bonds.
+PLACE = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "altloc_id")
+Table = dict[str, Any]
+
+
+@dataclass
+class Entry:
+    """A structure file: what all parsers give."""
+
+    # `coord` [A, 3] in ångström, and what COLUMNS names [A], of all models.
+    atoms: Table
+    # Where each model starts, and the end [M + 1].
+    models: NDArray[np.int64]
+    # Declared bonds: two atoms, as values of the columns `place`, and biotite's type.
+    links: list[Any] = field(default_factory=list)
+    place: tuple[str, ...] = PLACE
+    # Bonds between rows of `atoms` whose type nobody tells [B, 2].
+    pairs: Any = None
+    # Component → its bonds, by the file itself.
+    component_bonds: Table = field(default_factory=dict)
+    # Of each assembly the id, an expression of operators, and the chains they copy.
+    generators: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    # Name → rotation [3, 3] and shift [3].
+    operators: Table = field(default_factory=dict)
+    chain_column: str = "chain_id"
+    # pdbx_poly_seq_scheme.
+    sequence: Optional[Table] = None
+
+    @property
+    def num_models(self) -> int:
+        """How many models there are."""
+        return len(self.models) - 1
+
+    @property
+    def assemblies(self) -> list[str]:
+        """The ids of the biological assemblies."""
+        return list(dict.fromkeys(name for name, *_ in self.generators))
+
+    def read(
+        self,
+        model: int,
+        assembly: Optional[str],
+        file: Path,
+        limits: Limits,
+        notes: Notes,
+        ligands: Mapping[str, Any],
+    ) -> Any:
+        """One model, or an assembly of it, with one location per residue.
+
+        Returns:
+            biotite.structure.AtomArray: With bonds, ``charge`` and ``occupancy``, and
+            ``label_asym_id`` and ``label_seq_id`` where the file has them.
+        """
+        structure = require_package("biotite.structure", "from_structure")
+        rows = np.arange(*self.models[model - 1 : model + 1])
+        atoms = structure.AtomArray(len(rows))
+        atoms.coord = self.atoms["coord"][rows]
+        for name in COLUMNS:
+            if name in self.atoms:
+                values = self.atoms[name][rows]
+                # Names may become longer, as of an ion without its element.
+                wide = values.dtype.kind == "U" and values.dtype < np.dtype("U4")
+                atoms.set_annotation(name, values.astype("U4") if wide else values)
+        keep = choose_altloc(atoms)
+        rows, atoms = rows[keep], atoms if keep.all() else atoms[keep]
+        atoms.bonds = structure.BondList(len(rows), self._declared(atoms, rows))
+        atoms.del_annotation("altloc_id")
+        atoms = standard_names(atoms, notes)
+        if assembly is not None:
+            atoms = self._assembly(atoms, assembly, file, limits)
+        tables = self._tables(atoms) | dict.fromkeys(ligands, {})
+        # Of two lists that hold a bond, the second one's type wins.
+        atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
+        unknown = [name for name, table in tables.items() if not table]
+        # Ions have no bonds, and need none.
+        unknown = [name for name in unknown if len(component_atoms(name)[0]) != 1]
+        if unknown:
+            bond_ligands(atoms, unknown, ligands, notes)
+        bond_hydrogens(atoms, notes)
+        if "segment" in atoms.get_annotation_categories():
+            atoms.del_annotation("segment")
+        hidden = np.isnan(atoms.coord).any(axis=1)
+        if hidden.any():
+            notes.add("atoms without a position are unresolved", hidden.sum())
+            atoms.coord[hidden] = np.nan
+            atoms.set_annotation("is_resolved", ~hidden)
+        return atoms
+
+    def _tables(self, atoms: Any) -> Table:
+        """The bonds of components, the file's own first.
+
+        A ligand may have a name that means another component: it has that one's bonds
+        only if all of its heavy atoms are there.
+        """
+        tables = {}
+        heavy = ~np.isin(atoms.element, ("H", "D", "T"))
+        for name in codes.distinct(atoms.res_name)[0].tolist():
+            table = self.component_bonds.get(name) or component_bonds(name)
+            rows = np.flatnonzero(atoms.res_name == name)
+            if name not in STANDARD:
+                named = {atom for pair in table for atom in pair}
+                named.update(component_atoms(name)[0].tolist())
+                if not named.issuperset(atoms.atom_name[rows[heavy[rows]]].tolist()):
+                    table = {}
+            tables[name] = table
+        return tables
+
+    def _declared(self, atoms: Any, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """The bonds that the file lists, between atoms that are kept ``[B, 3]``."""
+        parts = [np.zeros((0, 3), dtype=np.int64)]
+        if self.links:
+            wanted = {end for *ends, _ in self.links for end in ends}
+            columns = [getattr(atoms, name) for name in self.place]
+            numbers = [int(e[1]) for e in wanted if e[1].lstrip("-").isdigit()]
+            some = np.flatnonzero(np.isin(columns[1], numbers))
+            keys = zip(*(column[some].tolist() for column in columns), strict=True)
+            found: dict[Any, int] = {}
+            for atom, key in zip(some.tolist(), keys, strict=True):
+                found.setdefault(tuple(map(str, key)), atom)
+            ends = [[found.get(a, -1), found.get(b, -1), t] for a, b, t in self.links]
+            listed = np.array(ends, dtype=np.int64)
+            parts.append(listed[(listed[:, :2] >= 0).all(axis=1)])
+        if self.pairs is not None:
+            place = np.full(len(self.atoms["coord"]), -1)
+            place[rows] = np.arange(len(rows))
+            ends = place[self.pairs]
+            ends = ends[(ends >= 0).all(axis=1)]
+            parts.append(np.column_stack([ends, _kinds(atoms, ends)]))
+        return np.concatenate(parts)
+
+    def _assembly(self, atoms: Any, assembly: str, file: Path, limits: Limits) -> Any:
+        chain = getattr(atoms, self.chain_column)
+        made: list[Any] = []
+        copies, total = Counter[str](), 0
+        for name, expression, chains in self.generators:
+            if name != assembly:
+                continue
+            rows = np.flatnonzero(np.isin(chain, chains))
+            steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
+            total += len(rows) * prod(sum(map(len, step)) for step in steps)
+            limits.check_atoms(file, total)
+            before = np.array([copies[name] for name in chain[rows].tolist()], int)
+            names = [[str(n) for part in step for n in part] for step in steps]
+            for copy, operation in enumerate(product(*names)):
+                moved = atoms[rows]
+                for operator in reversed(operation):
+                    rotation, shift = self.operators[operator]
+                    moved.coord = moved.coord @ rotation.T + shift
+                moved.set_annotation("sym_id", before + copy)
+                made.append(moved)
+            copies.update(dict.fromkeys(chain[rows].tolist(), prod(map(len, names))))
+        if not made:
+            raise AtomEncodingError(f"assembly {assembly!r} has no atoms")
+        structure = require_package("biotite.structure", "from_structure")
+        whole = structure.concatenate(made)
+        return whole[np.argsort(whole.sym_id, kind="stable")]
+
+
+def _ranges(step: str) -> list[Any]:
+    """The operators of one step: names, and ranges of them, which may be long."""
+    ends = [part.strip().partition("-") for part in step.split(",")]
+    return [range(int(a), int(b) + 1) if dash else [a] for a, dash, b in ends]
+
+
+# The element of an atom may be told by its name only, later.
+_NONMETALS = [
+    "",
+    *"H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split(),
+]
+
+
+def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Biotite's types of bonds of which none is told ``[B]``.
+
+    As in mmCIF, between residues they are single, or coordinate a metal.
+    """
+    types = require_package("biotite.structure", "from_structure").BondType
+    metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
+    kind = np.where(metal, int(types.COORDINATION), int(types.SINGLE))
+    same = np.ones(len(ends), dtype=bool)
+    for name in ("chain_id", "res_id", "ins_code", "res_name"):
+        value = getattr(atoms, name)[ends]
+        same &= value[:, 0] == value[:, 1]
+    return np.where(same, int(types.ANY), kind)
