@@ -16,9 +16,9 @@ from pyg_atomenc.data.storage import has_pair_rows, is_token_attr
 
 # What is of atoms, bonds or pairs whatever its length, or is made anew.
 _LEFT = """atom_to_token num_tokens token_batch num_nodes batch ptr x pos z edge_index
-edge_attr adj adj_t formal_charge num_hydrogens chirality hetero atom_name res_name
-res_id chain_id ins_code is_representative is_resolved token_edge_index
-token_edge_attr""".split()
+edge_attr edge_stereo adj adj_t formal_charge num_hydrogens chirality isotope hetero
+num_radical_electrons atom_name res_name res_id chain_id ins_code is_representative
+is_resolved token_edge_index token_edge_attr""".split()
 
 
 def token_graph(
