@@ -9,7 +9,7 @@ from torch_geometric.data import Batch, Data
 import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
-from pyg_atomenc.data.editing import check_flat, drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
 from pyg_atomenc.data.names import Names
 from pyg_atomenc.data.storage import (
     AtomTokenStorage,
@@ -151,24 +151,8 @@ class AtomTokenData(Data):
             return False
         return True
 
-    def subgraph(self, subset: Tensor) -> "AtomTokenData":
-        """The graph of some atoms, and of the bonds and pairs between them.
-
-        It has the same tokens, of which some may be empty, see
-        :meth:`drop_empty_tokens`. That of a batch comes apart into the graphs' own
-        subgraphs, as long as ``subset``, a mask ``[N]`` or indices, keeps their order.
-        """
-        return keep_atoms(self, subset)
-
-    def drop_empty_tokens(self) -> "AtomTokenData":
-        """A copy of the graph, or of the batch, without tokens that have no atoms.
-
-        The other tokens keep their order and take ids without gaps; attributes
-        ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
-        """
-        check_flat(self)
-        self._check_tokens()
-        return drop_empty_tokens(self)
+    subgraph = keep_atoms
+    drop_empty_tokens = drop_empty_tokens
 
     def _check_has_tokens(self) -> None:
         mend = "set it to the token of every atom, for example torch.arange(num_atoms)."
@@ -219,12 +203,9 @@ class AtomTokenData(Data):
         """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
-        own = is_token_attr(key)
-        return (
-            int(key == "token_batch")
-            if own
-            else super().__inc__(key, value, *args, **kwargs)
-        )
+        if is_token_attr(key):
+            return int(key == "token_batch")
+        return super().__inc__(key, value, *args, **kwargs)
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """The dimension along which an attribute is concatenated."""

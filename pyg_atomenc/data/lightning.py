@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partialmethod
 from typing import Any, Optional
 
@@ -65,16 +66,15 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         bounded = max_pairs is not None or max_atoms is not None
-        options: dict[str, Any] = dict(max_pairs=max_pairs, max_atoms=max_atoms)
-        options |= dict(seed=seed, oversized=oversized)
-        self.sampling = options if bounded else {}
+        sampling: Any = dict(max_pairs=max_pairs, max_atoms=max_atoms, seed=seed)
+        self.sampling = {**sampling, "oversized": oversized} if bounded else {}
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
             raise AtomEncodingError(
                 f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
                 f"'max_pairs' or 'max_atoms' stand in for a batch size."
             )
-        usual = {} if bounded else dict(batch_size=1)
+        usual: Any = {} if bounded else dict(batch_size=1)
         usual["pin_memory"] = torch.cuda.is_available()
         usual["persistent_workers"] = kwargs.get("num_workers", 0) > 0
         self.drop_last, self.kwargs = kwargs.pop("drop_last", False), usual | kwargs
@@ -90,7 +90,7 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         """The loader of shuffled batches."""
         loader = self._loader("train")
         if self.trainer is not None and self.sampling:
-            loader.batch_sampler.set_epoch(self.trainer.current_epoch)
+            loader.loader.batch_sampler.set_epoch(self.trainer.current_epoch)
             self.trainer.reload_dataloaders_every_n_epochs = 1
         return loader
 
@@ -105,7 +105,8 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         whose, loader = self._loaders.get(stage, (None, None))
         if whose != (id(dataset), ranks):
             sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
-            loader = BudgetLoader(dataset, batch_sampler=sampler, **self.kwargs)
+            loader = AtomTokenLoader(dataset, batch_sampler=sampler, **self.kwargs)
+            loader = BudgetLoader(loader)
             self._loaders[stage] = (id(dataset), ranks), loader
         return loader
 
@@ -118,12 +119,11 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         return f"{type(self).__name__}({self.sampling | self.kwargs})"
 
 
+@dataclass
 class BudgetLoader:
     """An ``AtomTokenLoader`` in which Lightning puts no sampler of its own."""
 
-    def __init__(self, dataset: Any, **kwargs: Any) -> None:
-        self.batch_sampler = kwargs["batch_sampler"]
-        self.loader = AtomTokenLoader(dataset, **kwargs)
+    loader: AtomTokenLoader
 
     def __iter__(self) -> Iterator[Batch]:
         # Nothing starts before the first batch: Lightning makes iterators to spare.

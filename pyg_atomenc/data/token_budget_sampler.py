@@ -90,7 +90,37 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = _find_rank(num_replicas, rank)
         self.epoch = self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        self._set_sizes(dataset, {"pairs": pairs, "atoms": atoms})
+        both = {"pairs": max_pairs, "atoms": max_atoms}
+        budgets = {
+            k: check_integer(f"max_{k}", m) for k, m in both.items() if m is not None
+        }
+        if not budgets:
+            raise AtomEncodingError(
+                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
+            )
+        found = _find_sizes(dataset, {"pairs": pairs, "atoms": atoms}, list(budgets))
+        # Both sizes on one scale, exactly: Python's integers do not overflow.
+        self._budget = math.lcm(*budgets.values())
+        scaled = [
+            [size * (self._budget // most) for size in found[name]]
+            for name, most in budgets.items()
+        ]
+        self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
+        over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
+        self.oversized_index = torch.tensor(over, dtype=torch.long)
+        left_out = set(over) if self.oversized == "skip" else set()
+        self._index = [i for i in range(len(self._sizes)) if i not in left_out]
+        if not over or self.oversized == "alone":
+            return
+        sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
+        text = f"{len(over)} of {len(self._sizes)} graphs are over the budget alone, "
+        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
+        if self.oversized == "raise":
+            raise AtomEncodingError(
+                f"'oversized' is 'raise', and {text}: raise the budget, or pass "
+                f"oversized='alone' or 'skip'."
+            )
+        warnings.warn(f"{text}: they are left out.", stacklevel=2)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch; the present one goes on where it is."""
@@ -118,9 +148,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 yourself there. (default: as many as were given out)
         """
         given = self._given if consumed is None else consumed
-        given = check_integer("consumed", given, 0)
         state = {name: getattr(self, name) for name in _SETTINGS}
-        return {**state, "samples": self._samples, "epoch": self.epoch, "given": given}
+        state |= {"samples": len(self._sizes), "epoch": self.epoch}
+        return {**state, "given": check_integer("consumed", given, 0)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the batches that were given; the next epoch is whole again.
@@ -145,49 +175,16 @@ class TokenBudgetSampler(Sampler[list[int]]):
         budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"
         return f"{type(self).__name__}({budgets}, shuffle={self.shuffle})"
 
-    def _set_sizes(self, dataset: Any, given: dict[str, Optional[Sizes]]) -> None:
-        """Bring both sizes to one scale, exactly, and find what is over a budget."""
-        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {
-            k: check_integer(f"max_{k}", m) for k, m in both.items() if m is not None
-        }
-        if not budgets:
-            raise AtomEncodingError(
-                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
-            )
-        found = _find_sizes(dataset, given, list(budgets))
-        # Python's integers do not overflow.
-        self._budget = math.lcm(*budgets.values())
-        factors = {name: self._budget // most for name, most in budgets.items()}
-        scaled = [[size * f for size in found[name]] for name, f in factors.items()]
-        self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
-        self._samples = len(self._sizes)
-        over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
-        self.oversized_index = torch.tensor(over, dtype=torch.long)
-        left_out = set(over) if self.oversized == "skip" else set()
-        self._index = [i for i in range(self._samples) if i not in left_out]
-        if not over or self.oversized == "alone":
-            return
-        sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
-        text = f"{len(over)} of {self._samples} graphs are over the budget alone, "
-        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
-        if self.oversized == "raise":
-            raise AtomEncodingError(
-                f"'oversized' is 'raise', and {text}: raise the budget, or pass "
-                f"oversized='alone' or 'skip'."
-            )
-        warnings.warn(f"{text}: they are left out.", stacklevel=3)
-
     def _batches(self) -> list[list[int]]:
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
         order, draw = self._index.copy(), random.Random(self.seed + self.epoch)
-        if self.shuffle:
-            draw.shuffle(order)
+        shuffle = draw.shuffle if self.shuffle else lambda _: None
+        shuffle(order)
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
-        if self.shuffle:  # The fullest are closed first.
-            draw.shuffle(batches)
+        # The fullest are closed first.
+        shuffle(batches)
         whole = math.floor if self.drop_last else math.ceil
         count = whole(len(batches) / self.num_replicas) * self.num_replicas
         if batches and count == 0:
@@ -204,15 +201,14 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
     ranks, own = 1, 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    rank = own if rank is None else rank
+    rank = check_integer("rank", own if rank is None else rank, 0)
     ranks = ranks if num_replicas is None else num_replicas
-    num_replicas = check_integer("num_replicas", ranks)
-    if check_integer("rank", rank, 0) >= num_replicas:
+    if rank >= check_integer("num_replicas", ranks):
         raise AtomEncodingError(
-            f"'rank' is {rank} and 'num_replicas' {num_replicas}: pass a rank from 0 "
-            f"to num_replicas - 1."
+            f"'rank' is {rank} and 'num_replicas' {ranks}: pass a rank from 0 to "
+            f"num_replicas - 1."
         )
-    return num_replicas, rank
+    return int(ranks), rank
 
 
 def _find_sizes(
@@ -221,20 +217,19 @@ def _find_sizes(
     """The sizes of all graphs by name: those given, and what is missing of those."""
     found = {k: _check_sizes(k, v) for k, v in given.items() if v is not None}
     missing = [name for name in needed if name not in found]
-    lengths = {}
-    if dataset is not None:
-        mend = "it has no length; pass a dataset or list of graphs, or None."
-        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
-        lengths["dataset"] = len(dataset)
-    elif missing:
+    if missing and dataset is None:
         raise AtomEncodingError(
             f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
             f"the {missing[0]} of every graph."
         )
+    if dataset is not None:
+        mend = "it has no length; pass a dataset or list of graphs, or None."
+        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
-    lengths = {name: len(sizes) for name, sizes in found.items()} | lengths
+    counted = found if dataset is None else {**found, "dataset": dataset}
+    lengths = {name: len(value) for name, value in counted.items()}
     if len(set(lengths.values())) > 1:
         raise AtomEncodingError(
             f"the lengths differ, {lengths}: give every graph one size of each kind."
