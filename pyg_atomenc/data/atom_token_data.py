@@ -1,5 +1,6 @@
 """`AtomTokenData`: a graph of atoms that also knows its tokens."""
 
+from collections.abc import Iterable
 from typing import Any, Optional, Union
 
 import torch
@@ -69,8 +70,7 @@ class AtomTokenData(Data):
         super().__init__()
         self.__dict__["_store"] = AtomTokenStorage(_parent=self)
         named = dict(x=x, edge_index=edge_index, edge_attr=edge_attr, y=y, pos=pos)
-        named |= dict(time=time, **kwargs)
-        for key, value in named.items():
+        for key, value in {**named, "time": time, **kwargs}.items():
             setattr(self, key, value)
         # Of each graph, where this was the dictionary of a batch.
         many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
@@ -163,7 +163,7 @@ class AtomTokenData(Data):
         self._check_has_tokens()
         total, batch = self.total_num_tokens, self._store.get("batch")
         check_token_index(self.atom_to_token, total, batch=batch)
-        _check_rows_of(self, dict.fromkeys(self._store.token_rows(), (total, "tokens")))
+        _check_rows_of(self, self._store.token_rows(), total, "tokens")
         many = isinstance(self.num_tokens, Tensor) and self.num_tokens.numel() > 1
         if batch is None or not (many or isinstance(self, Batch)):
             return
@@ -180,24 +180,21 @@ class AtomTokenData(Data):
         if not any(key == "atom_to_token" or is_token_attr(key) for key in self.keys()):
             return
         self._check_tokens()
-        total, num_atoms = self.total_num_tokens, self.num_nodes
-        assert num_atoms is not None, "PyG's own validation refuses this"
-        atoms = (
-            "atom_to_token z pos x formal_charge atom_name res_name chain_id ins_code"
-        )
-        _check_rows_of(self, dict.fromkeys(atoms.split(), (num_atoms, "atoms")))
-        rows = {}
-        for key, attr, count, what in (
-            ("token_edge_index", "token_edge_attr", total, "tokens"),
-            ("radius_edge_index", "radius_distance", num_atoms, "atoms"),
+        count: Any = self.num_nodes
+        names = "atom_to_token z pos x formal_charge atom_name res_name chain_id"
+        _check_rows_of(self, [*names.split(), "ins_code"], count, "atoms")
+        mend = "make it anew from this graph."
+        for key, attr, num_ends, what in (
+            ("token_edge_index", "token_edge_attr", self.total_num_tokens, "tokens"),
+            ("radius_edge_index", "radius_distance", count, "atoms"),
         ):
             if key in self:
-                edges = checks.check_edges(key, self[key], count, what)
-                rows[attr] = (edges.size(1), f"edges in '{key}'")
+                edges = checks.check_edges(key, self[key], num_ends, what)
+                _check_rows_of(self, [attr], edges.size(1), f"edges in '{key}'", mend)
         if "pair_attr" in self:
             pairs: Any = self.token_layout().num_pairs
-            rows["pair_attr"] = (pairs, "pairs of atoms in tokens")
-        _check_rows_of(self, rows, "make it anew from this graph.")
+            what = "pairs of atoms in tokens"
+            _check_rows_of(self, ["pair_attr"], pairs, what, mend)
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """How much the next graph's values shift when graphs are batched."""
@@ -233,8 +230,8 @@ def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     """
     _check_type(data)
     data._check_has_tokens()
-    count, atoms = data.atom_to_token.numel(), "z pos formal_charge num_hydrogens"
-    _check_rows_of(data, dict.fromkeys(atoms.split(), (count, "atoms")))
+    names = ("z", "pos", "formal_charge", "num_hydrogens")
+    _check_rows_of(data, names, data.atom_to_token.numel(), "atoms")
     return read_bonds(data)
 
 
@@ -264,13 +261,13 @@ def _check_type(data: Any) -> None:
 
 
 def _check_rows_of(
-    data: AtomTokenData, rows: dict[str, tuple[int, str]], *mend: str
+    data: AtomTokenData, names: Iterable[str], count: int, what: str, *mend: str
 ) -> None:
-    for key, (count, what) in rows.items():
-        value = data.get(key)
+    for name in names:
+        value = data.get(name)
         # A batch has a list for each graph.
         lists = [value] if isinstance(value, Names) else value
         if isinstance(lists, list) and all(isinstance(v, Names) for v in lists):
             value = torch.empty(sum(map(len, lists)))
         if isinstance(value, Tensor):
-            checks.check_rows(key, value, count, what, *mend)
+            checks.check_rows(name, value, count, what, *mend)

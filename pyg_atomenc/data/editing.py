@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
+from torch_geometric.data.storage import GlobalStorage
 from torch_geometric.utils import cumsum, select, subgraph
 
 from pyg_atomenc.data.names import named
@@ -74,7 +75,9 @@ def drop_empty_tokens(data: Any) -> Any:
         out.token_edge_index = edges
     many = isinstance(number, Tensor) and number.dim() > 0
     total = left.to(number) if many else kept.numel()
-    out._store.renumber((filled.cumsum(0) - 1)[index], total)
+    out.num_tokens = total
+    # Other ids for the same tokens: what was made of their atoms stays.
+    GlobalStorage.__setitem__(out._store, "atom_to_token", filled.cumsum(0)[index] - 1)
     _note(out, ends, ("atom_to_token", "token_edge_index"), cumsum(left))
     return out
 

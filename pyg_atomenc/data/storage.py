@@ -88,10 +88,6 @@ class AtomTokenStorage(GlobalStorage):
             return super().num_nodes
         return self["atom_to_token"].size(0)
 
-    @num_nodes.setter
-    def num_nodes(self, num_nodes: Optional[int]) -> None:
-        self["num_nodes"] = num_nodes
-
     def is_node_attr(self, key: str) -> bool:
         """Whether an attribute has one row for each atom."""
         return not has_own_rows(key) and super().is_node_attr(key)
@@ -118,33 +114,26 @@ class AtomTokenStorage(GlobalStorage):
 
     def kept_layout(self) -> Optional[TokenLayout]:
         """The layout that was kept, if it is still that of ``atom_to_token``."""
-        if (kept := self.__dict__.get("_layout")) is None:
+        layout, stamp = self.__dict__.get("_layout", (None, None))
+        if layout is None:
             return None
-        layout, stamp = kept
         index, total = self["atom_to_token"], self["num_tokens"]
         if torch.compiler.is_compiling():
             # A trace cannot branch on values, but refuse them when it runs.
             equal = (index == layout.atom_to_token).all()
             torch._assert_async(equal, "'atom_to_token' was edited in place: set it.")
             return layout
+        same = stamp == [_stamp(index), _stamp(total)]
         if type(index) is Tensor and index.is_cpu:
             # In-place edits show in the values; elsewhere, to read them would wait.
             same = index.equal(layout.atom_to_token)
             same = same and count_tokens(total) == layout.num_tokens
-        else:
-            same = stamp == [_stamp(index), _stamp(total)]
         return layout if same else None
 
     def keep_layout(self, layout: TokenLayout) -> None:
         """Keep a layout until ``atom_to_token`` or ``num_tokens`` changes."""
         # Never an attribute: PyG would slice, batch or print it.
-        stamp = [_stamp(self[key]) for key in _LAYOUT_KEYS]
-        self.__dict__["_layout"] = layout, stamp
-
-    def renumber(self, index: Tensor, num_tokens: Any) -> None:
-        """Set other ids for the same tokens; what was made of their atoms stays."""
-        self["num_tokens"] = num_tokens
-        super().__setitem__("atom_to_token", index)
+        self.__dict__["_layout"] = layout, [_stamp(self[key]) for key in _LAYOUT_KEYS]
 
     def __setitem__(self, key: str, value: Any) -> None:
         if value is None:
@@ -247,21 +236,20 @@ class AtomTokenStorage(GlobalStorage):
             raise AtomEncodingError(
                 f"'atom_to_token' {how}: add atoms to graphs before they are batched."
             )
-        total, grown = count_tokens(self["num_tokens"]), ["num_tokens"]
+        total, rows = count_tokens(self["num_tokens"]), self.token_rows()
         # The pairs of a layout are sorted by token, one of each new token.
-        pairs = {key: value for key, value in self.items() if key.startswith("pair_")}
-        for key, value in (self.token_rows() | pairs).items():
+        rows |= {key: value for key, value in self.items() if key.startswith("pair_")}
+        for key, value in rows.items():
             if isinstance(value, Tensor):
                 value = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
             else:
                 value = named(value + [""] * added)
             super().__setitem__(key, value)
-            grown.append(key)
         super().__setitem__("num_tokens", self["num_tokens"] + added)
         warnings.warn(
             f"'atom_to_token' {how}: each gets a token of its own instead of token 0, "
-            f"for which {', '.join(grown)} grow. If they belong to token 0, delete "
-            f"'atom_to_token' before you set it.",
+            f"for which {', '.join(['num_tokens', *rows])} grow. If they belong to "
+            f"token 0, delete 'atom_to_token' before you set it.",
             stacklevel=5,
         )
         return torch.cat([old, torch.arange(total, total + added, device=old.device)])
