@@ -75,12 +75,12 @@ class AtomTokenData(Data):
         # Of each graph, where this was the dictionary of a batch.
         many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
         total: Any = count_tokens(num_tokens) if many else num_tokens
+        self.num_tokens = num_tokens
         if atom_to_token is not None:
-            atom_to_token = to_ids("atom_to_token", atom_to_token)
-            total = check_token_index(atom_to_token, total, kwargs.get("batch"))
-        self.num_tokens = num_tokens if many else total
-        if atom_to_token is not None:
-            self.atom_to_token = atom_to_token
+            index = to_ids("atom_to_token", atom_to_token)
+            total = check_token_index(index, total, kwargs.get("batch"))
+            self.num_tokens = num_tokens if many else total
+            self.atom_to_token = index
 
     @classmethod
     def from_data(cls, data: Data) -> "AtomTokenData":
@@ -122,10 +122,9 @@ class AtomTokenData(Data):
     def token_layout(self) -> TokenLayout:
         """The layout of this graph's or batch's tokens, for any layer that takes one.
 
-        It is built at every call, so keep it for the batch, best before that moves to a
-        GPU: ``layout = batch.token_layout().to(device)``. A batch from a
-        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here
-        as long as ``atom_to_token`` is what it was.
+        A batch from a :class:`~pyg_atomenc.data.AtomTokenLoader` carries it; else it is
+        built at every call, best once and before a batch moves to a GPU:
+        ``layout = batch.token_layout().to(device)``.
         """
         if (kept := self._store.kept_layout()) is not None:
             return kept
@@ -222,14 +221,8 @@ torch.serialization.add_safe_globals([AtomTokenData])
 
 
 def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
-    """The bonds of a graph that a transform can work with, else a ValueError.
-
-    It knows its tokens, its bonds join atoms that are there, and what belongs to atoms,
-    bonds or tokens has as many rows. What transforms make anew, edges by distance and
-    features of pairs, is left to :meth:`AtomTokenData.validate`.
-    """
-    _check_type(data)
-    data._check_has_tokens()
+    """The bonds of a graph that a transform can work with, else a ValueError."""
+    check_graph_type(data)._check_has_tokens()
     names = ("z", "pos", "formal_charge", "num_hydrogens")
     _check_rows_of(data, names, data.atom_to_token.numel(), "atoms")
     return read_bonds(data)
@@ -237,8 +230,7 @@ def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
 
 def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
     """The positions ``[N, 3]`` of a graph; a ValueError, with ``why``, without."""
-    _check_type(data)
-    checks.check_has(data, why, name)
+    checks.check_has(check_graph_type(data), why, name)
     checks.check_shape(name, data[name], "N", 3, hint="positions in ångström")
     pos = checks.check_floating(name, data[name])
     if pos.numel() and not bool(pos.isfinite().all(1).any()):
@@ -255,9 +247,10 @@ def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:
         )
 
 
-def _check_type(data: Any) -> None:
+def check_graph_type(data: Any, name: str = "data") -> AtomTokenData:
+    """The data, if it is an ``AtomTokenData``."""
     mend = "pass an AtomTokenData, as readers give, or AtomTokenData.from_data(data)."
-    checks.check_type("data", data, AtomTokenData, mend)
+    return checks.check_type(name, data, AtomTokenData, mend)
 
 
 def _check_rows_of(

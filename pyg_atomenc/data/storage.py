@@ -84,9 +84,8 @@ class AtomTokenStorage(GlobalStorage):
         """The number of atoms."""
         # PyG knows these names; without them it would guess from the edges.
         known = any(key in self for key in ("num_nodes", "x", "pos", "batch"))
-        if known or "atom_to_token" not in self:
-            return super().num_nodes
-        return self["atom_to_token"].size(0)
+        own = not known and "atom_to_token" in self
+        return self["atom_to_token"].size(0) if own else super().num_nodes
 
     def is_node_attr(self, key: str) -> bool:
         """Whether an attribute has one row for each atom."""
@@ -203,8 +202,9 @@ class AtomTokenStorage(GlobalStorage):
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
         if "atom_to_token" in self:
-            mend = "'concat' shifts no tokens: use Batch.from_data_list([data, …])."
-            raise AtomEncodingError(mend)
+            raise AtomEncodingError(
+                "'concat' shifts no tokens: use Batch.from_data_list."
+            )
         return super().concat(other)
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
@@ -223,9 +223,8 @@ class AtomTokenStorage(GlobalStorage):
             stale = [key for key in names if key in before]
         for key in [key for key in self if has_pair_rows(key)] + stale:
             raise AtomEncodingError(
-                f"'atom_to_token' is set anew, but '{key}' was made from the "
-                f"present atoms: select atoms by data.subgraph(subset), which "
-                f"keeps it, or delete it before, and make it anew."
+                f"'atom_to_token' is set anew, but '{key}' was made from the present "
+                f"atoms: select them by data.subgraph(subset), or delete '{key}' first."
             )
         return index
 

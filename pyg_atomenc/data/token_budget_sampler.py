@@ -4,6 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import KW_ONLY, InitVar, dataclass
 from itertools import cycle, islice
 from typing import Any, Optional, Union
 
@@ -21,19 +22,19 @@ Sizes = Union[Tensor, Sequence[int]]
 _SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
 
 
+@dataclass(eq=False, repr=False)
 class TokenBudgetSampler(Sampler[list[int]]):
     r"""Batches of graphs, bounded by :math:`\sum_t n_t^2` and by atoms.
 
     Attention inside tokens of :math:`n_t` atoms costs :math:`\sum_t n_t^2` pairs, all
-    else costs atoms. A batch takes as many graphs as both budgets allow, instead of a
-    fixed number of them, so that steps need about the same memory and time.
+    else costs atoms. A batch takes as many graphs as both budgets allow, so that steps
+    need about the same memory and time.
 
-    Shuffled graphs are packed by best fit into up to 64 open batches; what is in a
-    batch changes with the epoch. Without shuffling, batches keep the dataset's order.
-    Every graph is in one batch of an epoch; only where the number of batches is no
-    multiple of ``num_replicas``, the first batches come a second time, as samples do in
+    Shuffled graphs are packed by best fit into up to 64 open batches, anew in every
+    epoch. Without shuffling, batches keep the dataset's order. Every graph is in one
+    batch of an epoch. Every rank takes every ``num_replicas``-th batch; where that does
+    not come out even, the first batches come a second time, as samples do in
     :class:`torch.utils.data.distributed.DistributedSampler`, or the last are dropped.
-    Every rank computes the same batches and takes every ``num_replicas``-th.
 
     Args:
         dataset (Dataset or sequence, optional): Gives
@@ -67,30 +68,28 @@ class TokenBudgetSampler(Sampler[list[int]]):
         ([[0, 1], [2, 3]], 2)
     """
 
-    def __init__(
-        self,
-        dataset: Any = None,
-        max_pairs: Optional[int] = None,
-        max_atoms: Optional[int] = None,
-        *,
-        pairs: Optional[Sizes] = None,
-        atoms: Optional[Sizes] = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        num_replicas: Optional[int] = None,
-        rank: Optional[int] = None,
-        drop_last: bool = False,
-        oversized: str = "alone",
+    dataset: InitVar[Any] = None
+    max_pairs: Optional[int] = None
+    max_atoms: Optional[int] = None
+    _: KW_ONLY
+    pairs: InitVar[Optional[Sizes]] = None
+    atoms: InitVar[Optional[Sizes]] = None
+    shuffle: bool = False
+    seed: int = 0
+    num_replicas: Optional[int] = None
+    rank: Optional[int] = None
+    drop_last: bool = False
+    oversized: str = "alone"
+
+    def __post_init__(
+        self, dataset: Any, pairs: Optional[Sizes], atoms: Optional[Sizes]
     ) -> None:
-        self.max_pairs, self.max_atoms = max_pairs, max_atoms
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.seed = check_integer("seed", seed, 0)
-        choices = ("alone", "skip", "raise")
-        self.oversized = check_choice("oversized", oversized, choices)
-        self.num_replicas, self.rank = _find_rank(num_replicas, rank)
+        self.seed = check_integer("seed", self.seed, 0)
+        check_choice("oversized", self.oversized, ("alone", "skip", "raise"))
+        self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
         self.epoch = self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        both = {"pairs": max_pairs, "atoms": max_atoms}
+        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
         budgets = {
             k: check_integer(f"max_{k}", m) for k, m in both.items() if m is not None
         }
@@ -120,7 +119,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
                 f"'oversized' is 'raise', and {text}: raise the budget, or pass "
                 f"oversized='alone' or 'skip'."
             )
-        warnings.warn(f"{text}: they are left out.", stacklevel=2)
+        warnings.warn(f"{text}: they are left out.", stacklevel=3)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch; the present one goes on where it is."""
@@ -142,10 +141,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def state_dict(self, consumed: Optional[int] = None) -> dict[str, Any]:
         """Where the sampler is, in numbers and text, to go on in another run.
 
-        Args:
-            consumed (int, optional): How many batches of the epoch were used. A
-                ``DataLoader`` with workers asks for some batches ahead, so count them
-                yourself there. (default: as many as were given out)
+        By default behind the batches that were given out. A ``DataLoader`` with workers
+        asks for some ahead: pass there how many of the epoch were ``consumed``.
         """
         given = self._given if consumed is None else consumed
         state = {name: getattr(self, name) for name in _SETTINGS}
@@ -158,15 +155,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Raises:
             ValueError: If the sampler of the state made other batches.
         """
+        check_type("state", state, dict, "pass what a sampler's state_dict() gave.")
         for name, own in self.state_dict().items():
-            if not isinstance(state, dict) or name not in state:
+            free = name in ("epoch", "given")
+            if name not in state or not (free or state[name] == own):
                 raise AtomEncodingError(
-                    f"'state' has no {name!r}: pass what a sampler's state_dict() gave."
-                )
-            if name not in ("epoch", "given") and state[name] != own:
-                raise AtomEncodingError(
-                    f"'state' is of a sampler with {name}={state[name]!r}, and this "
-                    f"one has {own!r}: make the sampler with the same arguments."
+                    f"'state' is of a sampler with {name}={state.get(name)!r}, and "
+                    f"this one has {own!r}: make the sampler with the same arguments."
                 )
         self.set_epoch(state["epoch"])
         self._start = self._given = state["given"]
@@ -185,15 +180,15 @@ class TokenBudgetSampler(Sampler[list[int]]):
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
         # The fullest are closed first.
         shuffle(batches)
+        ranks: Any = self.num_replicas
         whole = math.floor if self.drop_last else math.ceil
-        count = whole(len(batches) / self.num_replicas) * self.num_replicas
+        count = whole(len(batches) / ranks) * ranks
         if batches and count == 0:
             raise AtomEncodingError(
                 f"'drop_last' leaves no batch: there are {len(batches)} for "
-                f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
+                f"{ranks} ranks. Lower the budget, or pass drop_last=False."
             )
-        rounds = islice(cycle(batches), self.rank, count, self.num_replicas)
-        self._made = self.epoch, list(rounds)
+        self._made = self.epoch, [*islice(cycle(batches), self.rank, count, ranks)]
         return self._made[1]
 
 

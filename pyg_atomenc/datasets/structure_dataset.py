@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 from torch_geometric.data import Dataset
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from pyg_atomenc.checks import check_callable, check_choice, check_integer
 from pyg_atomenc.data import AtomTokenData
@@ -124,7 +125,6 @@ class StructureDataset(Dataset):
                     (self.folder / "graphs.db").unlink(missing_ok=True)
                 if missing := self._look_up(retry_skipped):
                     rows = self._results(missing, num_workers, multiprocessing_context)
-                    tqdm = require_package("tqdm", "the progress bar").tqdm
                     bar = tqdm(rows, "reading", len(missing), disable=not progress)
                     with closing(rows), bar:
                         self._keep(bar, on_error)
@@ -233,9 +233,8 @@ class StructureDataset(Dataset):
             graphs = self.source.read(index, self.tokenizer)
             if self.pre_filter is not None:
                 graphs = [data for data in graphs if self.pre_filter(data)]
-            if self.pre_transform is not None:
-                graphs = [self.pre_transform(data) for data in graphs]
-            rows: Rows = [storage.pack(data) for data in graphs] or [{"reason": ""}]
+            change = self.pre_transform or (lambda data: data)
+            rows = [storage.pack(change(data)) for data in graphs] or [{"reason": ""}]
         except ImportError:
             raise
         except Exception as error:
@@ -296,12 +295,10 @@ def _start(dataset: StructureDataset) -> None:
     # Ctrl-C reaches all processes; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def end_with_parent() -> None:
-        # What outlives a killed parent would wait, and hold the lock, for ever.
-        multiprocessing.process.parent_process().join()  # type: ignore[union-attr]
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    parent: Any = multiprocessing.process.parent_process()
+    # What outlives a killed parent would wait, and hold the lock, for ever.
+    end = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)
+    end.start()
 
 
 def _read(index: int) -> Rows:

@@ -7,7 +7,14 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_range, found
+from pyg_atomenc.checks import (
+    check_callable,
+    check_integer,
+    check_range,
+    check_rows,
+    check_type,
+    found,
+)
 from pyg_atomenc.errors import AtomEncodingError
 
 TOKEN_PREFIX = "token_"
@@ -83,21 +90,9 @@ Tokenizer = Callable[[Any], Tokens]
 
 def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
     """Run any tokenizer on a molecule or structure, and check that it gave tokens."""
-    if isinstance(tokenizer, type) or not callable(tokenizer):
-        raise AtomEncodingError(
-            f"'tokenizer' is {tokenizer!r}: pass a tokenizer such as Residue() from "
-            f"pyg_atomenc.tokenizers, or a function."
-        )
-    tokens = tokenizer(source)
-    if not isinstance(tokens, Tokens):
-        raise AtomEncodingError(
-            f"'tokenizer' gave a {type(tokens).__name__}: it must return "
-            f"pyg_atomenc.tokenizers.Tokens."
-        )
-    count = tokens.atom_to_token.numel()
-    if count != num_atoms:
-        raise AtomEncodingError(
-            f"'tokenizer' gave tokens for {count} atoms of {num_atoms}: it must give "
-            f"every atom one token."
-        )
+    check_callable("tokenizer", tokenizer)
+    mend = "a tokenizer must return pyg_atomenc.tokenizers.Tokens."
+    tokens = check_type("tokenizer(...)", tokenizer(source), Tokens, mend)
+    mend = "the tokenizer must give every atom one token."
+    check_rows("atom_to_token", tokens.atom_to_token, num_atoms, "atoms", mend)
     return tokens

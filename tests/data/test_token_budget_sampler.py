@@ -242,7 +242,7 @@ def test_setting_the_present_epoch_keeps_the_place():
 @pytest.mark.parametrize("state", [None, {}, {"epoch": 1}])
 def test_what_is_no_state(state):
     sampler = TokenBudgetSampler(pairs=[1, 2], max_pairs=4)
-    with pytest.raises(ValueError, match="'state' has no"):
+    with pytest.raises(ValueError, match="'state' is of"):
         sampler.load_state_dict(state)
     with pytest.raises(ValueError, match="'consumed' is -3"):
         sampler.state_dict(-3)
