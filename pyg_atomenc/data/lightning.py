@@ -3,18 +3,17 @@
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partialmethod
 from typing import Any, Optional
 
 import torch
 from torch_geometric.data import Batch
+from torch_geometric.data.lightning.datamodule import LightningDataset
 
 from pyg_atomenc.data.atom_token_loader import AtomTokenLoader
 from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
-_STAGES = dict(train="train", val="val", test="test", pred="predict")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
 # Each has a trainer that takes only data modules of its own, and often both are there.
 _BASES = [
@@ -23,8 +22,8 @@ _BASES = [
 ]
 
 
-class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
-    r"""Data sets for a Lightning ``Trainer``, as PyG's ``LightningDataset`` holds them.
+class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
+    r"""PyG's ``LightningDataset`` with batches of tokens, for a Lightning ``Trainer``.
 
     Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout. With a
     budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once an
@@ -64,55 +63,47 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         oversized: str = "alone",
         **kwargs: Any,
     ) -> None:
-        super().__init__()
         bounded = max_pairs is not None or max_atoms is not None
-        sampling: Any = dict(max_pairs=max_pairs, max_atoms=max_atoms, seed=seed)
-        self.sampling = {**sampling, "oversized": oversized} if bounded else {}
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
             raise AtomEncodingError(
                 f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
                 f"'max_pairs' or 'max_atoms' stand in for a batch size."
             )
-        usual: Any = {} if bounded else dict(batch_size=1)
-        usual["pin_memory"] = torch.cuda.is_available()
-        usual["persistent_workers"] = kwargs.get("num_workers", 0) > 0
-        self.drop_last, self.kwargs = kwargs.pop("drop_last", False), usual | kwargs
-        self._loaders: dict[str, tuple[Any, Any]] = {}
-        datasets = train_dataset, val_dataset, test_dataset, pred_dataset
-        for (name, stage), dataset in zip(_STAGES.items(), datasets, strict=True):
-            setattr(self, f"{name}_dataset", dataset)
-            if dataset is None:
-                # Lightning runs a stage if there is such a method.
-                setattr(self, f"{stage}_dataloader", None)
+        kwargs.setdefault("pin_memory", torch.cuda.is_available())
+        self.drop_last = kwargs.pop("drop_last", False)
+        super().__init__(
+            train_dataset, val_dataset, test_dataset, pred_dataset, **kwargs
+        )
+        # Lightning runs a stage if there is such a method.
+        if train_dataset is None:
+            self.train_dataloader = None
+        if pred_dataset is None:
+            self.predict_dataloader = None
+        self.sampling: dict[str, Any] = {}
+        if bounded:
+            del self.kwargs["batch_size"]
+            self.sampling = dict(max_pairs=max_pairs, max_atoms=max_atoms, seed=seed)
+            self.sampling["oversized"] = oversized
+        self._loaders: dict[Any, BudgetLoader] = {}
 
-    def train_dataloader(self) -> Any:
-        """The loader of shuffled batches."""
-        loader = self._loader("train")
-        if self.trainer is not None and self.sampling:
-            loader.loader.batch_sampler.set_epoch(self.trainer.current_epoch)
-            self.trainer.reload_dataloaders_every_n_epochs = 1
-        return loader
-
-    def _loader(self, stage: str) -> Any:
-        """The loader of a stage; but for training, in the order of the data set."""
-        dataset, train = getattr(self, f"{stage}_dataset"), stage == "train"
-        options: Any = dict(shuffle=train, drop_last=train and self.drop_last)
+    def dataloader(self, dataset: Any, shuffle: bool, **kwargs: Any) -> Any:
+        """The loader of a data set, shuffled for training alone."""
+        options: Any = dict(shuffle=shuffle, drop_last=shuffle and self.drop_last)
         if not self.sampling:
-            return AtomTokenLoader(dataset, **options, **self.kwargs)
+            return AtomTokenLoader(dataset, **options, **kwargs)
         ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}
         # The same one in every epoch: the sizes are known, and workers live on.
-        whose, loader = self._loaders.get(stage, (None, None))
-        if whose != (id(dataset), ranks):
+        key = (id(dataset), shuffle, *ranks.values())
+        if key not in self._loaders:
             sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
-            loader = AtomTokenLoader(dataset, batch_sampler=sampler, **self.kwargs)
-            loader = BudgetLoader(loader)
-            self._loaders[stage] = (id(dataset), ranks), loader
-        return loader
-
-    val_dataloader = partialmethod(_loader, "val")
-    test_dataloader = partialmethod(_loader, "test")
-    predict_dataloader = partialmethod(_loader, "pred")
+            loader = AtomTokenLoader(dataset, batch_sampler=sampler, **kwargs)
+            self._loaders[key] = BudgetLoader(loader)
+        if shuffle and self.trainer is not None:
+            sampler = self._loaders[key].loader.batch_sampler
+            sampler.set_epoch(self.trainer.current_epoch)
+            self.trainer.reload_dataloaders_every_n_epochs = 1
+        return self._loaders[key]
 
     def __str__(self) -> str:
         # Lightning's own would load data.

@@ -3,7 +3,7 @@
 import math
 import random
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import KW_ONLY, InitVar, dataclass
 from itertools import cycle, islice
 from typing import Any, Optional, Union
@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pyg_atomenc.checks import check_choice, check_index, check_integer, check_type
+from pyg_atomenc.checks import check_choice, check_integer, check_type
 from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -210,7 +210,13 @@ def _find_sizes(
     dataset: Any, given: dict[str, Any], needed: list[str]
 ) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
-    found = {k: _check_sizes(k, v) for k, v in given.items() if v is not None}
+    found = {}
+    for name, sizes in given.items():
+        if sizes is not None:
+            values = sizes.tolist() if isinstance(sizes, Tensor) else sizes
+            mend = "pass a vector of integers, one for each graph."
+            check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
+            found[name] = [check_integer(name, size, 0) for size in values]
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
         raise AtomEncodingError(
@@ -230,16 +236,3 @@ def _find_sizes(
             f"the lengths differ, {lengths}: give every graph one size of each kind."
         )
     return found
-
-
-def _check_sizes(name: str, sizes: Any) -> list[int]:
-    mend = "pass a vector of integers, one for each graph."
-    try:
-        found = torch.as_tensor(sizes)
-    except (TypeError, ValueError, RuntimeError):
-        raise AtomEncodingError(f"'{name}' is {sizes!r}: {mend}") from None
-    # An empty list makes a vector of floating numbers.
-    found = check_index(name, found if found.numel() else found.long(), mend)
-    if found.numel() and int(found.min()) < 0:
-        raise AtomEncodingError(f"'{name}' holds {int(found.min())}: sizes count.")
-    return found.tolist()

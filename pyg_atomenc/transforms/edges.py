@@ -26,10 +26,8 @@ class RadiusEdges(BaseTransform):
     Adds, for ``E`` directed edges,
 
     - ``radius_edge_index`` ``[2, E]``, int64: rows (source, target), sorted by target;
-      no loops. Atoms whose position is not known have no edges.
+      no loops, none of atoms whose position is not known, none between graphs
     - ``radius_distance`` ``[E]``, of the type of ``pos``: in ångström, differentiable
-
-    The bonds in ``edge_index`` stay as they are. In a batch no edge joins two graphs.
 
     Args:
         cutoff (float): In ångström. (default: ``5.0``)
@@ -136,11 +134,10 @@ class TokenEdges(BaseTransform):
 def neighbors(
     pos: Tensor, batch: Optional[Tensor], cutoff: float, max_neighbors: Optional[int]
 ) -> Tensor:
-    """All pairs of points ``[N, 3]`` of a graph that are at most ``cutoff`` apart.
+    """The pairs (neighbour, point) of points ``[N, 3]`` at most ``cutoff`` apart.
 
-    Of each point only the ``max_neighbors`` nearest; points that are not finite have
-    none. By SciPy's k-d tree, on the CPU. Gives ``[2, E]``, int64: rows (neighbour,
-    point), sorted by the point, then by the neighbour.
+    They are sorted by the point, then by the neighbour; points that are not finite have
+    none. By SciPy's k-d tree, on the CPU.
     """
     spatial = require_package("scipy.spatial", "neighbours in space")
     place = pos.detach().double().cpu().numpy()
