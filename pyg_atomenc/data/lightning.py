@@ -25,24 +25,21 @@ _BASES = [
 class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
     r"""PyG's ``LightningDataset`` with batches of tokens, for a Lightning ``Trainer``.
 
-    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout. With a
-    budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once an
-    epoch, in another order in each epoch of training, and shares them among ranks
-    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs differ in their
-    number of batches, so the trainer is made to ask for it in each
-    (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget batches
-    have ``batch_size`` graphs, and Lightning shares them as any others. All but those
-    of training keep the order of the data set.
+    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout; only in
+    training they are shuffled. With a budget,
+    :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them and shares them among ranks
+    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs then differ in
+    their number of batches, so the trainer is made to ask for it in each
+    (``reload_dataloaders_every_n_epochs=1``); workers live on.
 
     Args:
         train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,
             optional): Each gives :class:`~pyg_atomenc.data.AtomTokenData`.
             (default: ``None``)
         max_pairs, max_atoms, seed, oversized: As for the sampler.
-        **kwargs: As for :class:`torch_geometric.loader.DataLoader`: ``num_workers``,
-            ``follow_batch`` and so on. ``batch_size`` is 1, ``pin_memory`` set where
-            there is CUDA and ``persistent_workers`` where there are workers, unless
-            given; ``drop_last`` is for training alone.
+        **kwargs: As for :class:`torch_geometric.loader.DataLoader`. By default
+            ``batch_size`` is 1, ``pin_memory`` set where there is CUDA and
+            ``persistent_workers`` with workers; ``drop_last`` is for training alone.
 
     Raises:
         ValueError: If ``shuffle`` or a sampler is passed, or ``batch_size`` with a

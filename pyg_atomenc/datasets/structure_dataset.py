@@ -47,8 +47,8 @@ class StructureDataset(Dataset):
     """Graphs of structure files, or of SMILES, that are read once and kept on disk.
 
     They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
-    without pickle, in the order of the files' names; each knows its file as ``source``.
-    An access reads one graph, so that the set may be larger than memory.
+    without pickle, by the files' names, each with its file as ``source``. An access
+    reads one graph, so that the set may be larger than memory.
 
     New and changed files, by name, size and time of change, are read when the data set
     is opened; other options have another folder. A function counts by its name and an

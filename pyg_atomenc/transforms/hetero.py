@@ -37,11 +37,10 @@ class ToHetero(BaseTransform):
       bonds; ``list_id``, int64, says where each one's entry stands, also after
       ``subgraph`` or in a ``NeighborLoader``
     - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
-    - ``data['atom', 'bond', 'atom']`` holds the bonds; where the graph has them,
-      ``['atom', 'radius', 'atom']`` what :class:`RadiusEdges` found,
-      ``['token', 'edge', 'token']`` what :class:`TokenEdges` found, and
-      ``['atom', 'pair', 'atom']`` the pairs inside tokens and :class:`PairFeatures`
-    - everything else belongs to the whole graph and stays where it is
+    - ``data['atom', 'bond', 'atom']`` holds the bonds, ``['atom', 'radius', 'atom']``
+      what :class:`RadiusEdges` found, ``['token', 'edge', 'token']`` what
+      :class:`TokenEdges` found, and ``['atom', 'pair', 'atom']`` the pairs inside
+      tokens and :class:`PairFeatures`; all else stays where it is
 
     PyG batches the result as any ``HeteroData``; :class:`FromHetero` goes back.
 

@@ -31,8 +31,8 @@ class PairFeatures(BaseTransform):
     - graph distance: one-hot over 0, 1, …, 6 bonds on the shortest path, and a column
       for what is further or not connected; paths may leave the token
     - spatial distance: ``num_rbf`` Gaussians of ‖r_a − r_b‖, with centres spread evenly
-      from 0 to ``cutoff`` (`SchNet <https://arxiv.org/abs/1706.08566>`_); zeros where
-      a position is not known. They are differentiable with respect to ``pos``.
+      from 0 to ``cutoff`` (`SchNet <https://arxiv.org/abs/1706.08566>`_),
+      differentiable; zeros where a position is not known
 
     Args:
         num_rbf (int): How many Gaussians; 0 without positions. (default: ``16``)
@@ -89,14 +89,13 @@ class PairFeatures(BaseTransform):
 
 
 def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
-    known = pos.isfinite().all(dim=1)
+    known = pos.isfinite().all(dim=1, keepdim=True)
     # Zeros stand in for unknown positions: a NaN would reach the others' gradients.
-    pos = torch.where(known.unsqueeze(1), pos, 0.0)
-    square = (pos[pairs[0]] - pos[pairs[1]]).square().sum(dim=1)
+    source, target = torch.where(known, pos, 0.0)[pairs]
     # The root has no gradient at 0, where an atom meets itself.
-    distance = square.clamp(min=1e-12).sqrt()
+    distance = (source - target).square().sum(dim=1).clamp(min=1e-12).sqrt()
     rbf = GaussianSmearing(0.0, cutoff, count).to(pos)(distance)
-    return rbf * known[pairs].all(dim=0).unsqueeze(1)
+    return rbf * known[pairs].all(dim=0)
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
