@@ -8,17 +8,11 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 import pyg_atomenc.checks as checks
+import pyg_atomenc.data.storage as storage
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
 from pyg_atomenc.data.names import Names
-from pyg_atomenc.data.storage import (
-    AtomTokenStorage,
-    count_tokens,
-    graph_of_tokens,
-    is_token_attr,
-    to_ids,
-)
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -68,16 +62,16 @@ class AtomTokenData(Data):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.__dict__["_store"] = AtomTokenStorage(_parent=self)
+        self.__dict__["_store"] = storage.AtomTokenStorage(_parent=self)
         named = dict(x=x, edge_index=edge_index, edge_attr=edge_attr, y=y, pos=pos)
         for key, value in {**named, "time": time, **kwargs}.items():
             setattr(self, key, value)
         # Of each graph, where this was the dictionary of a batch.
         many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
-        total: Any = count_tokens(num_tokens) if many else num_tokens
+        total: Any = storage.count_tokens(num_tokens) if many else num_tokens
         self.num_tokens = num_tokens
         if atom_to_token is not None:
-            index = to_ids("atom_to_token", atom_to_token)
+            index = storage.to_ids("atom_to_token", atom_to_token)
             total = check_token_index(index, total, kwargs.get("batch"))
             self.num_tokens = num_tokens if many else total
             self.atom_to_token = index
@@ -107,17 +101,13 @@ class AtomTokenData(Data):
         """Tokens of this graph, or of all graphs where this is a batch."""
         mend = "set it with 'atom_to_token', so that graphs can be batched."
         checks.check_has(self, mend, "num_tokens")
-        return count_tokens(self.num_tokens)
+        return storage.count_tokens(self.num_tokens)
 
     @property
     def token_batch(self) -> Tensor:
         """The graph of every token ``[T]``, int64; zeros where this is no batch."""
         stored = self._store.get("token_batch")
-        return graph_of_tokens(self) if stored is None else stored
-
-    @token_batch.setter
-    def token_batch(self, value: Tensor) -> None:
-        self._store["token_batch"] = value
+        return storage.graph_of_tokens(self) if stored is None else stored
 
     def token_layout(self) -> TokenLayout:
         """The layout of this graph's or batch's tokens, for any layer that takes one.
@@ -166,7 +156,9 @@ class AtomTokenData(Data):
         many = isinstance(self.num_tokens, Tensor) and self.num_tokens.numel() > 1
         if batch is None or not (many or isinstance(self, Batch)):
             return
-        owners = dict(num_tokens=graph_of_tokens(self), token_batch=self.token_batch)
+        owners = dict(
+            num_tokens=storage.graph_of_tokens(self), token_batch=self.token_batch
+        )
         for name, owner in owners.items():
             if (torn := (owner[self.atom_to_token] != batch).nonzero()).numel():
                 raise AtomEncodingError(
@@ -176,7 +168,9 @@ class AtomTokenData(Data):
                 )
 
     def _validate_tokens(self) -> None:
-        if not any(key == "atom_to_token" or is_token_attr(key) for key in self.keys()):
+        if not any(
+            key == "atom_to_token" or storage.is_token_attr(key) for key in self.keys()
+        ):
             return
         self._check_tokens()
         count: Any = self.num_nodes
@@ -199,7 +193,7 @@ class AtomTokenData(Data):
         """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
-        if is_token_attr(key):
+        if storage.is_token_attr(key):
             return int(key == "token_batch")
         return super().__inc__(key, value, *args, **kwargs)
 
@@ -211,7 +205,7 @@ class AtomTokenData(Data):
                 f"'{key}' is a list, and loaders of neighbours select from tensors "
                 f"alone: delete it, and read names as data.{key}[batch.n_id]."
             )
-        if is_token_attr(key):
+        if storage.is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
 

@@ -166,11 +166,10 @@ class AtomTokenStorage(GlobalStorage):
         super().__delitem__(key)
 
     def __getstate__(self) -> dict[str, Any]:
+        state, index = super().__getstate__(), self.get("atom_to_token")
         # On the CPU the values tell whose layout it is, also in another process.
-        layout, state = self.kept_layout(), super().__getstate__()
-        state.pop("_layout", None)
-        if layout is not None and self["atom_to_token"].is_cpu:
-            state["_layout"] = layout, None
+        if index is None or not index.is_cpu:
+            state.pop("_layout", None)
         return state
 
     def apply(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":

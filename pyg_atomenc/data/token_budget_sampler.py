@@ -3,7 +3,7 @@
 import math
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from itertools import cycle, islice
 from typing import Any, Optional, Union
@@ -223,14 +223,11 @@ def _find_sizes(
             f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
             f"the {missing[0]} of every graph."
         )
-    if dataset is not None:
-        mend = "it has no length; pass a dataset or list of graphs, or None."
-        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
-    counted = found if dataset is None else {**found, "dataset": dataset}
-    lengths = {name: len(value) for name, value in counted.items()}
+    counted = {"dataset": dataset, **found}
+    lengths = {k: len(v) for k, v in counted.items() if hasattr(v, "__len__")}
     if len(set(lengths.values())) > 1:
         raise AtomEncodingError(
             f"the lengths differ, {lengths}: give every graph one size of each kind."

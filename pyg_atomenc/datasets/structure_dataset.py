@@ -10,9 +10,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -138,27 +138,22 @@ class StructureDataset(Dataset):
         """Find the graphs that are kept; gives the items that are not."""
         names = [] if self.source is None else map(_plain, self.source.names)
         items = {(name, self.source.stamp(i)): i for i, name in enumerate(names)}
-        skipped: dict[int, Skipped] = {}
-        known, graphs = set(), []
+        found = []
         with storage.open_graphs(self.folder) as database:
+            if retry_skipped:
+                database.execute("DELETE FROM graphs WHERE reason != ''")
             query = "SELECT id, atoms, pairs, source, stamp, reason FROM graphs"
-            for *row, name, stamp, reason in database.execute(f"{query} ORDER BY id"):
-                index = row[0] if self.source is None else items.get((name, stamp), -1)
-                if index < 0 or (reason and retry_skipped):
-                    continue
-                known.add(index)
-                # A later run may have read what an earlier one could not.
-                skipped.pop(index, None)
-                if reason:
-                    skipped[index] = Skipped(name, reason)
-                elif reason is None:
-                    graphs.append((index, *row, name))
-        graphs.sort()
-        self.report = [skip for _, skip in sorted(skipped.items())]
-        self._names = [name for *_, name in graphs]
+            for *row, name, stamp, reason in database.execute(query):
+                index = row[0] if self.source is None else items.get((name, stamp))
+                if index is not None:
+                    found.append((index, row, name, reason))
+        found.sort()
+        self.report = [Skipped(name, why) for *_, name, why in found if why]
+        self._names = [name for *_, name, why in found if why is None]
         # The row of every graph, its atoms and its pairs.
-        self._graphs = torch.tensor([row[1:4] for row in graphs]).view(-1, 3).long()
-        return sorted({*items.values()} - known)
+        rows = [row for _, row, _, why in found if why is None]
+        self._graphs = torch.tensor(rows).view(-1, 3).long()
+        return sorted({*items.values()} - {index for index, *_ in found})
 
     def _keep(self, results: Any, on_error: str) -> None:
         rows, saved = Rows(), time.monotonic()
@@ -207,10 +202,8 @@ class StructureDataset(Dataset):
         pool = ProcessPoolExecutor(num_workers, context, _start, (self,))
         try:
             for i in range(0, len(missing), _FILES_AT_ONCE):
-                futures: list[Future[Rows]] = []
-                with suppress(BrokenProcessPool):
-                    for item in missing[i : i + _FILES_AT_ONCE]:
-                        futures.append(pool.submit(_read, item))
+                items = missing[i : i + _FILES_AT_ONCE]
+                futures = [pool.submit(_read, item) for item in items]
                 for done in as_completed(futures):
                     # What was read before a process died is kept first.
                     if not isinstance(done.exception(), BrokenProcessPool):
@@ -231,10 +224,9 @@ class StructureDataset(Dataset):
         stamp = self.source.stamp(index)
         try:
             graphs = self.source.read(index, self.tokenizer)
-            if self.pre_filter is not None:
-                graphs = [data for data in graphs if self.pre_filter(data)]
+            keep = self.pre_filter or (lambda data: True)
             change = self.pre_transform or (lambda data: data)
-            rows = [storage.pack(change(data)) for data in graphs] or [{"reason": ""}]
+            rows = [storage.pack(change(data)) for data in graphs if keep(data)]
         except ImportError:
             raise
         except Exception as error:
@@ -243,6 +235,7 @@ class StructureDataset(Dataset):
                 reason = f"{type(error).__name__}: {reason}"
             rows = [{"reason": _plain(reason)}]
         name = _plain(self.source.names[index])
+        rows = rows or [{"reason": ""}]
         return [{**row, "source": name, "stamp": stamp} for row in rows]
 
     @property
@@ -294,7 +287,6 @@ def _start(dataset: StructureDataset) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches all processes; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
     parent: Any = multiprocessing.process.parent_process()
     # What outlives a killed parent would wait, and hold the lock, for ever.
     end = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)

@@ -7,14 +7,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import (
-    check_callable,
-    check_integer,
-    check_range,
-    check_rows,
-    check_type,
-    found,
-)
+import pyg_atomenc.checks as checks
 from pyg_atomenc.errors import AtomEncodingError
 
 TOKEN_PREFIX = "token_"
@@ -47,10 +40,10 @@ class Tokens:
         index, tensor = self.atom_to_token, isinstance(self.atom_to_token, Tensor)
         if not tensor or index.dtype != torch.long or index.dim() != 1:
             raise AtomEncodingError(
-                f"'atom_to_token' is {found(index)}: pass int64, one token id per atom."
+                f"'atom_to_token' is {checks.found(index)}: pass int64, an id per atom."
             )
-        check_integer("num_tokens", self.num_tokens, 0)
-        check_range("atom_to_token", index, self.num_tokens, "tokens")
+        checks.check_integer("num_tokens", self.num_tokens, 0)
+        checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
             if not name.startswith(TOKEN_PREFIX):
                 raise AtomEncodingError(
@@ -90,9 +83,9 @@ Tokenizer = Callable[[Any], Tokens]
 
 def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
     """Run any tokenizer on a molecule or structure, and check that it gave tokens."""
-    check_callable("tokenizer", tokenizer)
+    checks.check_callable("tokenizer", tokenizer)
     mend = "a tokenizer must return pyg_atomenc.tokenizers.Tokens."
-    tokens = check_type("tokenizer(...)", tokenizer(source), Tokens, mend)
+    tokens = checks.check_type("tokenizer(...)", tokenizer(source), Tokens, mend)
     mend = "the tokenizer must give every atom one token."
-    check_rows("atom_to_token", tokens.atom_to_token, num_atoms, "atoms", mend)
+    checks.check_rows("atom_to_token", tokens.atom_to_token, num_atoms, "atoms", mend)
     return tokens
