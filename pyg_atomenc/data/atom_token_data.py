@@ -31,11 +31,9 @@ class AtomTokenData(Data):
       ``radius_*``, keeps the pairs of which both are left.
 
     Args:
-        x (Tensor, optional): Atom features ``[N, C]``. (default: ``None``)
-        edge_index (Tensor, optional): Bonds ``[2, E]``, int64. (default: ``None``)
-        edge_attr (Tensor, optional): Bond features ``[E, D]``. (default: ``None``)
-        pos (Tensor, optional): Positions ``[N, 3]`` in ångström. (default: ``None``)
-        y, time (Tensor, optional): Labels; times as in PyG. (default: ``None``)
+        x, edge_index, edge_attr, y, pos, time (optional): As of PyG's ``Data``: of
+            atoms ``[N, C]``, bonds ``[2, E]``, int64, and ``[E, D]``; labels; positions
+            ``[N, 3]`` in ångström; times. (default: ``None``)
         atom_to_token (Tensor, optional): The token of every atom ``[N]``, int64 with
             values in ``[0, num_tokens)``, in any order. (default: ``None``)
         num_tokens (int, optional): The number of tokens ``T``, empty ones included; of
@@ -156,10 +154,8 @@ class AtomTokenData(Data):
         many = isinstance(self.num_tokens, Tensor) and self.num_tokens.numel() > 1
         if batch is None or not (many or isinstance(self, Batch)):
             return
-        owners = dict(
-            num_tokens=storage.graph_of_tokens(self), token_batch=self.token_batch
-        )
-        for name, owner in owners.items():
+        owners = storage.graph_of_tokens(self), self.token_batch
+        for name, owner in zip(("num_tokens", "token_batch"), owners, strict=True):
             if (torn := (owner[self.atom_to_token] != batch).nonzero()).numel():
                 raise AtomEncodingError(
                     f"'{name}' puts the token of atom {int(torn[0])} into another "
@@ -168,26 +164,24 @@ class AtomTokenData(Data):
                 )
 
     def _validate_tokens(self) -> None:
-        if not any(
-            key == "atom_to_token" or storage.is_token_attr(key) for key in self.keys()
-        ):
+        has_tokens = any(storage.is_token_attr(key) for key in self.keys())
+        if not has_tokens and "atom_to_token" not in self:
             return
         self._check_tokens()
         count: Any = self.num_nodes
         names = "atom_to_token z pos x formal_charge atom_name res_name chain_id"
         _check_rows_of(self, [*names.split(), "ins_code"], count, "atoms")
-        mend = "make it anew from this graph."
-        for key, attr, num_ends, what in (
-            ("token_edge_index", "token_edge_attr", self.total_num_tokens, "tokens"),
-            ("radius_edge_index", "radius_distance", count, "atoms"),
+        mend, total = "make it anew from this graph.", self.total_num_tokens
+        for key, attr, ends in (
+            ("token_edge_index", "token_edge_attr", (total, "tokens")),
+            ("radius_edge_index", "radius_distance", (count, "atoms")),
         ):
             if key in self:
-                edges = checks.check_edges(key, self[key], num_ends, what)
+                edges = checks.check_edges(key, self[key], *ends)
                 _check_rows_of(self, [attr], edges.size(1), f"edges in '{key}'", mend)
         if "pair_attr" in self:
-            pairs: Any = self.token_layout().num_pairs
-            what = "pairs of atoms in tokens"
-            _check_rows_of(self, ["pair_attr"], pairs, what, mend)
+            pairs: Any = self.token_layout().num_pairs, "pairs of atoms in tokens"
+            _check_rows_of(self, ["pair_attr"], *pairs, mend)
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """How much the next graph's values shift when graphs are batched."""

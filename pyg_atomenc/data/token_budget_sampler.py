@@ -90,9 +90,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.epoch = self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {
-            k: check_integer(f"max_{k}", m) for k, m in both.items() if m is not None
-        }
+        budgets = {name: most for name, most in both.items() if most is not None}
+        for name, most in budgets.items():
+            budgets[name] = check_integer(f"max_{name}", most)
         if not budgets:
             raise AtomEncodingError(
                 "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
@@ -181,8 +181,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         # The fullest are closed first.
         shuffle(batches)
         ranks: Any = self.num_replicas
-        whole = math.floor if self.drop_last else math.ceil
-        count = whole(len(batches) / ranks) * ranks
+        count = len(batches) - len(batches) % (ranks if self.drop_last else 1)
+        count += -count % ranks
         if batches and count == 0:
             raise AtomEncodingError(
                 f"'drop_last' leaves no batch: there are {len(batches)} for "
