@@ -159,8 +159,7 @@ class AtomTokenData(Data):
             if (torn := (owner[self.atom_to_token] != batch).nonzero()).numel():
                 raise AtomEncodingError(
                     f"'{name}' puts the token of atom {int(torn[0])} into another "
-                    f"graph than 'batch' the atom: set it anew with 'atom_to_token'; "
-                    f"the 'num_tokens' of a batch has the number of every graph."
+                    f"graph than 'batch' the atom: set it anew, for every graph."
                 )
 
     def _validate_tokens(self) -> None:

@@ -8,7 +8,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
-from pyg_atomenc.checks import check_edges, check_rows
+from pyg_atomenc.checks import check_edges, check_has, check_rows
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -27,11 +27,8 @@ def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     name = next((key for key in ("edge_index", "adj_t", "adj") if key in data), None)
     if name is None:
         for alone in sorted({"edge_attr", "edge_type", "edge_weight"} & {*data.keys()}):
-            raise AtomEncodingError(
-                f"'edge_index' is missing from the data, which has {alone!r}: set the "
-                f"bonds [2, E], or 'adj_t' as torch_geometric.transforms."
-                f"ToSparseTensor does."
-            )
+            mend = f"{alone!r} needs the bonds [2, E], or 'adj_t' of T.ToSparseTensor."
+            check_has(data, mend, "edge_index")
         tensors = (v for v in data.to_dict().values() if isinstance(v, Tensor))
         return next(tensors, torch.empty(0)).new_empty((2, 0), dtype=torch.long), None
     value, values = data[name], None

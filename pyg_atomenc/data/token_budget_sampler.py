@@ -200,8 +200,7 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
     ranks = ranks if num_replicas is None else num_replicas
     if rank >= check_integer("num_replicas", ranks):
         raise AtomEncodingError(
-            f"'rank' is {rank} and 'num_replicas' {ranks}: pass a rank from 0 to "
-            f"num_replicas - 1."
+            f"'rank' is {rank} and 'num_replicas' {ranks}: ranks count from 0."
         )
     return int(ranks), rank
 

@@ -37,11 +37,9 @@ class Tokens:
     representative: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
-        index, tensor = self.atom_to_token, isinstance(self.atom_to_token, Tensor)
-        if not tensor or index.dtype != torch.long or index.dim() != 1:
-            raise AtomEncodingError(
-                f"'atom_to_token' is {checks.found(index)}: pass int64, an id per atom."
-            )
+        mend, index = "pass int64, one token id per atom.", self.atom_to_token
+        if checks.check_index("atom_to_token", index, mend).dtype != torch.long:
+            raise AtomEncodingError(f"'atom_to_token' is {index.dtype}: {mend}")
         checks.check_integer("num_tokens", self.num_tokens, 0)
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
@@ -50,14 +48,10 @@ class Tokens:
                     f"'attributes' names {name!r}: token attributes are named "
                     f"{TOKEN_PREFIX}*, so that they batch by token."
                 )
-            is_tensor = isinstance(values, Tensor)
-            sized = values.dim() > 0 if is_tensor else hasattr(values, "__len__")
-            rows = len(values) if sized and not isinstance(values, str) else "no"
-            if rows != self.num_tokens:
-                raise AtomEncodingError(
-                    f"'attributes' has {rows} entries in {name!r} for "
-                    f"{self.num_tokens} tokens: give one per token."
-                )
+            listed = hasattr(values, "__len__") and not isinstance(values, str)
+            if not isinstance(values, Tensor):
+                values = torch.empty(len(values) if listed else ())
+            checks.check_rows(name, values, self.num_tokens, "tokens")
         count = index.numel()
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")

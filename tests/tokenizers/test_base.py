@@ -14,8 +14,8 @@ def test_holds_tokens_and_what_is_known_of_them():
     "index, num_tokens, attributes, message",
     [
         ([0, 1], 2, {}, "'atom_to_token' is of type list"),
-        (torch.tensor([0.0]), 1, {}, "'atom_to_token' is torch.float32"),
-        (torch.zeros(2, 1).long(), 1, {}, r"of shape \[2, 1\]"),
+        (torch.tensor([0.0]), 1, {}, "'atom_to_token' is of type torch.float32"),
+        (torch.zeros(2, 1).long(), 1, {}, r"has shape \[2, 1\]"),
         (torch.tensor([0, 3]), 3, {}, "values from 0 to 3 for 3 tokens"),
         (torch.tensor([-1, 0]), 3, {}, "values from -1 to 0"),
         (torch.tensor([0]), 1, {"name": ["a"]}, "'attributes' names 'name'"),
@@ -23,7 +23,7 @@ def test_holds_tokens_and_what_is_known_of_them():
             torch.tensor([0]),
             2,
             {"token_name": ["a"]},
-            "1 entries in 'token_name' for 2",
+            "'token_name' has 1 rows for 2 tokens",
         ),
     ],
 )
@@ -52,8 +52,8 @@ def test_what_is_no_tokenizer(tokenizer):
     [
         (dict(num_tokens=1.5), "'num_tokens' is 1.5"),
         (dict(num_tokens=-1), "'num_tokens' is -1"),
-        (dict(attributes={"token_a": 3}), "no entries in 'token_a'"),
-        (dict(attributes={"token_a": "ab"}), "no entries in 'token_a'"),
+        (dict(attributes={"token_a": 3}), "'token_a' has no rows"),
+        (dict(attributes={"token_a": "ab"}), "'token_a' has no rows"),
         (dict(representative=[0, 2]), "'representative' is"),
         (dict(representative=torch.tensor([0, -1])), "'representative' is"),
         (dict(representative=torch.tensor([0.0, 2.0])), "'representative' is"),
