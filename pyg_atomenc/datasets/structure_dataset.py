@@ -31,8 +31,6 @@ from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 # What a killed run may lose of its reading, and how many files are under way at most.
 _SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 256
 _dataset: "StructureDataset"
-# Options that are users' functions, and run in the processes that read.
-_OWN = ("tokenizer", "pre_filter", "pre_transform")
 Rows = list[dict[str, Any]]
 
 
@@ -99,8 +97,9 @@ class StructureDataset(Dataset):
         force_reload: bool = False,
         retry_skipped: bool = False,
     ) -> None:
-        own = [tokenizer, pre_filter, pre_transform]
-        for name, value in zip((*_OWN, "transform"), [*own, transform], strict=True):
+        own = dict(tokenizer=tokenizer, pre_filter=pre_filter)
+        own["pre_transform"] = pre_transform
+        for name, value in {**own, "transform": transform}.items():
             check_callable(name, value)
         check_choice("on_error", on_error, ("skip", "raise"))
         check_integer("num_workers", num_workers, 0)
@@ -113,7 +112,7 @@ class StructureDataset(Dataset):
         else:
             self.source = _as_source(self.raw_dir if source is None else source)
             release = import_module("pyg_atomenc").__version__
-            known = (type(self.source), self.source.options, own, version)
+            known = (type(self.source), self.source.options, [*own.values()], version)
             text = _describe([release, *known])
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
@@ -189,7 +188,7 @@ class StructureDataset(Dataset):
             return
         context: Any = multiprocessing.get_context(method)
         if context.get_start_method() != "fork":
-            for name in ("source", *_OWN):
+            for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
                 try:
                     pickle.dumps(getattr(self, name))
                 except Exception as error:

@@ -143,18 +143,16 @@ def neighbors(
     place = pos.detach().double().cpu().numpy()
     if batch is not None:
         # A fourth coordinate keeps graphs further apart than the cutoff.
-        graph = batch.cpu().numpy()[:, None] * (2.0 * cutoff)
-        place = np.concatenate([place, graph], axis=1)
+        place = np.column_stack([place, batch.cpu().numpy() * (2.0 * cutoff)])
     known = np.flatnonzero(np.isfinite(place).all(axis=1))
     place = place[known]
     pairs = spatial.cKDTree(place).query_pairs(cutoff, output_type="ndarray")
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     if max_neighbors is not None:
         length = np.linalg.norm(place[pairs[:, 0]] - place[pairs[:, 1]], axis=1)
-        order = np.lexsort((length, pairs[:, 1]))
-        nearest = count_before(pairs[order, 1]) < max_neighbors
-        pairs = pairs[np.sort(order[nearest])]
+        pairs = pairs[np.lexsort((pairs[:, 0], length, pairs[:, 1]))]
+        pairs = pairs[count_before(pairs[:, 1]) < max_neighbors]
+    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     return torch.from_numpy(known[pairs].T.copy()).to(pos.device)
 
 
