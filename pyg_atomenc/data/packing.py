@@ -78,6 +78,7 @@ def pack(
                 closed.append(batches.pop(0)[-1])
             rest, other_rest, batch = budget, budget, []
         batch.append(sample)
-        rests = (rest - size, other_rest - other)
-        insort_left(batches, (min(rests), *rests, batch), key=smaller)
+        rest, other_rest = rest - size, other_rest - other
+        entry = (min(rest, other_rest), rest, other_rest, batch)
+        insort_left(batches, entry, key=smaller)
     return closed + [batch for *_, batch in batches]

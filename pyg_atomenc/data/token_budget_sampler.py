@@ -215,7 +215,12 @@ def _find_sizes(
             values = sizes.tolist() if isinstance(sizes, Tensor) else sizes
             mend = "pass a vector of integers, one for each graph."
             check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
-            found[name] = [check_integer(name, size, 0) for size in values]
+            found[name] = [
+                size
+                if type(size) is int and size >= 0
+                else check_integer(name, size, 0)
+                for size in values
+            ]
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
         raise AtomEncodingError(
