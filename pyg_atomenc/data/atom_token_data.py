@@ -1,5 +1,6 @@
 """`AtomTokenData`: a graph of atoms that also knows its tokens."""
 
+from collections.abc import Iterable
 from typing import Any, Optional, Union
 
 import torch
@@ -7,17 +8,11 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 import pyg_atomenc.checks as checks
+import pyg_atomenc.data.storage as storage
 from pyg_atomenc.attention import TokenLayout, check_token_index
 from pyg_atomenc.data.bonds import read_bonds
-from pyg_atomenc.data.editing import check_flat, drop_empty_tokens, keep_atoms
+from pyg_atomenc.data.editing import drop_empty_tokens, keep_atoms
 from pyg_atomenc.data.names import Names
-from pyg_atomenc.data.storage import (
-    AtomTokenStorage,
-    count_tokens,
-    graph_of_tokens,
-    is_token_attr,
-    to_ids,
-)
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -36,11 +31,9 @@ class AtomTokenData(Data):
       ``radius_*``, keeps the pairs of which both are left.
 
     Args:
-        x (Tensor, optional): Atom features ``[N, C]``. (default: ``None``)
-        edge_index (Tensor, optional): Bonds ``[2, E]``, int64. (default: ``None``)
-        edge_attr (Tensor, optional): Bond features ``[E, D]``. (default: ``None``)
-        pos (Tensor, optional): Positions ``[N, 3]`` in ångström. (default: ``None``)
-        y, time (Tensor, optional): Labels; times as in PyG. (default: ``None``)
+        x, edge_index, edge_attr, y, pos, time (optional): As of PyG's ``Data``: of
+            atoms ``[N, C]``, bonds ``[2, E]``, int64, and ``[E, D]``; labels; positions
+            ``[N, 3]`` in ångström; times. (default: ``None``)
         atom_to_token (Tensor, optional): The token of every atom ``[N]``, int64 with
             values in ``[0, num_tokens)``, in any order. (default: ``None``)
         num_tokens (int, optional): The number of tokens ``T``, empty ones included; of
@@ -67,20 +60,19 @@ class AtomTokenData(Data):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.__dict__["_store"] = AtomTokenStorage(_parent=self)
+        self.__dict__["_store"] = storage.AtomTokenStorage(_parent=self)
         named = dict(x=x, edge_index=edge_index, edge_attr=edge_attr, y=y, pos=pos)
-        named |= dict(time=time, **kwargs)
-        for key, value in named.items():
+        for key, value in {**named, "time": time, **kwargs}.items():
             setattr(self, key, value)
         # Of each graph, where this was the dictionary of a batch.
         many = isinstance(num_tokens, Tensor) and num_tokens.dim() > 0
-        total: Any = count_tokens(num_tokens) if many else num_tokens
+        total: Any = storage.count_tokens(num_tokens) if many else num_tokens
+        self.num_tokens = num_tokens
         if atom_to_token is not None:
-            atom_to_token = to_ids("atom_to_token", atom_to_token)
-            total = check_token_index(atom_to_token, total, kwargs.get("batch"))
-        self.num_tokens = num_tokens if many else total
-        if atom_to_token is not None:
-            self.atom_to_token = atom_to_token
+            index = storage.to_ids("atom_to_token", atom_to_token)
+            total = check_token_index(index, total, kwargs.get("batch"))
+            self.num_tokens = num_tokens if many else total
+            self.atom_to_token = index
 
     @classmethod
     def from_data(cls, data: Data) -> "AtomTokenData":
@@ -107,25 +99,20 @@ class AtomTokenData(Data):
         """Tokens of this graph, or of all graphs where this is a batch."""
         mend = "set it with 'atom_to_token', so that graphs can be batched."
         checks.check_has(self, mend, "num_tokens")
-        return count_tokens(self.num_tokens)
+        return storage.count_tokens(self.num_tokens)
 
     @property
     def token_batch(self) -> Tensor:
         """The graph of every token ``[T]``, int64; zeros where this is no batch."""
         stored = self._store.get("token_batch")
-        return graph_of_tokens(self) if stored is None else stored
-
-    @token_batch.setter
-    def token_batch(self, value: Tensor) -> None:
-        self._store["token_batch"] = value
+        return storage.graph_of_tokens(self) if stored is None else stored
 
     def token_layout(self) -> TokenLayout:
         """The layout of this graph's or batch's tokens, for any layer that takes one.
 
-        It is built at every call, so keep it for the batch, best before that moves to a
-        GPU: ``layout = batch.token_layout().to(device)``. A batch from a
-        :class:`~pyg_atomenc.data.AtomTokenLoader` carries its layout, handed out here
-        as long as ``atom_to_token`` is what it was.
+        A batch from a :class:`~pyg_atomenc.data.AtomTokenLoader` carries it; else it is
+        built at every call, best once and before a batch moves to a GPU:
+        ``layout = batch.token_layout().to(device)``.
         """
         if (kept := self._store.kept_layout()) is not None:
             return kept
@@ -151,24 +138,8 @@ class AtomTokenData(Data):
             return False
         return True
 
-    def subgraph(self, subset: Tensor) -> "AtomTokenData":
-        """The graph of some atoms, and of the bonds and pairs between them.
-
-        It has the same tokens, of which some may be empty, see
-        :meth:`drop_empty_tokens`. That of a batch comes apart into the graphs' own
-        subgraphs, as long as ``subset``, a mask ``[N]`` or indices, keeps their order.
-        """
-        return keep_atoms(self, subset)
-
-    def drop_empty_tokens(self) -> "AtomTokenData":
-        """A copy of the graph, or of the batch, without tokens that have no atoms.
-
-        The other tokens keep their order and take ids without gaps; attributes
-        ``token_*`` lose the rows of those that go, ``token_edge_index`` their edges.
-        """
-        check_flat(self)
-        self._check_tokens()
-        return drop_empty_tokens(self)
+    subgraph = keep_atoms
+    drop_empty_tokens = drop_empty_tokens
 
     def _check_has_tokens(self) -> None:
         mend = "set it to the token of every atom, for example torch.arange(num_atoms)."
@@ -179,52 +150,45 @@ class AtomTokenData(Data):
         self._check_has_tokens()
         total, batch = self.total_num_tokens, self._store.get("batch")
         check_token_index(self.atom_to_token, total, batch=batch)
-        _check_rows_of(self, dict.fromkeys(self._store.token_rows(), (total, "tokens")))
+        _check_rows_of(self, self._store.token_rows(), total, "tokens")
         many = isinstance(self.num_tokens, Tensor) and self.num_tokens.numel() > 1
         if batch is None or not (many or isinstance(self, Batch)):
             return
-        owners = dict(num_tokens=graph_of_tokens(self), token_batch=self.token_batch)
-        for name, owner in owners.items():
+        owners = storage.graph_of_tokens(self), self.token_batch
+        for name, owner in zip(("num_tokens", "token_batch"), owners, strict=True):
             if (torn := (owner[self.atom_to_token] != batch).nonzero()).numel():
                 raise AtomEncodingError(
                     f"'{name}' puts the token of atom {int(torn[0])} into another "
-                    f"graph than 'batch' the atom: set it anew with 'atom_to_token'; "
-                    f"the 'num_tokens' of a batch has the number of every graph."
+                    f"graph than 'batch' the atom: set it anew, for every graph."
                 )
 
     def _validate_tokens(self) -> None:
-        if not any(key == "atom_to_token" or is_token_attr(key) for key in self.keys()):
+        has_tokens = any(storage.is_token_attr(key) for key in self.keys())
+        if not has_tokens and "atom_to_token" not in self:
             return
         self._check_tokens()
-        total, num_atoms = self.total_num_tokens, self.num_nodes
-        assert num_atoms is not None, "PyG's own validation refuses this"
-        atoms = (
-            "atom_to_token z pos x formal_charge atom_name res_name chain_id ins_code"
-        )
-        _check_rows_of(self, dict.fromkeys(atoms.split(), (num_atoms, "atoms")))
-        rows = {}
-        for key, attr, count, what in (
-            ("token_edge_index", "token_edge_attr", total, "tokens"),
-            ("radius_edge_index", "radius_distance", num_atoms, "atoms"),
+        count: Any = self.num_nodes
+        names = "atom_to_token z pos x formal_charge atom_name res_name chain_id"
+        _check_rows_of(self, [*names.split(), "ins_code"], count, "atoms")
+        mend, total = "make it anew from this graph.", self.total_num_tokens
+        for key, attr, ends in (
+            ("token_edge_index", "token_edge_attr", (total, "tokens")),
+            ("radius_edge_index", "radius_distance", (count, "atoms")),
         ):
             if key in self:
-                edges = checks.check_edges(key, self[key], count, what)
-                rows[attr] = (edges.size(1), f"edges in '{key}'")
+                edges = checks.check_edges(key, self[key], *ends)
+                _check_rows_of(self, [attr], edges.size(1), f"edges in '{key}'", mend)
         if "pair_attr" in self:
-            pairs: Any = self.token_layout().num_pairs
-            rows["pair_attr"] = (pairs, "pairs of atoms in tokens")
-        _check_rows_of(self, rows, "make it anew from this graph.")
+            pairs: Any = self.token_layout().num_pairs, "pairs of atoms in tokens"
+            _check_rows_of(self, ["pair_attr"], *pairs, mend)
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
-        own = is_token_attr(key)
-        return (
-            int(key == "token_batch")
-            if own
-            else super().__inc__(key, value, *args, **kwargs)
-        )
+        if storage.is_token_attr(key):
+            return int(key == "token_batch")
+        return super().__inc__(key, value, *args, **kwargs)
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         """The dimension along which an attribute is concatenated."""
@@ -234,7 +198,7 @@ class AtomTokenData(Data):
                 f"'{key}' is a list, and loaders of neighbours select from tensors "
                 f"alone: delete it, and read names as data.{key}[batch.n_id]."
             )
-        if is_token_attr(key):
+        if storage.is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
 
@@ -244,23 +208,16 @@ torch.serialization.add_safe_globals([AtomTokenData])
 
 
 def check_graph(data: Any) -> tuple[Tensor, Optional[Tensor]]:
-    """The bonds of a graph that a transform can work with, else a ValueError.
-
-    It knows its tokens, its bonds join atoms that are there, and what belongs to atoms,
-    bonds or tokens has as many rows. What transforms make anew, edges by distance and
-    features of pairs, is left to :meth:`AtomTokenData.validate`.
-    """
-    _check_type(data)
-    data._check_has_tokens()
-    count, atoms = data.atom_to_token.numel(), "z pos formal_charge num_hydrogens"
-    _check_rows_of(data, dict.fromkeys(atoms.split(), (count, "atoms")))
+    """The bonds of a graph that a transform can work with, else a ValueError."""
+    check_graph_type(data)._check_has_tokens()
+    names = ("z", "pos", "formal_charge", "num_hydrogens")
+    _check_rows_of(data, names, data.atom_to_token.numel(), "atoms")
     return read_bonds(data)
 
 
 def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
     """The positions ``[N, 3]`` of a graph; a ValueError, with ``why``, without."""
-    _check_type(data)
-    checks.check_has(data, why, name)
+    checks.check_has(check_graph_type(data), why, name)
     checks.check_shape(name, data[name], "N", 3, hint="positions in ångström")
     pos = checks.check_floating(name, data[name])
     if pos.numel() and not bool(pos.isfinite().all(1).any()):
@@ -277,19 +234,20 @@ def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:
         )
 
 
-def _check_type(data: Any) -> None:
+def check_graph_type(data: Any, name: str = "data") -> AtomTokenData:
+    """The data, if it is an ``AtomTokenData``."""
     mend = "pass an AtomTokenData, as readers give, or AtomTokenData.from_data(data)."
-    checks.check_type("data", data, AtomTokenData, mend)
+    return checks.check_type(name, data, AtomTokenData, mend)
 
 
 def _check_rows_of(
-    data: AtomTokenData, rows: dict[str, tuple[int, str]], *mend: str
+    data: AtomTokenData, names: Iterable[str], count: int, what: str, *mend: str
 ) -> None:
-    for key, (count, what) in rows.items():
-        value = data.get(key)
+    for name in names:
+        value = data.get(name)
         # A batch has a list for each graph.
         lists = [value] if isinstance(value, Names) else value
         if isinstance(lists, list) and all(isinstance(v, Names) for v in lists):
             value = torch.empty(sum(map(len, lists)))
         if isinstance(value, Tensor):
-            checks.check_rows(key, value, count, what, *mend)
+            checks.check_rows(name, value, count, what, *mend)

@@ -1,13 +1,13 @@
 """`AtomTokenLoader`: batches that carry their token layout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
-from pyg_atomenc.data.atom_token_data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import check_graph_type
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -35,21 +35,13 @@ class AtomTokenLoader(DataLoader):
         self.collate_fn = partial(_collate_with_layout, self.collate_fn)
 
 
-def _collate_with_layout(
-    collate: Callable[[Sequence[Any]], Batch], graphs: Sequence[Any]
-) -> Batch:
+def _collate_with_layout(collate: Any, graphs: Sequence[Any]) -> Batch:
     for data in graphs:
-        if not isinstance(data, AtomTokenData):
-            raise AtomEncodingError(
-                f"'dataset' gives {type(data).__name__}: an AtomTokenLoader needs "
-                f"AtomTokenData, whose tokens it can number. Mend plain Data with "
-                f"AtomTokenData.from_data(data)."
-            )
-    names = [set(data.keys()) for data in graphs]
-    excluded = set(getattr(collate, "exclude_keys", None) or ())
+        check_graph_type(data, "dataset[i]")
+    names = [{*data.keys()} - {*(collate.exclude_keys or ())} for data in graphs]
     # PyG drops what only the first graph lacks, and stops where another does.
     for number, other in enumerate(names):
-        if missing := sorted((names[0] ^ other) - excluded):
+        if missing := sorted(names[0] ^ other):
             lacks = 0 if missing[0] in other else number
             raise AtomEncodingError(
                 f"'dataset' gives graphs with and without {missing[0]!r} in one batch, "

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
-from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
+from torch_geometric.utils import is_sparse, to_edge_index
 
-from pyg_atomenc.checks import check_edges, check_rows
+from pyg_atomenc.checks import check_edges, check_has, check_rows
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -16,10 +16,9 @@ def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     """The bonds of a graph or batch ``[2, E]``, int64, and their features or ``None``.
 
     They are in ``edge_index``, or where ``T.ToSparseTensor`` or ``T.ToDense`` put them:
-    in ``adj_t``, whose rows are targets, or in ``adj``, whose rows are sources. A graph
-    with none of these, nor features of bonds, has no bonds. Without ``edge_attr``, as
-    in PyG's ``MessagePassing``, the values of an adjacency stand in for it, but for
-    mere weights. A ValueError, if they do not fit the atoms or features are alone.
+    in ``adj_t``, whose rows are targets, or in ``adj``. Without ``edge_attr``, as in
+    ``MessagePassing``, the values there stand in for it, but for mere weights. A
+    ValueError, if they do not fit the atoms or there are features without bonds.
     """
     num_atoms, attr = data.num_nodes, data.get("edge_attr")
     if "atom_to_token" in data:
@@ -28,21 +27,16 @@ def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     name = next((key for key in ("edge_index", "adj_t", "adj") if key in data), None)
     if name is None:
         for alone in sorted({"edge_attr", "edge_type", "edge_weight"} & {*data.keys()}):
-            raise AtomEncodingError(
-                f"'edge_index' is missing from the data, which has {alone!r}: set the "
-                f"bonds [2, E], or 'adj_t' as torch_geometric.transforms."
-                f"ToSparseTensor does."
-            )
+            mend = f"{alone!r} needs the bonds [2, E], or 'adj_t' of T.ToSparseTensor."
+            check_has(data, mend, "edge_index")
         tensors = (v for v in data.to_dict().values() if isinstance(v, Tensor))
         return next(tensors, torch.empty(0)).new_empty((2, 0), dtype=torch.long), None
     value, values = data[name], None
-    if isinstance(value, SparseTensor) or is_torch_sparse_tensor(value):
-        value, values = _sparse(value)
-        value = value.flip(0) if name == "adj_t" else value
-    elif name != "edge_index":
-        value, values = _dense(name, value, num_atoms, data.get("ptr"))
-    elif isinstance(value, EdgeIndex):
+    if isinstance(value, EdgeIndex):
         value = value.as_tensor()
+    elif name != "edge_index" or is_sparse(value):
+        value, values = _places(name, value, num_atoms, data.get("ptr"))
+        value = value.flip(0) if name == "adj_t" else value
     edges = check_edges(name, value, num_atoms, "atoms").long()
     attr = values if attr is None else attr
     if isinstance(attr, Tensor):
@@ -50,32 +44,27 @@ def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     return edges, attr
 
 
-def _sparse(adj: Any) -> tuple[Tensor, Optional[Tensor]]:
-    """The places in a sparse matrix ``[2, E]``, by rows, and what stands there."""
+def _places(
+    name: str, adj: Any, num_atoms: int, ptr: Optional[Tensor]
+) -> tuple[Tensor, Optional[Tensor]]:
+    """The places in a matrix ``[2, E]``, by rows, and the features that stand there."""
     if isinstance(adj, SparseTensor):
         return to_edge_index(adj)[0], adj.storage.value()
+    if is_dense := not is_sparse(adj):
+        fits = isinstance(adj, Tensor) and adj.dim() > 1 and adj.size(0) == num_atoms
+        if not fits or (ptr is None and adj.size(1) != num_atoms):
+            found = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
+            raise AtomEncodingError(
+                f"'{name}' is {found} for {num_atoms} atoms: give it one row and "
+                f"column for each; T.ToDense(num_nodes) pads, T.ToDense() does not."
+            )
+        adj = adj.to_sparse(2)
     # The features that stay beside a matrix have the order of its rows.
     adj = adj.to_sparse_csr() if adj.layout == torch.sparse_csc else adj
     places, values = to_edge_index(adj)
+    if is_dense and ptr is not None and adj.size(1):
+        # The matrices of a batch stand one below the other.
+        row, column = places
+        places = torch.stack([row % adj.size(1), column]) + ptr[row // adj.size(1)]
     # Where there is nothing to stand there, PyG puts ones.
     return places, values if values.dim() > 1 else None
-
-
-def _dense(
-    name: str, adj: Any, num_atoms: int, ptr: Optional[Tensor]
-) -> tuple[Tensor, Optional[Tensor]]:
-    """The same of a dense matrix, or of those of a batch, one below the other."""
-    fits = isinstance(adj, Tensor) and adj.dim() > 1 and adj.size(0) == num_atoms
-    if not fits or (ptr is None and adj.size(1) != num_atoms):
-        found = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
-        raise AtomEncodingError(
-            f"'{name}' is {found} for {num_atoms} atoms: give it one row and column "
-            f"for each; T.ToDense(num_nodes) pads, T.ToDense() does not."
-        )
-    there = (adj != 0).flatten(2).any(2) if adj.dim() > 2 else adj != 0
-    row, column = there.nonzero(as_tuple=True)
-    values = adj[row, column] if adj.dim() > 2 else None
-    if ptr is None or not adj.size(1):
-        return torch.stack([row, column]), values
-    graph = row // adj.size(1)
-    return torch.stack([row % adj.size(1), column]) + ptr[graph], values

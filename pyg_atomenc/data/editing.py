@@ -1,12 +1,12 @@
 """Graphs of some atoms or some tokens: what stays with them, also in a batch."""
 
 import copy
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
+from torch_geometric.data.storage import GlobalStorage
 from torch_geometric.utils import cumsum, select, subgraph
 
 from pyg_atomenc.data.names import named
@@ -18,7 +18,12 @@ _NOTES = ("_slice_dict", "_inc_dict")
 
 
 def keep_atoms(data: Any, subset: Tensor) -> Any:
-    """The graph of some atoms, see :meth:`AtomTokenData.subgraph`."""
+    """The graph of some atoms, and of the bonds and pairs between them.
+
+    It has the same tokens, of which some may be empty, see :meth:`drop_empty_tokens`.
+    That of a batch comes apart into the graphs' own subgraphs, as long as ``subset``, a
+    mask ``[N]`` or indices, keeps their order.
+    """
     check_flat(data)
     rest = copy.copy(data)
     made = {key: value for key, value in data if has_pair_rows(key)}
@@ -26,8 +31,7 @@ def keep_atoms(data: Any, subset: Tensor) -> Any:
         del rest[key]
     out = Data.subgraph(rest, subset)
     for prefix, edges in _made_edges(data).items():
-        kept, _, mask = _subgraph(subset, edges, data.num_nodes)
-        order = mask.nonzero().flatten()
+        kept, order = _subgraph(subset, edges, data.num_nodes)
         if prefix == "pair_":
             # The new layout may list the pairs that are left in another order.
             count = out.atom_to_token.numel()
@@ -35,7 +39,7 @@ def keep_atoms(data: Any, subset: Tensor) -> Any:
             source, target = out.token_layout().to_edge_index()
             order = order[known][(source * count + target).argsort().argsort()]
         for key, value in made.items():
-            if key.startswith(prefix) and key != "radius_edge_index":
+            if key.startswith(prefix):
                 fits = len(value) == edges.size(1)
                 out[key] = select(value, order, 0) if fits else value
         if prefix == "radius_":
@@ -47,29 +51,34 @@ def keep_atoms(data: Any, subset: Tensor) -> Any:
 
 
 def drop_empty_tokens(data: Any) -> Any:
-    """The graph without empty tokens, see :meth:`AtomTokenData.drop_empty_tokens`."""
+    """A copy of the graph, or of the batch, without tokens that have no atoms.
+
+    The other tokens keep their order and take ids without gaps; attributes ``token_*``
+    lose the rows of those that go, ``token_edge_index`` their edges.
+    """
+    check_flat(data)
+    data._check_tokens()
     out, index, number = copy.copy(data), data.atom_to_token, data.num_tokens
-    owner = graph_of_tokens(data)
-    kept = index.bincount(minlength=owner.numel()) > 0
-    sizes = torch.as_tensor(number).flatten().tolist()
-    left = owner[kept].bincount(minlength=len(sizes))
-    ends = {}
+    owner, graphs = graph_of_tokens(data), torch.as_tensor(number).numel()
+    filled = index.bincount(minlength=owner.numel()) > 0
+    kept = filled.nonzero().flatten()
+    left, ends = owner[kept].bincount(minlength=graphs), {}
     for key, value in data._store.token_rows().items():
-        out[key], ends[key] = _select(value, kept, sizes), cumsum(left)
+        out[key], ends[key] = _select(value, kept, owner, graphs), cumsum(left)
     if "token_edge_index" in data:
         of = owner[data.token_edge_index[0]]
-        edges, _, mask = _subgraph(kept, data.token_edge_index, owner.numel())
-        end = cumsum(of[mask].bincount(minlength=len(sizes)))
-        sizes = of.bincount(minlength=len(sizes)).tolist()
+        edges, order = _subgraph(filled, data.token_edge_index, owner.numel())
+        end = cumsum(of[order].bincount(minlength=graphs))
         for key, value in data:
             if key.startswith("token_edge_") and not key.endswith("_ptr"):
-                out[key], ends[key] = _select(value, mask, sizes), end
+                out[key], ends[key] = _select(value, order, of, graphs), end
         out.token_edge_index = edges
     many = isinstance(number, Tensor) and number.dim() > 0
-    total = left.to(number) if many else int(kept.sum())
-    out._store.renumber((kept.cumsum(0) - 1)[index], total)
-    first = cumsum(left)[:-1]
-    _note(out, ends, dict(atom_to_token=first, token_edge_index=first))
+    total = left.to(number) if many else kept.numel()
+    out.num_tokens = total
+    # Other ids for the same tokens: what was made of their atoms stays.
+    GlobalStorage.__setitem__(out._store, "atom_to_token", filled.cumsum(0)[index] - 1)
+    _note(out, ends, ("atom_to_token", "token_edge_index"), cumsum(left))
     return out
 
 
@@ -87,14 +96,19 @@ def check_flat(data: Any) -> None:
         )
 
 
-def _select(value: Any, mask: Tensor, sizes: list[int]) -> Any:
-    """Rows by a mask; a batch has a list of names for each graph, ``sizes`` long."""
+def _select(value: Any, index: Tensor, owner: Tensor, graphs: int) -> Any:
+    """Some rows, whose graphs are ``owner``; a batch has a list for each graph."""
+    sizes = owner.bincount(minlength=graphs).tolist()
     lists = isinstance(value, list) and all(isinstance(v, list) for v in value)
     if lists and list(map(len, value)) == sizes:
-        parts = zip(value, mask.split(sizes), strict=True)
-        return [named(select(names, part, 0)) for names, part in parts]
-    rows = isinstance(value, (Tensor, list)) and len(value) == mask.numel()
-    return select(value, mask, 0) if rows else value
+        names, of = [name for part in value for name in part], owner[index]
+        place = owner.argsort(stable=True).argsort()[index]
+        parts = place[of.argsort(stable=True)].split(
+            of.bincount(minlength=graphs).tolist()
+        )
+        return [named([names[i] for i in part.tolist()]) for part in parts]
+    rows = isinstance(value, (Tensor, list)) and len(value) == owner.numel()
+    return select(value, index, 0) if rows else value
 
 
 def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
@@ -115,28 +129,22 @@ def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
             notes.pop(key, None)
     elif "ptr" in out:
         out.ptr = ends["batch"]
-    first = ends["batch"][:-1]
-    _note(out, ends, dict(edge_index=first, radius_edge_index=first))
+    _note(out, ends, ("edge_index", "radius_edge_index"), ends["batch"])
     if "_num_nodes" in notes:
         notes["_num_nodes"] = ends["batch"].diff().tolist()
     # Of lists with a value for each atom, a batch has one for each graph.
-    sizes = data.batch.bincount(minlength=count).tolist()
-    place = data.batch.argsort(stable=True).argsort()
-    picked = place[index][graphs.argsort(stable=True)].tolist()
     for key, value in data:
-        lists = isinstance(value, list) and all(isinstance(v, list) for v in value)
-        if lists and not has_own_rows(key) and list(map(len, value)) == sizes:
-            names = [name for names in value for name in names]
-            kept, counts = (names[i] for i in picked), ends["batch"].diff().tolist()
-            out[key] = [named(list(islice(kept, count))) for count in counts]
+        lists = isinstance(value, list) and value and isinstance(value[0], list)
+        if lists and not has_own_rows(key):
+            out[key] = _select(value, index, data.batch, count)
 
 
-def _note(out: Any, ends: dict[str, Tensor], shifts: dict[str, Tensor]) -> None:
-    """Write down where each graph's rows end, and how far its ids are shifted."""
+def _note(out: Any, ends: dict[str, Tensor], ids: tuple[str, str], ptr: Tensor) -> None:
+    """Write down where each graph's rows end, and how far, by ``ptr``, ids shift."""
     for key, end in ends.items():
         if f"{key}_ptr" in out:
             out[f"{key}_ptr"] = end
-    for name, values in zip(_NOTES, (ends, shifts), strict=True):
+    for name, values in zip(_NOTES, (ends, dict.fromkeys(ids, ptr[:-1])), strict=True):
         if old := out._store.__dict__.get(name):
             news = {key: new.cpu() for key, new in values.items() if key in old}
             out._store.__dict__[name] = old | news
@@ -152,7 +160,7 @@ def _made_edges(data: Any) -> dict[str, Tensor]:
     return edges
 
 
-def _subgraph(subset: Tensor, edges: Tensor, count: int) -> tuple[Tensor, Any, Tensor]:
-    return subgraph(
-        subset, edges, relabel_nodes=True, num_nodes=count, return_edge_mask=True
-    )
+def _subgraph(subset: Tensor, edges: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The edges between some nodes, by their new numbers, and where they stood."""
+    kept, _, mask = subgraph(subset, edges, None, True, count, return_edge_mask=True)
+    return kept, mask.nonzero().flatten()

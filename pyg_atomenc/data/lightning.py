@@ -2,18 +2,18 @@
 
 import importlib.util
 from collections.abc import Iterator
-from functools import partialmethod
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
 from torch_geometric.data import Batch
+from torch_geometric.data.lightning.datamodule import LightningDataset
 
 from pyg_atomenc.data.atom_token_loader import AtomTokenLoader
 from pyg_atomenc.data.token_budget_sampler import TokenBudgetSampler
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
-_STAGES = dict(train="train", val="val", test="test", pred="predict")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
 # Each has a trainer that takes only data modules of its own, and often both are there.
 _BASES = [
@@ -22,27 +22,24 @@ _BASES = [
 ]
 
 
-class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
-    r"""Data sets for a Lightning ``Trainer``, as PyG's ``LightningDataset`` holds them.
+class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
+    r"""PyG's ``LightningDataset`` with batches of tokens, for a Lightning ``Trainer``.
 
-    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout. With a
-    budget, :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them, each graph once an
-    epoch, in another order in each epoch of training, and shares them among ranks
-    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs differ in their
-    number of batches, so the trainer is made to ask for it in each
-    (``reload_dataloaders_every_n_epochs=1``); workers live on. Without a budget batches
-    have ``batch_size`` graphs, and Lightning shares them as any others. All but those
-    of training keep the order of the data set.
+    Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout; only in
+    training they are shuffled. With a budget,
+    :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them and shares them among ranks
+    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs then differ in
+    their number of batches, so the trainer is made to ask for it in each
+    (``reload_dataloaders_every_n_epochs=1``); workers live on.
 
     Args:
         train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,
             optional): Each gives :class:`~pyg_atomenc.data.AtomTokenData`.
             (default: ``None``)
         max_pairs, max_atoms, seed, oversized: As for the sampler.
-        **kwargs: As for :class:`torch_geometric.loader.DataLoader`: ``num_workers``,
-            ``follow_batch`` and so on. ``batch_size`` is 1, ``pin_memory`` set where
-            there is CUDA and ``persistent_workers`` where there are workers, unless
-            given; ``drop_last`` is for training alone.
+        **kwargs: As for :class:`torch_geometric.loader.DataLoader`. By default
+            ``batch_size`` is 1, ``pin_memory`` set where there is CUDA and
+            ``persistent_workers`` with workers; ``drop_last`` is for training alone.
 
     Raises:
         ValueError: If ``shuffle`` or a sampler is passed, or ``batch_size`` with a
@@ -63,67 +60,58 @@ class AtomTokenDataModule(*_BASES):  # type: ignore[misc]
         oversized: str = "alone",
         **kwargs: Any,
     ) -> None:
-        super().__init__()
         bounded = max_pairs is not None or max_atoms is not None
-        options: dict[str, Any] = dict(max_pairs=max_pairs, max_atoms=max_atoms)
-        options |= dict(seed=seed, oversized=oversized)
-        self.sampling = options if bounded else {}
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
             raise AtomEncodingError(
                 f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
                 f"'max_pairs' or 'max_atoms' stand in for a batch size."
             )
-        usual = {} if bounded else dict(batch_size=1)
-        usual["pin_memory"] = torch.cuda.is_available()
-        usual["persistent_workers"] = kwargs.get("num_workers", 0) > 0
-        self.drop_last, self.kwargs = kwargs.pop("drop_last", False), usual | kwargs
-        self._loaders: dict[str, tuple[Any, Any]] = {}
-        datasets = train_dataset, val_dataset, test_dataset, pred_dataset
-        for (name, stage), dataset in zip(_STAGES.items(), datasets, strict=True):
-            setattr(self, f"{name}_dataset", dataset)
-            if dataset is None:
-                # Lightning runs a stage if there is such a method.
-                setattr(self, f"{stage}_dataloader", None)
+        kwargs.setdefault("pin_memory", torch.cuda.is_available())
+        self.drop_last = kwargs.pop("drop_last", False)
+        super().__init__(
+            train_dataset, val_dataset, test_dataset, pred_dataset, **kwargs
+        )
+        # Lightning runs a stage if there is such a method.
+        if train_dataset is None:
+            self.train_dataloader = None
+        if pred_dataset is None:
+            self.predict_dataloader = None
+        self.sampling: dict[str, Any] = {}
+        if bounded:
+            del self.kwargs["batch_size"]
+            self.sampling = dict(max_pairs=max_pairs, max_atoms=max_atoms, seed=seed)
+            self.sampling["oversized"] = oversized
+        self._loaders: dict[Any, BudgetLoader] = {}
 
-    def train_dataloader(self) -> Any:
-        """The loader of shuffled batches."""
-        loader = self._loader("train")
-        if self.trainer is not None and self.sampling:
-            loader.batch_sampler.set_epoch(self.trainer.current_epoch)
-            self.trainer.reload_dataloaders_every_n_epochs = 1
-        return loader
-
-    def _loader(self, stage: str) -> Any:
-        """The loader of a stage; but for training, in the order of the data set."""
-        dataset, train = getattr(self, f"{stage}_dataset"), stage == "train"
-        options: Any = dict(shuffle=train, drop_last=train and self.drop_last)
+    def dataloader(self, dataset: Any, shuffle: bool, **kwargs: Any) -> Any:
+        """The loader of a data set, shuffled for training alone."""
+        options: Any = dict(shuffle=shuffle, drop_last=shuffle and self.drop_last)
         if not self.sampling:
-            return AtomTokenLoader(dataset, **options, **self.kwargs)
+            return AtomTokenLoader(dataset, **options, **kwargs)
         ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}
         # The same one in every epoch: the sizes are known, and workers live on.
-        whose, loader = self._loaders.get(stage, (None, None))
-        if whose != (id(dataset), ranks):
+        key = (id(dataset), shuffle, *ranks.values())
+        if key not in self._loaders:
             sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
-            loader = BudgetLoader(dataset, batch_sampler=sampler, **self.kwargs)
-            self._loaders[stage] = (id(dataset), ranks), loader
-        return loader
-
-    val_dataloader = partialmethod(_loader, "val")
-    test_dataloader = partialmethod(_loader, "test")
-    predict_dataloader = partialmethod(_loader, "pred")
+            loader = AtomTokenLoader(dataset, batch_sampler=sampler, **kwargs)
+            self._loaders[key] = BudgetLoader(loader)
+        if shuffle and self.trainer is not None:
+            sampler = self._loaders[key].loader.batch_sampler
+            sampler.set_epoch(self.trainer.current_epoch)
+            self.trainer.reload_dataloaders_every_n_epochs = 1
+        return self._loaders[key]
 
     def __str__(self) -> str:
         # Lightning's own would load data.
         return f"{type(self).__name__}({self.sampling | self.kwargs})"
 
 
+@dataclass
 class BudgetLoader:
     """An ``AtomTokenLoader`` in which Lightning puts no sampler of its own."""
 
-    def __init__(self, dataset: Any, **kwargs: Any) -> None:
-        self.batch_sampler = kwargs["batch_sampler"]
-        self.loader = AtomTokenLoader(dataset, **kwargs)
+    loader: AtomTokenLoader
 
     def __iter__(self) -> Iterator[Batch]:
         # Nothing starts before the first batch: Lightning makes iterators to spare.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from pyg_atomenc.data.atom_token_data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import AtomTokenData, check_graph_type
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -19,11 +19,7 @@ def graph_size(data: AtomTokenData) -> tuple[int, int]:
     Raises:
         ValueError: If it is no ``AtomTokenData``, or does not know its tokens.
     """
-    if not isinstance(data, AtomTokenData) or "atom_to_token" not in data:
-        raise AtomEncodingError(
-            f"'dataset' gives {type(data).__name__}: pass a dataset of AtomTokenData "
-            f"with 'atom_to_token', or the sizes of its graphs."
-        )
+    check_graph_type(data, "dataset[i]")._check_has_tokens()
     counts = data.atom_to_token.bincount()
     return data.atom_to_token.numel(), int(counts.square().sum())
 
@@ -59,12 +55,11 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
 def pack(
     order: Iterable[int], sizes: Sequence[tuple[int, int]], budget: int, most_open: int
 ) -> list[list[int]]:
-    """Pack samples, in ``order``, into batches by best fit.
+    """Pack samples into batches, of which neither sum exceeds the budget.
 
-    Each has two sizes, on one scale, and neither sum of a batch exceeds the budget,
-    unless one sample does. A sample goes to the fullest open batch that has room, else
-    to a new one; where ``most_open`` are open, the fullest is then closed. So with one
-    (next fit) the batches keep the order, and with some ten they are nearly full.
+    A sample goes to the fullest open batch that has room, else to a new one; where
+    ``most_open`` are open, the fullest is then closed. So with one (next fit) the
+    batches keep the order, and with some ten they are nearly full.
     """
     closed: list[list[int]] = []
     # Each open batch behind the smaller and both of its rests, the fullest first.

@@ -84,13 +84,8 @@ class AtomTokenStorage(GlobalStorage):
         """The number of atoms."""
         # PyG knows these names; without them it would guess from the edges.
         known = any(key in self for key in ("num_nodes", "x", "pos", "batch"))
-        if known or "atom_to_token" not in self:
-            return super().num_nodes
-        return self["atom_to_token"].size(0)
-
-    @num_nodes.setter
-    def num_nodes(self, num_nodes: Optional[int]) -> None:
-        self["num_nodes"] = num_nodes
+        own = not known and "atom_to_token" in self
+        return self["atom_to_token"].size(0) if own else super().num_nodes
 
     def is_node_attr(self, key: str) -> bool:
         """Whether an attribute has one row for each atom."""
@@ -118,33 +113,26 @@ class AtomTokenStorage(GlobalStorage):
 
     def kept_layout(self) -> Optional[TokenLayout]:
         """The layout that was kept, if it is still that of ``atom_to_token``."""
-        if (kept := self.__dict__.get("_layout")) is None:
+        layout, stamp = self.__dict__.get("_layout", (None, None))
+        if layout is None:
             return None
-        layout, stamp = kept
         index, total = self["atom_to_token"], self["num_tokens"]
         if torch.compiler.is_compiling():
             # A trace cannot branch on values, but refuse them when it runs.
             equal = (index == layout.atom_to_token).all()
             torch._assert_async(equal, "'atom_to_token' was edited in place: set it.")
             return layout
+        same = stamp == [_stamp(index), _stamp(total)]
         if type(index) is Tensor and index.is_cpu:
             # In-place edits show in the values; elsewhere, to read them would wait.
             same = index.equal(layout.atom_to_token)
             same = same and count_tokens(total) == layout.num_tokens
-        else:
-            same = stamp == [_stamp(index), _stamp(total)]
         return layout if same else None
 
     def keep_layout(self, layout: TokenLayout) -> None:
         """Keep a layout until ``atom_to_token`` or ``num_tokens`` changes."""
         # Never an attribute: PyG would slice, batch or print it.
-        stamp = [_stamp(self[key]) for key in _LAYOUT_KEYS]
-        self.__dict__["_layout"] = layout, stamp
-
-    def renumber(self, index: Tensor, num_tokens: Any) -> None:
-        """Set other ids for the same tokens; what was made of their atoms stays."""
-        self["num_tokens"] = num_tokens
-        super().__setitem__("atom_to_token", index)
+        self.__dict__["_layout"] = layout, [_stamp(self[key]) for key in _LAYOUT_KEYS]
 
     def __setitem__(self, key: str, value: Any) -> None:
         if value is None:
@@ -178,11 +166,10 @@ class AtomTokenStorage(GlobalStorage):
         super().__delitem__(key)
 
     def __getstate__(self) -> dict[str, Any]:
+        state, index = super().__getstate__(), self.get("atom_to_token")
         # On the CPU the values tell whose layout it is, also in another process.
-        layout, state = self.kept_layout(), super().__getstate__()
-        state.pop("_layout", None)
-        if layout is not None and self["atom_to_token"].is_cpu:
-            state["_layout"] = layout, None
+        if index is None or not index.is_cpu:
+            state.pop("_layout", None)
         return state
 
     def apply(self, func: Callable[[Any], Any], *args: str) -> "AtomTokenStorage":
@@ -214,8 +201,9 @@ class AtomTokenStorage(GlobalStorage):
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
         if "atom_to_token" in self:
-            mend = "'concat' shifts no tokens: use Batch.from_data_list([data, …])."
-            raise AtomEncodingError(mend)
+            raise AtomEncodingError(
+                "'concat' shifts no tokens: use Batch.from_data_list."
+            )
         return super().concat(other)
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
@@ -234,9 +222,8 @@ class AtomTokenStorage(GlobalStorage):
             stale = [key for key in names if key in before]
         for key in [key for key in self if has_pair_rows(key)] + stale:
             raise AtomEncodingError(
-                f"'atom_to_token' is set anew, but '{key}' was made from the "
-                f"present atoms: select atoms by data.subgraph(subset), which "
-                f"keeps it, or delete it before, and make it anew."
+                f"'atom_to_token' is set anew, but '{key}' was made from the present "
+                f"atoms: select them by data.subgraph(subset), or delete '{key}' first."
             )
         return index
 
@@ -247,21 +234,20 @@ class AtomTokenStorage(GlobalStorage):
             raise AtomEncodingError(
                 f"'atom_to_token' {how}: add atoms to graphs before they are batched."
             )
-        total, grown = count_tokens(self["num_tokens"]), ["num_tokens"]
+        total, rows = count_tokens(self["num_tokens"]), self.token_rows()
         # The pairs of a layout are sorted by token, one of each new token.
-        pairs = {key: value for key, value in self.items() if key.startswith("pair_")}
-        for key, value in (self.token_rows() | pairs).items():
+        rows |= {key: value for key, value in self.items() if key.startswith("pair_")}
+        for key, value in rows.items():
             if isinstance(value, Tensor):
                 value = torch.cat([value, value.new_zeros(added, *value.shape[1:])])
             else:
                 value = named(value + [""] * added)
             super().__setitem__(key, value)
-            grown.append(key)
         super().__setitem__("num_tokens", self["num_tokens"] + added)
         warnings.warn(
             f"'atom_to_token' {how}: each gets a token of its own instead of token 0, "
-            f"for which {', '.join(grown)} grow. If they belong to token 0, delete "
-            f"'atom_to_token' before you set it.",
+            f"for which {', '.join(['num_tokens', *rows])} grow. If they belong to "
+            f"token 0, delete 'atom_to_token' before you set it.",
             stacklevel=5,
         )
         return torch.cat([old, torch.arange(total, total + added, device=old.device)])

@@ -3,7 +3,8 @@
 import math
 import random
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from itertools import cycle, islice
 from typing import Any, Optional, Union
 
@@ -12,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pyg_atomenc.checks import check_choice, check_index, check_integer, check_type
+from pyg_atomenc.checks import check_choice, check_integer, check_type
 from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -21,19 +22,19 @@ Sizes = Union[Tensor, Sequence[int]]
 _SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
 
 
+@dataclass(eq=False, repr=False)
 class TokenBudgetSampler(Sampler[list[int]]):
     r"""Batches of graphs, bounded by :math:`\sum_t n_t^2` and by atoms.
 
     Attention inside tokens of :math:`n_t` atoms costs :math:`\sum_t n_t^2` pairs, all
-    else costs atoms. A batch takes as many graphs as both budgets allow, instead of a
-    fixed number of them, so that steps need about the same memory and time.
+    else costs atoms. A batch takes as many graphs as both budgets allow, so that steps
+    need about the same memory and time.
 
-    Shuffled graphs are packed by best fit into up to 64 open batches; what is in a
-    batch changes with the epoch. Without shuffling, batches keep the dataset's order.
-    Every graph is in one batch of an epoch; only where the number of batches is no
-    multiple of ``num_replicas``, the first batches come a second time, as samples do in
+    Shuffled graphs are packed by best fit into up to 64 open batches, anew in every
+    epoch. Without shuffling, batches keep the dataset's order. Every graph is in one
+    batch of an epoch. Every rank takes every ``num_replicas``-th batch; where that does
+    not come out even, the first batches come a second time, as samples do in
     :class:`torch.utils.data.distributed.DistributedSampler`, or the last are dropped.
-    Every rank computes the same batches and takes every ``num_replicas``-th.
 
     Args:
         dataset (Dataset or sequence, optional): Gives
@@ -67,30 +68,58 @@ class TokenBudgetSampler(Sampler[list[int]]):
         ([[0, 1], [2, 3]], 2)
     """
 
-    def __init__(
-        self,
-        dataset: Any = None,
-        max_pairs: Optional[int] = None,
-        max_atoms: Optional[int] = None,
-        *,
-        pairs: Optional[Sizes] = None,
-        atoms: Optional[Sizes] = None,
-        shuffle: bool = False,
-        seed: int = 0,
-        num_replicas: Optional[int] = None,
-        rank: Optional[int] = None,
-        drop_last: bool = False,
-        oversized: str = "alone",
+    dataset: InitVar[Any] = None
+    max_pairs: Optional[int] = None
+    max_atoms: Optional[int] = None
+    _: KW_ONLY
+    pairs: InitVar[Optional[Sizes]] = None
+    atoms: InitVar[Optional[Sizes]] = None
+    shuffle: bool = False
+    seed: int = 0
+    num_replicas: Optional[int] = None
+    rank: Optional[int] = None
+    drop_last: bool = False
+    oversized: str = "alone"
+
+    def __post_init__(
+        self, dataset: Any, pairs: Optional[Sizes], atoms: Optional[Sizes]
     ) -> None:
-        self.max_pairs, self.max_atoms = max_pairs, max_atoms
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.seed = check_integer("seed", seed, 0)
-        choices = ("alone", "skip", "raise")
-        self.oversized = check_choice("oversized", oversized, choices)
-        self.num_replicas, self.rank = _find_rank(num_replicas, rank)
+        self.seed = check_integer("seed", self.seed, 0)
+        check_choice("oversized", self.oversized, ("alone", "skip", "raise"))
+        self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
         self.epoch = self._start = self._given = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        self._set_sizes(dataset, {"pairs": pairs, "atoms": atoms})
+        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
+        budgets = {name: most for name, most in both.items() if most is not None}
+        for name, most in budgets.items():
+            budgets[name] = check_integer(f"max_{name}", most)
+        if not budgets:
+            raise AtomEncodingError(
+                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
+            )
+        found = _find_sizes(dataset, {"pairs": pairs, "atoms": atoms}, list(budgets))
+        # Both sizes on one scale, exactly: Python's integers do not overflow.
+        self._budget = math.lcm(*budgets.values())
+        scaled = [
+            [size * (self._budget // most) for size in found[name]]
+            for name, most in budgets.items()
+        ]
+        self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
+        over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
+        self.oversized_index = torch.tensor(over, dtype=torch.long)
+        left_out = set(over) if self.oversized == "skip" else set()
+        self._index = [i for i in range(len(self._sizes)) if i not in left_out]
+        if not over or self.oversized == "alone":
+            return
+        sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
+        text = f"{len(over)} of {len(self._sizes)} graphs are over the budget alone, "
+        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
+        if self.oversized == "raise":
+            raise AtomEncodingError(
+                f"'oversized' is 'raise', and {text}: raise the budget, or pass "
+                f"oversized='alone' or 'skip'."
+            )
+        warnings.warn(f"{text}: they are left out.", stacklevel=3)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch; the present one goes on where it is."""
@@ -112,15 +141,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def state_dict(self, consumed: Optional[int] = None) -> dict[str, Any]:
         """Where the sampler is, in numbers and text, to go on in another run.
 
-        Args:
-            consumed (int, optional): How many batches of the epoch were used. A
-                ``DataLoader`` with workers asks for some batches ahead, so count them
-                yourself there. (default: as many as were given out)
+        By default behind the batches that were given out. A ``DataLoader`` with workers
+        asks for some ahead: pass there how many of the epoch were ``consumed``.
         """
         given = self._given if consumed is None else consumed
-        given = check_integer("consumed", given, 0)
         state = {name: getattr(self, name) for name in _SETTINGS}
-        return {**state, "samples": self._samples, "epoch": self.epoch, "given": given}
+        state |= {"samples": len(self._sizes), "epoch": self.epoch}
+        return {**state, "given": check_integer("consumed", given, 0)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the batches that were given; the next epoch is whole again.
@@ -128,15 +155,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
         Raises:
             ValueError: If the sampler of the state made other batches.
         """
+        check_type("state", state, dict, "pass what a sampler's state_dict() gave.")
         for name, own in self.state_dict().items():
-            if not isinstance(state, dict) or name not in state:
+            free = name in ("epoch", "given")
+            if name not in state or not (free or state[name] == own):
                 raise AtomEncodingError(
-                    f"'state' has no {name!r}: pass what a sampler's state_dict() gave."
-                )
-            if name not in ("epoch", "given") and state[name] != own:
-                raise AtomEncodingError(
-                    f"'state' is of a sampler with {name}={state[name]!r}, and this "
-                    f"one has {own!r}: make the sampler with the same arguments."
+                    f"'state' is of a sampler with {name}={state.get(name)!r}, and "
+                    f"this one has {own!r}: make the sampler with the same arguments."
                 )
         self.set_epoch(state["epoch"])
         self._start = self._given = state["given"]
@@ -145,58 +170,25 @@ class TokenBudgetSampler(Sampler[list[int]]):
         budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"
         return f"{type(self).__name__}({budgets}, shuffle={self.shuffle})"
 
-    def _set_sizes(self, dataset: Any, given: dict[str, Optional[Sizes]]) -> None:
-        """Bring both sizes to one scale, exactly, and find what is over a budget."""
-        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {
-            k: check_integer(f"max_{k}", m) for k, m in both.items() if m is not None
-        }
-        if not budgets:
-            raise AtomEncodingError(
-                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
-            )
-        found = _find_sizes(dataset, given, list(budgets))
-        # Python's integers do not overflow.
-        self._budget = math.lcm(*budgets.values())
-        factors = {name: self._budget // most for name, most in budgets.items()}
-        scaled = [[size * f for size in found[name]] for name, f in factors.items()]
-        self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
-        self._samples = len(self._sizes)
-        over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
-        self.oversized_index = torch.tensor(over, dtype=torch.long)
-        left_out = set(over) if self.oversized == "skip" else set()
-        self._index = [i for i in range(self._samples) if i not in left_out]
-        if not over or self.oversized == "alone":
-            return
-        sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
-        text = f"{len(over)} of {self._samples} graphs are over the budget alone, "
-        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
-        if self.oversized == "raise":
-            raise AtomEncodingError(
-                f"'oversized' is 'raise', and {text}: raise the budget, or pass "
-                f"oversized='alone' or 'skip'."
-            )
-        warnings.warn(f"{text}: they are left out.", stacklevel=3)
-
     def _batches(self) -> list[list[int]]:
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
         order, draw = self._index.copy(), random.Random(self.seed + self.epoch)
-        if self.shuffle:
-            draw.shuffle(order)
+        shuffle = draw.shuffle if self.shuffle else lambda _: None
+        shuffle(order)
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
-        if self.shuffle:  # The fullest are closed first.
-            draw.shuffle(batches)
-        whole = math.floor if self.drop_last else math.ceil
-        count = whole(len(batches) / self.num_replicas) * self.num_replicas
+        # The fullest are closed first.
+        shuffle(batches)
+        ranks: Any = self.num_replicas
+        count = len(batches) - len(batches) % (ranks if self.drop_last else 1)
+        count += -count % ranks
         if batches and count == 0:
             raise AtomEncodingError(
                 f"'drop_last' leaves no batch: there are {len(batches)} for "
-                f"{self.num_replicas} ranks. Lower the budget, or pass drop_last=False."
+                f"{ranks} ranks. Lower the budget, or pass drop_last=False."
             )
-        rounds = islice(cycle(batches), self.rank, count, self.num_replicas)
-        self._made = self.epoch, list(rounds)
+        self._made = self.epoch, [*islice(cycle(batches), self.rank, count, ranks)]
         return self._made[1]
 
 
@@ -204,29 +196,33 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
     ranks, own = 1, 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    rank = own if rank is None else rank
+    rank = check_integer("rank", own if rank is None else rank, 0)
     ranks = ranks if num_replicas is None else num_replicas
-    num_replicas = check_integer("num_replicas", ranks)
-    if check_integer("rank", rank, 0) >= num_replicas:
+    if rank >= check_integer("num_replicas", ranks):
         raise AtomEncodingError(
-            f"'rank' is {rank} and 'num_replicas' {num_replicas}: pass a rank from 0 "
-            f"to num_replicas - 1."
+            f"'rank' is {rank} and 'num_replicas' {ranks}: ranks count from 0."
         )
-    return num_replicas, rank
+    return int(ranks), rank
 
 
 def _find_sizes(
     dataset: Any, given: dict[str, Any], needed: list[str]
 ) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
-    found = {k: _check_sizes(k, v) for k, v in given.items() if v is not None}
+    found = {}
+    for name, sizes in given.items():
+        if sizes is not None:
+            values = sizes.tolist() if isinstance(sizes, Tensor) else sizes
+            mend = "pass a vector of integers, one for each graph."
+            check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
+            found[name] = [
+                size
+                if type(size) is int and size >= 0
+                else check_integer(name, size, 0)
+                for size in values
+            ]
     missing = [name for name in needed if name not in found]
-    lengths = {}
-    if dataset is not None:
-        mend = "it has no length; pass a dataset or list of graphs, or None."
-        check_type("dataset", dataset, Sized, mend)  # type: ignore[type-abstract]
-        lengths["dataset"] = len(dataset)
-    elif missing:
+    if missing and dataset is None:
         raise AtomEncodingError(
             f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
             f"the {missing[0]} of every graph."
@@ -234,22 +230,10 @@ def _find_sizes(
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
-    lengths = {name: len(sizes) for name, sizes in found.items()} | lengths
+    counted = {"dataset": dataset, **found}
+    lengths = {k: len(v) for k, v in counted.items() if hasattr(v, "__len__")}
     if len(set(lengths.values())) > 1:
         raise AtomEncodingError(
             f"the lengths differ, {lengths}: give every graph one size of each kind."
         )
     return found
-
-
-def _check_sizes(name: str, sizes: Any) -> list[int]:
-    mend = "pass a vector of integers, one for each graph."
-    try:
-        found = torch.as_tensor(sizes)
-    except (TypeError, ValueError, RuntimeError):
-        raise AtomEncodingError(f"'{name}' is {sizes!r}: {mend}") from None
-    # An empty list makes a vector of floating numbers.
-    found = check_index(name, found if found.numel() else found.long(), mend)
-    if found.numel() and int(found.min()) < 0:
-        raise AtomEncodingError(f"'{name}' holds {int(found.min())}: sizes count.")
-    return found.tolist()

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,9 @@ def pack(data: Any) -> dict[str, Any]:
             tensors[key] = value.detach().cpu().clone().contiguous() if fits else value
             plain[key] = None
         else:
-            what, fits = f"of type {type(value).__name__}", _is_json(value)
+            what, fits = f"of type {type(value).__name__}", False
+            with suppress(TypeError, ValueError, RecursionError):
+                fits = repr(json.loads(json.dumps(value))) == repr(value)
         if not fits:
             raise AtomEncodingError(
                 f"'{key}' is {what}, which is not stored: make it a dense tensor of "
@@ -68,13 +70,6 @@ def pack(data: Any) -> dict[str, Any]:
     atoms, pairs = graph_size(data)
     blob = require_package("safetensors.torch", "a data set").save(tensors)
     return dict(atoms=atoms, pairs=pairs, attributes=json.dumps(plain), tensors=blob)
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        return repr(json.loads(json.dumps(value))) == repr(value)
-    except (TypeError, ValueError, RecursionError):
-        return False
 
 
 def unpack(attributes: str, blob: bytes) -> AtomTokenData:

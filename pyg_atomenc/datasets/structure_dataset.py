@@ -10,9 +10,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 from torch_geometric.data import Dataset
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from pyg_atomenc.checks import check_callable, check_choice, check_integer
 from pyg_atomenc.data import AtomTokenData
@@ -31,8 +32,6 @@ from pyg_atomenc.io.sources import PathLike, SmilesTable, StructureFiles
 # What a killed run may lose of its reading, and how many files are under way at most.
 _SAVE_SECONDS, _FILES_AT_ONCE = 1.0, 256
 _dataset: "StructureDataset"
-# Options that are users' functions, and run in the processes that read.
-_OWN = ("tokenizer", "pre_filter", "pre_transform")
 Rows = list[dict[str, Any]]
 
 
@@ -47,8 +46,8 @@ class StructureDataset(Dataset):
     """Graphs of structure files, or of SMILES, that are read once and kept on disk.
 
     They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
-    without pickle, in the order of the files' names; each knows its file as ``source``.
-    An access reads one graph, so that the set may be larger than memory.
+    without pickle, by the files' names, each with its file as ``source``. An access
+    reads one graph, so that the set may be larger than memory.
 
     New and changed files, by name, size and time of change, are read when the data set
     is opened; other options have another folder. A function counts by its name and an
@@ -99,8 +98,9 @@ class StructureDataset(Dataset):
         force_reload: bool = False,
         retry_skipped: bool = False,
     ) -> None:
-        own = [tokenizer, pre_filter, pre_transform]
-        for name, value in zip((*_OWN, "transform"), [*own, transform], strict=True):
+        own = dict(tokenizer=tokenizer, pre_filter=pre_filter)
+        own["pre_transform"] = pre_transform
+        for name, value in {**own, "transform": transform}.items():
             check_callable(name, value)
         check_choice("on_error", on_error, ("skip", "raise"))
         check_integer("num_workers", num_workers, 0)
@@ -113,7 +113,7 @@ class StructureDataset(Dataset):
         else:
             self.source = _as_source(self.raw_dir if source is None else source)
             release = import_module("pyg_atomenc").__version__
-            known = (type(self.source), self.source.options, own, version)
+            known = (type(self.source), self.source.options, [*own.values()], version)
             text = _describe([release, *known])
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
@@ -125,7 +125,6 @@ class StructureDataset(Dataset):
                     (self.folder / "graphs.db").unlink(missing_ok=True)
                 if missing := self._look_up(retry_skipped):
                     rows = self._results(missing, num_workers, multiprocessing_context)
-                    tqdm = require_package("tqdm", "the progress bar").tqdm
                     bar = tqdm(rows, "reading", len(missing), disable=not progress)
                     with closing(rows), bar:
                         self._keep(bar, on_error)
@@ -139,27 +138,22 @@ class StructureDataset(Dataset):
         """Find the graphs that are kept; gives the items that are not."""
         names = [] if self.source is None else map(_plain, self.source.names)
         items = {(name, self.source.stamp(i)): i for i, name in enumerate(names)}
-        skipped: dict[int, Skipped] = {}
-        known, graphs = set(), []
+        found = []
         with storage.open_graphs(self.folder) as database:
+            if retry_skipped:
+                database.execute("DELETE FROM graphs WHERE reason != ''")
             query = "SELECT id, atoms, pairs, source, stamp, reason FROM graphs"
-            for *row, name, stamp, reason in database.execute(f"{query} ORDER BY id"):
-                index = row[0] if self.source is None else items.get((name, stamp), -1)
-                if index < 0 or (reason and retry_skipped):
-                    continue
-                known.add(index)
-                # A later run may have read what an earlier one could not.
-                skipped.pop(index, None)
-                if reason:
-                    skipped[index] = Skipped(name, reason)
-                elif reason is None:
-                    graphs.append((index, *row, name))
-        graphs.sort()
-        self.report = [skip for _, skip in sorted(skipped.items())]
-        self._names = [name for *_, name in graphs]
+            for *row, name, stamp, reason in database.execute(query):
+                index = row[0] if self.source is None else items.get((name, stamp))
+                if index is not None:
+                    found.append((index, row, name, reason))
+        found.sort()
+        self.report = [Skipped(name, why) for *_, name, why in found if why]
+        self._names = [name for *_, name, why in found if why is None]
         # The row of every graph, its atoms and its pairs.
-        self._graphs = torch.tensor([row[1:4] for row in graphs]).view(-1, 3).long()
-        return sorted({*items.values()} - known)
+        rows = [row for _, row, _, why in found if why is None]
+        self._graphs = torch.tensor(rows).view(-1, 3).long()
+        return sorted({*items.values()} - {index for index, *_ in found})
 
     def _keep(self, results: Any, on_error: str) -> None:
         rows, saved = Rows(), time.monotonic()
@@ -195,7 +189,7 @@ class StructureDataset(Dataset):
             return
         context: Any = multiprocessing.get_context(method)
         if context.get_start_method() != "fork":
-            for name in ("source", *_OWN):
+            for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
                 try:
                     pickle.dumps(getattr(self, name))
                 except Exception as error:
@@ -208,10 +202,8 @@ class StructureDataset(Dataset):
         pool = ProcessPoolExecutor(num_workers, context, _start, (self,))
         try:
             for i in range(0, len(missing), _FILES_AT_ONCE):
-                futures: list[Future[Rows]] = []
-                with suppress(BrokenProcessPool):
-                    for item in missing[i : i + _FILES_AT_ONCE]:
-                        futures.append(pool.submit(_read, item))
+                items = missing[i : i + _FILES_AT_ONCE]
+                futures = [pool.submit(_read, item) for item in items]
                 for done in as_completed(futures):
                     # What was read before a process died is kept first.
                     if not isinstance(done.exception(), BrokenProcessPool):
@@ -232,11 +224,9 @@ class StructureDataset(Dataset):
         stamp = self.source.stamp(index)
         try:
             graphs = self.source.read(index, self.tokenizer)
-            if self.pre_filter is not None:
-                graphs = [data for data in graphs if self.pre_filter(data)]
-            if self.pre_transform is not None:
-                graphs = [self.pre_transform(data) for data in graphs]
-            rows: Rows = [storage.pack(data) for data in graphs] or [{"reason": ""}]
+            keep = self.pre_filter or (lambda data: True)
+            change = self.pre_transform or (lambda data: data)
+            rows = [storage.pack(change(data)) for data in graphs if keep(data)]
         except ImportError:
             raise
         except Exception as error:
@@ -245,6 +235,7 @@ class StructureDataset(Dataset):
                 reason = f"{type(error).__name__}: {reason}"
             rows = [{"reason": _plain(reason)}]
         name = _plain(self.source.names[index])
+        rows = rows or [{"reason": ""}]
         return [{**row, "source": name, "stamp": stamp} for row in rows]
 
     @property
@@ -296,13 +287,10 @@ def _start(dataset: StructureDataset) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches all processes; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def end_with_parent() -> None:
-        # What outlives a killed parent would wait, and hold the lock, for ever.
-        multiprocessing.process.parent_process().join()  # type: ignore[union-attr]
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    parent: Any = multiprocessing.process.parent_process()
+    # What outlives a killed parent would wait, and hold the lock, for ever.
+    end = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)
+    end.start()
 
 
 def _read(index: int) -> Rows:

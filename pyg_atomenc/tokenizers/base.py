@@ -7,7 +7,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_range, found
+import pyg_atomenc.checks as checks
 from pyg_atomenc.errors import AtomEncodingError
 
 TOKEN_PREFIX = "token_"
@@ -37,27 +37,21 @@ class Tokens:
     representative: Optional[Tensor] = None
 
     def __post_init__(self) -> None:
-        index, tensor = self.atom_to_token, isinstance(self.atom_to_token, Tensor)
-        if not tensor or index.dtype != torch.long or index.dim() != 1:
-            raise AtomEncodingError(
-                f"'atom_to_token' is {found(index)}: pass int64, one token id per atom."
-            )
-        check_integer("num_tokens", self.num_tokens, 0)
-        check_range("atom_to_token", index, self.num_tokens, "tokens")
+        mend, index = "pass int64, one token id per atom.", self.atom_to_token
+        if checks.check_index("atom_to_token", index, mend).dtype != torch.long:
+            raise AtomEncodingError(f"'atom_to_token' is {index.dtype}: {mend}")
+        checks.check_integer("num_tokens", self.num_tokens, 0)
+        checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
             if not name.startswith(TOKEN_PREFIX):
                 raise AtomEncodingError(
                     f"'attributes' names {name!r}: token attributes are named "
                     f"{TOKEN_PREFIX}*, so that they batch by token."
                 )
-            is_tensor = isinstance(values, Tensor)
-            sized = values.dim() > 0 if is_tensor else hasattr(values, "__len__")
-            rows = len(values) if sized and not isinstance(values, str) else "no"
-            if rows != self.num_tokens:
-                raise AtomEncodingError(
-                    f"'attributes' has {rows} entries in {name!r} for "
-                    f"{self.num_tokens} tokens: give one per token."
-                )
+            listed = hasattr(values, "__len__") and not isinstance(values, str)
+            if not isinstance(values, Tensor):
+                values = torch.empty(len(values) if listed else ())
+            checks.check_rows(name, values, self.num_tokens, "tokens")
         count = index.numel()
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")
@@ -83,21 +77,9 @@ Tokenizer = Callable[[Any], Tokens]
 
 def tokenize(tokenizer: Tokenizer, source: Any, num_atoms: int) -> Tokens:
     """Run any tokenizer on a molecule or structure, and check that it gave tokens."""
-    if isinstance(tokenizer, type) or not callable(tokenizer):
-        raise AtomEncodingError(
-            f"'tokenizer' is {tokenizer!r}: pass a tokenizer such as Residue() from "
-            f"pyg_atomenc.tokenizers, or a function."
-        )
-    tokens = tokenizer(source)
-    if not isinstance(tokens, Tokens):
-        raise AtomEncodingError(
-            f"'tokenizer' gave a {type(tokens).__name__}: it must return "
-            f"pyg_atomenc.tokenizers.Tokens."
-        )
-    count = tokens.atom_to_token.numel()
-    if count != num_atoms:
-        raise AtomEncodingError(
-            f"'tokenizer' gave tokens for {count} atoms of {num_atoms}: it must give "
-            f"every atom one token."
-        )
+    checks.check_callable("tokenizer", tokenizer)
+    mend = "a tokenizer must return pyg_atomenc.tokenizers.Tokens."
+    tokens = checks.check_type("tokenizer(...)", tokenizer(source), Tokens, mend)
+    mend = "the tokenizer must give every atom one token."
+    checks.check_rows("atom_to_token", tokens.atom_to_token, num_atoms, "atoms", mend)
     return tokens

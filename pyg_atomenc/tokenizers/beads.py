@@ -104,16 +104,15 @@ def _check(mapping: Any) -> None:
     mend = "pass a dict: residue name → bead → list of atom names."
     check_type("mapping", mapping, Mapping, mend)  # type: ignore[type-abstract]
     for residue, beads in mapping.items():
-        of = f"residue {residue!r}"
+        of, named = f"residue {residue!r}", list[str]()
         if not isinstance(beads, Mapping):
             raise AtomEncodingError(f"'mapping' has {beads!r} for {of}: {mend}")
         for bead, members in beads.items():
             fits = isinstance(members, Sequence) and not isinstance(members, str)
             if not fits or not all(isinstance(member, str) for member in members):
-                raise AtomEncodingError(
-                    f"'mapping' has {members!r} for bead {bead!r} of {of}: {mend}"
-                )
-        named = [name for members in beads.values() for name in members]
+                of = f"bead {bead!r} of {of}"
+                raise AtomEncodingError(f"'mapping' has {members!r} for {of}: {mend}")
+            named += members
         for name in sorted(name for name in named if named.count(name) > 1):
             raise AtomEncodingError(
                 f"'mapping' names atom {name!r} of {of} twice: it has one bead."

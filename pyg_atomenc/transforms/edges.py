@@ -26,10 +26,8 @@ class RadiusEdges(BaseTransform):
     Adds, for ``E`` directed edges,
 
     - ``radius_edge_index`` ``[2, E]``, int64: rows (source, target), sorted by target;
-      no loops. Atoms whose position is not known have no edges.
+      no loops, none of atoms whose position is not known, none between graphs
     - ``radius_distance`` ``[E]``, of the type of ``pos``: in ångström, differentiable
-
-    The bonds in ``edge_index`` stay as they are. In a batch no edge joins two graphs.
 
     Args:
         cutoff (float): In ångström. (default: ``5.0``)
@@ -136,28 +134,25 @@ class TokenEdges(BaseTransform):
 def neighbors(
     pos: Tensor, batch: Optional[Tensor], cutoff: float, max_neighbors: Optional[int]
 ) -> Tensor:
-    """All pairs of points ``[N, 3]`` of a graph that are at most ``cutoff`` apart.
+    """The pairs (neighbour, point) of points ``[N, 3]`` at most ``cutoff`` apart.
 
-    Of each point only the ``max_neighbors`` nearest; points that are not finite have
-    none. By SciPy's k-d tree, on the CPU. Gives ``[2, E]``, int64: rows (neighbour,
-    point), sorted by the point, then by the neighbour.
+    They are sorted by the point, then by the neighbour; points that are not finite have
+    none. By SciPy's k-d tree, on the CPU.
     """
     spatial = require_package("scipy.spatial", "neighbours in space")
     place = pos.detach().double().cpu().numpy()
     if batch is not None:
         # A fourth coordinate keeps graphs further apart than the cutoff.
-        graph = batch.cpu().numpy()[:, None] * (2.0 * cutoff)
-        place = np.concatenate([place, graph], axis=1)
+        place = np.column_stack([place, batch.cpu().numpy() * (2.0 * cutoff)])
     known = np.flatnonzero(np.isfinite(place).all(axis=1))
     place = place[known]
     pairs = spatial.cKDTree(place).query_pairs(cutoff, output_type="ndarray")
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     if max_neighbors is not None:
         length = np.linalg.norm(place[pairs[:, 0]] - place[pairs[:, 1]], axis=1)
-        order = np.lexsort((length, pairs[:, 1]))
-        nearest = count_before(pairs[order, 1]) < max_neighbors
-        pairs = pairs[np.sort(order[nearest])]
+        pairs = pairs[np.lexsort((pairs[:, 0], length, pairs[:, 1]))]
+        pairs = pairs[count_before(pairs[:, 1]) < max_neighbors]
+    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     return torch.from_numpy(known[pairs].T.copy()).to(pos.device)
 
 

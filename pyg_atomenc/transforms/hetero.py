@@ -17,7 +17,7 @@ from pyg_atomenc.errors import AtomEncodingError
 _INSIDE, _BETWEEN = ("atom", "in", "token"), ("token", "edge", "token")
 _BOND, _PAIR, _RADIUS = (("atom", n, "atom") for n in ("bond", "pair", "radius"))
 # Attribute of the graph → type of edges and their attribute.
-_PLACES = {
+_PLACES: dict[str, tuple[Any, str]] = {
     **{name: (_BOND, name) for name in ("edge_index", "edge_attr", "adj_t")},
     "radius_edge_index": (_RADIUS, "edge_index"),
     "radius_distance": (_RADIUS, "distance"),
@@ -37,11 +37,10 @@ class ToHetero(BaseTransform):
       bonds; ``list_id``, int64, says where each one's entry stands, also after
       ``subgraph`` or in a ``NeighborLoader``
     - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
-    - ``data['atom', 'bond', 'atom']`` holds the bonds; where the graph has them,
-      ``['atom', 'radius', 'atom']`` what :class:`RadiusEdges` found,
-      ``['token', 'edge', 'token']`` what :class:`TokenEdges` found, and
-      ``['atom', 'pair', 'atom']`` the pairs inside tokens and :class:`PairFeatures`
-    - everything else belongs to the whole graph and stays where it is
+    - ``data['atom', 'bond', 'atom']`` holds the bonds, ``['atom', 'radius', 'atom']``
+      what :class:`RadiusEdges` found, ``['token', 'edge', 'token']`` what
+      :class:`TokenEdges` found, and ``['atom', 'pair', 'atom']`` the pairs inside
+      tokens and :class:`PairFeatures`; all else stays where it is
 
     PyG batches the result as any ``HeteroData``; :class:`FromHetero` goes back.
 
@@ -77,17 +76,21 @@ class ToHetero(BaseTransform):
                 continue
             # Of a graph with one atom or bond, PyG takes a label for theirs.
             label = name == "y" and isinstance(value, Tensor) and len(value) == 1
-            if name in _PLACES:
-                edge_type, own_name = _PLACES[name]
-                out[edge_type][own_name] = value
-            elif is_token_attr(name):
-                _put(out["token"], name.removeprefix("token_"), value, index)
-            elif data.is_node_attr(name) and not label:
-                _put(out["atom"], name, value, index)
-            elif data.is_edge_attr(name) and not label:
-                _put(out[_BOND], name, value, index)
-            else:
+            kind, own_name = _PLACES.get(name, (None, name))
+            if is_token_attr(name) and kind is None:
+                kind, own_name = "token", name.removeprefix("token_")
+            elif kind is None and not label and data.is_node_attr(name):
+                kind = "atom"
+            elif kind is None and not label and data.is_edge_attr(name):
+                kind = _BOND
+            if kind is None:
                 out[name] = value
+            elif isinstance(value, (list, tuple)):
+                ids = torch.arange(len(value), device=index.device)
+                out[kind].setdefault("lists", {})[own_name] = value
+                out[kind].setdefault("list_id", ids)
+            else:
+                out[kind][own_name] = value
         if "pair_attr" in data:
             out[_PAIR].edge_index = data.token_layout().to_edge_index()
         return out
@@ -106,10 +109,22 @@ class FromHetero(BaseTransform):
 
     def forward(self, data: HeteroData) -> AtomTokenData:
         """Make the graph; tensors are shared, not copied."""
-        _check_types(data)
-        out = AtomTokenData()
+        check_single(data, HeteroData)
+        needed, there = {"atom", "token", _INSIDE}, data.node_types + data.edge_types
+        if not needed <= set(there):
+            raise AtomEncodingError(
+                f"'data' has the nodes {data.node_types} and edges {data.edge_types}: "
+                f"it needs nodes 'atom' and 'token', joined by {_INSIDE}."
+            )
+        for kind in there:
+            known = needed.union(kind for kind, _ in _NAMES)
+            if kind not in known or (kind != _BOND and "adj_t" in data[kind]):
+                raise AtomEncodingError(
+                    f"'data' has {kind!r}, or 'adj_t' in it, for which there is no "
+                    f"place: remove it, or apply T.ToSparseTensor after FromHetero."
+                )
+        out, (atom, token) = AtomTokenData(), data[_INSIDE].edge_index
         out.num_tokens = int(data["token"].num_nodes)
-        atom, token = data[_INSIDE].edge_index
         count, order = data["atom"].num_nodes, atom.argsort(stable=True)
         if not torch.equal(atom[order], torch.arange(count, device=atom.device)):
             raise AtomEncodingError(
@@ -117,20 +132,18 @@ class FromHetero(BaseTransform):
                 f"every atom exactly one token."
             )
         out.atom_to_token = token[order]
-        for kind, prefix in (("atom", ""), ("token", "token_")):
+        for kind in [kind for kind in there if kind != _INSIDE]:
             for name, value in _items(data[kind]):
-                out[prefix + name] = value
-        for edge_type in [kind for kind in data.edge_types if kind != _INSIDE]:
-            for name, value in _items(data[edge_type]):
-                if (edge_type, name) != (_PAIR, "edge_index"):
-                    out[_NAMES.get((edge_type, name), name)] = value
+                if (kind, name) != (_PAIR, "edge_index"):
+                    own_name = f"token_{name}" if kind == "token" else name
+                    out[_NAMES.get((kind, name), own_name)] = value
                 # Their order is that of the layout, which the features have to keep.
                 elif not torch.equal(value, out.token_layout().to_edge_index()):
                     raise AtomEncodingError(
                         f"{_PAIR} has other edges than the layout of the tokens: leave "
                         f"them in their order, or remove them."
                     )
-        for name, value in data.to_dict()["_global_store"].items():
+        for name, value in data._global_store.items():
             if name in out:
                 raise AtomEncodingError(
                     f"'data' has {name!r} for the whole graph, and for nodes or edges, "
@@ -141,14 +154,6 @@ class FromHetero(BaseTransform):
         return out
 
 
-def _put(store: BaseStorage, name: str, value: Any, index: Tensor) -> None:
-    if isinstance(value, (list, tuple)):
-        store.setdefault("lists", {})[name] = value
-        store.setdefault("list_id", torch.arange(len(value), device=index.device))
-    else:
-        store[name] = value
-
-
 def _items(store: BaseStorage) -> Iterator[tuple[str, Any]]:
     for name, value in store.items():
         if name == "lists":
@@ -156,23 +161,3 @@ def _items(store: BaseStorage) -> Iterator[tuple[str, Any]]:
             yield from ((k, [values[i] for i in ids]) for k, values in value.items())
         elif name not in ("num_nodes", "list_id"):
             yield name, value
-
-
-def _check_types(data: HeteroData) -> None:
-    check_single(data, HeteroData)
-    needed, there = {"atom", "token", _INSIDE}, data.node_types + data.edge_types
-    if not needed <= set(there):
-        raise AtomEncodingError(
-            f"'data' has the nodes {data.node_types} and edges {data.edge_types}: it "
-            f"needs nodes 'atom' and 'token', joined by {_INSIDE}."
-        )
-    for kind in there:
-        if kind != _BOND and "adj_t" in data[kind]:
-            raise AtomEncodingError(
-                f"'data' has 'adj_t' in {kind}, which FromHetero does not read: apply "
-                f"T.ToSparseTensor after it."
-            )
-        if kind not in needed.union(kind for kind, _ in _NAMES):
-            raise AtomEncodingError(
-                f"'data' has {kind!r}, for which there is no place: remove it first."
-            )

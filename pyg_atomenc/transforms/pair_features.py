@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
-from torch_geometric.utils import to_undirected
+from torch_geometric.utils import cumsum, to_undirected
 
 from pyg_atomenc.checks import check_integer, check_positive
 from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
@@ -31,8 +31,8 @@ class PairFeatures(BaseTransform):
     - graph distance: one-hot over 0, 1, …, 6 bonds on the shortest path, and a column
       for what is further or not connected; paths may leave the token
     - spatial distance: ``num_rbf`` Gaussians of ‖r_a − r_b‖, with centres spread evenly
-      from 0 to ``cutoff`` (`SchNet <https://arxiv.org/abs/1706.08566>`_); zeros where
-      a position is not known. They are differentiable with respect to ``pos``.
+      from 0 to ``cutoff`` (`SchNet <https://arxiv.org/abs/1706.08566>`_),
+      differentiable; zeros where a position is not known
 
     Args:
         num_rbf (int): How many Gaussians; 0 without positions. (default: ``16``)
@@ -72,15 +72,13 @@ class PairFeatures(BaseTransform):
         edges, attr = check_graph(data)
         pairs = data.token_layout().to_edge_index()
         count = data.atom_to_token.numel()
-        bonds, kind = edges, torch.empty((0, BOND_COLUMNS), device=pairs.device)
-        if edges.numel():
-            types = check_bond_types(attr)
-            bonds, kind = to_undirected(edges, types, num_nodes=count, reduce="max")
+        types = torch.empty((0, BOND_COLUMNS), device=pairs.device)
+        types = check_bond_types(attr) if edges.numel() else types
+        bonds, types = to_undirected(edges, types, num_nodes=count, reduce="max")
         slot = _find(bonds[0] * count + bonds[1], pairs[0] * count + pairs[1])
-        # Where no bond is found, -1, stands a row of zeros.
-        types = F.pad(kind, (0, 0, 0, 1))[slot]
         apart = bonds_apart(bonds, count, pairs, _FARTHEST)
-        parts = [types, F.one_hot(apart, _FARTHEST + 2)]
+        # Where no bond is found, -1, stands a row of zeros.
+        parts = [F.pad(types, (0, 0, 0, 1))[slot], F.one_hot(apart, _FARTHEST + 2)]
         dtype = torch.get_default_dtype()
         if self.num_rbf:
             pos = check_pos(data, "pass num_rbf=0, or give every atom a position.")
@@ -91,29 +89,26 @@ class PairFeatures(BaseTransform):
 
 
 def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
-    known = pos.isfinite().all(dim=1)
+    known = pos.isfinite().all(dim=1, keepdim=True)
     # Zeros stand in for unknown positions: a NaN would reach the others' gradients.
-    pos = torch.where(known.unsqueeze(1), pos, 0.0)
-    square = (pos[pairs[0]] - pos[pairs[1]]).square().sum(dim=1)
+    source, target = torch.where(known, pos, 0.0)[pairs]
     # The root has no gradient at 0, where an atom meets itself.
-    distance = square.clamp(min=1e-12).sqrt()
+    distance = (source - target).square().sum(dim=1).clamp(min=1e-12).sqrt()
     rbf = GaussianSmearing(0.0, cutoff, count).to(pos)(distance)
-    return rbf * known[pairs].all(dim=0).unsqueeze(1)
+    return rbf * known[pairs].all(dim=0)
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
-    """The bonds on the shortest path of distinct pairs ``[2, P]``, as ``[P]``, int64.
+    """The bonds on the shortest path of distinct pairs, ``most + 1`` for more or none.
 
-    It is ``most + 1`` where the path is longer, or where there is none. ``edge_index``
-    holds bonds in both directions ``[2, E]``. A breadth-first search from all atoms at
-    once, which goes on only from atoms of which a pair is still open: its cost grows
-    with the atoms within ``most`` bonds of an atom, whatever the size of the graph.
+    A breadth-first search from all atoms at once, over bonds in both directions, which
+    goes on only from atoms of which a pair is still open.
     """
     distance = torch.full_like(pairs[0], most + 1)
     wanted, where = (pairs[0] * num_atoms + pairs[1]).sort()
     first, last = edge_index[:, edge_index[0].argsort(stable=True)]
     degree = first.bincount(minlength=num_atoms)
-    start = degree.cumsum(0) - degree
+    start = cumsum(degree)[:-1]
     open_pairs = pairs[0].bincount(minlength=num_atoms)
     # A pair is one number, so that sets of pairs are sorted vectors.
     front = torch.arange(num_atoms, device=pairs.device) * (num_atoms + 1)
@@ -125,12 +120,11 @@ def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) ->
         going = front[open_pairs[sources] > 0]
         if step == most or going.numel() == 0:
             break
-        source, atom = going // num_atoms, going % num_atoms
-        count = degree[atom]
+        atom, count = going % num_atoms, degree[going % num_atoms]
         # The neighbours of each atom, one atom's behind the other's.
-        shift = (start[atom] - count.cumsum(0) + count).repeat_interleave(count)
-        reached = last[shift + torch.arange(len(shift))]
-        after = (source.repeat_interleave(count) * num_atoms + reached).unique()
+        shift = (start[atom] - cumsum(count)[:-1]).repeat_interleave(count)
+        reached = last[shift + torch.arange(len(shift), device=pairs.device)]
+        after = ((going - atom).repeat_interleave(count) + reached).unique()
         # Bonds lead one step back, aside, or on.
         after = after[~torch.isin(after, torch.cat([before, front]))]
         before, front = front, after

@@ -65,7 +65,7 @@ def test_graphs_come_back_out_of_a_batch():
 
 def test_other_data_is_refused():
     loader = AtomTokenLoader([Data(x=torch.zeros(2, 1))] * 2, batch_size=2)
-    with pytest.raises(ValueError, match="'dataset' gives Data"):
+    with pytest.raises(ValueError, match=r"'dataset\[i\]' is of type Data"):
         next(iter(loader))
 
 
@@ -76,5 +76,5 @@ def test_other_data_among_graphs_is_refused_by_its_class(place):
 
     data = graphs(2)
     data.insert(place, Mine(y=torch.zeros(2, 1)))
-    with pytest.raises(ValueError, match="'dataset' gives Mine: .*AtomTokenData"):
+    with pytest.raises(ValueError, match=r"'dataset\[i\]' is of type Mine: .*AtomTok"):
         next(iter(AtomTokenLoader(data, batch_size=3)))

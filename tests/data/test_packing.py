@@ -92,5 +92,7 @@ def test_a_dataset_that_knows_its_sizes_is_not_loaded():
 
 @pytest.mark.parametrize("other", [Data(x=torch.zeros(1, 1)), AtomTokenData(), "CCO"])
 def test_other_data_is_refused(other):
-    with pytest.raises(ValueError, match=f"'dataset' gives {type(other).__name__}"):
+    known = isinstance(other, AtomTokenData)
+    found = "atom_to_token' is missing" if known else type(other).__name__
+    with pytest.raises(ValueError, match=found):
         dataset_sizes([other])

@@ -184,7 +184,7 @@ def test_a_data_set_on_disk_comes_back_with_its_class(tmp_path):
     disk = memory.to_on_disk_dataset(str(tmp_path / "disk"), log=False)
     assert type(disk[0]) is Data
     with pytest.raises(
-        ValueError, match="'dataset' gives Data.*AtomTokenData.from_data"
+        ValueError, match=r"'dataset\[i\]' is of type Data.*AtomTokenData.from_data"
     ):
         next(iter(AtomTokenLoader(disk, batch_size=2)))
     batch = next(iter(DataLoader(disk, 2)))

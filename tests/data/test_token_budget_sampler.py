@@ -184,12 +184,12 @@ BAD = [
     ({"max_atoms": 2.5, "atoms": [1]}, "'max_atoms' is 2.5"),
     ({"max_pairs": 5}, "'pairs' is missing for 'max_pairs': pass the dataset"),
     ({"max_pairs": 5, "atoms": [1]}, "'pairs' is missing"),
-    (
-        {"max_pairs": 5, "pairs": [1.5]},
-        "'pairs' is of type torch.float32: pass a vector",
-    ),
-    ({"max_pairs": 5, "pairs": [[1]]}, r"'pairs' has shape \[1, 1\]: pass a vector"),
-    ({"max_pairs": 5, "pairs": [-1]}, "'pairs' holds -1"),
+    ({"max_pairs": 5, "pairs": [1.5]}, "'pairs' is 1.5: pass an integer"),
+    ({"max_pairs": 5, "pairs": torch.ones(2)}, "'pairs' is 1.0: pass an integer"),
+    ({"max_pairs": 5, "pairs": torch.ones(2) > 0}, "'pairs' is True: pass an integer"),
+    ({"max_pairs": 5, "pairs": [[1]]}, r"'pairs' is \[1\]: pass an integer"),
+    ({"max_pairs": 5, "pairs": 1}, "'pairs' is of type int: pass a vector"),
+    ({"max_pairs": 5, "pairs": [-1]}, "'pairs' is -1: pass an integer of at least 0"),
     ({"max_pairs": 5, "pairs": [1], "atoms": [1, 2]}, "the lengths differ"),
     ({"max_pairs": 5, "pairs": [1], "dataset": [1, 2]}, "the lengths differ"),
     ({"max_pairs": 5, "pairs": [1], "num_replicas": 2, "rank": 2}, "'rank' is 2 and"),
@@ -242,7 +242,7 @@ def test_setting_the_present_epoch_keeps_the_place():
 @pytest.mark.parametrize("state", [None, {}, {"epoch": 1}])
 def test_what_is_no_state(state):
     sampler = TokenBudgetSampler(pairs=[1, 2], max_pairs=4)
-    with pytest.raises(ValueError, match="'state' has no"):
+    with pytest.raises(ValueError, match="'state' is of"):
         sampler.load_state_dict(state)
     with pytest.raises(ValueError, match="'consumed' is -3"):
         sampler.state_dict(-3)

@@ -276,7 +276,7 @@ def test_bad_input_back():
         FromHetero()(Batch.from_data_list([ToHetero()(graph())]))
     with pytest.raises(ValueError, match="joined by .'atom', 'in', 'token'"):
         FromHetero()(HeteroData())
-    with pytest.raises(ValueError, match="'adj_t' in .'atom', 'in', 'token'"):
+    with pytest.raises(ValueError, match="'atom', 'in', 'token'., or 'adj_t' in"):
         FromHetero()(T.ToSparseTensor()(ToHetero()(graph())))
     hetero = ToHetero()(graph())
     hetero["residue"].x = torch.ones(1, 1)
