@@ -154,7 +154,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         fused = fuse_projections(linears, (self.heads, self.out_channels), x)
         dropout = self.dropout if self.training else 0.0
         options: Any = {"dropout": dropout, "backend": self.backend}
-        if isinstance(fused, str):
+        if fused is None:
             h = layer_norm(x, exact=True)
             pooled = attention_pool(*self.project(h, h), layout, bias, **options)
         else:

@@ -22,7 +22,7 @@ from pyg_atomenc.attention import (
 )
 from pyg_atomenc.checks import check_heads, check_sizes, check_type
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight, reason_to_call
+from pyg_atomenc.nn.projections import folded_weight, has_to_be_called
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
@@ -85,7 +85,7 @@ class PairBias(torch.nn.Module):
         norms = [*self.norms] * (len(self.lins) // len(self.norms))
         layers = list(zip(norms, self.lins, strict=True))
         if isinstance(pair, Tensor) and any(
-            reason_to_call(lin, pair) for lin in self.lins
+            has_to_be_called(lin, pair) for lin in self.lins
         ):
             return [lin(norm(pair)) for norm, lin in layers]
         # Weight and bias of every layer's LayerNorm and projection in one.
