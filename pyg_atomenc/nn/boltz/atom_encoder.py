@@ -1,15 +1,17 @@
-"""`BoltzAtomEncoder`: Boltz's atom attention encoder, from atoms to tokens."""
+"""Boltz's atom attention encoder and decoder: from atoms to tokens and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.checks import check_type, check_wanted
+from pyg_atomenc.checks import check_shape, check_type, check_wanted
+from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import (
     AtomTransformer,
     TensorDataclass,
@@ -32,36 +34,35 @@ class BoltzConditioning(TensorDataclass):
 
     :meth:`BoltzAtomEncoder.condition` makes it of the weights as they were and in its
     grad mode: once the weights change, or for training after inference, make it anew.
-
-    Attributes:
-        layout (TokenLayout): Which atoms form a token.
-        start (Tensor): The atoms' features ``[N, atom_channels]``.
-        cond (Tensor): The same, in the diffusion form plus their tokens'.
-        pairs (AtomPairs): The pairs of atoms in windows.
-        transformer (TransformerConditioning): The encoder's, of condition and pairs.
     """
 
-    layout: TokenLayout
-    start: Tensor
-    cond: Tensor
-    pairs: embedding.AtomPairs
-    transformer: TransformerConditioning
+    layout: TokenLayout  # which atoms form a token
+    start: Tensor  # the atoms' features [N, atom_channels]
+    cond: Tensor  # the same, in the diffusion form plus their tokens'
+    pairs: embedding.AtomPairs  # the pairs of atoms in windows
+    transformer: TransformerConditioning  # the encoder's, of condition and pairs
+
+
+@dataclass(frozen=True, eq=False)
+class BoltzDecoderConditioning(TensorDataclass):
+    """Of :meth:`BoltzAtomDecoder.condition`, of the weights as they were."""
+
+    layout: TokenLayout  # which atoms form a token
+    transformer: TransformerConditioning  # the decoder's, of condition and pairs
 
 
 class EncodedAtoms(NamedTuple):
-    """What :class:`BoltzAtomEncoder` gives.
+    """What :class:`BoltzAtomEncoder` gives, of ``M`` samples or of one."""
 
-    Attributes:
-        tokens (Tensor): ``[T, D]``, or ``[M, T, D]`` for ``M`` samples.
-        atoms (Tensor): ``[N, atom_channels]`` or ``[M, N, atom_channels]``.
-    """
-
-    tokens: Tensor
-    atoms: Tensor
+    tokens: Tensor  # [T, D] or [M, T, D]
+    atoms: Tensor  # [N, atom_channels] or [M, N, atom_channels]
 
 
 class BoltzModule(torch.nn.Module):
     """What the encoder and the decoder share: their arguments, see there."""
+
+    # Makes the layers, one of them a transformer with options of its own.
+    _make: Callable[[BoltzConfig, Any], None]
 
     def __init__(
         self,
@@ -77,10 +78,6 @@ class BoltzModule(torch.nn.Module):
         options: Any = {"pair_channels": config.pair_channels, "heads": config.heads}
         options |= {"checkpoint": checkpoint, "backend": backend}
         self._make(config, partial(AtomTransformer, config.atom_channels, **options))
-
-    def _make(self, config: BoltzConfig, transformer: Any) -> None:
-        """Make the layers, one of them a ``transformer`` with options of its own."""
-        raise NotImplementedError
 
     reset_parameters = reset_children
 
@@ -114,7 +111,6 @@ class BoltzAtomEncoder(BoltzModule):
     """
 
     def _make(self, config: BoltzConfig, transformer: Any) -> None:
-        """Make the layers."""
         channels = config.atom_channels
         self.features = embedding.AtomFeatureEmbedding(config)
         self.pairs = embedding.AtomPairEmbedding(config)
@@ -178,8 +174,7 @@ class BoltzAtomEncoder(BoltzModule):
         Returns:
             EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.
         """
-        mend = "pass what encoder.condition(...) gave."
-        check_type("conditioning", conditioning, BoltzConditioning, mend)
+        conditioning = _check_conditioning(conditioning)
         self._check_form("r", r)
         x = conditioning.start
         if r is not None:
@@ -209,3 +204,73 @@ class BoltzAtomEncoder(BoltzModule):
         for part, token in zip(*parts, strict=True):
             tokens.index_add_(-2, token, F.relu(self.lin_token(part)))
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
+
+
+class BoltzAtomDecoder(BoltzModule):
+    """The atom attention decoder of Boltz-1 and Boltz-2.
+
+    Token features are added to those of their atoms, which attend in the windows of the
+    encoder once more, and give an update of their coordinates: Algorithm 6 of AlphaFold
+    3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
+
+    Arguments and errors are those of :class:`BoltzAtomEncoder`, in the diffusion form.
+    """
+
+    def _make(self, config: BoltzConfig, transformer: Any) -> None:
+        if not config.diffusion:
+            raise AtomEncodingError(
+                "'config' is of the trunk's form without a decoder: set diffusion=True."
+            )
+        channels = config.atom_channels
+        self.lin_token = ZeroLinear(config.out_channels, channels)
+        self.transformer = transformer(
+            depth=config.decoder_depth, post_norm=config.post_norm
+        )
+        self.norm_out = None if config.post_norm else torch.nn.LayerNorm(channels)
+        self.lin_out = ZeroLinear(channels, 3)
+
+    def condition(self, conditioning: BoltzConditioning) -> BoltzDecoderConditioning:
+        """Compute once, of what the encoder was given, what serves every step."""
+        given = _check_conditioning(conditioning)
+        pairs = given.pairs
+        # In float32 whether it is asked for under autocast or not.
+        with torch.autocast(given.cond.device.type, enabled=False):
+            made = self.transformer.condition(pairs.layout, given.cond, pairs.features)
+        return BoltzDecoderConditioning(given.layout, made)
+
+    def forward(
+        self,
+        a: Tensor,
+        encoded: EncodedAtoms,
+        conditioning: Union[BoltzConditioning, BoltzDecoderConditioning],
+    ) -> Tensor:
+        """Decode tokens.
+
+        Args:
+            a (Tensor): Token features ``[T, 2 * token_channels]``, or ``[M, T, ...]``
+                for ``M`` samples.
+            encoded (EncodedAtoms): What the encoder gave.
+            conditioning (BoltzDecoderConditioning or BoltzConditioning): Of
+                :meth:`condition`; or the encoder's, of which every call computes it.
+
+        Returns:
+            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in units of the coordinates.
+        """
+        if not isinstance(conditioning, BoltzDecoderConditioning):
+            conditioning = self.condition(conditioning)
+        layout = conditioning.layout
+        check_type("encoded", encoded, EncodedAtoms, "pass what the encoder gave.")
+        lead = encoded.atoms.shape[:-2] if isinstance(a, Tensor) and a.dim() > 2 else ()
+        check_shape("a", a, *lead, layout.num_tokens, self.config.out_channels)
+        with torch.autocast(a.device.type, enabled=False):
+            tokens = self.lin_token(a.to(self.lin_token.weight.dtype))
+        x = encoded.atoms + tokens.index_select(-2, layout.atom_to_token)
+        x = self.transformer(x, conditioning.transformer)
+        if self.norm_out is not None:
+            x = self.norm_out(x)
+        return self.lin_out(x)
+
+
+def _check_conditioning(value: Any) -> BoltzConditioning:
+    mend = "pass what encoder.condition(...) gave."
+    return check_type("conditioning", value, BoltzConditioning, mend)
