@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
 
-from pyg_atomenc.attention import Bias, Layout, as_layout
-from pyg_atomenc.checks import check_shape, check_sizes, check_wanted
+from pyg_atomenc.attention import Bias, Layout, as_layout, check_backend
+from pyg_atomenc.checks import check_heads, check_shape, check_sizes, check_wanted
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
@@ -152,16 +152,17 @@ class AtomTransformer(torch.nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        cond_channels = channels if cond_channels is None else cond_channels
-        check_sizes(depth=depth)
-        self.channels = channels
-        self.cond_channels = cond_channels
-        self.heads = heads
-        self.checkpoint = checkpoint
+        self.channels, self.heads, self.checkpoint = channels, heads, checkpoint
+        self.cond_channels = channels if cond_channels is None else cond_channels
+        sizes = {"channels": channels, "cond_channels": self.cond_channels}
+        check_sizes(**sizes, heads=heads, depth=depth, expansion=expansion)
+        check_heads("channels", channels, heads)
+        check_backend(backend)
         self.pair_bias = None
         if pair_channels is not None:
+            check_sizes(pair_channels=pair_channels)
             self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
-        options = (channels, cond_channels, heads, expansion, post_norm, backend)
+        options = (channels, self.cond_channels, heads, expansion, post_norm, backend)
         layers = (AtomTransformerLayer(*options) for _ in range(depth))
         self.layers: Any = torch.nn.ModuleList(layers)
 

@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import layer_norm
-from pyg_atomenc.checks import check_sizes
 
 # Atoms that are transformed together where no gradients are asked for.
 MAX_ROWS = 1024
@@ -25,7 +24,6 @@ class AdaptiveLayerNorm(torch.nn.Module):
 
     def __init__(self, channels: int, cond_channels: int) -> None:
         super().__init__()
-        check_sizes(channels=channels, cond_channels=cond_channels)
         self.norm_cond = torch.nn.LayerNorm(cond_channels, bias=False)
         self.lin_scale = torch.nn.Linear(cond_channels, channels)
         self.lin_shift = torch.nn.Linear(cond_channels, channels, bias=False)
@@ -84,7 +82,6 @@ class ConditionedTransition(torch.nn.Module):
 
     def __init__(self, channels: int, cond_channels: int, expansion: int = 2) -> None:
         super().__init__()
-        check_sizes(expansion=expansion)
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         inner = expansion * channels
         self.lin_gate = torch.nn.Linear(channels, inner, bias=False)
