@@ -135,12 +135,8 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         Returns:
             Tensor or tuple: ``tokens``, empty ones zeros, or ``(tokens, weights)``.
         """
-        self.check_atoms(x, "lin_query", "lin_key", "lin_value")
-        if dim not in (-2, 0):
-            raise AtomEncodingError(
-                f"'dim' is {dim}: atoms stand in the first of two dimensions; pass x "
-                f"as [num_atoms, in_channels] and leave 'dim' out."
-            )
+        self.check_features(x, "lin_query", "lin_key", "lin_value")
+        check_choice("dim", dim, (-2, 0))
         if ptr is not None:
             index = _index_of(ptr, index, x.size(0), dim_size)
             dim_size = ptr.numel() - 1

@@ -80,12 +80,6 @@ class AttentionProjections(torch.nn.Module):
     __prepare_scriptable__ = refuse_script
     reset_parameters = reset_children
 
-    def check_atoms(self, x: Any, *lins: str) -> None:
-        """Check that ``x`` is atoms ``[N, C]`` that these projections can take."""
-        checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
-        for lin in lins:
-            self._check_projected(lin, "x", x, "num_atoms", "in_channels")
-
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``."""
         checks.check_wanted(
@@ -99,8 +93,8 @@ class AttentionProjections(torch.nn.Module):
             return None
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
-        shape = ("num_edges", "edge_dim")
-        self._check_projected("lin_edge", "edge_attr", edge_attr, *shape)
+        what: Any = {"name": "edge_attr", "shape": ("num_edges", "edge_dim")}
+        self.check_features(edge_attr, "lin_edge", **what)
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
@@ -132,26 +126,32 @@ class AttentionProjections(torch.nn.Module):
             )
         return out
 
-    def _check_projected(self, lin: str, name: str, x: Any, *shape: str) -> None:
-        """Check what goes into a projection, by its weight where that is known.
+    def check_features(
+        self,
+        x: Any,
+        *lins: str,
+        name: str = "x",
+        shape: tuple[str, str] = ("num_atoms", "in_channels"),
+    ) -> None:
+        """Check what goes into projections, by their weights where those are known.
 
         Nothing is asked of modules that may convert, or make their weight in a hook.
         """
-        checks.check_shape(name, x, *shape)
-        checks.check_floating(name, x)
-        linear: Any = getattr(self, lin)
-        if type(linear) not in _PLAIN or "weight" in linear.__dict__:
-            return
-        weight: Tensor = linear.weight
-        checks.check_device(name, x, lin, weight.device)
-        if not isinstance(weight, UninitializedParameter):
-            hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
-            checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
-        if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
-            raise AtomEncodingError(
-                f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
-                f"convert one of them, or run under torch.autocast."
-            )
+        checks.check_floating(name, checks.check_shape(name, x, *shape))
+        for lin in lins:
+            linear: Any = getattr(self, lin)
+            if type(linear) not in _PLAIN or "weight" in linear.__dict__:
+                continue
+            weight: Tensor = linear.weight
+            checks.check_device(name, x, lin, weight.device)
+            if not isinstance(weight, UninitializedParameter):
+                hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
+                checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
+            if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
+                raise AtomEncodingError(
+                    f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
+                    f"convert one of them, or run under torch.autocast."
+                )
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""

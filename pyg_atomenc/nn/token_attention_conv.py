@@ -13,6 +13,7 @@ from pyg_atomenc.attention import (
     attention,
     check_layout_device,
 )
+from pyg_atomenc.checks import check_choice
 from pyg_atomenc.errors import AtomEncodingError, BackendError
 from pyg_atomenc.nn.projections import AttentionProjections
 
@@ -75,16 +76,9 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("aggr", "add") not in ("add", "sum"):
-            raise AtomEncodingError(
-                f"'aggr' is {kwargs['aggr']!r}: attention weights sum to 1, so "
-                f"messages are always summed; leave 'aggr' out."
-            )
-        if kwargs.pop("node_dim", 0) not in (0, -2):
-            raise AtomEncodingError(
-                "'node_dim' has to be that of nodes in x [num_nodes, in_channels]: "
-                "leave it out."
-            )
+        # Messages are summed, as weights sum to 1, and nodes stand first in their features.
+        check_choice("aggr", kwargs.get("aggr", "add"), ("add", "sum"))
+        check_choice("node_dim", kwargs.pop("node_dim", 0), (0, -2))
         sizes = (in_channels, out_channels, heads, concat)
         super().__init__(*sizes, bias, edge_dim, dropout, backend, **kwargs)
 
@@ -113,8 +107,8 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         # Nodes attended to come first, and those that attend second, but for that flow.
         order = 1 if self.flow == "source_to_target" else -1
         source, target = (x if isinstance(x, (tuple, list)) else (x, x))[::order]
-        self.check_atoms(source, "lin_key", "lin_value")
-        self.check_atoms(target, "lin_query")
+        self.check_features(source, "lin_key", "lin_value")
+        self.check_features(target, "lin_query")
         counts = source.size(0), target.size(0)
         told = zip(counts[::order], size or (), strict=False)
         if any(other not in (None, count) for count, other in told):
