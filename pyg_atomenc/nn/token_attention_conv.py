@@ -76,7 +76,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         backend: str = "auto",
         **kwargs: Any,
     ) -> None:
-        # Messages are summed, as weights sum to 1, and nodes stand first in their features.
+        # Messages are summed, as weights sum to 1, and nodes stand first in features.
         check_choice("aggr", kwargs.get("aggr", "add"), ("add", "sum"))
         check_choice("node_dim", kwargs.pop("node_dim", 0), (0, -2))
         sizes = (in_channels, out_channels, heads, concat)
