@@ -68,11 +68,10 @@ def check_sizes(**sizes: Any) -> None:
         check_integer(name, size)
 
 
-def check_channels(**channels: Any) -> None:
-    """Check that all numbers of channels are positive integers, or -1 for lazy."""
-    for name, size in channels.items():
-        if isinstance(size, bool) or size != -1:
-            check_integer(name, size)
+def check_channels(name: str, size: Any) -> None:
+    """Check that a number of channels is a positive integer, or -1 for lazy."""
+    if size != -1:
+        check_integer(name, size)
 
 
 def is_real(value: Any) -> bool:

@@ -88,8 +88,8 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         backend: str = "auto",
     ) -> None:
         check_choice("reduce", reduce, ("mean", "sum"))
-        sizes = (in_channels, out_channels, heads, concat)
-        super().__init__(*sizes, bias, edge_dim, dropout, backend)
+        options: Any = {"edge_dim": edge_dim, "dropout": dropout, "backend": backend}
+        super().__init__(in_channels, out_channels, heads, concat, bias=bias, **options)
         # In place of a helper of Aggregation, which no method here needs.
         self.reduce: Any = reduce
 

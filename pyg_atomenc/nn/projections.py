@@ -41,18 +41,22 @@ class AttentionProjections(torch.nn.Module):
         self,
         in_channels: Union[int, tuple[int, int]],
         out_channels: int,
-        heads: int,
-        concat: bool,
-        bias: bool,
-        edge_dim: Optional[int],
-        dropout: float,
-        backend: str,
+        heads: int = 1,
+        concat: bool = True,
+        *,
+        bias: bool = False,
+        edge_dim: Optional[int] = None,
+        dropout: float = 0.0,
+        backend: str = "auto",
         **kwargs: Any,
     ) -> None:
+        # Messages are summed, as weights sum to 1, and nodes stand first in features.
+        checks.check_choice("aggr", kwargs.get("aggr", "add"), ("add", "sum"))
+        checks.check_choice("node_dim", kwargs.pop("node_dim", 0), (0, -2))
         both = isinstance(in_channels, (tuple, list))
         pair: Any = in_channels if both else (in_channels, in_channels)
         for channels in pair:
-            checks.check_channels(in_channels=channels)
+            checks.check_channels("in_channels", channels)
         # Of two kinds of nodes those attended to, and those that attend.
         backwards = kwargs.get("flow") == "target_to_source"
         source, target = pair[::-1] if backwards else pair
@@ -73,7 +77,7 @@ class AttentionProjections(torch.nn.Module):
         self.lin_value = Linear(source, width, bias, **options)
         self.lin_edge = None
         if edge_dim is not None:
-            checks.check_channels(edge_dim=edge_dim)
+            checks.check_channels("edge_dim", edge_dim)
             self.lin_edge = Linear(edge_dim, heads, False, **options)
         self.reset_parameters()
 

@@ -13,7 +13,6 @@ from pyg_atomenc.attention import (
     attention,
     check_layout_device,
 )
-from pyg_atomenc.checks import check_choice
 from pyg_atomenc.errors import AtomEncodingError, BackendError
 from pyg_atomenc.nn.projections import AttentionProjections
 
@@ -62,25 +61,6 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
     Raises:
         ValueError: If a size is not positive, or if inputs do not fit the layer.
     """
-
-    def __init__(
-        self,
-        in_channels: Union[int, tuple[int, int]],
-        out_channels: int,
-        heads: int = 1,
-        concat: bool = True,
-        *,
-        bias: bool = False,
-        edge_dim: Optional[int] = None,
-        dropout: float = 0.0,
-        backend: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        # Messages are summed, as weights sum to 1, and nodes stand first in features.
-        check_choice("aggr", kwargs.get("aggr", "add"), ("add", "sum"))
-        check_choice("node_dim", kwargs.pop("node_dim", 0), (0, -2))
-        sizes = (in_channels, out_channels, heads, concat)
-        super().__init__(*sizes, bias, edge_dim, dropout, backend, **kwargs)
 
     def forward(
         self,
