@@ -175,11 +175,11 @@ def _index_of(
     # Inside a trace or on the meta device, values cannot be looked at.
     readable = is_readable(ptr)
     if readable:
-        ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+        ends = ptr[:1].tolist() + ptr[-1:].tolist()
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():
             raise AtomEncodingError(
-                f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
-                f"falls, for {num_atoms} atoms: {mend}"
+                f"'ptr' goes from {' to '.join(map(str, ends))}, or falls, for "
+                f"{num_atoms} atoms: {mend}"
             )
         if dim_size not in (None, ptr.numel() - 1):
             raise AtomEncodingError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Optional, Union, cast
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -72,18 +72,17 @@ class PairBias(torch.nn.Module):
 
     def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
         """Project; shapes are those of the class."""
-        norms = [*self.norms] * (len(self.lins) // len(self.norms))
+        norms: Any = [*self.norms] * (len(self.lins) // len(self.norms))
         layers = list(zip(norms, self.lins, strict=True))
         if isinstance(pair, Tensor) and any(
             has_to_be_called(lin, pair) for lin in self.lins
         ):
             return [lin(norm(pair)) for norm, lin in layers]
         # Weight and bias of every layer's LayerNorm and projection in one.
-        folded = []
-        for norm, lin in layers:
-            weight = folded_weight(lin, "lins")
-            scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
-            folded.append((weight * scale, weight @ shift))
+        weights = ((folded_weight(lin, "lins"), norm) for norm, lin in layers)
+        folded = [
+            (weight * norm.weight, weight @ norm.bias) for weight, norm in weights
+        ]
         if isinstance(pair, Tensor):
             # The layers' LayerNorms differ in their weights alone.
             normed = layer_norm(pair)

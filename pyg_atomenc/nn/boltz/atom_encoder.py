@@ -26,6 +26,7 @@ from pyg_atomenc.nn.projections import folded_weight, reset_children
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
+_MEND = "pass what encoder.condition(...) gave."
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,19 +145,18 @@ class BoltzAtomEncoder(BoltzModule):
             for name in ("s_trunk", "z_trunk"):
                 self._check_form(name, getattr(given, name))
             cond = start = self.features(given, layout)
-            pairs_of_tokens = None
+            tokens = None
             if config.diffusion:
                 shape = (layout.num_tokens, config.token_channels)
                 trunk = given.shaped("s_trunk", *shape).to(start.dtype)
                 trunk = self.lin_trunk(self.norm_trunk(trunk))
                 cond = start + trunk.index_select(0, layout.atom_to_token)
-                pairs_of_tokens = TokenPairs.from_inputs(
-                    given, layout, ptr, config.token_pair_channels
-                )
+                channels = config.token_pair_channels
+                tokens = TokenPairs.from_inputs(given, layout, ptr, channels)
             position = given.shaped("ref_pos", layout.num_atoms, 3)
             space = given.shaped("ref_space_uid", layout.num_atoms)
             windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
-            pairs = self.pairs(windows, position, space, cond, pairs_of_tokens)
+            pairs = self.pairs(windows, position, space, cond, tokens)
             prepared = self.transformer.condition(windows, cond, pairs.features)
         return BoltzConditioning(layout, start, cond, pairs, prepared)
 
@@ -174,7 +174,7 @@ class BoltzAtomEncoder(BoltzModule):
         Returns:
             EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.
         """
-        conditioning = _check_conditioning(conditioning)
+        check_type("conditioning", conditioning, BoltzConditioning, _MEND)
         self._check_form("r", r)
         x = conditioning.start
         if r is not None:
@@ -226,12 +226,13 @@ class BoltzAtomDecoder(BoltzModule):
         self.transformer = transformer(
             depth=config.decoder_depth, post_norm=config.post_norm
         )
-        self.norm_out = None if config.post_norm else torch.nn.LayerNorm(channels)
+        norm = torch.nn.Identity if config.post_norm else torch.nn.LayerNorm
+        self.norm_out = norm(channels)
         self.lin_out = ZeroLinear(channels, 3)
 
     def condition(self, conditioning: BoltzConditioning) -> BoltzDecoderConditioning:
         """Compute once, of what the encoder was given, what serves every step."""
-        given = _check_conditioning(conditioning)
+        given = check_type("conditioning", conditioning, BoltzConditioning, _MEND)
         pairs = given.pairs
         # In float32 whether it is asked for under autocast or not.
         with torch.autocast(given.cond.device.type, enabled=False):
@@ -266,11 +267,4 @@ class BoltzAtomDecoder(BoltzModule):
             tokens = self.lin_token(a.to(self.lin_token.weight.dtype))
         x = encoded.atoms + tokens.index_select(-2, layout.atom_to_token)
         x = self.transformer(x, conditioning.transformer)
-        if self.norm_out is not None:
-            x = self.norm_out(x)
-        return self.lin_out(x)
-
-
-def _check_conditioning(value: Any) -> BoltzConditioning:
-    mend = "pass what encoder.condition(...) gave."
-    return check_type("conditioning", value, BoltzConditioning, mend)
+        return self.lin_out(self.norm_out(x))
