@@ -15,7 +15,7 @@ from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
     ConditionedTransition,
-    ConditionGate,
+    ZeroLinear,
 )
 from pyg_atomenc.nn.pair_bias_attention import PairBias, PairBiasAttention, WindowPairs
 from pyg_atomenc.nn.projections import reset_children
@@ -67,13 +67,13 @@ class AtomTransformerLayer(torch.nn.Module):
         super().__init__()
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         self.attention = PairBiasAttention(channels, heads, backend)
-        self.lin_cond = ConditionGate(cond_channels, channels)
+        self.lin_cond = ZeroLinear(cond_channels, channels, bias=True)
         self.transition = ConditionedTransition(channels, cond_channels, expansion)
         self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
         """What the layer makes of the condition ``[N, S]``, six times ``[N, C]``."""
-        attention = (*self.norm.modulation(cond), self.lin_cond(cond))
+        attention = (*self.norm.modulation(cond), self.lin_cond(cond).sigmoid())
         return *attention, *self.transition.modulation(cond)
 
     def forward(
