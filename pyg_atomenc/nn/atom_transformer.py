@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
 
+import pyg_atomenc.checks as checks
 from pyg_atomenc.attention import Bias, Layout, as_layout, check_backend
-from pyg_atomenc.checks import check_heads, check_shape, check_sizes, check_wanted
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
@@ -155,12 +155,12 @@ class AtomTransformer(torch.nn.Module):
         self.channels, self.heads, self.checkpoint = channels, heads, checkpoint
         self.cond_channels = channels if cond_channels is None else cond_channels
         sizes = {"channels": channels, "cond_channels": self.cond_channels}
-        check_sizes(**sizes, heads=heads, depth=depth, expansion=expansion)
-        check_heads("channels", channels, heads)
+        checks.check_sizes(**sizes, heads=heads, depth=depth, expansion=expansion)
+        checks.check_heads("channels", channels, heads)
         check_backend(backend)
         self.pair_bias = None
         if pair_channels is not None:
-            check_sizes(pair_channels=pair_channels)
+            checks.check_sizes(pair_channels=pair_channels)
             self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
         options = (channels, self.cond_channels, heads, expansion, post_norm, backend)
         layers = (AtomTransformerLayer(*options) for _ in range(depth))
@@ -184,21 +184,16 @@ class AtomTransformer(torch.nn.Module):
                 ``[E, pair_channels]``; or a function that makes those of some windows,
                 as :class:`PairBias` takes it. (default: ``None``)
         """
-        check_shape("cond", cond, "num_atoms", self.cond_channels)
+        checks.check_shape("cond", cond, "num_atoms", self.cond_channels)
         layout = as_layout(layout, cond.size(0), name="layout")
-        check_wanted(
-            *("pair", pair, self.pair_bias is not None),
-            "the transformer was made with pair_channels; pass the features of every "
-            "edge.",
-            "the transformer has no weights for it: make it with pair_channels set.",
-        )
+        checks.check_wanted("pair", pair, self.pair_bias is not None, "pair_channels")
         biases: list[Optional[Bias]] = [None] * len(self.layers)
         if self.pair_bias is not None and pair is not None:
             if not callable(pair):
                 edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
                 hint = "one row for every edge of layout.to_edge_index()"
                 channels = self.pair_bias.pair_channels
-                check_shape("pair", pair, edges, channels, hint=hint)
+                checks.check_shape("pair", pair, edges, channels, hint=hint)
             biases = list(self.pair_bias(pair, layout))
         modulations = [layer.modulation(cond) for layer in self.layers]
         return TransformerConditioning(layout, modulations, biases)
@@ -215,11 +210,8 @@ class AtomTransformer(torch.nn.Module):
         The other arguments are those of :meth:`condition`, or what it gave, alone.
         """
         if not isinstance(layout, TransformerConditioning):
-            if cond is None:
-                raise AtomEncodingError(
-                    "'cond' is missing: pass the condition of every atom, or a "
-                    "conditioning from condition(layout, cond, pair) alone."
-                )
+            mend = "pass the condition of every atom, or a conditioning alone."
+            cond = checks.check_tensor("cond", cond, mend)
             layout = self.condition(layout, cond, pair)
         elif cond is not None or pair is not None:
             raise AtomEncodingError(
@@ -242,4 +234,4 @@ def check_samples(name: str, value: Any, *shape: int) -> Tensor:
     """The value, if it is a tensor of ``shape``, or of samples of that shape."""
     dim = value.dim() if isinstance(value, Tensor) else 0
     lead = ("samples",) if dim > len(shape) else ()
-    return check_shape(name, value, *lead, *shape)
+    return checks.check_shape(name, value, *lead, *shape)

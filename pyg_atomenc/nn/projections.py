@@ -86,13 +86,8 @@ class AttentionProjections(torch.nn.Module):
 
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``."""
-        checks.check_wanted(
-            *("edge_attr", edge_attr, self.lin_edge is not None),
-            f"the layer was made with edge_dim={self.edge_dim}; pass the features of "
-            f"every edge.",
-            "the layer has no weights for it: make it with edge_dim set to the number "
-            "of edge features.",
-        )
+        wanted = self.lin_edge is not None
+        checks.check_wanted("edge_attr", edge_attr, wanted, "edge_dim")
         if edge_attr is None:
             return None
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:

@@ -27,6 +27,7 @@ from pyg_atomenc.nn.projections import folded_weight, reset_children
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
 _MEND = "pass what encoder.condition(...) gave."
+_FORM = "diffusion=True"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ class BoltzAtomEncoder(BoltzModule):
             layout = given.layout()
             ptr = given.graph_ptr(layout.num_atoms).to(layout.device)
             for name in ("s_trunk", "z_trunk"):
-                self._check_form(name, getattr(given, name))
+                check_wanted(name, getattr(given, name), config.diffusion, _FORM)
             cond = start = self.features(given, layout)
             tokens = None
             if config.diffusion:
@@ -175,7 +176,7 @@ class BoltzAtomEncoder(BoltzModule):
             EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.
         """
         check_type("conditioning", conditioning, BoltzConditioning, _MEND)
-        self._check_form("r", r)
+        check_wanted("r", r, self.config.diffusion, _FORM)
         x = conditioning.start
         if r is not None:
             noisy = check_samples("r", r, x.size(0), 3).to(x.dtype)
@@ -184,15 +185,6 @@ class BoltzAtomEncoder(BoltzModule):
         with torch.autocast(atoms.device.type, enabled=False):
             tokens = self._pool(atoms, conditioning.layout)
         return EncodedAtoms(tokens, atoms)
-
-    def _check_form(self, name: str, value: Any) -> None:
-        """Check that what the diffusion form alone reads was passed to it alone."""
-        check_wanted(
-            *(name, value, self.config.diffusion),
-            "the config is of the diffusion form, which needs it.",
-            "the config is of the trunk's form: leave it out, or make the encoder with "
-            "diffusion=True.",
-        )
 
     def _pool(self, atoms: Tensor, layout: TokenLayout) -> Tensor:
         atoms = atoms.to(self.lin_token.weight.dtype)
