@@ -90,7 +90,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         self.check_features(source, "lin_key", "lin_value")
         self.check_features(target, "lin_query")
         counts = source.size(0), target.size(0)
-        told = zip(counts[::order], size or (), strict=False)
+        told = zip(counts[::order], size or (None, None), strict=True)
         if any(other not in (None, count) for count, other in told):
             raise AtomEncodingError(
                 f"'size' is {size}, but 'x' has {counts[::order]} nodes: leave it out."
