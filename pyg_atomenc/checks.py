@@ -55,11 +55,15 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def check_wanted(name: str, value: Any, wanted: bool, missing: str, extra: str) -> None:
-    """Check that a value was passed where it is ``wanted``, and only there."""
-    if (value is None) == wanted:
-        text = f"is missing: {missing}" if wanted else f"was passed, but {extra}"
-        raise AtomEncodingError(f"'{name}' {text}")
+def check_wanted(name: str, value: Any, wanted: bool, option: str) -> None:
+    """Check that a value was passed where a layer's option wants it, and only there."""
+    if wanted and value is None:
+        raise AtomEncodingError(f"'{name}' is missing: the layer's {option} needs it.")
+    if not wanted and value is not None:
+        raise AtomEncodingError(
+            f"'{name}' was passed, but the layer has no weights for it: leave it out, "
+            f"or make the layer with {option}."
+        )
 
 
 def check_sizes(**sizes: Any) -> None:
@@ -68,11 +72,10 @@ def check_sizes(**sizes: Any) -> None:
         check_integer(name, size)
 
 
-def check_channels(**channels: Any) -> None:
-    """Check that all numbers of channels are positive integers, or -1 for lazy."""
-    for name, size in channels.items():
-        if isinstance(size, bool) or size != -1:
-            check_integer(name, size)
+def check_channels(name: str, size: Any) -> None:
+    """Check that a number of channels is a positive integer, or -1 for lazy."""
+    if size != -1:
+        check_integer(name, size)
 
 
 def is_real(value: Any) -> bool:

@@ -1,7 +1,6 @@
 """Boltz's checkpoints → `BoltzAtomEncoder` and `BoltzAtomDecoder`, and back."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -188,14 +187,17 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
             raise AtomEncodingError(_lacks([name]))
         return tensors[name].size(dim)
 
+    def depth(layers: str) -> int:
+        found = (name for name in tensors if name.startswith(layers))
+        return len({name[len(layers) :].split(".")[0] for name in found})
+
     version = 2 if known[1] in tensors else 1
     module, layers, embedding = _places(version, diffusion, "encoder")
-    depth = _depth(tensors, layers)
     sizes: dict[str, Any] = {
         "atom_channels": size(embedding + features),
         "pair_channels": size(embedding + "embed_atompair_ref_pos.weight"),
-        "encoder_depth": depth,
-        "decoder_depth": max(_depth(tensors, _places(version, True, "decoder")[1]), 1),
+        "encoder_depth": depth(layers),
+        "decoder_depth": max(depth(_places(version, True, "decoder")[1]), 1),
         "post_norm": layers + "0.post_lnorm.weight" in tensors,
     }
     if diffusion:
@@ -206,26 +208,18 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
         sizes["token_channels"] = size(module + "atom_to_token_trans.0.weight")
     config = (BoltzConfig.boltz1 if version == 1 else BoltzConfig.boltz2)(part)
     heads = size(_bias(config, "encoder", 0) + "1.weight")
-    sizes["heads"] = heads // max(depth, 1) if config.shared_pair_norm else heads
-    return replace(config, **sizes, **_options(config, size(embedding + features, 1)))
-
-
-def _options(config: BoltzConfig, width: int) -> dict[str, bool]:
-    """Which features there are, of the width of them all."""
-    for names, backbone, residue in product((True, False), repeat=3):
-        options = {"atom_names": names, "backbone": backbone, "residue": residue}
-        if sum(replace(config, **options).features.values()) == width:
-            return options
+    if config.shared_pair_norm:
+        heads //= max(sizes["encoder_depth"], 1)
+    width, names = size(embedding + features, 1), ("atom_names", "backbone", "residue")
+    for there in product((True, False), repeat=3):
+        options = dict(zip(names, there, strict=True))
+        config = replace(config, **sizes, heads=heads, **options)
+        if sum(config.features.values()) == width:
+            return config
     raise AtomEncodingError(
         f"'path_or_state_dict' embeds {width} atom features, which is none of the "
-        f"widths that Boltz-{config.version} can have."
+        f"widths that Boltz-{version} can have."
     )
-
-
-def _depth(tensors: Iterable[str], prefix: str) -> int:
-    """The number of layers whose weights have a prefix."""
-    found = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in tensors)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -88,8 +88,8 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         backend: str = "auto",
     ) -> None:
         check_choice("reduce", reduce, ("mean", "sum"))
-        sizes = (in_channels, out_channels, heads, concat)
-        super().__init__(*sizes, bias, edge_dim, dropout, backend)
+        options: Any = {"edge_dim": edge_dim, "dropout": dropout, "backend": backend}
+        super().__init__(in_channels, out_channels, heads, concat, bias=bias, **options)
         # In place of a helper of Aggregation, which no method here needs.
         self.reduce: Any = reduce
 
@@ -135,12 +135,8 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         Returns:
             Tensor or tuple: ``tokens``, empty ones zeros, or ``(tokens, weights)``.
         """
-        self.check_atoms(x, "lin_query", "lin_key", "lin_value")
-        if dim not in (-2, 0):
-            raise AtomEncodingError(
-                f"'dim' is {dim}: atoms stand in the first of two dimensions; pass x "
-                f"as [num_atoms, in_channels] and leave 'dim' out."
-            )
+        self.check_features(x, "lin_query", "lin_key", "lin_value")
+        check_choice("dim", dim, (-2, 0))
         if ptr is not None:
             index = _index_of(ptr, index, x.size(0), dim_size)
             dim_size = ptr.numel() - 1
@@ -154,7 +150,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         fused = fuse_projections(linears, (self.heads, self.out_channels), x)
         dropout = self.dropout if self.training else 0.0
         options: Any = {"dropout": dropout, "backend": self.backend}
-        if isinstance(fused, str):
+        if fused is None:
             h = layer_norm(x, exact=True)
             pooled = attention_pool(*self.project(h, h), layout, bias, **options)
         else:
@@ -179,11 +175,11 @@ def _index_of(
     # Inside a trace or on the meta device, values cannot be looked at.
     readable = is_readable(ptr)
     if readable:
-        ends = [] if ptr.numel() == 0 else [int(ptr[0]), int(ptr[-1])]
+        ends = ptr[:1].tolist() + ptr[-1:].tolist()
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():
             raise AtomEncodingError(
-                f"'ptr' goes from {' to '.join(map(str, ends)) or 'nothing'}, or "
-                f"falls, for {num_atoms} atoms: {mend}"
+                f"'ptr' goes from {' to '.join(map(str, ends))}, or falls, for "
+                f"{num_atoms} atoms: {mend}"
             )
         if dim_size not in (None, ptr.numel() - 1):
             raise AtomEncodingError(

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
 
-from pyg_atomenc.attention import Bias, Layout, as_layout
-from pyg_atomenc.checks import check_shape, check_sizes, check_wanted
+import pyg_atomenc.checks as checks
+from pyg_atomenc.attention import Bias, Layout, as_layout, check_backend
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
     ConditionedTransition,
-    ConditionGate,
+    ZeroLinear,
 )
 from pyg_atomenc.nn.pair_bias_attention import PairBias, PairBiasAttention, WindowPairs
 from pyg_atomenc.nn.projections import reset_children
@@ -67,13 +67,13 @@ class AtomTransformerLayer(torch.nn.Module):
         super().__init__()
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         self.attention = PairBiasAttention(channels, heads, backend)
-        self.lin_cond = ConditionGate(cond_channels, channels)
+        self.lin_cond = ZeroLinear(cond_channels, channels, bias=True)
         self.transition = ConditionedTransition(channels, cond_channels, expansion)
         self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
         """What the layer makes of the condition ``[N, S]``, six times ``[N, C]``."""
-        attention = (*self.norm.modulation(cond), self.lin_cond(cond))
+        attention = (*self.norm.modulation(cond), self.lin_cond(cond).sigmoid())
         return *attention, *self.transition.modulation(cond)
 
     def forward(
@@ -152,16 +152,17 @@ class AtomTransformer(torch.nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        cond_channels = channels if cond_channels is None else cond_channels
-        check_sizes(depth=depth)
-        self.channels = channels
-        self.cond_channels = cond_channels
-        self.heads = heads
-        self.checkpoint = checkpoint
+        self.channels, self.heads, self.checkpoint = channels, heads, checkpoint
+        self.cond_channels = channels if cond_channels is None else cond_channels
+        sizes = {"channels": channels, "cond_channels": self.cond_channels}
+        checks.check_sizes(**sizes, heads=heads, depth=depth, expansion=expansion)
+        checks.check_heads("channels", channels, heads)
+        check_backend(backend)
         self.pair_bias = None
         if pair_channels is not None:
+            checks.check_sizes(pair_channels=pair_channels)
             self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
-        options = (channels, cond_channels, heads, expansion, post_norm, backend)
+        options = (channels, self.cond_channels, heads, expansion, post_norm, backend)
         layers = (AtomTransformerLayer(*options) for _ in range(depth))
         self.layers: Any = torch.nn.ModuleList(layers)
 
@@ -183,21 +184,16 @@ class AtomTransformer(torch.nn.Module):
                 ``[E, pair_channels]``; or a function that makes those of some windows,
                 as :class:`PairBias` takes it. (default: ``None``)
         """
-        check_shape("cond", cond, "num_atoms", self.cond_channels)
+        checks.check_shape("cond", cond, "num_atoms", self.cond_channels)
         layout = as_layout(layout, cond.size(0), name="layout")
-        check_wanted(
-            *("pair", pair, self.pair_bias is not None),
-            "the transformer was made with pair_channels; pass the features of every "
-            "edge.",
-            "the transformer has no weights for it: make it with pair_channels set.",
-        )
+        checks.check_wanted("pair", pair, self.pair_bias is not None, "pair_channels")
         biases: list[Optional[Bias]] = [None] * len(self.layers)
         if self.pair_bias is not None and pair is not None:
             if not callable(pair):
                 edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
                 hint = "one row for every edge of layout.to_edge_index()"
                 channels = self.pair_bias.pair_channels
-                check_shape("pair", pair, edges, channels, hint=hint)
+                checks.check_shape("pair", pair, edges, channels, hint=hint)
             biases = list(self.pair_bias(pair, layout))
         modulations = [layer.modulation(cond) for layer in self.layers]
         return TransformerConditioning(layout, modulations, biases)
@@ -214,11 +210,8 @@ class AtomTransformer(torch.nn.Module):
         The other arguments are those of :meth:`condition`, or what it gave, alone.
         """
         if not isinstance(layout, TransformerConditioning):
-            if cond is None:
-                raise AtomEncodingError(
-                    "'cond' is missing: pass the condition of every atom, or a "
-                    "conditioning from condition(layout, cond, pair) alone."
-                )
+            mend = "pass the condition of every atom, or a conditioning alone."
+            cond = checks.check_tensor("cond", cond, mend)
             layout = self.condition(layout, cond, pair)
         elif cond is not None or pair is not None:
             raise AtomEncodingError(
@@ -241,4 +234,4 @@ def check_samples(name: str, value: Any, *shape: int) -> Tensor:
     """The value, if it is a tensor of ``shape``, or of samples of that shape."""
     dim = value.dim() if isinstance(value, Tensor) else 0
     lead = ("samples",) if dim > len(shape) else ()
-    return check_shape(name, value, *lead, *shape)
+    return checks.check_shape(name, value, *lead, *shape)

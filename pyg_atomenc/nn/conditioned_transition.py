@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import layer_norm
-from pyg_atomenc.checks import check_sizes
 
 # Atoms that are transformed together where no gradients are asked for.
 MAX_ROWS = 1024
@@ -25,7 +24,6 @@ class AdaptiveLayerNorm(torch.nn.Module):
 
     def __init__(self, channels: int, cond_channels: int) -> None:
         super().__init__()
-        check_sizes(channels=channels, cond_channels=cond_channels)
         self.norm_cond = torch.nn.LayerNorm(cond_channels, bias=False)
         self.lin_scale = torch.nn.Linear(cond_channels, channels)
         self.lin_shift = torch.nn.Linear(cond_channels, channels, bias=False)
@@ -41,31 +39,20 @@ class AdaptiveLayerNorm(torch.nn.Module):
 
 
 class ZeroLinear(torch.nn.Linear):
-    """A linear layer without a bias that starts at zero."""
+    """A linear layer that starts at zero, or with a bias at -2: a gate nearly shut.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, bias=False)
-
-    def reset_parameters(self) -> None:
-        """Set the weight to zero."""
-        torch.nn.init.zeros_(self.weight)
-
-
-class ConditionGate(torch.nn.Linear):
-    """What gates a residual branch by a condition ``[..., S]``: ``[..., C]``, 0 to 1.
-
-    Nearly shut at the start, by a bias of -2, as in Algorithms 24 and 25 of AlphaFold
-    3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
+    So start the gates of Algorithms 24 and 25 of AlphaFold 3's supplement
+    (https://doi.org/10.1038/s41586-024-07487-w).
     """
 
-    def reset_parameters(self) -> None:
-        """Shut it."""
-        torch.nn.init.zeros_(self.weight)
-        torch.nn.init.constant_(self.bias, -2.0)
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, bias)
 
-    def forward(self, cond: Tensor) -> Tensor:
-        """The gate of a condition."""
-        return super().forward(cond).sigmoid()
+    def reset_parameters(self) -> None:
+        """Set the weight to zero, and shut a gate."""
+        torch.nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            torch.nn.init.constant_(self.bias, -2.0)
 
 
 class ConditionedTransition(torch.nn.Module):
@@ -84,18 +71,17 @@ class ConditionedTransition(torch.nn.Module):
 
     def __init__(self, channels: int, cond_channels: int, expansion: int = 2) -> None:
         super().__init__()
-        check_sizes(expansion=expansion)
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         inner = expansion * channels
         self.lin_gate = torch.nn.Linear(channels, inner, bias=False)
         self.lin_value = torch.nn.Linear(channels, inner, bias=False)
         self.lin_up = torch.nn.Linear(channels, inner, bias=False)
         self.lin_out = torch.nn.Linear(inner, channels, bias=False)
-        self.lin_cond = ConditionGate(cond_channels, channels)
+        self.lin_cond = ZeroLinear(cond_channels, channels, bias=True)
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, shift and gate of a condition, each ``[..., C]``."""
-        return *self.norm.modulation(cond), self.lin_cond(cond)
+        return *self.norm.modulation(cond), self.lin_cond(cond).sigmoid()
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
         """Transform ``[..., C]`` with what :meth:`modulation` gave."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Optional, Union, cast
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -15,14 +15,13 @@ from pyg_atomenc.attention import (
     WindowBias,
     WindowLayout,
     attention,
-    check_backend,
     layer_norm,
     refuse_script,
     without_autocast,
 )
-from pyg_atomenc.checks import check_heads, check_sizes, check_type
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight, reason_to_call
+from pyg_atomenc.nn.projections import folded_weight, has_to_be_called
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32
@@ -49,30 +48,21 @@ class PairBias(torch.nn.Module):
     .. math:: \beta^l_{ab} = W^l \, \mathrm{LN}^l(p_{ab})
 
     the pair bias of Algorithm 24 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w).
-
-    Args:
-        pair_channels (int): Channels ``C`` of a pair.
-        heads (int): Number of heads ``H``.
-        depth (int): Number of layers ``L``.
-        shared_norm (bool): Layers share one LayerNorm. (default: ``False``)
+    (https://doi.org/10.1038/s41586-024-07487-w). The arguments are those of
+    :class:`~pyg_atomenc.nn.AtomTransformer`.
 
     Shapes:
         - input: ``[E, C]``, one row an edge; or, of a
           :class:`~pyg_atomenc.attention.WindowLayout`, a function that makes the
           features of some windows' pairs, ``[C, k, W, keys]``
-        - output: ``L`` biases ``[E, H]``, or
+        - output: ``depth`` biases ``[E, H]``, or
           :class:`~pyg_atomenc.attention.WindowBias`
-
-    Raises:
-        ValueError: If a size is not positive.
     """
 
     def __init__(
-        self, pair_channels: int, heads: int, depth: int, shared_norm: bool = False
+        self, pair_channels: int, heads: int, depth: int, shared_norm: bool
     ) -> None:
         super().__init__()
-        check_sizes(pair_channels=pair_channels, heads=heads, depth=depth)
         self.pair_channels = pair_channels
         self.heads = heads
         count = 1 if shared_norm else depth
@@ -82,18 +72,17 @@ class PairBias(torch.nn.Module):
 
     def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
         """Project; shapes are those of the class."""
-        norms = [*self.norms] * (len(self.lins) // len(self.norms))
+        norms: Any = [*self.norms] * (len(self.lins) // len(self.norms))
         layers = list(zip(norms, self.lins, strict=True))
         if isinstance(pair, Tensor) and any(
-            reason_to_call(lin, pair) for lin in self.lins
+            has_to_be_called(lin, pair) for lin in self.lins
         ):
             return [lin(norm(pair)) for norm, lin in layers]
         # Weight and bias of every layer's LayerNorm and projection in one.
-        folded = []
-        for norm, lin in layers:
-            weight = folded_weight(lin, "lins")
-            scale, shift = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
-            folded.append((weight * scale, weight @ shift))
+        weights = ((folded_weight(lin, "lins"), norm) for norm, lin in layers)
+        folded = [
+            (weight * norm.weight, weight @ norm.bias) for weight, norm in weights
+        ]
         if isinstance(pair, Tensor):
             # The layers' LayerNorms differ in their weights alone.
             normed = layer_norm(pair)
@@ -133,30 +122,14 @@ class PairBiasAttention(torch.nn.Module):
 
     Algorithm 24 of AlphaFold 3's supplement
     (https://doi.org/10.1038/s41586-024-07487-w), without its norms and residual.
-
-    Args:
-        channels (int): Channels ``C`` of the atoms, a multiple of the heads.
-        heads (int): Number of heads ``H``. (default: ``4``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
-
-    Shapes:
-        - input: atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share layout
-          and bias; the bias, which is added to the logits, ``[E, H]`` or a
-          :class:`~pyg_atomenc.attention.WindowBias`
-        - output: as the atoms
-
-    Raises:
-        ValueError: If a size is not positive, or the inputs do not fit.
+    Input and output are atoms ``[N, C]``, or ``[M, N, C]`` for ``M`` samples that share
+    layout and bias; the bias is ``[E, H]`` or a
+    :class:`~pyg_atomenc.attention.WindowBias`.
     """
 
-    def __init__(self, channels: int, heads: int = 4, backend: str = "auto") -> None:
+    def __init__(self, channels: int, heads: int, backend: str) -> None:
         super().__init__()
-        check_sizes(channels=channels, heads=heads)
-        check_backend(backend)
-        check_heads("channels", channels, heads)
-        self.channels = channels
-        self.heads = heads
-        self.backend = backend
+        self.heads, self.backend = heads, backend
         self.lin_query = torch.nn.Linear(channels, channels)
         self.lin_key = torch.nn.Linear(channels, channels, bias=False)
         self.lin_value = torch.nn.Linear(channels, channels, bias=False)
@@ -167,17 +140,14 @@ class PairBiasAttention(torch.nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, bias: Optional[Bias] = None) -> Tensor:
         """Attend as a layout says; shapes are those of the class."""
-        query, key, value = (
-            linear(x).unflatten(-1, (self.heads, -1))
-            for linear in (self.lin_query, self.lin_key, self.lin_value)
-        )
+        linears = (self.lin_query, self.lin_key, self.lin_value)
+        qkv = [linear(x).unflatten(-1, (self.heads, -1)) for linear in linears]
         attend = partial(attention, layout=layout, bias=bias, backend=self.backend)
         # Softmax and sums stay in float32 under autocast.
         with without_autocast(x.device):
             if x.dim() == 2:
-                out = attend(query, key, value)
+                out = attend(*qkv)
             else:
-                samples = zip(query, key, value, strict=True)
-                outs = [attend(*sample) for sample in samples]
-                out = torch.stack(outs) if outs else value
+                outs = [attend(*sample) for sample in zip(*qkv, strict=True)]
+                out = torch.stack(outs) if outs else qkv[2]
         return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))

@@ -41,22 +41,25 @@ class AttentionProjections(torch.nn.Module):
         self,
         in_channels: Union[int, tuple[int, int]],
         out_channels: int,
-        heads: int,
-        concat: bool,
-        bias: bool,
-        edge_dim: Optional[int],
-        dropout: float,
-        backend: str,
+        heads: int = 1,
+        concat: bool = True,
+        *,
+        bias: bool = False,
+        edge_dim: Optional[int] = None,
+        dropout: float = 0.0,
+        backend: str = "auto",
         **kwargs: Any,
     ) -> None:
+        # Messages are summed, as weights sum to 1, and nodes stand first in features.
+        checks.check_choice("aggr", kwargs.get("aggr", "add"), ("add", "sum"))
+        checks.check_choice("node_dim", kwargs.pop("node_dim", 0), (0, -2))
         both = isinstance(in_channels, (tuple, list))
         pair: Any = in_channels if both else (in_channels, in_channels)
         for channels in pair:
-            checks.check_channels(in_channels=channels)
+            checks.check_channels("in_channels", channels)
         # Of two kinds of nodes those attended to, and those that attend.
-        source, target = pair
-        if kwargs.get("flow") == "target_to_source":
-            source, target = target, source
+        backwards = kwargs.get("flow") == "target_to_source"
+        source, target = pair[::-1] if backwards else pair
         checks.check_sizes(out_channels=out_channels, heads=heads)
         checks.check_dropout(dropout)
         check_backend(backend)
@@ -74,34 +77,23 @@ class AttentionProjections(torch.nn.Module):
         self.lin_value = Linear(source, width, bias, **options)
         self.lin_edge = None
         if edge_dim is not None:
-            checks.check_channels(edge_dim=edge_dim)
+            checks.check_channels("edge_dim", edge_dim)
             self.lin_edge = Linear(edge_dim, heads, False, **options)
         self.reset_parameters()
 
     __prepare_scriptable__ = refuse_script
     reset_parameters = reset_children
 
-    def check_atoms(self, x: Any, *lins: str) -> None:
-        """Check that ``x`` is atoms ``[N, C]`` that these projections can take."""
-        checks.check_tensor("x", x, "pass a tensor [num_atoms, in_channels].")
-        for lin in lins:
-            self._check_projected(lin, "x", x, "num_atoms", "in_channels")
-
     def edge_bias(self, edge_attr: Any, num_edges: Optional[int]) -> Optional[Tensor]:
         """The logits' bias ``[E, H]`` from edge features ``[E, edge_dim]``."""
-        checks.check_wanted(
-            *("edge_attr", edge_attr, self.lin_edge is not None),
-            f"the layer was made with edge_dim={self.edge_dim}; pass the features of "
-            f"every edge.",
-            "the layer has no weights for it: make it with edge_dim set to the number "
-            "of edge features.",
-        )
+        wanted = self.lin_edge is not None
+        checks.check_wanted("edge_attr", edge_attr, wanted, "edge_dim")
         if edge_attr is None:
             return None
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr.unsqueeze(-1)
-        shape = ("num_edges", "edge_dim")
-        self._check_projected("lin_edge", "edge_attr", edge_attr, *shape)
+        what: Any = {"name": "edge_attr", "shape": ("num_edges", "edge_dim")}
+        self.check_features(edge_attr, "lin_edge", **what)
         if num_edges is not None:
             mend = "give it one an edge, of a layout those of layout.to_edge_index()."
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
@@ -110,20 +102,17 @@ class AttentionProjections(torch.nn.Module):
     def project(self, target: Tensor, source: Tensor) -> Projections:
         """Queries of targets, keys and values of sources, each ``[N, H, d]``."""
         inputs = {"lin_query": target, "lin_key": source, "lin_value": source}
-        heads, width = self.heads, self.heads * self.out_channels
-        out = (self._project(lin, x, width) for lin, x in inputs.items())
-        found = [x.unflatten(1, (heads, self.out_channels)) for x in out]
-        kinds = [out.dtype for out in found]
-        if is_autocast_enabled(target.device):
-            # It leaves alone what is no matrix product, such as an Identity.
-            widest = reduce(torch.promote_types, kinds)
-            found = [out.to(widest) for out in found]
-        elif kinds[1] != kinds[0] or kinds[2] != kinds[0]:
+        shape = (self.heads, self.out_channels)
+        out = [self._project(lin, x, shape[0] * shape[1]) for lin, x in inputs.items()]
+        kinds = [x.dtype for x in out]
+        # Autocast leaves alone what is no matrix product, such as an Identity.
+        widest = reduce(torch.promote_types, kinds)
+        if len(set(kinds)) > 1 and not is_autocast_enabled(target.device):
             raise AtomEncodingError(
-                f"'lin_query', 'lin_key' and 'lin_value' give {kinds}: let them give "
-                f"one type."
+                f"{', '.join(map(repr, inputs))} give {kinds}: let them give one type."
             )
-        return found[0], found[1], found[2]
+        query, key, value = (x.to(widest).unflatten(1, shape) for x in out)
+        return query, key, value
 
     def _project(self, name: str, x: Tensor, width: int) -> Tensor:
         """What the module of a name, whatever it is, gives: ``[N, width]``."""
@@ -136,26 +125,32 @@ class AttentionProjections(torch.nn.Module):
             )
         return out
 
-    def _check_projected(self, lin: str, name: str, x: Any, *shape: str) -> None:
-        """Check what goes into a projection, by its weight where that is known.
+    def check_features(
+        self,
+        x: Any,
+        *lins: str,
+        name: str = "x",
+        shape: tuple[str, str] = ("num_atoms", "in_channels"),
+    ) -> None:
+        """Check what goes into projections, by their weights where those are known.
 
         Nothing is asked of modules that may convert, or make their weight in a hook.
         """
-        checks.check_shape(name, x, *shape)
-        checks.check_floating(name, x)
-        linear: Any = getattr(self, lin)
-        if type(linear) not in _PLAIN or "weight" in linear.__dict__:
-            return
-        weight: Tensor = linear.weight
-        checks.check_device(name, x, lin, weight.device)
-        if not isinstance(weight, UninitializedParameter):
-            hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
-            checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
-        if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
-            raise AtomEncodingError(
-                f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
-                f"convert one of them, or run under torch.autocast."
-            )
+        checks.check_floating(name, checks.check_shape(name, x, *shape))
+        for lin in lins:
+            linear: Any = getattr(self, lin)
+            if type(linear) not in _PLAIN or "weight" in linear.__dict__:
+                continue
+            weight: Tensor = linear.weight
+            checks.check_device(name, x, lin, weight.device)
+            if not isinstance(weight, UninitializedParameter):
+                hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
+                checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
+            if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
+                raise AtomEncodingError(
+                    f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
+                    f"convert one of them, or run under torch.autocast."
+                )
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""
@@ -167,50 +162,39 @@ class AttentionProjections(torch.nn.Module):
 
 
 def fuse_projections(
-    linears: Sequence[torch.nn.Module], shape: tuple[int, int], x: Tensor
-) -> Union[tuple[Projections, Optional[Projections]], str]:
-    """Weights and biases for one function, or the reason why each has to be called.
+    linears: Sequence[Any], shape: tuple[int, int], x: Tensor
+) -> Optional[tuple[Projections, Optional[Projections]]]:
+    """Weights and biases for one function, or ``None`` where each has to be called.
 
     Those of query, key and value, each ``[H, d, C]`` and ``[H, d]`` with (H, d) the
     ``shape``, which calling them for atoms ``[N, C]`` would use: lazy ones made, under
     autocast of its type. Without biases ``None``.
     """
-    linear: Any
-    weights, biases, dtype = [], [], None
+    if any(has_to_be_called(linear, x) for linear in linears):
+        return None
+    weights = [linear.weight for linear in linears]
     if is_autocast_enabled(x.device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
-    for linear in linears:
-        if reason := reason_to_call(linear, x):
-            return reason
-        weight = linear.weight if dtype is None else linear.weight.to(dtype)
-        if weight.size(0) != shape[0] * shape[1]:
-            return "one gives another width"
-        weights.append(weight.view(*shape, weight.size(1)))
-        if linear.bias is not None:
-            biases.append(linear.bias.to(weight.dtype).view(shape))
-    if len({(w.size(2), w.dtype, w.device) for w in weights}) > 1:
-        return "they differ in channels, type or device"
-    if len(biases) not in (0, 3):
-        return "some have a bias, and others none"
-    query, key, value = weights
-    return (query, key, value), (biases[0], biases[1], biases[2]) if biases else None
+        weights = [weight.to(dtype) for weight in weights]
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    kinds = {(w.size(0), w.size(1), w.dtype, w.device) for w in weights}
+    width, channels = weights[0].shape
+    if len(kinds) > 1 or width != shape[0] * shape[1] or len(biases) not in (0, 3):
+        return None
+    packed: Any = tuple(weight.view(*shape, channels) for weight in weights)
+    shifts: Any = tuple(bias.to(weights[0].dtype).view(shape) for bias in biases)
+    return packed, shifts or None
 
 
-def reason_to_call(linear: Any, x: Tensor) -> Optional[str]:
-    """Why a projection has to be called on ``x``, if weight and bias do not say all."""
-    if any(getattr(torch_module, f"_global{name}") for name in _HOOKS):
-        return "a hook on all modules wants to see them"
-    if type(linear) not in _PLAIN:
-        return f"one is of type {type(linear).__name__}"
-    if "forward" in linear.__dict__:
-        return "the forward function of one was replaced"
+def has_to_be_called(linear: Any, x: Tensor) -> bool:
+    """Whether weight and bias do not say all of what a projection does with ``x``."""
+    everywhere = any(getattr(torch_module, f"_global{name}") for name in _HOOKS)
+    if everywhere or type(linear) not in _PLAIN or "forward" in linear.__dict__:
+        return True
     if isinstance(linear.weight, UninitializedParameter):
         linear(x[:0])
-    if any(getattr(linear, name) for name in _HOOKS):
-        return "a hook wants to see one"
-    if is_traceable_wrapper_subclass(linear.weight):
-        return f"the weight of one is a {type(linear.weight).__name__}"
-    return None
+    hooks = any(getattr(linear, name) for name in _HOOKS)
+    return hooks or is_traceable_wrapper_subclass(linear.weight)
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:

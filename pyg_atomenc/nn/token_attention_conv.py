@@ -62,32 +62,6 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         ValueError: If a size is not positive, or if inputs do not fit the layer.
     """
 
-    def __init__(
-        self,
-        in_channels: Union[int, tuple[int, int]],
-        out_channels: int,
-        heads: int = 1,
-        concat: bool = True,
-        *,
-        bias: bool = False,
-        edge_dim: Optional[int] = None,
-        dropout: float = 0.0,
-        backend: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        if kwargs.get("aggr", "add") not in ("add", "sum"):
-            raise AtomEncodingError(
-                f"'aggr' is {kwargs['aggr']!r}: attention weights sum to 1, so "
-                f"messages are always summed; leave 'aggr' out."
-            )
-        if kwargs.pop("node_dim", 0) not in (0, -2):
-            raise AtomEncodingError(
-                "'node_dim' has to be that of nodes in x [num_nodes, in_channels]: "
-                "leave it out."
-            )
-        sizes = (in_channels, out_channels, heads, concat)
-        super().__init__(*sizes, bias, edge_dim, dropout, backend, **kwargs)
-
     def forward(
         self,
         x: Union[Tensor, PairTensor],
@@ -110,11 +84,23 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
             return_attention_weights (bool, optional): Give ``out`` and beside it the
                 edges and their weights, ``(out, (edge_index, alpha))``.
         """
-        pair = x if isinstance(x, (tuple, list)) else (x, x)
-        source, target = self._by_flow(pair)
-        self.check_atoms(source, "lin_key", "lin_value")
-        self.check_atoms(target, "lin_query")
-        layout = self._layout(edge_index, (source.size(0), target.size(0)), size)
+        # Nodes attended to come first, and those that attend second, but for that flow.
+        order = 1 if self.flow == "source_to_target" else -1
+        source, target = (x if isinstance(x, (tuple, list)) else (x, x))[::order]
+        self.check_features(source, "lin_key", "lin_value")
+        self.check_features(target, "lin_query")
+        counts = source.size(0), target.size(0)
+        told = zip(counts[::order], size or (None, None), strict=True)
+        if any(other not in (None, count) for count, other in told):
+            raise AtomEncodingError(
+                f"'size' is {size}, but 'x' has {counts[::order]} nodes: leave it out."
+            )
+        layout = as_layout(edge_index, *counts, flow=str(self.flow))
+        if layout is not edge_index and self.backend not in ("auto", "edges"):
+            raise BackendError(
+                f"'backend' is {self.backend!r}, which cannot attend over an edge "
+                f"list: pass a layout as 'edge_index', or use backend='auto'."
+            )
         query, key, value = self.project(target, source)
         if edge_attr is None and self.lin_edge is not None:
             edge_attr = _features_in(edge_index)
@@ -128,40 +114,15 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
             return self.merge_heads(out)
         check_layout_device("x", source, layout)
         pairs = layout.to_edge_index()
-        edges = pairs if self.flow == "source_to_target" else pairs.flip(0)
+        edges = pairs if order == 1 else pairs.flip(0)
         out, alpha = self.attend(edges, query, key, value, bias, dropout=dropout)
         out = self.merge_heads(out.to(value.dtype))
-        if not return_attention_weights:
-            return out
-        return out, (edges if layout is edge_index else edge_index, alpha)
-
-    def _by_flow(self, pair: Any) -> tuple[Any, Any]:
-        """Of two kinds of nodes those attended to, and those that attend."""
-        first, second = pair
-        return (first, second) if self.flow == "source_to_target" else (second, first)
-
-    def _layout(self, edge_index: Any, counts: tuple[int, int], size: Size) -> Layout:
-        """The edges from sources to targets, so many of each, whatever the flow."""
-        given = (None, None) if size is None else self._by_flow(size)
-        for name, count, told in zip(("source", "target"), counts, given, strict=True):
-            if told is not None and told != count:
-                raise AtomEncodingError(
-                    f"'size' is {tuple(size or ())}, but 'x' has {count} {name} nodes: "
-                    f"leave 'size' out."
-                )
-        layout = as_layout(edge_index, *counts, flow=str(self.flow))
-        if layout is not edge_index and self.backend not in ("auto", "edges"):
-            raise BackendError(
-                f"'backend' is {self.backend!r}, which cannot attend over an edge "
-                f"list: pass a layout as 'edge_index', or use backend='auto'."
-            )
-        return layout
+        given = edges if layout is edge_index else edge_index
+        return (out, (given, alpha)) if return_attention_weights else out
 
     def _needs_messages(self, layout: Layout) -> bool:
         """Whether somebody wants to see messages over the layout's edges."""
-        if any(len(getattr(self, name, ())) > 0 for name in _HOOKS):
-            return True
-        if any(
+        if any(getattr(self, name, ()) for name in _HOOKS) or any(
             getattr(type(self), name) is not getattr(TokenAttentionConv, name)
             for name in ("edge_update", "message", "aggregate", "update")
         ):

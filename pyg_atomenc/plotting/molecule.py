@@ -77,14 +77,11 @@ def _draw(
         )
     # Less has no place for the colour bar and its letters.
     width, height = (check_integer("size", side, 150) for side in size)
-    # A copy whose only conformer is a 2D drawing.
+    # A copy whose only conformer is a 2D drawing; without one RDKit computes it.
     flat = chem.Mol(mol)
-    drawn = [chem.Conformer(known) for known in mol.GetConformers() if not known.Is3D()]
     flat.RemoveAllConformers()
-    if drawn:
-        flat.AddConformer(drawn[0])
-    else:
-        _rdkit("Chem.rdDepictor").Compute2DCoords(flat)
+    for known in [known for known in mol.GetConformers() if not known.Is3D()][:1]:
+        flat.AddConformer(known)
     canvas = getattr(draw, canvas_type)(width, height, width, height - _BAR_HEIGHT)
     options = canvas.drawOptions()
     options.fillHighlights = options.atomHighlightsAreCircles = True

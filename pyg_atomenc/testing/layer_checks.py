@@ -228,10 +228,9 @@ class LayerChecks:
             named = dict(zip(self.weights, weights, strict=True))
             return functional_call(self.model, named, (x, layout))
 
-        weights = [weight.detach() for weight in self.weights.values()]
-        x, *weights = (t.double().requires_grad_() for t in (x, *weights))
-        gradcheck(function, (x, *weights), fast_mode=True)
-        gradgradcheck(function, (x, *weights), fast_mode=True)
+        x = x.double().requires_grad_()
+        for check in (gradcheck, gradgradcheck):
+            check(function, (x, *self.weights.values()), fast_mode=True)
         loss, along = partial(self._loss, {}, layout=layout), (torch.randn_like(x),)
         gradient = torch.func.grad(loss)
         first = grad(loss(x), x, create_graph=True)

@@ -394,7 +394,7 @@ def test_the_encoder_is_no_message_passing_module_for_explainers():
 LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
 X = torch.zeros(3, 4)
 BAD_CALLS = {
-    "list": (([[1.0]], LAYOUT), {}, r"'x' is of type list"),
+    "list": (([[1.0]], LAYOUT), {}, r"'x' needs the shape .*found: list"),
     "vector": (
         (torch.zeros(3), LAYOUT),
         {},

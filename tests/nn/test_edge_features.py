@@ -292,7 +292,7 @@ def test_options_of_message_passing(options):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"node_dim": 1}, "'node_dim' has to be"),
+        ({"node_dim": 1}, "'node_dim' is 1: choose one of 0, -2"),
         ({"aggr": "mean"}, "'aggr' is 'mean'"),
         ({"aggr": None}, "'aggr' is None"),
         ({"flow": "up"}, "'flow'"),

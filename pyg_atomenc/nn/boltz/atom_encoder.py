@@ -1,15 +1,17 @@
-"""`BoltzAtomEncoder`: Boltz's atom attention encoder, from atoms to tokens."""
+"""Boltz's atom attention encoder and decoder: from atoms to tokens and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.checks import check_type, check_wanted
+from pyg_atomenc.checks import check_shape, check_type, check_wanted
+from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import (
     AtomTransformer,
     TensorDataclass,
@@ -24,6 +26,8 @@ from pyg_atomenc.nn.projections import folded_weight, reset_children
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
+_MEND = "pass what encoder.condition(...) gave."
+_FORM = "diffusion=True"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,36 +36,35 @@ class BoltzConditioning(TensorDataclass):
 
     :meth:`BoltzAtomEncoder.condition` makes it of the weights as they were and in its
     grad mode: once the weights change, or for training after inference, make it anew.
-
-    Attributes:
-        layout (TokenLayout): Which atoms form a token.
-        start (Tensor): The atoms' features ``[N, atom_channels]``.
-        cond (Tensor): The same, in the diffusion form plus their tokens'.
-        pairs (AtomPairs): The pairs of atoms in windows.
-        transformer (TransformerConditioning): The encoder's, of condition and pairs.
     """
 
-    layout: TokenLayout
-    start: Tensor
-    cond: Tensor
-    pairs: embedding.AtomPairs
-    transformer: TransformerConditioning
+    layout: TokenLayout  # which atoms form a token
+    start: Tensor  # the atoms' features [N, atom_channels]
+    cond: Tensor  # the same, in the diffusion form plus their tokens'
+    pairs: embedding.AtomPairs  # the pairs of atoms in windows
+    transformer: TransformerConditioning  # the encoder's, of condition and pairs
+
+
+@dataclass(frozen=True, eq=False)
+class BoltzDecoderConditioning(TensorDataclass):
+    """Of :meth:`BoltzAtomDecoder.condition`, of the weights as they were."""
+
+    layout: TokenLayout  # which atoms form a token
+    transformer: TransformerConditioning  # the decoder's, of condition and pairs
 
 
 class EncodedAtoms(NamedTuple):
-    """What :class:`BoltzAtomEncoder` gives.
+    """What :class:`BoltzAtomEncoder` gives, of ``M`` samples or of one."""
 
-    Attributes:
-        tokens (Tensor): ``[T, D]``, or ``[M, T, D]`` for ``M`` samples.
-        atoms (Tensor): ``[N, atom_channels]`` or ``[M, N, atom_channels]``.
-    """
-
-    tokens: Tensor
-    atoms: Tensor
+    tokens: Tensor  # [T, D] or [M, T, D]
+    atoms: Tensor  # [N, atom_channels] or [M, N, atom_channels]
 
 
 class BoltzModule(torch.nn.Module):
     """What the encoder and the decoder share: their arguments, see there."""
+
+    # Makes the layers, one of them a transformer with options of its own.
+    _make: Callable[[BoltzConfig, Any], None]
 
     def __init__(
         self,
@@ -77,10 +80,6 @@ class BoltzModule(torch.nn.Module):
         options: Any = {"pair_channels": config.pair_channels, "heads": config.heads}
         options |= {"checkpoint": checkpoint, "backend": backend}
         self._make(config, partial(AtomTransformer, config.atom_channels, **options))
-
-    def _make(self, config: BoltzConfig, transformer: Any) -> None:
-        """Make the layers, one of them a ``transformer`` with options of its own."""
-        raise NotImplementedError
 
     reset_parameters = reset_children
 
@@ -114,7 +113,6 @@ class BoltzAtomEncoder(BoltzModule):
     """
 
     def _make(self, config: BoltzConfig, transformer: Any) -> None:
-        """Make the layers."""
         channels = config.atom_channels
         self.features = embedding.AtomFeatureEmbedding(config)
         self.pairs = embedding.AtomPairEmbedding(config)
@@ -146,21 +144,20 @@ class BoltzAtomEncoder(BoltzModule):
             layout = given.layout()
             ptr = given.graph_ptr(layout.num_atoms).to(layout.device)
             for name in ("s_trunk", "z_trunk"):
-                self._check_form(name, getattr(given, name))
+                check_wanted(name, getattr(given, name), config.diffusion, _FORM)
             cond = start = self.features(given, layout)
-            pairs_of_tokens = None
+            tokens = None
             if config.diffusion:
                 shape = (layout.num_tokens, config.token_channels)
                 trunk = given.shaped("s_trunk", *shape).to(start.dtype)
                 trunk = self.lin_trunk(self.norm_trunk(trunk))
                 cond = start + trunk.index_select(0, layout.atom_to_token)
-                pairs_of_tokens = TokenPairs.from_inputs(
-                    given, layout, ptr, config.token_pair_channels
-                )
+                channels = config.token_pair_channels
+                tokens = TokenPairs.from_inputs(given, layout, ptr, channels)
             position = given.shaped("ref_pos", layout.num_atoms, 3)
             space = given.shaped("ref_space_uid", layout.num_atoms)
             windows = WindowLayout.from_ptr(ptr, config.queries, config.keys)
-            pairs = self.pairs(windows, position, space, cond, pairs_of_tokens)
+            pairs = self.pairs(windows, position, space, cond, tokens)
             prepared = self.transformer.condition(windows, cond, pairs.features)
         return BoltzConditioning(layout, start, cond, pairs, prepared)
 
@@ -178,9 +175,8 @@ class BoltzAtomEncoder(BoltzModule):
         Returns:
             EncodedAtoms: The tokens, of which an empty one is zeros, and the atoms.
         """
-        mend = "pass what encoder.condition(...) gave."
-        check_type("conditioning", conditioning, BoltzConditioning, mend)
-        self._check_form("r", r)
+        check_type("conditioning", conditioning, BoltzConditioning, _MEND)
+        check_wanted("r", r, self.config.diffusion, _FORM)
         x = conditioning.start
         if r is not None:
             noisy = check_samples("r", r, x.size(0), 3).to(x.dtype)
@@ -189,15 +185,6 @@ class BoltzAtomEncoder(BoltzModule):
         with torch.autocast(atoms.device.type, enabled=False):
             tokens = self._pool(atoms, conditioning.layout)
         return EncodedAtoms(tokens, atoms)
-
-    def _check_form(self, name: str, value: Any) -> None:
-        """Check that what the diffusion form alone reads was passed to it alone."""
-        check_wanted(
-            *(name, value, self.config.diffusion),
-            "the config is of the diffusion form, which needs it.",
-            "the config is of the trunk's form: leave it out, or make the encoder with "
-            "diffusion=True.",
-        )
 
     def _pool(self, atoms: Tensor, layout: TokenLayout) -> Tensor:
         atoms = atoms.to(self.lin_token.weight.dtype)
@@ -209,3 +196,67 @@ class BoltzAtomEncoder(BoltzModule):
         for part, token in zip(*parts, strict=True):
             tokens.index_add_(-2, token, F.relu(self.lin_token(part)))
         return tokens / (layout.sizes.to(tokens.dtype).unsqueeze(-1) + 1e-6)
+
+
+class BoltzAtomDecoder(BoltzModule):
+    """The atom attention decoder of Boltz-1 and Boltz-2.
+
+    Token features are added to those of their atoms, which attend in the windows of the
+    encoder once more, and give an update of their coordinates: Algorithm 6 of AlphaFold
+    3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
+
+    Arguments and errors are those of :class:`BoltzAtomEncoder`, in the diffusion form.
+    """
+
+    def _make(self, config: BoltzConfig, transformer: Any) -> None:
+        if not config.diffusion:
+            raise AtomEncodingError(
+                "'config' is of the trunk's form without a decoder: set diffusion=True."
+            )
+        channels = config.atom_channels
+        self.lin_token = ZeroLinear(config.out_channels, channels)
+        self.transformer = transformer(
+            depth=config.decoder_depth, post_norm=config.post_norm
+        )
+        norm = torch.nn.Identity if config.post_norm else torch.nn.LayerNorm
+        self.norm_out = norm(channels)
+        self.lin_out = ZeroLinear(channels, 3)
+
+    def condition(self, conditioning: BoltzConditioning) -> BoltzDecoderConditioning:
+        """Compute once, of what the encoder was given, what serves every step."""
+        given = check_type("conditioning", conditioning, BoltzConditioning, _MEND)
+        pairs = given.pairs
+        # In float32 whether it is asked for under autocast or not.
+        with torch.autocast(given.cond.device.type, enabled=False):
+            made = self.transformer.condition(pairs.layout, given.cond, pairs.features)
+        return BoltzDecoderConditioning(given.layout, made)
+
+    def forward(
+        self,
+        a: Tensor,
+        encoded: EncodedAtoms,
+        conditioning: Union[BoltzConditioning, BoltzDecoderConditioning],
+    ) -> Tensor:
+        """Decode tokens.
+
+        Args:
+            a (Tensor): Token features ``[T, 2 * token_channels]``, or ``[M, T, ...]``
+                for ``M`` samples.
+            encoded (EncodedAtoms): What the encoder gave.
+            conditioning (BoltzDecoderConditioning or BoltzConditioning): Of
+                :meth:`condition`; or the encoder's, of which every call computes it.
+
+        Returns:
+            Tensor: Updates ``[N, 3]`` or ``[M, N, 3]``, in units of the coordinates.
+        """
+        if not isinstance(conditioning, BoltzDecoderConditioning):
+            conditioning = self.condition(conditioning)
+        layout = conditioning.layout
+        check_type("encoded", encoded, EncodedAtoms, "pass what the encoder gave.")
+        lead = encoded.atoms.shape[:-2] if isinstance(a, Tensor) and a.dim() > 2 else ()
+        check_shape("a", a, *lead, layout.num_tokens, self.config.out_channels)
+        with torch.autocast(a.device.type, enabled=False):
+            tokens = self.lin_token(a.to(self.lin_token.weight.dtype))
+        x = encoded.atoms + tokens.index_select(-2, layout.atom_to_token)
+        x = self.transformer(x, conditioning.transformer)
+        return self.lin_out(self.norm_out(x))

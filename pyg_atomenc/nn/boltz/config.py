@@ -4,8 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pyg_atomenc.attention import check_window_sizes
-from pyg_atomenc.checks import check_choice, check_heads, check_sizes
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_choice, check_heads, check_integer, check_sizes
 
 NAME_CHARACTERS, NAME_LENGTH = 64, 4
 
@@ -67,10 +66,7 @@ class BoltzConfig:
         check_sizes(**{name: getattr(self, name) for name in numbers})
         check_window_sizes(self.queries, self.keys)
         check_heads("atom_channels", self.atom_channels, self.heads)
-        if self.position_channels < 3:
-            raise AtomEncodingError(
-                f"'position_channels' is {self.position_channels}: coordinates have 3."
-            )
+        check_integer("position_channels", self.position_channels, least=3)
 
     @staticmethod
     def boltz1(part: str = "diffusion", **options: Any) -> "BoltzConfig":

@@ -28,9 +28,8 @@ class AtomFeatureEmbedding(torch.nn.Module):
     def __init__(self, config: BoltzConfig) -> None:
         super().__init__()
         self.widths = config.features
-        self.lin = torch.nn.Linear(
-            sum(self.widths.values()), config.atom_channels, bias=config.feature_bias
-        )
+        width, channels = sum(self.widths.values()), config.atom_channels
+        self.lin = torch.nn.Linear(width, channels, bias=config.feature_bias)
 
     def forward(self, inputs: BoltzInputs, layout: TokenLayout) -> Tensor:
         """Embed the atoms as ``[N, atom_channels]``."""
