@@ -22,8 +22,8 @@ HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 CHIRALITY = ("", "R", "S", "r", "s")
 """The codes of atoms' CIP labels by their place; r and s are pseudoasymmetric."""
 
-STEREO = ("", "E", "Z")
-"""The codes of double bonds' CIP labels, by their place."""
+STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
+"""The codes of bonds' CIP labels by their place, small where pseudoasymmetric."""
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
@@ -104,7 +104,7 @@ def as_mol(source: Any) -> Any:
     z = atomic_numbers(source.element)
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
-    rows = np.stack([z, charge, 0 * z, 0 * z], axis=1).tolist()
+    rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
     mol = _build(rows, zip(*ends, map(names.get, types), strict=True), (z == 1).any())
     with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
         # Charges are often missing from files: valences may be odd, and stay so.
@@ -119,7 +119,7 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
 
     Args:
         atoms (iterable): Of every atom its number, charge, hydrogens that are no atoms,
-            and whether it is aromatic.
+            radical electrons, and whether it is aromatic.
         bonds (iterable): Of every bond its two atoms, and RDKit's name of its type.
         explicit (bool): There are no hydrogens but those that are told.
     """
@@ -133,7 +133,8 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
             atom.SetFormalCharge(row[1])
             atom.SetNumExplicitHs(row[2])
             atom.SetNoImplicit(bool(explicit))
-            atom.SetIsAromatic(bool(row[3]))
+            atom.SetNumRadicalElectrons(row[3])
+            atom.SetIsAromatic(bool(row[4]))
         mol.AddAtom(made[row])
     kinds = chem.BondType.names
     for a, b, kind in bonds:
@@ -232,18 +233,18 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     return out
 
 
-def graph_mol(
-    z: Tensor, charge: Tensor, hydrogens: Tensor, bonds: Tensor, types: Tensor
-) -> Any:
-    """A molecule of a graph's atoms ``[N]`` and bonds ``[2, B]``, on the CPU.
+def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
+    """A molecule of a graph's atoms and bonds ``[2, B]``, on the CPU.
 
     With rings and hybridisation, but not sanitized: what a file says holds, whether or
-    not it is valid chemistry. ``types`` are columns of ``BOND_TYPES`` ``[B]``.
+    not it is valid chemistry. Of ``atoms`` there are their numbers, charges, hydrogens
+    that are no atoms, and radical electrons ``[N]``; ``types`` are columns of
+    ``BOND_TYPES`` ``[B]``.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    aromatic = torch.zeros_like(z)
+    aromatic = torch.zeros_like(atoms[0])
     aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1).tolist()
+    rows = torch.stack([*atoms, aromatic], dim=1).tolist()
     kinds = [_BONDS[column] for column in types.tolist()]
     mol = _build(rows, zip(*bonds.tolist(), kinds, strict=True), explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():

@@ -23,6 +23,7 @@ from pyg_atomenc.tokenizers.residue import Residue
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
 _ISOTOPES = {"D": 2, "T": 3}
+_OF_MOLECULES = ("chirality", "isotope", "num_radical_electrons")
 _NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
 
 
@@ -31,8 +32,9 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
 
     Args:
         atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
-            and its annotations ``charge`` and ``num_hydrogens`` are read where it has
-            them. Where ``is_resolved`` is there and false, positions may be NaN.
+            and its annotations ``charge``, ``num_hydrogens``, ``chirality``,
+            ``isotope`` and ``num_radical_electrons`` are read where it has them. Where
+            ``is_resolved`` is there and false, positions may be NaN.
         tokenizer (callable, optional): Takes ``atoms``, gives their
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
@@ -83,36 +85,40 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     check_positions(atoms, coord, resolved)
     pos = torch.from_numpy(coord).clone()
     tokens = tokenize(tokenizer or Residue(), atoms, atoms.array_length())
-    charge = integers(atoms.charge, "charge") if "charge" in known else 0 * z
+
+    def told(name: str, default: NDArray[Any]) -> NDArray[np.int64]:
+        return integers(getattr(atoms, name), name) if name in known else default
+
+    charge = told("charge", 0 * z)
     bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
-    if "num_hydrogens" in known:
-        hydrogens = integers(atoms.num_hydrogens, "num_hydrogens")
-    elif atoms.bonds is not None:
+    hydrogens = 0 * z
+    # What has no bonds at all was not looked at.
+    if atoms.bonds is not None:
         hydrogens = components.count_hydrogens(z, charge, bonds)
-    else:
-        # What has no bonds at all was not looked at.
-        hydrogens = 0 * z
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
     stereo = components.dictionary_stereo(atoms, bonds)
     edge_index, edge_attr, edge_stereo = bond_tensors(bonds[:, :2], types, stereo)
-    isotope = sum(mass * (atoms.element == key) for key, mass in _ISOTOPES.items())
+    isotope = of_distinct(lambda symbol: _ISOTOPES.get(symbol, 0), atoms.element)
+    more = {
+        "num_hydrogens": hydrogens,
+        "chirality": components.dictionary_chirality(atoms),
+        "isotope": isotope,
+        "num_radical_electrons": np.full(len(z), -1),
+    }
     attributes = dict(tokens.attributes)
     if not TOKEN_FEATURES <= attributes.keys():
         index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
-        more = structure_tokens(find_residues(atoms), index, count=count)
-        attributes = {**more.attributes, **attributes}
+        known_tokens = structure_tokens(find_residues(atoms), index, count=count)
+        attributes = {**known_tokens.attributes, **attributes}
     data = AtomTokenData(
         z=torch.from_numpy(z),
         pos=pos,
         formal_charge=torch.from_numpy(charge),
-        num_hydrogens=torch.from_numpy(hydrogens),
-        chirality=torch.from_numpy(components.dictionary_chirality(atoms)),
         edge_index=edge_index,
         edge_attr=edge_attr,
         edge_stereo=edge_stereo,
-        isotope=torch.from_numpy(isotope),
-        num_radical_electrons=torch.full((len(z),), -1),
+        **{name: torch.from_numpy(told(name, more[name])) for name in more},
         atom_name=atoms.atom_name.tolist(),
         res_name=atoms.res_name.tolist(),
         res_id=torch.from_numpy(atoms.res_id.astype(np.int64)),
@@ -146,7 +152,8 @@ def to_atom_array(
 
     Returns:
         biotite.structure.AtomArray: ``N`` atoms with bonds and all that
-        :func:`from_atom_array` reads, so that it makes the same graph again.
+        :func:`from_atom_array` reads, so that it makes the same graph again, but for
+        the ``edge_stereo`` of a molecule, of which it can tell nothing.
 
     Raises:
         ValueError: If ``data`` is a batch, has no ``z`` or ``pos`` or values that
@@ -192,7 +199,11 @@ def to_atom_array(
 
 def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
     """What names atoms, and what cannot be told from them alone."""
-    for name, key in (("charge", "formal_charge"), ("num_hydrogens", "num_hydrogens")):
+    names = {"formal_charge": "charge", "num_hydrogens": "num_hydrogens"}
+    # Of a residue the dictionary and the elements tell these; of a molecule none do.
+    if (data.get("num_radical_electrons", torch.tensor(-1)) >= 0).all():
+        names |= {name: name for name in _OF_MOLECULES}
+    for key, name in names.items():
         if key in data:
             atoms.set_annotation(name, data[key].cpu().numpy().astype(int))
     if "is_resolved" in data and not data.is_resolved.all():

@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 
 import torch
 
-from pyg_atomenc.checks import check_choice
+from pyg_atomenc.checks import check_choice, listed
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.limits import Limits, read_bytes
@@ -18,6 +18,7 @@ from pyg_atomenc.tokenizers.base import Tokenizer
 
 SUFFIXES = (".sdf", ".sd", ".mol", ".mol2")
 _END = re.compile(r"^\$\$\$\$.*\n?", re.MULTILINE)
+_PROPERTY = re.compile("^>.*<(.*)>", re.MULTILINE)
 _START = re.compile(r"^(?=@<TRIPOS>MOLECULE)", re.MULTILINE)
 
 
@@ -32,7 +33,7 @@ class MoleculeFile:
         path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
             each also with ``.gz``.
         labels (str or sequence): Which properties of an SDF become ``y``, float32; one
-            that is missing or empty is NaN. (default: none)
+            that an entry lacks is NaN. (default: none)
         limits (Limits, optional): What the file may hold. (default: ``Limits()``)
         **options: As for :func:`~pyg_atomenc.io.from_rdmol`: ``conformer``.
 
@@ -75,6 +76,12 @@ class MoleculeFile:
         self.names = [f"entry {i}" for i in range(1, len(entries) + 1)]
         if not entries:
             raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
+        there = {name for entry in entries for name in _PROPERTY.findall(entry)}
+        if lost := [name for name in self._labels if name not in there]:
+            raise FileFormatError(
+                f"{file}: has no property {lost[0]!r} in any entry, but "
+                f"{listed(sorted(there))}. Check 'labels'."
+            )
 
     def stamp(self, index: int) -> str:
         """The entry itself."""
@@ -101,18 +108,21 @@ class MoleculeFile:
             supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
             return supplier[0] if len(supplier) else None
 
+        # RDKit would leave out the others without a word.
+        if (count := entry.count("\nM  END")) > 1:
+            raise AtomEncodingError(
+                f"it holds {count} molecules: put a line of $$$$ between them."
+            )
         with require_package("rdkit.rdBase", "molecule files").BlockLogs():
             mol = parse()
         if mol is None:
             reason = reason_of(parse, "it is no such entry")
             raise AtomEncodingError(f"RDKit refuses it: {reason}. Mend the entry.")
-        atoms = mol.GetAtoms()
-        if self._is_mol2 and not any(atom.GetAtomicNum() == 1 for atom in atoms):
-            # RDKit tells charges and valences of this format by its hydrogens.
-            if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
-                raise AtomEncodingError(
-                    "it has no hydrogens, which MOL2 needs: add them, or use an SDF."
-                )
+        # The format knows no radicals, and RDKit adds no hydrogens to it.
+        if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
+            raise AtomEncodingError(
+                "it lacks hydrogens, which MOL2 needs: add them, or use an SDF."
+            )
         return mol
 
 

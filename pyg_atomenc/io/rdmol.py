@@ -58,11 +58,13 @@ def from_rdmol(
         - ``num_hydrogens``: as RDKit counts those of each atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
           3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
-          newer CIP rules; -1 for a centre that they would need seconds for
+          newer CIP rules, of the isomer that is drawn where a group stands for several;
+          -1 for a centre that they would need seconds for
         - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
         - ``num_radical_electrons`` ``[N]``, int64
         - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
-          2 for Z; -1 as above
+          2 for Z, 5 for M and 6 for P of an axis (atropisomers); 3, 4, 7 and 8 for the
+          same in small letters (pseudoasymmetric); -1 as above
         - ``is_representative``: the first atom of each token
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
