@@ -27,8 +27,6 @@ STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
-_NO_RESIDUE = ("UNL", "", "", 0, True)
-_NO_ATOM = ("", "", "", 0, False)
 _INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
@@ -94,18 +92,18 @@ def as_mol(source: Any) -> Any:
     check_atom_array(source)
     check_bonds(source)
     chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
-    structure = require_package("biotite.structure", "an AtomArray as a molecule")
+    kinds = require_package("biotite.structure", "an AtomArray as a molecule").BondType
     bonds = source.bonds.copy()
     bonds.remove_aromaticity()
-    names = {kind: kind.name for kind in structure.BondType}
-    names[structure.BondType.ANY] = "UNSPECIFIED"
-    names[structure.BondType.COORDINATION] = "SINGLE"
-    *ends, types = bonds.as_array().T.tolist()
+    odd = {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
+    pairs = [
+        (a, b, odd.get(k) or kinds(k).name) for a, b, k in bonds.as_array().tolist()
+    ]
     z = atomic_numbers(source.element)
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
     rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
-    mol = _build(rows, zip(*ends, map(names.get, types), strict=True), (z == 1).any())
+    mol = _build(rows, pairs, explicit=(z == 1).any())
     with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
         # Charges are often missing from files: valences may be odd, and stay so.
         flags = chem.SanitizeFlags
@@ -115,13 +113,10 @@ def as_mol(source: Any) -> Any:
 
 
 def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
-    """A molecule, as it is told.
+    """A molecule, with no hydrogens but those that are told where they are explicit.
 
-    Args:
-        atoms (iterable): Of every atom its number, charge, hydrogens that are no atoms,
-            radical electrons, and whether it is aromatic.
-        bonds (iterable): Of every bond its two atoms, and RDKit's name of its type.
-        explicit (bool): There are no hydrogens but those that are told.
+    Of every atom its number, charge, hydrogens that are no atoms, radical electrons,
+    and whether it is aromatic; of every bond its atoms, and RDKit's name of its type.
     """
     chem = require_package("rdkit.Chem", "a molecule")
     mol = chem.RWMol()
@@ -143,11 +138,7 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
 
 
 def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
-    """What a molecule's PDB information says of the residues of ``N`` atoms.
-
-    Args:
-        mol (rdkit.Chem.Mol): The molecule.
-        index (sequence, optional): Which atoms, -1 for none. (default: all)
+    """What PDB information says of the residues of some atoms, -1 for none, or of all.
 
     Lists of text ``res_name``, ``chain_id`` and ``ins_code``; ``res_id``, int64, and
     ``hetero``, bool, ``[N]``. An atom without information is one of the hetero residue
@@ -155,25 +146,28 @@ def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str
     """
     rows = []
     for i in range(mol.GetNumAtoms()) if index is None else index:
+        name, chain, code, number, hetero = "UNL", "", "", 0, True
         if i < 0:
-            rows.append(_NO_ATOM)
-            continue
-        atom = mol.GetAtomWithIdx(i)
-        info = atom.GetPDBResidueInfo()
-        if info is None and atom.GetAtomicNum() == 1:
-            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
-            info = next((found for found in near if found is not None), None)
-        rows.append(_NO_RESIDUE if info is None else _residue(info))
-    texts = ("res_name", "chain_id", "ins_code")
-    *columns, number, hetero = map(list, zip(*rows, strict=True))
-    known: dict[str, Any] = dict(zip(texts, columns, strict=True))
-    return known | {"res_id": torch.tensor(number), "hetero": torch.tensor(hetero)}
+            name, hetero = "", False
+        elif info := _residue_info(mol.GetAtomWithIdx(i)):
+            name, chain = (
+                info.GetResidueName().strip() or name,
+                info.GetChainId().strip(),
+            )
+            code, number = info.GetInsertionCode().strip(), info.GetResidueNumber()
+            hetero = info.GetIsHeteroAtom()
+        rows.append((name, chain, code, number, hetero))
+    names, chains, codes, numbers, are_hetero = map(list, zip(*rows, strict=True))
+    known: dict[str, Any] = dict(res_name=names, chain_id=chains, ins_code=codes)
+    return known | dict(res_id=torch.tensor(numbers), hetero=torch.tensor(are_hetero))
 
 
-def _residue(info: Any) -> tuple[str, str, str, int, bool]:
-    texts = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
-    name, chain, code = (text.strip() for text in texts)
-    return name or "UNL", chain, code, info.GetResidueNumber(), info.GetIsHeteroAtom()
+def _residue_info(atom: Any) -> Any:
+    info = atom.GetPDBResidueInfo()
+    if info is None and atom.GetAtomicNum() == 1:
+        near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+        info = next((found for found in near if found is not None), None)
+    return info
 
 
 def atoms_of(mol: Any) -> list[Any]:
@@ -202,11 +196,7 @@ def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
 
 
 def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
-    """A copy without the hydrogens that RDKit takes for plain ones, rings perceived.
-
-    Returns:
-        tuple: The molecule of ``M`` atoms, and the place of each in ``mol`` ``[M]``.
-    """
+    """A copy without plain hydrogens, rings perceived, and its atoms' places in it."""
     chem = require_package("rdkit.Chem", "a molecule")
     heavy = chem.Mol(mol)
     heavy.UpdatePropertyCache(strict=False)
@@ -292,17 +282,9 @@ def stereo_codes(
 ) -> tuple[list[int], list[int]]:
     """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
 
-    RDKit's older labels invert sulfur, and know no pseudoasymmetric centres.
-
-    Args:
-        mol (rdkit.Chem.Mol): A molecule whose rings and stereo are perceived; its
-            labels are written to it.
-        atoms (list): Its atoms.
-        bonds (list): Its bonds, or none.
-
-    Returns:
-        tuple: Of every atom and of every bond, 0 for no or an unknown centre; -1 where
-        the rules take too long for one of a large symmetrical molecule.
+    Of a molecule whose rings and stereo are perceived; it keeps the labels, and
+    RDKit's older ones, which invert sulfur, go. 0 for no or an unknown centre; -1 where
+    the rules take too long for one of a large symmetrical molecule.
     """
     for atom in atoms:
         atom.ClearProp(_LABEL)
@@ -349,7 +331,7 @@ def rank_names(smiles: str) -> list[str]:
 def embed_smiles(smiles: str, seed: int) -> Tensor:
     """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
 
-    Implicit hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
+    Hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
     """
     chem = require_package("rdkit.Chem", "a conformer")
     embedding = require_package("rdkit.Chem.AllChem", "a conformer")

@@ -1,5 +1,6 @@
 """biotite's `AtomArray` ↔ `AtomTokenData`."""
 
+from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from pyg_atomenc.checks import check_has, check_index, check_range, check_shape
 from pyg_atomenc.chem import components
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.codes import of_distinct
+from pyg_atomenc.chem.codes import Integers, of_distinct
 from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_pos, check_single
@@ -24,7 +25,8 @@ from pyg_atomenc.tokenizers.residue import Residue
 _FARTHEST = 1e6
 _ISOTOPES = {"D": 2, "T": 3}
 _OF_MOLECULES = ("chirality", "isotope", "num_radical_electrons")
-_NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
+_TEXTS = ("atom_name", "res_name", "chain_id", "ins_code")
+_NAMES = (*_TEXTS, "res_id", "sym_id")
 
 
 def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTokenData:
@@ -83,53 +85,72 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
     resolved = atoms.is_resolved.astype(bool) if "is_resolved" in known else None
     check_positions(atoms, coord, resolved)
-    pos = torch.from_numpy(coord).clone()
-    tokens = tokenize(tokenizer or Residue(), atoms, atoms.array_length())
 
     def told(name: str, default: NDArray[Any]) -> NDArray[np.int64]:
         return integers(getattr(atoms, name), name) if name in known else default
 
-    charge = told("charge", 0 * z)
+    charge, hydrogens = told("charge", 0 * z), 0 * z
     bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
-    hydrogens = 0 * z
     # What has no bonds at all was not looked at.
     if atoms.bonds is not None:
         hydrogens = components.count_hydrogens(z, charge, bonds)
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
-    stereo = components.dictionary_stereo(atoms, bonds)
-    edge_index, edge_attr, edge_stereo = bond_tensors(bonds[:, :2], types, stereo)
     isotope = of_distinct(lambda symbol: _ISOTOPES.get(symbol, 0), atoms.element)
-    more = {
-        "num_hydrogens": hydrogens,
-        "chirality": components.dictionary_chirality(atoms),
-        "isotope": isotope,
-        "num_radical_electrons": np.full(len(z), -1),
-    }
+    return make_graph(
+        tokenize(tokenizer or Residue(), atoms, len(z)),
+        lambda index, count: structure_tokens(find_residues(atoms), index, count=count),
+        (bonds[:, :2], types, components.dictionary_stereo(atoms, bonds)),
+        z=z,
+        pos=coord.copy(),
+        formal_charge=charge,
+        num_hydrogens=told("num_hydrogens", hydrogens),
+        chirality=told("chirality", components.dictionary_chirality(atoms)),
+        isotope=told("isotope", isotope),
+        num_radical_electrons=told("num_radical_electrons", np.full(len(z), -1)),
+        res_id=atoms.res_id.astype(np.int64),
+        hetero=atoms.hetero.copy(),
+        **{name: getattr(atoms, name).tolist() for name in _TEXTS},
+    )
+
+
+def make_graph(
+    tokens: Tokens,
+    features: Callable[[Integers, int], Tokens],
+    bonds: tuple[Any, Any, Any],
+    **columns: Any,
+) -> AtomTokenData:
+    """The graph of any reader, of what ``bond_tensors`` takes and is known of atoms.
+
+    What ``tokens`` may lack ``features`` gives, of the token of every atom and how many
+    there are.
+    """
     attributes = dict(tokens.attributes)
     if not TOKEN_FEATURES <= attributes.keys():
-        index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
-        known_tokens = structure_tokens(find_residues(atoms), index, count=count)
-        attributes = {**known_tokens.attributes, **attributes}
+        more = features(tokens.atom_to_token.numpy(), tokens.num_tokens)
+        attributes = {**more.attributes, **attributes}
+    edge_index, edge_attr, edge_stereo = bond_tensors(*bonds)
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray):
+            columns[name] = torch.from_numpy(values)
     data = AtomTokenData(
-        z=torch.from_numpy(z),
-        pos=pos,
-        formal_charge=torch.from_numpy(charge),
         edge_index=edge_index,
         edge_attr=edge_attr,
         edge_stereo=edge_stereo,
-        **{name: torch.from_numpy(told(name, more[name])) for name in more},
-        atom_name=atoms.atom_name.tolist(),
-        res_name=atoms.res_name.tolist(),
-        res_id=torch.from_numpy(atoms.res_id.astype(np.int64)),
-        chain_id=atoms.chain_id.tolist(),
-        ins_code=atoms.ins_code.tolist(),
-        hetero=torch.from_numpy(atoms.hetero.copy()),
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
+        **columns,
         **attributes,
     )
-    set_derived(data, tokens)
+    data.is_resolved = data.pos.isfinite().all(dim=1)
+    atom = tokens.representative
+    assert atom is not None
+    found = atom >= 0
+    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
+    data.is_representative[atom[found]] = True
+    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
+    data.token_pos[found] = data.pos[atom[found]]
+    data.smiles = data.given_smiles = data.source = ""
     return data
 
 
@@ -165,24 +186,33 @@ def to_atom_array(
         >>> biotite.structure.io.save_structure("a.pdb", atoms)  # doctest: +SKIP
     """
     structure = require_package("biotite.structure", "to_atom_array")
-    _check_graph(data)
-    count = data.z.numel()
+    check_single(data)
+    check_has(data, "an AtomArray needs it.", "z", "pos")
+    z = check_index("z", data.z, "pass atomic numbers as integers.")
+    check_range("z", z, len(components.SYMBOLS), "elements")
+    count = z.numel()
+    check_shape("pos", data.pos, count, 3)
+    check_pos(data, "an AtomArray needs some; embed a molecule with RDKit.")
     atoms = structure.AtomArray(count)
     atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
     atoms.element = np.array(components.SYMBOLS)[data.z.cpu().numpy()]
     for symbol, mass in _ISOTOPES.items() if "isotope" in data else ():
         atoms.element[((data.z == 1) & (data.isotope == mass)).cpu().numpy()] = symbol
     _set_annotations(atoms, data)
-    # A molecule of RDKit has no residues.
     absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")
-    for name, text in absent.items():
-        setattr(atoms, name, np.array(data.get(name, [text] * count)))
-    number = data.get("res_id", torch.ones(count, dtype=torch.long))
-    atoms.res_id = number.cpu().numpy().astype(int)
-    atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
+    for name, value in dict(absent, res_id=1, hetero=True).items():
+        values = data.get(name, [value] * count)
+        values = values.cpu().numpy() if isinstance(values, Tensor) else values
+        setattr(atoms, name, np.array(values))
     edges, attr = read_bonds(data)
     if any(key in data for key in ("edge_index", "adj_t", "adj")):
-        atoms.bonds = structure.BondList(count, _bond_array(structure, edges, attr))
+        kinds = structure.BondType
+        names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
+        column = torch.full_like(edges[0], -1) if attr is None else attr.argmax(dim=1)
+        kind = np.array(names, int)[column.cpu().numpy()]
+        # Each bond once, however often and whichever way it is listed.
+        bonds = np.column_stack([edges.t().cpu().numpy(), kind])
+        atoms.bonds = structure.BondList(count, bonds)
     if token_values is not None:
         taken = ("", "coord", "bonds", *atoms.get_annotation_categories())
         if annotation not in ("b_factor", "occupancy") and (
@@ -268,37 +298,3 @@ def _tell(atoms: Any, atom: int) -> str:
         f"atom {atom} ({atoms.atom_name[atom]} of {atoms.res_name[atom]} "
         f"{atoms.res_id[atom]} in chain {str(atoms.chain_id[atom])!r})"
     )
-
-
-def set_derived(data: AtomTokenData, tokens: Tokens) -> None:
-    """Set what every reader gives in the same way, or has no source for."""
-    data.is_resolved = data.pos.isfinite().all(dim=1)
-    atom = tokens.representative
-    assert atom is not None
-    found = atom >= 0
-    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
-    data.is_representative[atom[found]] = True
-    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
-    data.token_pos[found] = data.pos[atom[found]]
-    data.smiles = data.given_smiles = data.source = ""
-
-
-def _check_graph(data: Any) -> None:
-    check_single(data)
-    check_has(data, "an AtomArray needs it.", "z", "pos")
-    z = check_index("z", data.z, "pass atomic numbers as integers.")
-    check_range("z", z, len(components.SYMBOLS), "elements")
-    check_shape("pos", data.pos, z.numel(), 3)
-    check_pos(data, "an AtomArray needs some; embed a molecule with RDKit.")
-
-
-def _bond_array(structure: Any, edges: Tensor, attr: Optional[Tensor]) -> NDArray[Any]:
-    # Each bond once, whichever way it is listed; BondList drops what is there twice.
-    pairs = edges.t().cpu().numpy()
-    kinds = structure.BondType
-    if attr is None:
-        kind = np.full(len(pairs), int(kinds.ANY))
-    else:
-        names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
-        kind = np.array(names, int)[attr.argmax(dim=1).cpu().numpy()]
-    return np.concatenate([pairs, kind[:, None]], axis=1)

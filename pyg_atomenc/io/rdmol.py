@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.checks import check_integer, check_type
-from pyg_atomenc.chem.bonds import bond_column, bond_tensors
+from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.chem.rdkit import (
     atoms_of,
     bonds_of,
@@ -22,9 +22,9 @@ from pyg_atomenc.chem.rdkit import (
 )
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.atom_array import set_derived
+from pyg_atomenc.io.atom_array import make_graph
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
-from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, molecule_tokens
+from pyg_atomenc.tokenizers.features import molecule_tokens
 from pyg_atomenc.tokenizers.fragments import BRICS
 
 _FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
@@ -85,12 +85,7 @@ def from_rdmol(
     atoms = atoms_of(mol)
     atom_name = _atom_names(atoms)
     pos = _positions(mol, conformer, atom_name)
-    tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
-    attributes = dict(tokens.attributes)
-    if not TOKEN_FEATURES <= attributes.keys():
-        index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
-        more = molecule_tokens(mol, index, count=count)
-        attributes = {**more.attributes, **attributes}
+    tokens = tokenize(tokenizer or BRICS(), mol, len(atoms))
     mol.UpdatePropertyCache(strict=False)
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)
@@ -102,9 +97,11 @@ def from_rdmol(
         bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
         for bond in links
     ]
-    edge_index, edge_attr, edge_stereo = bond_tensors(ends_of(links), types, stereo)
     radicals = [atom.GetNumRadicalElectrons() for atom in atoms]
-    data = AtomTokenData(
+    return make_graph(
+        tokens,
+        lambda index, count: molecule_tokens(mol, index, count=count),
+        (ends_of(links), types, stereo),
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
@@ -112,17 +109,9 @@ def from_rdmol(
         isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
         num_radical_electrons=torch.tensor(radicals),
         pos=pos,
-        edge_index=edge_index,
-        edge_attr=edge_attr,
-        edge_stereo=edge_stereo,
-        atom_to_token=tokens.atom_to_token,
-        num_tokens=tokens.num_tokens,
         atom_name=atom_name,
         **residue_columns(mol),
-        **attributes,
     )
-    set_derived(data, tokens)
-    return data
 
 
 def from_smiles(
@@ -162,18 +151,18 @@ def from_smiles(
         [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
     """
     chem = require_package("rdkit.Chem", "from_smiles")
-    mol = _parse(_check_text(smiles, max_length))
+    check_integer("max_length", max_length, 0)
+    mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
+    text = check_type("smiles", smiles, str, mend).strip()
+    mol = _parse(text, max_length)
     canonical = chem.MolToSmiles(mol)
     data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
-    data.smiles = canonical
-    data.given_smiles = smiles.strip()
+    data.smiles, data.given_smiles = canonical, text
     return data
 
 
-def _check_text(smiles: Any, max_length: int) -> str:
-    mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
-    check_integer("max_length", max_length, 0)
-    text = check_type("smiles", smiles, str, mend).strip()
+def _parse(text: str, max_length: int) -> Any:
+    chem = require_package("rdkit.Chem", "from_smiles")
     # Older releases of RDKit would read what stands before a NUL.
     if _NO_TEXT.search(text[: max_length + 1]):
         raise AtomEncodingError(
@@ -185,37 +174,30 @@ def _check_text(smiles: Any, max_length: int) -> str:
             f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "
             f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
         )
-    rest = text.split(maxsplit=1)[1:]
+    short = repr(text if len(text) < 500 else f"{text[:500]} …")
+    _, *rest = text.split(maxsplit=1) or [""]
     if rest and not rest[0].startswith("|"):
         raise AtomEncodingError(
-            f"'smiles' is {_short(smiles)}, with {_short(rest[0])} behind a blank: "
-            f"pass the SMILES alone, without a name."
+            f"'smiles' is {short}, with {rest[0][:500]!r} behind a blank: pass the "
+            f"SMILES alone, without a name."
         )
-    return text
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) < 500 else f"{text[:500]} …")
-
-
-def _parse(smiles: str) -> Any:
-    chem = require_package("rdkit.Chem", "from_smiles")
     with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
         try:
-            mol = chem.MolFromSmiles(smiles)
-            parse, rule = partial(chem.MolFromSmiles, smiles), "the grammar of SMILES"
-            reason = "" if mol else reason_of(parse, f"it does not follow {rule}")
+            mol, reason = chem.MolFromSmiles(text), ""
+            if mol is None:
+                parse = partial(chem.MolFromSmiles, text)
+                reason = reason_of(parse, "it does not follow the grammar of SMILES")
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             mol, reason = None, str(error).strip().split("\n")[-1].strip()
     if mol is None:
         raise AtomEncodingError(
-            f"'smiles' is {_short(smiles)}, which RDKit refuses: {reason[:500]}. "
-            f"Correct the SMILES."
+            f"'smiles' is {short}, which RDKit refuses: {reason[:500]}. Correct the "
+            f"SMILES."
         )
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
-            f"'smiles' is {smiles!r}, which holds no atoms: pass one such as 'CCO'."
+            f"'smiles' is {text!r}, which holds no atoms: pass one such as 'CCO'."
         )
     return mol
 
