@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_atomenc.checks import check_type
-from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.components import atomic_numbers
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
@@ -54,13 +53,10 @@ def check_mol(mol: Any) -> None:
 
 
 def as_atom_array(source: Any) -> Any:
-    """An ``AtomArray``, or a molecule as one, with the atoms in the same order.
+    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError.
 
     A molecule's residues are those of its PDB information; without, it is one residue
     named ``UNL``, as in the files that RDKit writes.
-
-    Raises:
-        ValueError: If ``source`` is neither, or has no atoms.
     """
     if not is_mol(source):
         check_atom_array(source)
@@ -68,10 +64,10 @@ def as_atom_array(source: Any) -> Any:
     check_mol(source)
     chem = require_package("rdkit.Chem", "a molecule")
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
+    bare = chem.Mol(source)
+    bare.RemoveAllConformers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bare = chem.Mol(source)
-        bare.RemoveAllConformers()
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
     # RDKit pads what it takes from columns of a PDB file.
     for name in ("chain_id", "ins_code", "res_name"):
@@ -81,11 +77,7 @@ def as_atom_array(source: Any) -> Any:
 
 
 def as_mol(source: Any) -> Any:
-    """A ``Mol``, or an ``AtomArray`` as one, with the atoms in the same order.
-
-    Raises:
-        ValueError: If ``source`` is neither, has no atoms, or an array without bonds.
-    """
+    """A ``Mol``, or an ``AtomArray`` with bonds as one, else a ValueError."""
     if not type(source).__module__.startswith("biotite"):
         check_mol(source)
         return source
@@ -176,23 +168,19 @@ def atoms_of(mol: Any) -> list[Any]:
 
 
 def bonds_of(atoms: list[Any]) -> list[Any]:
-    """The bonds of all atoms of a molecule, in their order.
-
-    To find one by its index, RDKit goes through all that stand before it.
-    """
+    """The bonds of all atoms: to find one by its index, RDKit counts from the first."""
     found = {bond.GetIdx(): bond for atom in atoms for bond in atom.GetBonds()}
     return [found[index] for index in range(len(found))]
-
-
-def bond_ends(mol: Any) -> NDArray[np.int64]:
-    """The two atoms of every bond ``[B, 2]``, int64."""
-    ends = ends_of(bonds_of(atoms_of(mol)))
-    return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
 def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
     """The two atoms of every bond."""
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
+
+
+def bond_ends(mol: Any) -> NDArray[np.int64]:
+    """The same of a molecule ``[B, 2]``, int64."""
+    return np.array(ends_of(bonds_of(atoms_of(mol))), dtype=np.int64).reshape(-1, 2)
 
 
 def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
@@ -227,16 +215,13 @@ def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
     """A molecule of a graph's atoms and bonds ``[2, B]``, on the CPU.
 
     With rings and hybridisation, but not sanitized: what a file says holds, whether or
-    not it is valid chemistry. Of ``atoms`` there are their numbers, charges, hydrogens
-    that are no atoms, and radical electrons ``[N]``; ``types`` are columns of
-    ``BOND_TYPES`` ``[B]``.
+    not it is valid chemistry. ``atoms`` are columns ``[N]`` as :func:`_build` has them,
+    ``types`` columns of ``BOND_TYPES`` ``[B]``.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    aromatic = torch.zeros_like(atoms[0])
-    aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-    rows = torch.stack([*atoms, aromatic], dim=1).tolist()
     kinds = [_BONDS[column] for column in types.tolist()]
-    mol = _build(rows, zip(*bonds.tolist(), kinds, strict=True), explicit=True)
+    rows, pairs = torch.stack(list(atoms), dim=1).tolist(), bonds.tolist()
+    mol = _build(rows, zip(*pairs, kinds, strict=True), explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)
@@ -245,19 +230,14 @@ def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
     return mol
 
 
-def hybridization(mol: Any) -> Tensor:
-    """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
+def hybridization_and_ring(mol: Any) -> Tensor:
+    """Each atom's code of :data:`HYBRIDIZATIONS` and its smallest ring ``[2, N]``."""
     names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
     code = {names[name]: i for i, name in enumerate(HYBRIDIZATIONS) if name in names}
-    found = [code.get(atom.GetHybridization(), 0) for atom in atoms_of(mol)]
-    return torch.tensor(found, dtype=torch.long)
-
-
-def ring_size(mol: Any, largest: int) -> Tensor:
-    """The size of every atom's smallest ring ``[N]``, 0 for none or a larger one."""
-    least = mol.GetRingInfo().MinAtomRingSize
-    size = torch.tensor([least(i) for i in range(mol.GetNumAtoms())])
-    return size.where(size <= largest, 0)
+    size = mol.GetRingInfo().MinAtomRingSize
+    atoms = atoms_of(mol)
+    kinds = [code.get(atom.GetHybridization(), 0) for atom in atoms]
+    return torch.tensor([kinds, list(map(size, range(len(atoms))))])
 
 
 def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
@@ -267,8 +247,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     conformer.SetPositions(pos.double().nan_to_num(0.0).cpu().numpy())
     mol.AddConformer(conformer, assignId=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
-        chem.AssignAtomChiralTagsFromStructure(mol)
-        chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+        chem.AssignStereochemistryFrom3D(mol)
     code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
     lost = pos.isnan().any(dim=1).cpu()
@@ -317,10 +296,9 @@ def short_name(symbol: str, number: int) -> str:
 
 
 def rank_names(smiles: str) -> list[str]:
-    """The names that Boltz gives the atoms of a SMILES, as ``C20``.
+    """The names that Boltz gives the atoms of a SMILES, as ``C20``, hydrogens last.
 
-    The number is an atom's canonical rank in the molecule with its hydrogens, whose
-    names stand behind those of all others.
+    The number is an atom's canonical rank in the molecule with its hydrogens.
     """
     chem = require_package("rdkit.Chem", "names of atoms")
     mol = chem.AddHs(chem.MolFromSmiles(smiles))

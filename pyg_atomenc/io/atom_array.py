@@ -24,7 +24,6 @@ from pyg_atomenc.tokenizers.residue import Residue
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
 _ISOTOPES = {"D": 2, "T": 3}
-_OF_MOLECULES = ("chirality", "isotope", "num_radical_electrons")
 _TEXTS = ("atom_name", "res_name", "chain_id", "ins_code")
 _NAMES = (*_TEXTS, "res_id", "sym_id")
 
@@ -214,10 +213,9 @@ def to_atom_array(
         bonds = np.column_stack([edges.t().cpu().numpy(), kind])
         atoms.bonds = structure.BondList(count, bonds)
     if token_values is not None:
-        taken = ("", "coord", "bonds", *atoms.get_annotation_categories())
-        if annotation not in ("b_factor", "occupancy") and (
-            not isinstance(annotation, str) or annotation in taken
-        ):
+        taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
+        taken -= {"b_factor", "occupancy"}
+        if not isinstance(annotation, str) or annotation in taken:
             raise AtomEncodingError(
                 f"'annotation' is {annotation!r}: pass a name that the atoms do not "
                 f"have yet, such as 'b_factor'."
@@ -229,13 +227,14 @@ def to_atom_array(
 
 def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
     """What names atoms, and what cannot be told from them alone."""
-    names = {"formal_charge": "charge", "num_hydrogens": "num_hydrogens"}
+    names = ["formal_charge", "num_hydrogens"]
     # Of a residue the dictionary and the elements tell these; of a molecule none do.
     if (data.get("num_radical_electrons", torch.tensor(-1)) >= 0).all():
-        names |= {name: name for name in _OF_MOLECULES}
-    for key, name in names.items():
-        if key in data:
-            atoms.set_annotation(name, data[key].cpu().numpy().astype(int))
+        names += ["chirality", "isotope", "num_radical_electrons"]
+    for name in names:
+        if name in data:
+            values = data[name].cpu().numpy().astype(int)
+            atoms.set_annotation(name.removeprefix("formal_"), values)
     if "is_resolved" in data and not data.is_resolved.all():
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
     if "atom_to_token" not in data or "token_sym_id" not in data:

@@ -203,12 +203,7 @@ def _parse(text: str, max_length: int) -> Any:
 
 
 def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
-    """Why RDKit refuses a molecule, in its own words as far as it tells them.
-
-    Args:
-        parse (callable): Takes whether to sanitize, gives the molecule or ``None``.
-        unknown (str): What to say where RDKit says nothing.
-    """
+    """Why RDKit refuses what ``parse`` reads, sanitized or not; ``unknown`` to it."""
     chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
     # Syntax errors go to RDKit's log only, which older versions cannot capture.
@@ -223,8 +218,7 @@ def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
 
 
 def _atom_names(atoms: list[Any]) -> list[str]:
-    names = []
-    count: Counter[str] = Counter()
+    names, count = [], Counter[str]()
     for atom in atoms:
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1

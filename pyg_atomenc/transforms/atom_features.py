@@ -1,10 +1,12 @@
 """`AtomFeatures`: what an atom is, as categories."""
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
-from pyg_atomenc.checks import check_has, check_range, check_rows
+from pyg_atomenc.checks import check_has, check_range
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
 from pyg_atomenc.data import AtomTokenData
@@ -39,8 +41,8 @@ class AtomFeatures(BaseTransform):
         attr (str): The name of the attribute. (default: ``"x"``)
 
     Raises:
-        ValueError: If ``z``, ``formal_charge`` or ``num_hydrogens`` is missing,
-            ``edge_attr`` holds no bond types, or ``edge_stereo`` other bonds.
+        ValueError: If ``z``, ``formal_charge`` or ``num_hydrogens`` is missing, or
+            ``edge_attr`` holds no bond types.
         ImportError: If RDKit is not installed.
 
     Example:
@@ -80,7 +82,8 @@ class AtomFeatures(BaseTransform):
         bonded = ends.bincount(minlength=len(z)) - heavy
         implicit = (hydrogens - bonded).clamp(min=0)
         radicals = data.get("num_radical_electrons", 0 * z).cpu().clamp(min=0)
-        mol = rdkit.graph_mol((z, charge, implicit, radicals), bonds, types)
+        mol = rdkit.graph_mol((z, charge, implicit, radicals, aromatic), bonds, types)
+        hybridization, ring = rdkit.hybridization_and_ring(mol)
         hand = data.get("chirality", torch.full_like(z, -1)).cpu()
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
             by_pos = rdkit.chirality_of_positions(mol, data.pos)
@@ -89,9 +92,9 @@ class AtomFeatures(BaseTransform):
             element=z,
             charge=charge + 5,
             degree=heavy + hydrogens,
-            hybridization=rdkit.hybridization(mol),
+            hybridization=hybridization,
             is_aromatic=aromatic,
-            ring_size=rdkit.ring_size(mol, _LARGEST_RING),
+            ring_size=ring.where(ring <= _LARGEST_RING, 0),
             chirality=hand,
             num_hydrogens=hydrogens,
             isotope=data.get("isotope", 0 * z).cpu(),
@@ -106,8 +109,14 @@ class AtomFeatures(BaseTransform):
 
 def _bond_stereo(data: AtomTokenData, edges: Tensor) -> Tensor:
     """The highest code of the bonds of every atom ``[N]``."""
-    code = data.get("edge_stereo", torch.zeros_like(edges[0])).cpu()
-    mend = "use AtomFeatures before transforms that add edges, or delete it."
-    check_rows("edge_stereo", code, edges.size(1), "bonds", mend)
-    highest = torch.zeros_like(data.z, device="cpu")
-    return highest.scatter_reduce(0, edges.cpu().flatten(), code.repeat(2), "amax")
+    code, highest = data.get("edge_stereo"), torch.zeros_like(data.z, device="cpu")
+    if code is None or code.shape != edges.shape[1:]:
+        if code is not None and code.any():
+            warnings.warn(
+                f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds, so that "
+                f"'bond_stereo' is 0: use AtomFeatures before what adds or drops edges.",
+                stacklevel=4,
+            )
+        return highest
+    ends, code = edges.cpu().flatten(), code.cpu().repeat(2)
+    return highest.scatter_reduce(0, ends, code, "amax")
