@@ -47,9 +47,7 @@ def check_mol(mol: Any) -> None:
     mend = "pass an rdkit.Chem.Mol; for a SMILES, use pyg_atomenc.io.from_smiles."
     check_type("mol", mol, chem.Mol, mend)
     if mol.GetNumAtoms() == 0:
-        raise AtomEncodingError(
-            "'mol' has no atoms: pass a molecule with at least one atom."
-        )
+        raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
 
 
 def as_atom_array(source: Any) -> Any:
@@ -96,10 +94,9 @@ def as_mol(source: Any) -> Any:
     charge = source.charge.astype(int) if known else 0 * z
     rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
     mol = _build(rows, pairs, explicit=(z == 1).any())
+    # Charges are often missing from files: valences may be odd, and stay so.
+    steps = chem.SANITIZE_ALL ^ chem.SANITIZE_PROPERTIES
     with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
-        # Charges are often missing from files: valences may be odd, and stay so.
-        flags = chem.SanitizeFlags
-        steps = flags.SANITIZE_ALL ^ flags.SANITIZE_PROPERTIES
         chem.SanitizeMol(mol, steps, catchErrors=True)
     return mol
 

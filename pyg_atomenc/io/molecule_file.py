@@ -31,7 +31,8 @@ class MoleculeFile:
 
     Args:
         path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
-            each also with ``.gz``.
+            each also with ``.gz``. Atom types of a MOL2 file are to be Corina's, and
+            all hydrogens there, from which RDKit tells charges.
         labels (str or sequence): Which properties of an SDF become ``y``, float32; one
             that an entry lacks is NaN. (default: none)
         limits (Limits, optional): What the file may hold. (default: ``Limits()``)
@@ -128,7 +129,7 @@ def from_sdf(
     on_error: str = "skip",
     **options: Any,
 ) -> list[AtomTokenData]:
-    """Read all molecules of an SDF or MOL file, also gzipped.
+    """Read all molecules of an SDF, MOL or MOL2 file, also gzipped.
 
     Args:
         path (str or os.PathLike): The file.
@@ -165,12 +166,5 @@ def from_sdf(
     return graphs
 
 
-def from_mol2(
-    path: PathLike, tokenizer: Optional[Tokenizer] = None, **options: Any
-) -> list[AtomTokenData]:
-    """Read all molecules of a MOL2 file, as :func:`from_sdf` does.
-
-    Its atom types are to be those of Corina, as RDKit's documentation says, and its
-    hydrogens there, from which RDKit tells charges.
-    """
-    return from_sdf(path, tokenizer, **options)
+from_mol2 = from_sdf
+"""As :func:`from_sdf`, whose files may be MOL2, too."""

@@ -113,8 +113,8 @@ def _bond_stereo(data: AtomTokenData, edges: Tensor) -> Tensor:
     if code is None or code.shape != edges.shape[1:]:
         if code is not None and code.any():
             warnings.warn(
-                f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds, so that "
-                f"'bond_stereo' is 0: use AtomFeatures before what adds or drops edges.",
+                f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds, and "
+                f"'bond_stereo' is 0: use AtomFeatures before edges are added or lost.",
                 stacklevel=4,
             )
         return highest
