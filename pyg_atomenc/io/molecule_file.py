@@ -12,7 +12,7 @@ from pyg_atomenc.checks import check_choice, listed
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.limits import Limits, read_bytes
-from pyg_atomenc.io.rdmol import from_rdmol, reason_of
+from pyg_atomenc.io.rdmol import from_rdmol, parsed
 from pyg_atomenc.io.sources import PathLike, check_options, named
 from pyg_atomenc.tokenizers.base import Tokenizer
 
@@ -91,11 +91,9 @@ class MoleculeFile:
     def read(self, index: int, tokenizer: Optional[Tokenizer] = None) -> Any:
         """The graph of an entry, in a list."""
         parse = partial(self._parse, self._entries[index])
-        with require_package("rdkit.rdBase", "molecule files").BlockLogs():
-            mol = parse()
-        if mol is None:
-            reason = reason_of(parse, "it is no such entry")
-            raise AtomEncodingError(f"RDKit refuses it: {reason}. Mend the entry.")
+        mol = parsed(
+            parse, "RDKit refuses it", "it is no such entry", "Mend the entry."
+        )
         # The format knows no radicals, and RDKit adds no hydrogens to it.
         if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
             raise AtomEncodingError(

@@ -10,16 +10,8 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
-from pyg_atomenc.chem.rdkit import (
-    atoms_of,
-    bonds_of,
-    check_mol,
-    ends_of,
-    residue_columns,
-    short_name,
-    stereo_codes,
-)
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import make_graph
@@ -79,10 +71,10 @@ def from_rdmol(
         ImportError: If RDKit is not installed.
     """
     chem = require_package("rdkit.Chem", "from_rdmol")
-    check_mol(mol)
+    rdkit.check_mol(mol)
     # RDKit notes what it computes on the molecule: let it do so on a copy.
     mol = chem.Mol(mol)
-    atoms = atoms_of(mol)
+    atoms = rdkit.atoms_of(mol)
     atom_name = _atom_names(atoms)
     pos = _positions(mol, conformer, atom_name)
     tokens = tokenize(tokenizer or BRICS(), mol, len(atoms))
@@ -90,27 +82,26 @@ def from_rdmol(
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)
         chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-        links = bonds_of(atoms)
-        chirality, stereo = stereo_codes(mol, atoms, links)
+        links = rdkit.bonds_of(atoms)
+        chirality, stereo = rdkit.stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = [
         bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
         for bond in links
     ]
-    radicals = [atom.GetNumRadicalElectrons() for atom in atoms]
     return make_graph(
         tokens,
         lambda index, count: molecule_tokens(mol, index, count=count),
-        (ends_of(links), types, stereo),
+        (rdkit.ends_of(links), types, stereo),
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
         chirality=torch.tensor(chirality),
         isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
-        num_radical_electrons=torch.tensor(radicals),
+        num_radical_electrons=torch.tensor([a.GetNumRadicalElectrons() for a in atoms]),
         pos=pos,
         atom_name=atom_name,
-        **residue_columns(mol),
+        **rdkit.residue_columns(mol),
     )
 
 
@@ -181,20 +172,13 @@ def _parse(text: str, max_length: int) -> Any:
             f"'smiles' is {short}, with {rest[0][:500]!r} behind a blank: pass the "
             f"SMILES alone, without a name."
         )
-    with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
-        try:
-            mol, reason = chem.MolFromSmiles(text), ""
-            if mol is None:
-                parse = partial(chem.MolFromSmiles, text)
-                reason = reason_of(parse, "it does not follow the grammar of SMILES")
-        except (RuntimeError, UnicodeDecodeError) as error:
-            # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
-            mol, reason = None, str(error).strip().split("\n")[-1].strip()
-    if mol is None:
-        raise AtomEncodingError(
-            f"'smiles' is {short}, which RDKit refuses: {reason[:500]}. Correct the "
-            f"SMILES."
-        )
+    start, unknown = (
+        f"'smiles' is {short}, which RDKit refuses",
+        "it does not follow the grammar of SMILES",
+    )
+    mol = parsed(
+        partial(chem.MolFromSmiles, text), start, unknown, "Correct the SMILES."
+    )
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
             f"'smiles' is {text!r}, which holds no atoms: pass one such as 'CCO'."
@@ -202,8 +186,24 @@ def _parse(text: str, max_length: int) -> Any:
     return mol
 
 
-def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
-    """Why RDKit refuses what ``parse`` reads, sanitized or not; ``unknown`` to it."""
+def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> Any:
+    """What RDKit parses, sanitized or not, else a ValueError in its own words.
+
+    As far as it tells them, without which the reason is ``unknown``.
+    """
+    base = require_package("rdkit.rdBase", "molecules")
+    with base.BlockLogs():
+        try:
+            if (mol := parse()) is not None:
+                return mol
+            reason = _reason_of(parse) or unknown
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
+            reason = str(error).strip().split("\n")[-1].strip()
+    raise AtomEncodingError(f"{start}: {reason[:500]}. {mend}")
+
+
+def _reason_of(parse: Callable[[bool], Any]) -> str:
     chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
     # Syntax errors go to RDKit's log only, which older versions cannot capture.
@@ -214,7 +214,7 @@ def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
         return "; ".join(problems) or "it cannot be sanitized"
     lines = _FAULT.findall(getattr(log, "messages", ""))
     lines = [line.rstrip(": .") for line in lines if not _NO_FAULT.match(line)]
-    return "; ".join(dict.fromkeys(lines))[:500] or unknown
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _atom_names(atoms: list[Any]) -> list[str]:
@@ -223,7 +223,7 @@ def _atom_names(atoms: list[Any]) -> list[str]:
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
         pdb_name = residue.GetName().strip() if residue else ""
-        names.append(pdb_name or short_name(element, count[element]))
+        names.append(pdb_name or rdkit.short_name(element, count[element]))
     return names
 
 

@@ -7,15 +7,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.codes import connected
-from pyg_atomenc.chem.rdkit import (
-    as_mol,
-    atoms_of,
-    bonds_of,
-    ends_of,
-    with_hydrogens,
-    without_hydrogens,
-)
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
@@ -96,19 +89,19 @@ def fragments(
     Which are, if any, is told by ``find_cuts``, of the molecule without its hydrogens,
     its bonds and their ends. Names are SMILES with a ``mark`` where a bond was cut.
     """
-    mol = as_mol(source)
+    mol = rdkit.as_mol(source)
     with require_package("rdkit.rdBase", "fragments").BlockLogs():
         # Hydrogens change no fragment: BRICS counts an atom's explicit neighbours.
-        heavy, index = without_hydrogens(mol)
-        bonds = bonds_of(atoms := atoms_of(heavy))
-        ends = ends_of(bonds)
+        heavy, index = rdkit.without_hydrogens(mol)
+        bonds = rdkit.bonds_of(atoms := rdkit.atoms_of(heavy))
+        ends = rdkit.ends_of(bonds)
         cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
         joins = [pair for pair, cut in zip(ends, cuts, strict=True) if not cut]
         of = connected(len(atoms), np.array(joins, dtype=int).reshape(-1, 2))
         names = _names(atoms, bonds, ends, of.tolist(), mark)
     piece = np.full(mol.GetNumAtoms(), -1)
     piece[index] = of
-    return chemical_tokens(source, with_hydrogens(mol, piece), names)
+    return chemical_tokens(source, rdkit.with_hydrogens(mol, piece), names)
 
 
 def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
