@@ -209,11 +209,10 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
 
 
 def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
-    """A molecule of a graph's atoms and bonds ``[2, B]``, on the CPU.
+    """A molecule of a graph, with rings and hybridisation, valid chemistry or not.
 
-    With rings and hybridisation, but not sanitized: what a file says holds, whether or
-    not it is valid chemistry. ``atoms`` are columns ``[N]`` as :func:`_build` has them,
-    ``types`` columns of ``BOND_TYPES`` ``[B]``.
+    ``atoms`` are columns ``[N]`` as of :func:`_build`, ``bonds`` ``[2, B]``, and
+    ``types`` ``[B]`` places in ``BOND_TYPES``; all on the CPU.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
     kinds = [_BONDS[column] for column in types.tolist()]

@@ -1,9 +1,8 @@
 """Molecules → fragments: the pieces between BRICS bonds, or rings and chains."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -79,15 +78,11 @@ class RingsAndChains:
 Ends = list[tuple[int, int]]
 
 
-def fragments(
-    source: Any,
-    find_cuts: Optional[Callable[[Any, list[Any], Ends], list[bool]]] = None,
-    mark: str = "",
-) -> Tokens:
+def fragments(source: Any, find_cuts: Any = None, mark: str = "") -> Tokens:
     """Tokens that are the pieces between the bonds that are cut, by their first atoms.
 
-    Which are, if any, is told by ``find_cuts``, of the molecule without its hydrogens,
-    its bonds and their ends. Names are SMILES with a ``mark`` where a bond was cut.
+    Which are, if any, a function tells of the molecule without its hydrogens, its bonds
+    and their ends. Names are SMILES with a ``mark`` where a bond was cut.
     """
     mol = rdkit.as_mol(source)
     with require_package("rdkit.rdBase", "fragments").BlockLogs():
@@ -159,8 +154,7 @@ def _names(
 ) -> dict[int, str]:
     """The canonical SMILES of every piece, each of which is built as a molecule.
 
-    RDKit's own ways of cutting a molecule take a time that grows as its square. At the
-    end of every bond that is cut stands a ``mark``, if there is one.
+    RDKit's own ways of cutting a molecule take a time that grows as its square.
     """
     chem = require_package("rdkit.Chem", "names of fragments")
     made = {piece: chem.RWMol() for piece in dict.fromkeys(of)}
