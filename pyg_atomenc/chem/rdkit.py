@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_atomenc.checks import check_type
-from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.components import atomic_numbers
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
@@ -22,13 +21,11 @@ HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 CHIRALITY = ("", "R", "S", "r", "s")
 """The codes of atoms' CIP labels by their place; r and s are pseudoasymmetric."""
 
-STEREO = ("", "E", "Z")
-"""The codes of double bonds' CIP labels, by their place."""
+STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
+"""The codes of bonds' CIP labels by their place, small where pseudoasymmetric."""
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
-_NO_RESIDUE = ("UNL", "", "", 0, True)
-_NO_ATOM = ("", "", "", 0, False)
 _INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
@@ -50,19 +47,14 @@ def check_mol(mol: Any) -> None:
     mend = "pass an rdkit.Chem.Mol; for a SMILES, use pyg_atomenc.io.from_smiles."
     check_type("mol", mol, chem.Mol, mend)
     if mol.GetNumAtoms() == 0:
-        raise AtomEncodingError(
-            "'mol' has no atoms: pass a molecule with at least one atom."
-        )
+        raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
 
 
 def as_atom_array(source: Any) -> Any:
-    """An ``AtomArray``, or a molecule as one, with the atoms in the same order.
+    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError.
 
     A molecule's residues are those of its PDB information; without, it is one residue
     named ``UNL``, as in the files that RDKit writes.
-
-    Raises:
-        ValueError: If ``source`` is neither, or has no atoms.
     """
     if not is_mol(source):
         check_atom_array(source)
@@ -70,10 +62,10 @@ def as_atom_array(source: Any) -> Any:
     check_mol(source)
     chem = require_package("rdkit.Chem", "a molecule")
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
+    bare = chem.Mol(source)
+    bare.RemoveAllConformers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bare = chem.Mol(source)
-        bare.RemoveAllConformers()
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
     # RDKit pads what it takes from columns of a PDB file.
     for name in ("chain_id", "ins_code", "res_name"):
@@ -83,45 +75,37 @@ def as_atom_array(source: Any) -> Any:
 
 
 def as_mol(source: Any) -> Any:
-    """A ``Mol``, or an ``AtomArray`` as one, with the atoms in the same order.
-
-    Raises:
-        ValueError: If ``source`` is neither, has no atoms, or an array without bonds.
-    """
+    """A ``Mol``, or an ``AtomArray`` with bonds as one, else a ValueError."""
     if not type(source).__module__.startswith("biotite"):
         check_mol(source)
         return source
     check_atom_array(source)
     check_bonds(source)
     chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
-    structure = require_package("biotite.structure", "an AtomArray as a molecule")
+    kinds = require_package("biotite.structure", "an AtomArray as a molecule").BondType
     bonds = source.bonds.copy()
     bonds.remove_aromaticity()
-    names = {kind: kind.name for kind in structure.BondType}
-    names[structure.BondType.ANY] = "UNSPECIFIED"
-    names[structure.BondType.COORDINATION] = "SINGLE"
-    *ends, types = bonds.as_array().T.tolist()
+    odd = {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
+    pairs = [
+        (a, b, odd.get(k) or kinds(k).name) for a, b, k in bonds.as_array().tolist()
+    ]
     z = atomic_numbers(source.element)
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
-    rows = np.stack([z, charge, 0 * z, 0 * z], axis=1).tolist()
-    mol = _build(rows, zip(*ends, map(names.get, types), strict=True), (z == 1).any())
+    rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
+    mol = _build(rows, pairs, explicit=(z == 1).any())
+    # Charges are often missing from files: valences may be odd, and stay so.
+    steps = chem.SANITIZE_ALL ^ chem.SANITIZE_PROPERTIES
     with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
-        # Charges are often missing from files: valences may be odd, and stay so.
-        flags = chem.SanitizeFlags
-        steps = flags.SANITIZE_ALL ^ flags.SANITIZE_PROPERTIES
         chem.SanitizeMol(mol, steps, catchErrors=True)
     return mol
 
 
 def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
-    """A molecule, as it is told.
+    """A molecule, with no hydrogens but those that are told where they are explicit.
 
-    Args:
-        atoms (iterable): Of every atom its number, charge, hydrogens that are no atoms,
-            and whether it is aromatic.
-        bonds (iterable): Of every bond its two atoms, and RDKit's name of its type.
-        explicit (bool): There are no hydrogens but those that are told.
+    Of every atom its number, charge, hydrogens that are no atoms, radical electrons,
+    and whether it is aromatic; of every bond its atoms, and RDKit's name of its type.
     """
     chem = require_package("rdkit.Chem", "a molecule")
     mol = chem.RWMol()
@@ -133,7 +117,8 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
             atom.SetFormalCharge(row[1])
             atom.SetNumExplicitHs(row[2])
             atom.SetNoImplicit(bool(explicit))
-            atom.SetIsAromatic(bool(row[3]))
+            atom.SetNumRadicalElectrons(row[3])
+            atom.SetIsAromatic(bool(row[4]))
         mol.AddAtom(made[row])
     kinds = chem.BondType.names
     for a, b, kind in bonds:
@@ -142,11 +127,7 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
 
 
 def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
-    """What a molecule's PDB information says of the residues of ``N`` atoms.
-
-    Args:
-        mol (rdkit.Chem.Mol): The molecule.
-        index (sequence, optional): Which atoms, -1 for none. (default: all)
+    """What PDB information says of the residues of some atoms, -1 for none, or of all.
 
     Lists of text ``res_name``, ``chain_id`` and ``ins_code``; ``res_id``, int64, and
     ``hetero``, bool, ``[N]``. An atom without information is one of the hetero residue
@@ -154,25 +135,28 @@ def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str
     """
     rows = []
     for i in range(mol.GetNumAtoms()) if index is None else index:
+        name, chain, code, number, hetero = "UNL", "", "", 0, True
         if i < 0:
-            rows.append(_NO_ATOM)
-            continue
-        atom = mol.GetAtomWithIdx(i)
-        info = atom.GetPDBResidueInfo()
-        if info is None and atom.GetAtomicNum() == 1:
-            near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
-            info = next((found for found in near if found is not None), None)
-        rows.append(_NO_RESIDUE if info is None else _residue(info))
-    texts = ("res_name", "chain_id", "ins_code")
-    *columns, number, hetero = map(list, zip(*rows, strict=True))
-    known: dict[str, Any] = dict(zip(texts, columns, strict=True))
-    return known | {"res_id": torch.tensor(number), "hetero": torch.tensor(hetero)}
+            name, hetero = "", False
+        elif info := _residue_info(mol.GetAtomWithIdx(i)):
+            name, chain = (
+                info.GetResidueName().strip() or name,
+                info.GetChainId().strip(),
+            )
+            code, number = info.GetInsertionCode().strip(), info.GetResidueNumber()
+            hetero = info.GetIsHeteroAtom()
+        rows.append((name, chain, code, number, hetero))
+    names, chains, codes, numbers, are_hetero = map(list, zip(*rows, strict=True))
+    known: dict[str, Any] = dict(res_name=names, chain_id=chains, ins_code=codes)
+    return known | dict(res_id=torch.tensor(numbers), hetero=torch.tensor(are_hetero))
 
 
-def _residue(info: Any) -> tuple[str, str, str, int, bool]:
-    texts = (info.GetResidueName(), info.GetChainId(), info.GetInsertionCode())
-    name, chain, code = (text.strip() for text in texts)
-    return name or "UNL", chain, code, info.GetResidueNumber(), info.GetIsHeteroAtom()
+def _residue_info(atom: Any) -> Any:
+    info = atom.GetPDBResidueInfo()
+    if info is None and atom.GetAtomicNum() == 1:
+        near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
+        info = next((found for found in near if found is not None), None)
+    return info
 
 
 def atoms_of(mol: Any) -> list[Any]:
@@ -181,18 +165,9 @@ def atoms_of(mol: Any) -> list[Any]:
 
 
 def bonds_of(atoms: list[Any]) -> list[Any]:
-    """The bonds of all atoms of a molecule, in their order.
-
-    To find one by its index, RDKit goes through all that stand before it.
-    """
+    """The bonds of all atoms: to find one by its index, RDKit counts from the first."""
     found = {bond.GetIdx(): bond for atom in atoms for bond in atom.GetBonds()}
     return [found[index] for index in range(len(found))]
-
-
-def bond_ends(mol: Any) -> NDArray[np.int64]:
-    """The two atoms of every bond ``[B, 2]``, int64."""
-    ends = ends_of(bonds_of(atoms_of(mol)))
-    return np.array(ends, dtype=np.int64).reshape(-1, 2)
 
 
 def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
@@ -200,12 +175,13 @@ def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
 
 
-def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
-    """A copy without the hydrogens that RDKit takes for plain ones, rings perceived.
+def bond_ends(mol: Any) -> NDArray[np.int64]:
+    """The same of a molecule ``[B, 2]``, int64."""
+    return np.array(ends_of(bonds_of(atoms_of(mol))), dtype=np.int64).reshape(-1, 2)
 
-    Returns:
-        tuple: The molecule of ``M`` atoms, and the place of each in ``mol`` ``[M]``.
-    """
+
+def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
+    """A copy without plain hydrogens, rings perceived, and its atoms' places in it."""
     chem = require_package("rdkit.Chem", "a molecule")
     heavy = chem.Mol(mol)
     heavy.UpdatePropertyCache(strict=False)
@@ -232,20 +208,16 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     return out
 
 
-def graph_mol(
-    z: Tensor, charge: Tensor, hydrogens: Tensor, bonds: Tensor, types: Tensor
-) -> Any:
-    """A molecule of a graph's atoms ``[N]`` and bonds ``[2, B]``, on the CPU.
+def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
+    """A molecule of a graph, with rings and hybridisation, valid chemistry or not.
 
-    With rings and hybridisation, but not sanitized: what a file says holds, whether or
-    not it is valid chemistry. ``types`` are columns of ``BOND_TYPES`` ``[B]``.
+    ``atoms`` are columns ``[N]`` as of :func:`_build`, ``bonds`` ``[2, B]``, and
+    ``types`` ``[B]`` places in ``BOND_TYPES``; all on the CPU.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    aromatic = torch.zeros_like(z)
-    aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-    rows = torch.stack([z, charge, hydrogens, aromatic], dim=1).tolist()
     kinds = [_BONDS[column] for column in types.tolist()]
-    mol = _build(rows, zip(*bonds.tolist(), kinds, strict=True), explicit=True)
+    rows, pairs = torch.stack(list(atoms), dim=1).tolist(), bonds.tolist()
+    mol = _build(rows, zip(*pairs, kinds, strict=True), explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)
@@ -254,19 +226,14 @@ def graph_mol(
     return mol
 
 
-def hybridization(mol: Any) -> Tensor:
-    """The hybridisation of every atom ``[N]``, int64, into :data:`HYBRIDIZATIONS`."""
+def hybridization_and_ring(mol: Any) -> Tensor:
+    """Each atom's code of :data:`HYBRIDIZATIONS` and its smallest ring ``[2, N]``."""
     names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
     code = {names[name]: i for i, name in enumerate(HYBRIDIZATIONS) if name in names}
-    found = [code.get(atom.GetHybridization(), 0) for atom in atoms_of(mol)]
-    return torch.tensor(found, dtype=torch.long)
-
-
-def ring_size(mol: Any, largest: int) -> Tensor:
-    """The size of every atom's smallest ring ``[N]``, 0 for none or a larger one."""
-    least = mol.GetRingInfo().MinAtomRingSize
-    size = torch.tensor([least(i) for i in range(mol.GetNumAtoms())])
-    return size.where(size <= largest, 0)
+    size = mol.GetRingInfo().MinAtomRingSize
+    atoms = atoms_of(mol)
+    kinds = [code.get(atom.GetHybridization(), 0) for atom in atoms]
+    return torch.tensor([kinds, list(map(size, range(len(atoms))))])
 
 
 def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
@@ -276,8 +243,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     conformer.SetPositions(pos.double().nan_to_num(0.0).cpu().numpy())
     mol.AddConformer(conformer, assignId=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
-        chem.AssignAtomChiralTagsFromStructure(mol)
-        chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+        chem.AssignStereochemistryFrom3D(mol)
     code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
     lost = pos.isnan().any(dim=1).cpu()
@@ -291,17 +257,9 @@ def stereo_codes(
 ) -> tuple[list[int], list[int]]:
     """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
 
-    RDKit's older labels invert sulfur, and know no pseudoasymmetric centres.
-
-    Args:
-        mol (rdkit.Chem.Mol): A molecule whose rings and stereo are perceived; its
-            labels are written to it.
-        atoms (list): Its atoms.
-        bonds (list): Its bonds, or none.
-
-    Returns:
-        tuple: Of every atom and of every bond, 0 for no or an unknown centre; -1 where
-        the rules take too long for one of a large symmetrical molecule.
+    Of a molecule whose rings and stereo are perceived; it keeps the labels, and
+    RDKit's older ones, which invert sulfur, go. 0 for no or an unknown centre; -1 where
+    the rules take too long for one of a large symmetrical molecule.
     """
     for atom in atoms:
         atom.ClearProp(_LABEL)
@@ -334,10 +292,9 @@ def short_name(symbol: str, number: int) -> str:
 
 
 def rank_names(smiles: str) -> list[str]:
-    """The names that Boltz gives the atoms of a SMILES, as ``C20``.
+    """The names that Boltz gives the atoms of a SMILES, as ``C20``, hydrogens last.
 
-    The number is an atom's canonical rank in the molecule with its hydrogens, whose
-    names stand behind those of all others.
+    The number is an atom's canonical rank in the molecule with its hydrogens.
     """
     chem = require_package("rdkit.Chem", "names of atoms")
     mol = chem.AddHs(chem.MolFromSmiles(smiles))
@@ -348,7 +305,7 @@ def rank_names(smiles: str) -> list[str]:
 def embed_smiles(smiles: str, seed: int) -> Tensor:
     """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
 
-    Implicit hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
+    Hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
     """
     chem = require_package("rdkit.Chem", "a conformer")
     embedding = require_package("rdkit.Chem.AllChem", "a conformer")

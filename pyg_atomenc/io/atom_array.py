@@ -1,5 +1,6 @@
 """biotite's `AtomArray` ↔ `AtomTokenData`."""
 
+from collections.abc import Callable
 from typing import Any, Optional
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from pyg_atomenc.checks import check_has, check_index, check_range, check_shape
 from pyg_atomenc.chem import components
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.codes import of_distinct
+from pyg_atomenc.chem.codes import Integers, of_distinct
 from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_pos, check_single
@@ -23,7 +24,8 @@ from pyg_atomenc.tokenizers.residue import Residue
 # Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
 _FARTHEST = 1e6
 _ISOTOPES = {"D": 2, "T": 3}
-_NAMES = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "sym_id")
+_TEXTS = ("atom_name", "res_name", "chain_id", "ins_code")
+_NAMES = (*_TEXTS, "res_id", "sym_id")
 
 
 def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTokenData:
@@ -31,8 +33,9 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
 
     Args:
         atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
-            and its annotations ``charge`` and ``num_hydrogens`` are read where it has
-            them. Where ``is_resolved`` is there and false, positions may be NaN.
+            and its annotations ``charge``, ``num_hydrogens``, ``chirality``,
+            ``isotope`` and ``num_radical_electrons`` are read where it has them. Where
+            ``is_resolved`` is there and false, positions may be NaN.
         tokenizer (callable, optional): Takes ``atoms``, gives their
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
@@ -81,49 +84,72 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
     resolved = atoms.is_resolved.astype(bool) if "is_resolved" in known else None
     check_positions(atoms, coord, resolved)
-    pos = torch.from_numpy(coord).clone()
-    tokens = tokenize(tokenizer or Residue(), atoms, atoms.array_length())
-    charge = integers(atoms.charge, "charge") if "charge" in known else 0 * z
+
+    def told(name: str, default: NDArray[Any]) -> NDArray[np.int64]:
+        return integers(getattr(atoms, name), name) if name in known else default
+
+    charge, hydrogens = told("charge", 0 * z), 0 * z
     bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
-    if "num_hydrogens" in known:
-        hydrogens = integers(atoms.num_hydrogens, "num_hydrogens")
-    elif atoms.bonds is not None:
+    # What has no bonds at all was not looked at.
+    if atoms.bonds is not None:
         hydrogens = components.count_hydrogens(z, charge, bonds)
-    else:
-        # What has no bonds at all was not looked at.
-        hydrogens = 0 * z
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
-    stereo = components.dictionary_stereo(atoms, bonds)
-    edge_index, edge_attr, edge_stereo = bond_tensors(bonds[:, :2], types, stereo)
-    isotope = sum(mass * (atoms.element == key) for key, mass in _ISOTOPES.items())
+    isotope = of_distinct(lambda symbol: _ISOTOPES.get(symbol, 0), atoms.element)
+    return make_graph(
+        tokenize(tokenizer or Residue(), atoms, len(z)),
+        lambda index, count: structure_tokens(find_residues(atoms), index, count=count),
+        (bonds[:, :2], types, components.dictionary_stereo(atoms, bonds)),
+        z=z,
+        pos=coord.copy(),
+        formal_charge=charge,
+        num_hydrogens=told("num_hydrogens", hydrogens),
+        chirality=told("chirality", components.dictionary_chirality(atoms)),
+        isotope=told("isotope", isotope),
+        num_radical_electrons=told("num_radical_electrons", np.full(len(z), -1)),
+        res_id=atoms.res_id.astype(np.int64),
+        hetero=atoms.hetero.copy(),
+        **{name: getattr(atoms, name).tolist() for name in _TEXTS},
+    )
+
+
+def make_graph(
+    tokens: Tokens,
+    features: Callable[[Integers, int], Tokens],
+    bonds: tuple[Any, Any, Any],
+    **columns: Any,
+) -> AtomTokenData:
+    """The graph of any reader, of what ``bond_tensors`` takes and is known of atoms.
+
+    What ``tokens`` may lack ``features`` gives, of the token of every atom and how many
+    there are.
+    """
     attributes = dict(tokens.attributes)
     if not TOKEN_FEATURES <= attributes.keys():
-        index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
-        more = structure_tokens(find_residues(atoms), index, count=count)
+        more = features(tokens.atom_to_token.numpy(), tokens.num_tokens)
         attributes = {**more.attributes, **attributes}
+    edge_index, edge_attr, edge_stereo = bond_tensors(*bonds)
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray):
+            columns[name] = torch.from_numpy(values)
     data = AtomTokenData(
-        z=torch.from_numpy(z),
-        pos=pos,
-        formal_charge=torch.from_numpy(charge),
-        num_hydrogens=torch.from_numpy(hydrogens),
-        chirality=torch.from_numpy(components.dictionary_chirality(atoms)),
         edge_index=edge_index,
         edge_attr=edge_attr,
         edge_stereo=edge_stereo,
-        isotope=torch.from_numpy(isotope),
-        num_radical_electrons=torch.full((len(z),), -1),
-        atom_name=atoms.atom_name.tolist(),
-        res_name=atoms.res_name.tolist(),
-        res_id=torch.from_numpy(atoms.res_id.astype(np.int64)),
-        chain_id=atoms.chain_id.tolist(),
-        ins_code=atoms.ins_code.tolist(),
-        hetero=torch.from_numpy(atoms.hetero.copy()),
         atom_to_token=tokens.atom_to_token,
         num_tokens=tokens.num_tokens,
+        **columns,
         **attributes,
     )
-    set_derived(data, tokens)
+    data.is_resolved = data.pos.isfinite().all(dim=1)
+    atom = tokens.representative
+    assert atom is not None
+    found = atom >= 0
+    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
+    data.is_representative[atom[found]] = True
+    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
+    data.token_pos[found] = data.pos[atom[found]]
+    data.smiles = data.given_smiles = data.source = ""
     return data
 
 
@@ -146,7 +172,8 @@ def to_atom_array(
 
     Returns:
         biotite.structure.AtomArray: ``N`` atoms with bonds and all that
-        :func:`from_atom_array` reads, so that it makes the same graph again.
+        :func:`from_atom_array` reads, so that it makes the same graph again, but for
+        the ``edge_stereo`` of a molecule, of which it can tell nothing.
 
     Raises:
         ValueError: If ``data`` is a batch, has no ``z`` or ``pos`` or values that
@@ -158,29 +185,37 @@ def to_atom_array(
         >>> biotite.structure.io.save_structure("a.pdb", atoms)  # doctest: +SKIP
     """
     structure = require_package("biotite.structure", "to_atom_array")
-    _check_graph(data)
-    count = data.z.numel()
+    check_single(data)
+    check_has(data, "an AtomArray needs it.", "z", "pos")
+    z = check_index("z", data.z, "pass atomic numbers as integers.")
+    check_range("z", z, len(components.SYMBOLS), "elements")
+    count = z.numel()
+    check_shape("pos", data.pos, count, 3)
+    check_pos(data, "an AtomArray needs some; embed a molecule with RDKit.")
     atoms = structure.AtomArray(count)
     atoms.coord = data.pos.detach().cpu().numpy().astype(np.float32)
     atoms.element = np.array(components.SYMBOLS)[data.z.cpu().numpy()]
     for symbol, mass in _ISOTOPES.items() if "isotope" in data else ():
         atoms.element[((data.z == 1) & (data.isotope == mass)).cpu().numpy()] = symbol
     _set_annotations(atoms, data)
-    # A molecule of RDKit has no residues.
     absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")
-    for name, text in absent.items():
-        setattr(atoms, name, np.array(data.get(name, [text] * count)))
-    number = data.get("res_id", torch.ones(count, dtype=torch.long))
-    atoms.res_id = number.cpu().numpy().astype(int)
-    atoms.hetero = data.get("hetero", torch.ones(count).bool()).cpu().numpy().copy()
+    for name, value in dict(absent, res_id=1, hetero=True).items():
+        values = data.get(name, [value] * count)
+        values = values.cpu().numpy() if isinstance(values, Tensor) else values
+        setattr(atoms, name, np.array(values))
     edges, attr = read_bonds(data)
     if any(key in data for key in ("edge_index", "adj_t", "adj")):
-        atoms.bonds = structure.BondList(count, _bond_array(structure, edges, attr))
+        kinds = structure.BondType
+        names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
+        column = torch.full_like(edges[0], -1) if attr is None else attr.argmax(dim=1)
+        kind = np.array(names, int)[column.cpu().numpy()]
+        # Each bond once, however often and whichever way it is listed.
+        bonds = np.column_stack([edges.t().cpu().numpy(), kind])
+        atoms.bonds = structure.BondList(count, bonds)
     if token_values is not None:
-        taken = ("", "coord", "bonds", *atoms.get_annotation_categories())
-        if annotation not in ("b_factor", "occupancy") and (
-            not isinstance(annotation, str) or annotation in taken
-        ):
+        taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
+        taken -= {"b_factor", "occupancy"}
+        if not isinstance(annotation, str) or annotation in taken:
             raise AtomEncodingError(
                 f"'annotation' is {annotation!r}: pass a name that the atoms do not "
                 f"have yet, such as 'b_factor'."
@@ -192,9 +227,14 @@ def to_atom_array(
 
 def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
     """What names atoms, and what cannot be told from them alone."""
-    for name, key in (("charge", "formal_charge"), ("num_hydrogens", "num_hydrogens")):
-        if key in data:
-            atoms.set_annotation(name, data[key].cpu().numpy().astype(int))
+    names = ["formal_charge", "num_hydrogens"]
+    # Of a residue the dictionary and the elements tell these; of a molecule none do.
+    if (data.get("num_radical_electrons", torch.tensor(-1)) >= 0).all():
+        names += ["chirality", "isotope", "num_radical_electrons"]
+    for name in names:
+        if name in data:
+            values = data[name].cpu().numpy().astype(int)
+            atoms.set_annotation(name.removeprefix("formal_"), values)
     if "is_resolved" in data and not data.is_resolved.all():
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
     if "atom_to_token" not in data or "token_sym_id" not in data:
@@ -257,37 +297,3 @@ def _tell(atoms: Any, atom: int) -> str:
         f"atom {atom} ({atoms.atom_name[atom]} of {atoms.res_name[atom]} "
         f"{atoms.res_id[atom]} in chain {str(atoms.chain_id[atom])!r})"
     )
-
-
-def set_derived(data: AtomTokenData, tokens: Tokens) -> None:
-    """Set what every reader gives in the same way, or has no source for."""
-    data.is_resolved = data.pos.isfinite().all(dim=1)
-    atom = tokens.representative
-    assert atom is not None
-    found = atom >= 0
-    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
-    data.is_representative[atom[found]] = True
-    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
-    data.token_pos[found] = data.pos[atom[found]]
-    data.smiles = data.given_smiles = data.source = ""
-
-
-def _check_graph(data: Any) -> None:
-    check_single(data)
-    check_has(data, "an AtomArray needs it.", "z", "pos")
-    z = check_index("z", data.z, "pass atomic numbers as integers.")
-    check_range("z", z, len(components.SYMBOLS), "elements")
-    check_shape("pos", data.pos, z.numel(), 3)
-    check_pos(data, "an AtomArray needs some; embed a molecule with RDKit.")
-
-
-def _bond_array(structure: Any, edges: Tensor, attr: Optional[Tensor]) -> NDArray[Any]:
-    # Each bond once, whichever way it is listed; BondList drops what is there twice.
-    pairs = edges.t().cpu().numpy()
-    kinds = structure.BondType
-    if attr is None:
-        kind = np.full(len(pairs), int(kinds.ANY))
-    else:
-        names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
-        kind = np.array(names, int)[attr.argmax(dim=1).cpu().numpy()]
-    return np.concatenate([pairs, kind[:, None]], axis=1)

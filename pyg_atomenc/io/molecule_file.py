@@ -1,23 +1,24 @@
 """Molecule files, SDF, MOL and MOL2, by RDKit → `AtomTokenData`."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
-import torch
-
-from pyg_atomenc.checks import check_choice
+from pyg_atomenc.checks import check_choice, listed
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.limits import Limits, read_bytes
-from pyg_atomenc.io.rdmol import from_rdmol, reason_of
-from pyg_atomenc.io.sources import PathLike, check_options, number
+from pyg_atomenc.io.rdmol import from_rdmol, parsed
+from pyg_atomenc.io.sources import PathLike, check_options, named
 from pyg_atomenc.tokenizers.base import Tokenizer
 
 SUFFIXES = (".sdf", ".sd", ".mol", ".mol2")
 _END = re.compile(r"^\$\$\$\$.*\n?", re.MULTILINE)
+_PROPERTY = re.compile("^>.*<(.*)>", re.MULTILINE)
 _START = re.compile(r"^(?=@<TRIPOS>MOLECULE)", re.MULTILINE)
 
 
@@ -30,9 +31,10 @@ class MoleculeFile:
 
     Args:
         path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
-            each also with ``.gz``.
+            each also with ``.gz``. Atom types of a MOL2 file are to be Corina's, and
+            all hydrogens there, from which RDKit tells charges.
         labels (str or sequence): Which properties of an SDF become ``y``, float32; one
-            that is missing or empty is NaN. (default: none)
+            that an entry lacks is NaN. (default: none)
         limits (Limits, optional): What the file may hold. (default: ``Limits()``)
         **options: As for :func:`~pyg_atomenc.io.from_rdmol`: ``conformer``.
 
@@ -48,7 +50,7 @@ class MoleculeFile:
         limits: Optional[Limits] = None,
         **options: Any,
     ) -> None:
-        file, limits = Path(path), limits or Limits()
+        file = Path(path)
         self._labels = [labels] if isinstance(labels, str) else list(labels)
         self._reading = check_options(from_rdmol, options)
         self.options = {"labels": self._labels, **options}
@@ -57,91 +59,88 @@ class MoleculeFile:
             raise FileFormatError(
                 f"{file}: ends in none of {', '.join(SUFFIXES)}. Rename it."
             )
-        content = read_bytes(file, limits)
+        content = read_bytes(file, limits or Limits())
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             # Older programs write names and properties in it.
             text = content.decode("latin-1")
+        text = re.sub("\r\n?", "\n", text)
         self._is_mol2 = name.endswith(".mol2")
-        split = (_START if self._is_mol2 else _END).split
-        entries = split(re.sub("\r\n?", "\n", text))
         if self._is_mol2:
             # What stands before the first is a comment.
-            entries.pop(0)
-        elif not entries[-1].strip():
-            entries.pop()
-        self._entries = entries
-        self.names = [f"entry {i}" for i in range(1, len(entries) + 1)]
-        if not entries:
+            self._entries = _START.split(text)[1:]
+        else:
+            self._entries = _END.split(text)
+            if not self._entries[-1].strip():
+                self._entries.pop()
+        self.names = [f"entry {i}" for i in range(1, len(self._entries) + 1)]
+        if not self._entries:
             raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
+        there = {name for entry in self._entries for name in _PROPERTY.findall(entry)}
+        if lost := [name for name in self._labels if name not in there]:
+            raise FileFormatError(
+                f"{file}: has no property {lost[0]!r} in any entry, but "
+                f"{listed(sorted(there))}. Check 'labels'."
+            )
 
     def stamp(self, index: int) -> str:
-        """The entry itself."""
-        return self._entries[index]
+        """What tells the entry from any other."""
+        return hashlib.blake2b(self._entries[index].encode()).hexdigest()
 
     def read(self, index: int, tokenizer: Optional[Tokenizer] = None) -> Any:
         """The graph of an entry, in a list."""
-        mol = self._mol(self._entries[index])
+        parse = partial(self._parse, self._entries[index])
+        mol = parsed(
+            parse, "RDKit refuses it", "it is no such entry", "Mend the entry."
+        )
+        # The format knows no radicals, and RDKit adds no hydrogens to it.
+        if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
+            raise AtomEncodingError(
+                "it lacks hydrogens, which MOL2 needs: add them, or use an SDF."
+            )
         data = from_rdmol(mol, tokenizer, **self._reading)
-        data.source = self.names[index]
-        data.name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
-        if self._labels:
-            texts = [mol.HasProp(n) and mol.GetProp(n) or "" for n in self._labels]
-            data.y = torch.tensor([[number(text) for text in texts]])
-        return [data]
+        data.name, *labels = (
+            mol.GetProp(name) if mol.HasProp(name) else ""
+            for name in ("_Name", *self._labels)
+        )
+        return [named(data, self.names[index], labels)]
 
-    def _mol(self, entry: str) -> Any:
+    def _parse(self, entry: str, sanitize: bool = True) -> Any:
         chem = require_package("rdkit.Chem", "molecule files")
-
-        def parse(sanitize: bool = True) -> Any:
-            if self._is_mol2:
-                return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
-            supplier = chem.SDMolSupplier()
-            supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
-            return supplier[0] if len(supplier) else None
-
-        with require_package("rdkit.rdBase", "molecule files").BlockLogs():
-            mol = parse()
-        if mol is None:
-            reason = reason_of(parse, "it is no such entry")
-            raise AtomEncodingError(f"RDKit refuses it: {reason}. Mend the entry.")
-        atoms = mol.GetAtoms()
-        if self._is_mol2 and not any(atom.GetAtomicNum() == 1 for atom in atoms):
-            # RDKit tells charges and valences of this format by its hydrogens.
-            if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
-                raise AtomEncodingError(
-                    "it has no hydrogens, which MOL2 needs: add them, or use an SDF."
-                )
-        return mol
+        if self._is_mol2:
+            return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
+        # RDKit would leave out all but the first without a word.
+        if (count := entry.count("\nM  END")) > 1:
+            raise AtomEncodingError(
+                f"it holds {count} molecules: put a line of $$$$ between them."
+            )
+        supplier = chem.SDMolSupplier()
+        supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
+        return supplier[0] if len(supplier) else None
 
 
 def from_sdf(
     path: PathLike,
     tokenizer: Optional[Tokenizer] = None,
     *,
-    labels: Union[str, Sequence[str]] = (),
     on_error: str = "skip",
-    limits: Optional[Limits] = None,
-    conformer: Optional[int] = -1,
+    **options: Any,
 ) -> list[AtomTokenData]:
-    """Read all molecules of an SDF or MOL file, also gzipped.
+    """Read all molecules of an SDF, MOL or MOL2 file, also gzipped.
 
     Args:
         path (str or os.PathLike): The file.
         tokenizer (callable, optional): As for :func:`from_rdmol`.
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
-        labels (str or sequence): As for :class:`~pyg_atomenc.datasets.MoleculeFile`.
-            (default: none)
         on_error (str): ``"skip"`` entries that cannot be read, with one warning that
             tells their numbers and reasons, or ``"raise"``. (default: ``"skip"``)
-        limits (Limits, optional): What the file may hold. (default: ``Limits()``)
-        conformer (int, optional): As for :func:`from_rdmol`. (default: ``-1``)
+        **options: As for :class:`~pyg_atomenc.datasets.MoleculeFile`: ``labels``,
+            ``limits`` and ``conformer``.
 
     Returns:
-        list: An :class:`~pyg_atomenc.data.AtomTokenData` for each entry, as from
-        :func:`from_rdmol`, with ``source``, such as ``"entry 3"``, ``name``, and ``y``
-        where there are labels.
+        list: The graph of each entry, as from :func:`from_rdmol`, with ``source``, such
+        as ``"entry 3"``, ``name``, and ``y`` where there are labels.
 
     Raises:
         ValueError: If the file cannot be read, or no entry of it, or with ``"raise"``
@@ -149,7 +148,7 @@ def from_sdf(
         ImportError: If RDKit is not installed.
     """
     check_choice("on_error", on_error, ("skip", "raise"))
-    file = MoleculeFile(path, labels, limits=limits, conformer=conformer)
+    file = MoleculeFile(path, **options)
     graphs, bad = [], []
     for index, name in enumerate(file.names):
         try:
@@ -165,12 +164,5 @@ def from_sdf(
     return graphs
 
 
-def from_mol2(
-    path: PathLike, tokenizer: Optional[Tokenizer] = None, **options: Any
-) -> list[AtomTokenData]:
-    """Read all molecules of a MOL2 file, as :func:`from_sdf` does.
-
-    Its atom types are to be those of Corina, as RDKit's documentation says, and its
-    hydrogens there, from which RDKit tells charges.
-    """
-    return from_sdf(path, tokenizer, **options)
+from_mol2 = from_sdf
+"""As :func:`from_sdf`, whose files may be MOL2, too."""

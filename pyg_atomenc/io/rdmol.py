@@ -10,21 +10,13 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.checks import check_integer, check_type
-from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.rdkit import (
-    atoms_of,
-    bonds_of,
-    check_mol,
-    ends_of,
-    residue_columns,
-    short_name,
-    stereo_codes,
-)
+from pyg_atomenc.chem import rdkit
+from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.atom_array import set_derived
+from pyg_atomenc.io.atom_array import make_graph
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
-from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, molecule_tokens
+from pyg_atomenc.tokenizers.features import molecule_tokens
 from pyg_atomenc.tokenizers.fragments import BRICS
 
 _FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
@@ -58,11 +50,13 @@ def from_rdmol(
         - ``num_hydrogens``: as RDKit counts those of each atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
           3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
-          newer CIP rules; -1 for a centre that they would need seconds for
+          newer CIP rules, of the isomer that is drawn where a group stands for several;
+          -1 for a centre that they would need seconds for
         - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
         - ``num_radical_electrons`` ``[N]``, int64
         - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
-          2 for Z; -1 as above
+          2 for Z, 5 for M and 6 for P of an axis (atropisomers); 3, 4, 7 and 8 for the
+          same in small letters (pseudoasymmetric); -1 as above
         - ``is_representative``: the first atom of each token
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
@@ -77,50 +71,38 @@ def from_rdmol(
         ImportError: If RDKit is not installed.
     """
     chem = require_package("rdkit.Chem", "from_rdmol")
-    check_mol(mol)
+    rdkit.check_mol(mol)
     # RDKit notes what it computes on the molecule: let it do so on a copy.
     mol = chem.Mol(mol)
-    atoms = atoms_of(mol)
+    atoms = rdkit.atoms_of(mol)
     atom_name = _atom_names(atoms)
     pos = _positions(mol, conformer, atom_name)
-    tokens = tokenize(tokenizer or BRICS(), mol, mol.GetNumAtoms())
-    attributes = dict(tokens.attributes)
-    if not TOKEN_FEATURES <= attributes.keys():
-        index, count = tokens.atom_to_token.numpy(), tokens.num_tokens
-        more = molecule_tokens(mol, index, count=count)
-        attributes = {**more.attributes, **attributes}
+    tokens = tokenize(tokenizer or BRICS(), mol, len(atoms))
     mol.UpdatePropertyCache(strict=False)
     with require_package("rdkit.rdBase", "from_rdmol").BlockLogs():
         chem.FastFindRings(mol)
         chem.AssignStereochemistry(mol, cleanIt=False, force=True)
-        links = bonds_of(atoms)
-        chirality, stereo = stereo_codes(mol, atoms, links)
+        links = rdkit.bonds_of(atoms)
+        chirality, stereo = rdkit.stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = [
         bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
         for bond in links
     ]
-    edge_index, edge_attr, edge_stereo = bond_tensors(ends_of(links), types, stereo)
-    radicals = [atom.GetNumRadicalElectrons() for atom in atoms]
-    data = AtomTokenData(
+    return make_graph(
+        tokens,
+        lambda index, count: molecule_tokens(mol, index, count=count),
+        (rdkit.ends_of(links), types, stereo),
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
         chirality=torch.tensor(chirality),
         isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
-        num_radical_electrons=torch.tensor(radicals),
+        num_radical_electrons=torch.tensor([a.GetNumRadicalElectrons() for a in atoms]),
         pos=pos,
-        edge_index=edge_index,
-        edge_attr=edge_attr,
-        edge_stereo=edge_stereo,
-        atom_to_token=tokens.atom_to_token,
-        num_tokens=tokens.num_tokens,
         atom_name=atom_name,
-        **residue_columns(mol),
-        **attributes,
+        **rdkit.residue_columns(mol),
     )
-    set_derived(data, tokens)
-    return data
 
 
 def from_smiles(
@@ -160,18 +142,18 @@ def from_smiles(
         [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
     """
     chem = require_package("rdkit.Chem", "from_smiles")
-    mol = _parse(_check_text(smiles, max_length))
+    check_integer("max_length", max_length, 0)
+    mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
+    text = check_type("smiles", smiles, str, mend).strip()
+    mol = _parse(text, max_length)
     canonical = chem.MolToSmiles(mol)
     data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
-    data.smiles = canonical
-    data.given_smiles = smiles.strip()
+    data.smiles, data.given_smiles = canonical, text
     return data
 
 
-def _check_text(smiles: Any, max_length: int) -> str:
-    mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
-    check_integer("max_length", max_length, 0)
-    text = check_type("smiles", smiles, str, mend).strip()
+def _parse(text: str, max_length: int) -> Any:
+    chem = require_package("rdkit.Chem", "from_smiles")
     # Older releases of RDKit would read what stands before a NUL.
     if _NO_TEXT.search(text[: max_length + 1]):
         raise AtomEncodingError(
@@ -183,48 +165,45 @@ def _check_text(smiles: Any, max_length: int) -> str:
             f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "
             f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
         )
-    rest = text.split(maxsplit=1)[1:]
+    short = repr(text if len(text) < 500 else f"{text[:500]} …")
+    _, *rest = text.split(maxsplit=1) or [""]
     if rest and not rest[0].startswith("|"):
         raise AtomEncodingError(
-            f"'smiles' is {_short(smiles)}, with {_short(rest[0])} behind a blank: "
-            f"pass the SMILES alone, without a name."
+            f"'smiles' is {short}, with {rest[0][:500]!r} behind a blank: pass the "
+            f"SMILES alone, without a name."
         )
-    return text
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) < 500 else f"{text[:500]} …")
-
-
-def _parse(smiles: str) -> Any:
-    chem = require_package("rdkit.Chem", "from_smiles")
-    with require_package("rdkit.rdBase", "from_smiles").BlockLogs():
-        try:
-            mol = chem.MolFromSmiles(smiles)
-            parse, rule = partial(chem.MolFromSmiles, smiles), "the grammar of SMILES"
-            reason = "" if mol else reason_of(parse, f"it does not follow {rule}")
-        except (RuntimeError, UnicodeDecodeError) as error:
-            # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
-            mol, reason = None, str(error).strip().split("\n")[-1].strip()
-    if mol is None:
-        raise AtomEncodingError(
-            f"'smiles' is {_short(smiles)}, which RDKit refuses: {reason[:500]}. "
-            f"Correct the SMILES."
-        )
+    start, unknown = (
+        f"'smiles' is {short}, which RDKit refuses",
+        "it does not follow the grammar of SMILES",
+    )
+    mol = parsed(
+        partial(chem.MolFromSmiles, text), start, unknown, "Correct the SMILES."
+    )
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
-            f"'smiles' is {smiles!r}, which holds no atoms: pass one such as 'CCO'."
+            f"'smiles' is {text!r}, which holds no atoms: pass one such as 'CCO'."
         )
     return mol
 
 
-def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
-    """Why RDKit refuses a molecule, in its own words as far as it tells them.
+def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> Any:
+    """What RDKit parses, sanitized or not, else a ValueError in its own words.
 
-    Args:
-        parse (callable): Takes whether to sanitize, gives the molecule or ``None``.
-        unknown (str): What to say where RDKit says nothing.
+    As far as it tells them, without which the reason is ``unknown``.
     """
+    base = require_package("rdkit.rdBase", "molecules")
+    with base.BlockLogs():
+        try:
+            if (mol := parse()) is not None:
+                return mol
+            reason = _reason_of(parse) or unknown
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
+            reason = str(error).strip().split("\n")[-1].strip()
+    raise AtomEncodingError(f"{start}: {reason[:500]}. {mend}")
+
+
+def _reason_of(parse: Callable[[bool], Any]) -> str:
     chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
     # Syntax errors go to RDKit's log only, which older versions cannot capture.
@@ -235,17 +214,16 @@ def reason_of(parse: Callable[[bool], Any], unknown: str) -> str:
         return "; ".join(problems) or "it cannot be sanitized"
     lines = _FAULT.findall(getattr(log, "messages", ""))
     lines = [line.rstrip(": .") for line in lines if not _NO_FAULT.match(line)]
-    return "; ".join(dict.fromkeys(lines))[:500] or unknown
+    return "; ".join(dict.fromkeys(lines))
 
 
 def _atom_names(atoms: list[Any]) -> list[str]:
-    names = []
-    count: Counter[str] = Counter()
+    names, count = [], Counter[str]()
     for atom in atoms:
         element, residue = atom.GetSymbol(), atom.GetPDBResidueInfo()
         count[element] += 1
         pdb_name = residue.GetName().strip() if residue else ""
-        names.append(pdb_name or short_name(element, count[element]))
+        names.append(pdb_name or rdkit.short_name(element, count[element]))
     return names
 
 

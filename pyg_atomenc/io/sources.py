@@ -45,26 +45,26 @@ class StructureFiles:
         recursive: bool = False,
         **options: Any,
     ) -> None:
-        self._reading = check_options(from_structure, options)
+        self._reading, self._folder = check_options(from_structure, options), Path("/")
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
             find = self._folder.rglob if recursive else self._folder.glob
-            found = [path for path in find(pattern or "*") if path.is_file()]
-            found = [path for path in found if pattern or _is_structure(path.name)]
-            found = [path.relative_to(self._folder) for path in found]
+            found = [
+                path.relative_to(self._folder)
+                for path in find(pattern or "*")
+                if path.is_file() and (pattern or _is_structure(path.name))
+            ]
         elif pattern is not None or recursive:
             raise AtomEncodingError(
                 "'pattern' and 'recursive' are for a folder, and 'files' is a list of "
                 "files: pass the folder, or leave them out."
             )
         else:
-            self._folder = Path("/")
             try:
                 found = [Path(file).absolute() for file in files]
             except TypeError as error:
-                raise AtomEncodingError(
-                    f"'files' is no list of paths: {error}."
-                ) from error
+                mend = f"'files' is no list of paths: {error}."
+                raise AtomEncodingError(mend) from error
         self.names = sorted({path.as_posix() for path in found})
         if not found:
             named = pattern or f"that ends in {', '.join(SUFFIXES)}, also with .gz"
@@ -136,21 +136,21 @@ class SmilesTable:
         self.options = check_options(from_smiles, options)
         self._smiles = list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
+        if not self.names:
+            raise AtomEncodingError("'smiles' is empty: pass at least one.")
         # Of each row a tensor [1, L], or from a file the cells.
-        self._labels: Any = None
+        self._labels: Any = [()] * len(self.names)
         try:
             if labels is not None:
                 rows = torch.as_tensor(labels)
                 self._labels = rows.reshape(len(rows), 1, -1)
-                if len(rows) != len(self.names):
-                    raise ValueError(f"found {len(rows)}")
+            if len(self._labels) != len(self.names):
+                raise ValueError(f"found {len(self._labels)}")
         except (TypeError, ValueError, RuntimeError) as error:
             raise AtomEncodingError(
                 f"'labels' must be one number, or one row of numbers, for each of "
                 f"{len(self.names)} SMILES ({error})."
             ) from error
-        if not self.names:
-            raise AtomEncodingError("'smiles' is empty: pass at least one.")
 
     @classmethod
     def from_csv(
@@ -198,31 +198,33 @@ class SmilesTable:
                     f"{name!r} among {header}. Check the names, and 'delimiter'."
                 )
         table = cls([row[smiles_column] for row in rows], **options)
-        if labels:
-            # Text until a row is read: a wrong label is a fault of its row alone.
-            table._labels = [[row[name] for name in labels] for row in rows]
+        # Text until a row is read: a wrong label is a fault of its row alone.
+        table._labels = [[row[name] for name in labels] for row in rows]
         return table
 
     def stamp(self, index: int) -> str:
         """The row itself."""
-        label = None if self._labels is None else self._labels[index]
-        if isinstance(label, Tensor):
-            label = (label.dtype, label.tolist())
-        return ascii((self._smiles[index], label))
+        label = self._labels[index]
+        exact = (label.dtype, label.tolist()) if isinstance(label, Tensor) else label
+        return ascii((self._smiles[index], exact))
 
     def read(self, index: int, tokenizer: Any = None) -> list[AtomTokenData]:
         """The graph of a row."""
         data = from_smiles(self._smiles[index], tokenizer, **self.options)
-        data.source = self.names[index]
-        if isinstance(self._labels, Tensor):
-            data.y = self._labels[index].clone()
-        elif self._labels is not None:
-            data.y = torch.tensor([[number(cell) for cell in self._labels[index]]])
-        return [data]
+        return [named(data, self.names[index], self._labels[index])]
 
 
-def number(cell: Any) -> float:
-    """The number of a cell; NaN of an empty one."""
+def named(data: AtomTokenData, source: str, labels: Any) -> AtomTokenData:
+    """The graph with its ``source`` and, of numbers or texts, its ``y`` ``[1, L]``."""
+    data.source = source
+    if isinstance(labels, Tensor):
+        data.y = labels.clone()
+    elif labels:
+        data.y = torch.tensor([list(map(_number, labels))])
+    return data
+
+
+def _number(cell: Any) -> float:
     try:
         return float(cell.strip() or "nan")
     except (AttributeError, ValueError) as error:

@@ -1,21 +1,13 @@
 """Molecules → fragments: the pieces between BRICS bonds, or rings and chains."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
+from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.codes import connected
-from pyg_atomenc.chem.rdkit import (
-    as_mol,
-    atoms_of,
-    bonds_of,
-    ends_of,
-    with_hydrogens,
-    without_hydrogens,
-)
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
@@ -68,14 +60,8 @@ class RingsAndChains:
 
     Rings that share an atom (fused, spiro, bridged) are one system; two rings joined by
     a bond are two. The other atoms form one token for each stretch that bonds connect.
-    Hydrogens go with the atom that they are bonded to. ``token_name`` is the canonical
-    SMILES of each piece.
-
-    Shapes:
-        - input and output: as of :class:`BRICS`, numbered by their first atoms
-
-    Raises:
-        ValueError: As :class:`BRICS`.
+    ``token_name`` is the canonical SMILES of each piece; hydrogens, order, shapes and
+    errors are as those of :class:`BRICS`.
 
     Example:
         >>> from rdkit import Chem
@@ -92,46 +78,32 @@ class RingsAndChains:
 Ends = list[tuple[int, int]]
 
 
-def fragments(
-    source: Any,
-    find_cuts: Optional[Callable[[Any, list[Any], Ends], list[bool]]] = None,
-    mark: str = "",
-) -> Tokens:
-    """Tokens that are the pieces between the bonds that are cut.
+def fragments(source: Any, find_cuts: Any = None, mark: str = "") -> Tokens:
+    """Tokens that are the pieces between the bonds that are cut, by their first atoms.
 
-    Args:
-        source (rdkit.Chem.Mol or biotite.structure.AtomArray): The atoms.
-        find_cuts (callable, optional): Takes the molecule without its hydrogens, its
-            ``B`` bonds and their ends, says which are cut. (default: none)
-        mark (str): The atom at the end of every cut bond in names. (default: none)
-
-    Returns:
-        Tokens: Numbered by their first atoms, named by their canonical SMILES.
+    Which are, if any, a function tells of the molecule without its hydrogens, its bonds
+    and their ends. Names are SMILES with a ``mark`` where a bond was cut.
     """
-    mol = as_mol(source)
+    mol = rdkit.as_mol(source)
     with require_package("rdkit.rdBase", "fragments").BlockLogs():
         # Hydrogens change no fragment: BRICS counts an atom's explicit neighbours.
-        heavy, index = without_hydrogens(mol)
-        atoms = atoms_of(heavy)
-        bonds = bonds_of(atoms)
-        ends = ends_of(bonds)
+        heavy, index = rdkit.without_hydrogens(mol)
+        bonds = rdkit.bonds_of(atoms := rdkit.atoms_of(heavy))
+        ends = rdkit.ends_of(bonds)
         cuts = find_cuts(heavy, bonds, ends) if find_cuts else [False] * len(bonds)
         joins = [pair for pair, cut in zip(ends, cuts, strict=True) if not cut]
         of = connected(len(atoms), np.array(joins, dtype=int).reshape(-1, 2))
         names = _names(atoms, bonds, ends, of.tolist(), mark)
     piece = np.full(mol.GetNumAtoms(), -1)
     piece[index] = of
-    return chemical_tokens(source, with_hydrogens(mol, piece), names)
+    return chemical_tokens(source, rdkit.with_hydrogens(mol, piece), names)
 
 
 def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
-    in_ring = _ring_bonds(mol)
-    atoms = {atom for bond in in_ring for atom in ends[bond]}
+    inside = _ring_bonds(mol)
+    atoms = {atom for bond in inside for atom in ends[bond]}
     # A bond that leaves a ring joins nothing; one in a chain does.
-    return [
-        bond not in in_ring and not atoms.isdisjoint(pair)
-        for bond, pair in enumerate(ends)
-    ]
+    return [i not in inside and not atoms.isdisjoint(p) for i, p in enumerate(ends)]
 
 
 def _ring_bonds(mol: Any) -> set[int]:
@@ -160,9 +132,9 @@ def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
 
 @lru_cache(maxsize=1)
 def _brics_environments() -> list[tuple[Any, int, int]]:
-    """The query of each environment of BRICS, and whose bonds to it are cut.
+    """The query of each environment of BRICS, and those that it is cut from.
 
-    As bits, one for each environment: those behind single bonds, and double bonds.
+    As bits, one for each environment: behind single bonds, and behind double bonds.
     """
     chem = require_package("rdkit.Chem", "BRICS")
     brics = require_package("rdkit.Chem.BRICS", "BRICS")
@@ -182,8 +154,7 @@ def _names(
 ) -> dict[int, str]:
     """The canonical SMILES of every piece, each of which is built as a molecule.
 
-    RDKit's own ways of cutting a molecule take a time that grows as its square. At the
-    end of every bond that is cut stands a ``mark``, if there is one.
+    RDKit's own ways of cutting a molecule take a time that grows as its square.
     """
     chem = require_package("rdkit.Chem", "names of fragments")
     made = {piece: chem.RWMol() for piece in dict.fromkeys(of)}

@@ -22,16 +22,13 @@ class Smarts:
     match that needs an atom of an earlier match is left out. What no pattern takes
     makes tokens by ``rest``. Hydrogens that no pattern takes go with their atom.
     ``token_name`` is the pattern's name, or the element's symbol (``"atom"``) or
-    ``"rest"`` (``"component"``).
+    ``"rest"`` (``"component"``). Tokens are numbered by their first atoms; shapes are
+    those of :class:`~pyg_atomenc.tokenizers.BRICS`.
 
     Args:
         patterns (dict or sequence): SMARTS by name, or SMARTS that are their own names.
         rest (str): ``"atom"``: each other atom is a token; ``"component"``: those that
             bonds connect are one. (default: ``"atom"``)
-
-    Shapes:
-        - input and output: as of :class:`~pyg_atomenc.tokenizers.BRICS`,
-          numbered by their first atoms
 
     Raises:
         ValueError: If a pattern is no SMARTS, if there is none, or ``rest`` is unknown;
@@ -73,10 +70,7 @@ class Smarts:
                     f"correct the SMARTS."
                 )
             if not isinstance(name, str):
-                raise AtomEncodingError(
-                    f"'patterns' names {name!r}, which is of type "
-                    f"{type(name).__name__}: names are text."
-                )
+                raise AtomEncodingError(f"'patterns' names {name!r}: names are text.")
             queries.append((name, query))
         return queries
 
@@ -101,17 +95,14 @@ class Smarts:
                 if (piece[atoms] < 0).all():
                     piece[atoms] = len(names)
                     names.append(name)
-        taken = piece >= 0
-        if self.rest == "atom":
-            own = np.arange(count)
-            names += [atom.GetSymbol() for atom in mol.GetAtoms()]
-        else:
-            ends = bond_ends(mol)
+        taken, own, ends = piece >= 0, np.arange(count), bond_ends(mol)
+        rest = [atom.GetSymbol() for atom in mol.GetAtoms()]
+        if self.rest == "component":
             own = connected(count, ends[~taken[ends].any(axis=1)])
-            names += ["rest"] * count
-        full = np.where(taken, piece, len(names) - count + own)
+            rest = ["rest"] * count
+        full = np.where(taken, piece, len(names) + own)
         full = np.where(taken, full, with_hydrogens(mol, full))
-        return chemical_tokens(source, full, names)
+        return chemical_tokens(source, full, names + rest)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.patterns)}, rest={self.rest!r})"

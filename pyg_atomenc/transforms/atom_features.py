@@ -1,5 +1,7 @@
 """`AtomFeatures`: what an atom is, as categories."""
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
@@ -15,7 +17,7 @@ _LARGEST_RING = 8
 
 
 class AtomFeatures(BaseTransform):
-    """Adds ``x`` ``[N, 8]``, int64: eight categories of every atom.
+    """Adds ``x`` ``[N, 11]``, int64: eleven categories of every atom.
 
     The columns, named by :attr:`columns`, with as many values as :attr:`sizes` says:
 
@@ -28,8 +30,12 @@ class AtomFeatures(BaseTransform):
     - ``chirality``: 0 none or unknown, 1 R, 2 S, 3 r, 4 s: what the reader found, else
       by the positions, with RDKit's CIP codes
     - ``num_hydrogens``: hydrogens, implicit ones included, to 8
+    - ``isotope``: its mass number, to 300; 0 where none is given
+    - ``num_radical_electrons``: to 4
+    - ``bond_stereo``: 0 none or unknown, 1 E, 2 Z and so on, of its bonds' highest
+      code in ``edge_stereo``, see :func:`~pyg_atomenc.io.from_rdmol`
 
-    Values beyond a range count as its end.
+    Values beyond a range count as its end, those unknown or missing as 0.
 
     Args:
         attr (str): The name of the attribute. (default: ``"x"``)
@@ -48,7 +54,11 @@ class AtomFeatures(BaseTransform):
 
     columns = "element charge degree hybridization".split()
     columns += "is_aromatic ring_size chirality num_hydrogens".split()
-    sizes = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1, 5, 9)
+    columns += "isotope num_radical_electrons bond_stereo".split()
+    sizes = (
+        *(119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1),
+        *(len(rdkit.CHIRALITY), 9, 301, 5, len(rdkit.STEREO)),
+    )
 
     def __init__(self, attr: str = "x") -> None:
         if not isinstance(attr, str) or not attr.isidentifier():
@@ -71,7 +81,9 @@ class AtomFeatures(BaseTransform):
         heavy = ends[z[others] != 1].bincount(minlength=len(z))
         bonded = ends.bincount(minlength=len(z)) - heavy
         implicit = (hydrogens - bonded).clamp(min=0)
-        mol = rdkit.graph_mol(z, charge, implicit, bonds, types)
+        radicals = data.get("num_radical_electrons", 0 * z).cpu().clamp(min=0)
+        mol = rdkit.graph_mol((z, charge, implicit, radicals, aromatic), bonds, types)
+        hybridization, ring = rdkit.hybridization_and_ring(mol)
         hand = data.get("chirality", torch.full_like(z, -1)).cpu()
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
             by_pos = rdkit.chirality_of_positions(mol, data.pos)
@@ -80,13 +92,31 @@ class AtomFeatures(BaseTransform):
             element=z,
             charge=charge + 5,
             degree=heavy + hydrogens,
-            hybridization=rdkit.hybridization(mol),
+            hybridization=hybridization,
             is_aromatic=aromatic,
-            ring_size=rdkit.ring_size(mol, _LARGEST_RING),
+            ring_size=ring.where(ring <= _LARGEST_RING, 0),
             chirality=hand,
             num_hydrogens=hydrogens,
+            isotope=data.get("isotope", 0 * z).cpu(),
+            num_radical_electrons=radicals,
+            bond_stereo=_bond_stereo(data, edges[0]),
         )
         x = torch.stack([features[name] for name in self.columns], dim=1)
         x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
         setattr(data, self.attr, x.to(data.z.device))
         return data
+
+
+def _bond_stereo(data: AtomTokenData, edges: Tensor) -> Tensor:
+    """The highest code of the bonds of every atom ``[N]``."""
+    code, highest = data.get("edge_stereo"), torch.zeros_like(data.z, device="cpu")
+    if code is None or code.shape != edges.shape[1:]:
+        if code is not None and code.any():
+            warnings.warn(
+                f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds, and "
+                f"'bond_stereo' is 0: use AtomFeatures before edges are added or lost.",
+                stacklevel=4,
+            )
+        return highest
+    ends, code = edges.cpu().flatten(), code.cpu().repeat(2)
+    return highest.scatter_reduce(0, ends, code, "amax")

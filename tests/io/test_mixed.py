@@ -190,7 +190,7 @@ def test_transforms_of_mixed_graphs(read):
             with pytest.raises(ValueError, match="'(token_)?pos' holds no known pos"):
                 transform(data)
         assert PairFeatures(num_rbf=0)(data).validate()
-        assert AtomFeatures()(data).x.shape == (data.num_nodes, 8)
+        assert AtomFeatures()(data).x.shape == (data.num_nodes, 11)
         assert kinds(FromHetero()(ToHetero()(data))) == kinds(data)
     for name in ("smiles", "3D", "pdb", "cif with unresolved", "peptide by residue"):
         assert BoltzFeatures()(read[name]).ref_pos.isfinite().all()

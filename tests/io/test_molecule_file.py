@@ -64,6 +64,17 @@ def test_labels_and_a_last_entry_without_its_end(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 .*\nentry 1: a label .*'many' is no"):
         (left,) = from_sdf(path, labels="c")
     assert left.source == "entry 2"
+    with pytest.raises(ValueError, match=r"no property 'A' in any .*'a', 'b', 'c'\. "):
+        from_sdf(path, labels=["a", "A"])
+
+
+def test_a_molecule_behind_a_missing_end_is_not_lost(tmp_path):
+    path = tmp_path / "a.sdf"
+    good = block(embedded("CO"))
+    path.write_text(good.removesuffix("$$$$\n") + good + good)
+    with pytest.warns(UserWarning, match="1 of 2 .*\nentry 1: it holds 2 molecules"):
+        (left,) = from_sdf(path)
+    assert left.source == "entry 2"
 
 
 def test_bad_entries_are_told_by_number_and_reason(tmp_path):
@@ -121,10 +132,14 @@ def mol2(mol, name):
 def test_mol2(tmp_path):
     path = tmp_path / "a.mol2"
     mols = [embedded(smiles) for smiles in ("C[C@H](N)CO", "C/C=C\\Cl")]
-    bare = Chem.RemoveHs(mols[0])
-    texts = ["# made by hand\n", mol2(mols[0], "one"), mol2(bare, "bare")]
-    path.write_text("".join([*texts, mol2(mols[1], "two")]))
-    with pytest.warns(UserWarning, match="entry 2: it has no hydrogens, which MOL2"):
+    texts = ["# made by hand\n", mol2(mols[0], "one")]
+    # Without any, and without those at carbon, as programs of docking write them.
+    texts.append(mol2(Chem.RemoveHs(mols[0]), "bare"))
+    polar = Chem.AddHs(Chem.RemoveHs(mols[0]), addCoords=True, onlyOnAtoms=[2, 4])
+    path.write_text("".join([*texts, mol2(mols[1], "two"), mol2(polar, "polar")]))
+    with pytest.warns(
+        UserWarning, match="2 of 4 .*\nentry 2: it lacks hydrogens, which MOL2"
+    ):
         found = from_mol2(path)
     for data, mol, name in zip(found, mols, ("one", "two"), strict=True):
         expected = from_rdmol(mol)

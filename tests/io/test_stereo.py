@@ -10,6 +10,7 @@ from torch_geometric.data import Batch
 
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.io import from_atom_array, from_rdmol, from_smiles, to_atom_array
+from pyg_atomenc.tokenizers import Residue
 from pyg_atomenc.transforms import AtomFeatures
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
@@ -46,6 +47,9 @@ def test_centres_by_hand(smiles, hydrogens):
         ("C/C(Cl)=C(/F)CC", 2),
         ("C/C=N/O", 1),
         ("CC(C)=C/C", 0),
+        # Its sides differ by handedness alone: seqtrans and seqcis.
+        ("F/C=C(\\[C@H](C)Cl)[C@@H](C)Cl", 3),
+        ("F/C=C(/[C@H](C)Cl)[C@@H](C)Cl", 4),
     ],
 )
 def test_double_bonds_by_hand(smiles, code):
@@ -54,6 +58,19 @@ def test_double_bonds_by_hand(smiles, code):
     assert data.edge_stereo[double].tolist() == [code, code]
     assert data.edge_stereo.dtype == torch.long and not data.edge_stereo[~double].any()
     assert data.edge_attr.shape[1] == 5
+
+
+def test_axes_by_hand():
+    mol = Chem.MolFromSmiles("Cc1cccc(O)c1-c1c(C)cccc1N")
+    axis = mol.GetBondBetweenAtoms(7, 8)
+    axis.SetStereoAtoms(5, 14)
+    # Seen along the axis, the nearer O turns clockwise to the farther N: P.
+    for kind, code in (("CW", 6), ("CCW", 5)):
+        axis.SetStereo(getattr(Chem.BondStereo, f"STEREOATROP{kind}"))
+        data = from_rdmol(mol)
+        (bond,) = (data.edge_stereo == code).nonzero()[:1].flatten().tolist()
+        assert data.edge_index[:, bond].tolist() == [7, 8]
+        assert data.edge_stereo.count_nonzero() == 2
 
 
 def test_isotopes_and_radicals_by_hand():
@@ -75,6 +92,16 @@ def test_they_batch_and_follow_a_subgraph():
     assert four.is_edge_attr("edge_stereo") and four.is_node_attr("isotope")
     left = graphs[2].subgraph(torch.tensor([2, 3, 4]))
     assert left.edge_stereo.tolist() == [2, 2, 0, 0]
+
+
+def test_an_array_carries_them_but_for_bonds():
+    pytest.importorskip("biotite.structure", reason="biotite is not installed")
+    data = from_smiles("C/C=C/[C@H](F)[13CH2][CH2]", Residue())
+    data.pos = torch.rand(7, 3)
+    again = from_atom_array(to_atom_array(data))
+    for name in ("chirality", "isotope", "num_radical_electrons", "num_hydrogens"):
+        assert data[name].any() and again[name].equal(data[name]), name
+    assert set(again.edge_stereo.tolist()) == {0, -1}
 
 
 def test_what_takes_too_long_says_so(monkeypatch):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch_geometric.transforms as T
 from residues import chain
 from torch_geometric.data import Batch
 
@@ -9,6 +10,7 @@ from pyg_atomenc.io import from_atom_array, from_rdmol, from_smiles, from_struct
 from pyg_atomenc.transforms import AtomFeatures
 
 chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+pytest.importorskip("rdkit.Chem.rdCIPLabeler")
 
 SMILES = [
     "C[C@H](N)C(=O)O",
@@ -20,6 +22,9 @@ SMILES = [
     "FC(F)(F)[C@]12C[C@H]1CCCN2Br",
     "O=P(O)(O)OB(O)O",
     "[2H]C([2H])Cl",
+    "C/C=C/C",
+    "C/C=C\\[CH]C",
+    "[13CH2]",
 ]
 
 
@@ -34,6 +39,8 @@ def test_they_are_what_rdkit_sees_in_the_molecule(smiles, hydrogens):
     mol = chem.MolFromSmiles(smiles)
     if hydrogens:
         mol = chem.AddHs(mol)
+    chem.rdCIPLabeler.AssignCIPLabels(mol)
+    if hydrogens:
         # Hydrogens have no hybridisation until then.
         chem.SanitizeMol(mol)
     hybridizations = "S SP SP2 SP3 SP3D SP3D2".split()
@@ -56,6 +63,15 @@ def test_they_are_what_rdkit_sees_in_the_molecule(smiles, hydrogens):
             "ring_size": size if size <= 8 else 0,
             "chirality": code.get(atom.GetPropsAsDict().get("_CIPCode"), 0),
             "num_hydrogens": atom.GetTotalNumHs(includeNeighbors=True),
+            "isotope": atom.GetIsotope(),
+            "num_radical_electrons": atom.GetNumRadicalElectrons(),
+            "bond_stereo": max(
+                (
+                    ["", "E", "Z"].index(bond.GetPropsAsDict().get("_CIPCode", ""))
+                    for bond in atom.GetBonds()
+                ),
+                default=0,
+            ),
         }
 
 
@@ -69,10 +85,22 @@ def test_values_beyond_a_range_count_as_its_end():
     assert (x < torch.tensor(AtomFeatures.sizes)).all() and x.dtype == torch.long
 
 
+def test_what_a_transform_did_to_bonds():
+    data = from_smiles("C/C=C\\C(C)/C=C/C")
+    expected = AtomFeatures()(data).x
+    assert column(expected, "bond_stereo").tolist() == [0, 2, 2, 0, 0, 1, 1, 0]
+    assert AtomFeatures()(T.ToSparseTensor("edge_attr")(data)).x.equal(expected)
+    with pytest.warns(UserWarning, match="'edge_stereo' has 14 rows for 22 bonds"):
+        x = AtomFeatures()(T.AddSelfLoops("edge_attr")(data)).x
+    assert x[:, :-1].equal(expected[:, :-1]) and not x[:, -1].any()
+    del data.edge_stereo, data.isotope, data.num_radical_electrons
+    assert not AtomFeatures()(data).x[:, 8:].any()
+
+
 def test_a_copy_gets_them_under_any_name():
     plain = from_smiles("CCO")
     assert "x" not in AtomFeatures("features")(plain) and "features" not in plain
-    assert AtomFeatures("features")(plain).features.shape == (3, 8)
+    assert AtomFeatures("features")(plain).features.shape == (3, 11)
 
 
 def test_a_batch_has_those_of_its_graphs():
