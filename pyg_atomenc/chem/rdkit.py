@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Optional
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
-from pyg_atomenc.chem.components import atomic_numbers
+from pyg_atomenc.chem.components import atomic_numbers, ideal_conformer
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -345,20 +347,53 @@ def rank_names(smiles: str) -> list[str]:
     return [short_name(atom.GetSymbol().upper(), rank + 1) for atom, rank in ranks]
 
 
-def embed_smiles(smiles: str, seed: int) -> Tensor:
-    """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
+def embed(
+    mol: Any, seed: int, pos: Optional[Tensor] = None, retry: bool = True
+) -> Optional[Tensor]:
+    """A conformer of a molecule or a SMILES ``[N + H, 3]``, float32, in ångström.
 
-    Implicit hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
+    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``. Implicit hydrogens stand
+    behind all other atoms. Handedness is that of ``pos`` ``[N, 3]``, if it is known.
+    Not to be edited; ``None`` if RDKit finds none, to ``retry`` from random positions.
     """
     chem = require_package("rdkit.Chem", "a conformer")
-    embedding = require_package("rdkit.Chem.AllChem", "a conformer")
-    mol = chem.AddHs(chem.MolFromSmiles(smiles))
-    parameters = embedding.ETKDGv3()
+    mol = chem.MolFromSmiles(mol) if isinstance(mol, str) else chem.Mol(mol)
+    if pos is not None and pos.isfinite().all():
+        conformer = chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(pos.double().numpy())
+        mol.AddConformer(conformer)
+        chem.AssignStereochemistryFrom3D(mol)
+    mol.RemoveAllConformers()
+    return _embed(chem.AddHs(mol).ToBinary(), seed, retry)
+
+
+@lru_cache(maxsize=1_000)
+def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
+    chem = require_package("rdkit.Chem.AllChem", "a conformer")
+    mol, parameters = chem.Mol(molecule), chem.ETKDGv3()
+    chem.FastFindRings(mol)
     parameters.randomSeed = seed
-    for parameters.useRandomCoords in (False, True):
-        if embedding.EmbedMolecule(mol, parameters) == 0:
-            return torch.from_numpy(mol.GetConformer().GetPositions()).float()
-    raise AtomEncodingError(
-        f"'smiles' is {smiles!r}, for which RDKit finds no 3D conformer: embed it "
-        f"yourself and read it with from_rdmol."
-    )
+    # A chlorophyll takes seconds; by RDKit's default, a minute.
+    parameters.maxIterations = 100
+    with require_package("rdkit.rdBase", "a conformer").BlockLogs():
+        for parameters.useRandomCoords in (False, True)[: 1 + retry]:
+            if chem.EmbedMolecule(mol, parameters) == 0:
+                # What UFF knows no parameters for stays as it was embedded.
+                with suppress(RuntimeError, ValueError):
+                    chem.UFFOptimizeMolecule(mol, maxIters=1000)
+                return torch.from_numpy(mol.GetConformer().GetPositions()).float()
+    return None
+
+
+def component_conformer(name: str, seed: int) -> dict[str, tuple[Any, float]]:
+    """As ``ideal_conformer``, by RDKit; a single heavy atom stands at the origin."""
+    known = ideal_conformer(name)
+    atoms = require_package("biotite.structure.info", "conformers").residue(name)
+    # Nor does Boltz try twice, but takes the ideal one.
+    pos = embed(as_mol(atoms), seed, torch.from_numpy(atoms.coord), retry=False)
+    if pos is None:
+        return known
+    if np.isin(atoms.element, ("H", "D"), invert=True).sum() == 1:
+        pos = torch.zeros_like(pos)
+    rows = zip(known.items(), pos.numpy(), strict=False)
+    return {atom: (at, charge) for (atom, (_, charge)), at in rows}
