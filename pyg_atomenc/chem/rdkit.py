@@ -385,15 +385,14 @@ def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
     return None
 
 
+@lru_cache(maxsize=10_000)
 def component_conformer(name: str, seed: int) -> dict[str, tuple[Any, float]]:
     """As ``ideal_conformer``, by RDKit; a single heavy atom stands at the origin."""
     known = ideal_conformer(name)
     atoms = require_package("biotite.structure.info", "conformers").residue(name)
     # Nor does Boltz try twice, but takes the ideal one.
     pos = embed(as_mol(atoms), seed, torch.from_numpy(atoms.coord), retry=False)
-    if pos is None:
-        return known
     if np.isin(atoms.element, ("H", "D"), invert=True).sum() == 1:
-        pos = torch.zeros_like(pos)
-    rows = zip(known.items(), pos.numpy(), strict=False)
-    return {atom: (at, charge) for (atom, (_, charge)), at in rows}
+        pos = torch.zeros(len(known), 3)
+    rows = zip(known.items(), [] if pos is None else pos.numpy(), strict=False)
+    return {atom: (at, charge) for (atom, (_, charge)), at in rows} or known

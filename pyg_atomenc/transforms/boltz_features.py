@@ -38,7 +38,7 @@ _NAMELESS = ("", "UNL")
 # What leaves a residue in a polymer, and stays at its end.
 _LEAVING = ("OXT", "OP3")
 _CONFORMERS = ("ideal", "computed", "given")
-_NOWHERE = (np.full(3, np.nan, dtype=np.float32), 0.0)
+_NOWHERE = np.full(3, np.nan, dtype=np.float32)
 
 
 @dataclass(eq=False)
@@ -47,8 +47,8 @@ class BoltzFeatures(BaseTransform):
 
     Defaults are what Boltz-2 does (``featurizerv2.py`` of boltz 2.2.1). It removes
     hydrogens and waters: read without. Reference positions are never those of the data,
-    which may be the answer; of these but the handedness of unknown components is taken.
-    The selenomethionine (MSE) of a polymer becomes methionine, its Se an S.
+    the answer; but the handedness of unknown components is. The selenomethionine (MSE)
+    of a polymer becomes methionine, its Se an S.
 
     Adds, for ``N`` atoms and ``T`` tokens:
 
@@ -67,19 +67,18 @@ class BoltzFeatures(BaseTransform):
         residue (bool): Add the features of residues. (default: ``False``)
         version (int): 2 centres the conformer of every residue and moves each on its
             own; 1 (``featurizer.py``) moves all at once, uncentred. (default: ``2``)
-        augment (bool): Move them: a random rotation, and a shift by a normal vector of
-            1 Å a coordinate, by torch's generator, in training and in inference
+        augment (bool): Move them: a random rotation and a normal shift of 1 Å, by
+            torch's generator, in training and in inference
             (``center_random_augmentation``). (default: ``True``)
         conformers (str, optional): ``"ideal"``: of the Chemical Component Dictionary;
             ``"computed"``: by RDKit, of its molecules (``compute_3d_conformer``);
-            ``"given"``: ``pos``, if you know it for one. But for the last, a SMILES,
-            and a residue with an atom that the dictionary lacks, are computed by their
-            bonds. (default: ``"ideal"`` with version 2, ``"computed"`` with 1)
+            ``"given"``: ``pos``. A SMILES, and a residue with an atom that is not in
+            the dictionary, are computed by their bonds, unless given.
+            (default: ``"ideal"`` with version 2, ``"computed"`` with 1)
         skip_last (bool): Neither centre nor move the last residue, or a molecule alone:
             the loop of version 2 ends one too early. (default: ``True``)
         resolved_only (bool): Centre by resolved atoms, and leave a residue without any
-            as it is, as version 2 does; if no atom is resolved, as in inference, all
-            count. (default: ``True``)
+            as it is, as version 2 does; all count where none is. (default: ``True``)
         keep_atoms (bool): Keep the atoms as they are. Boltz's standard residues have no
             OXT and OP3 (``ref_atoms`` in ``const.py``), and a residue of one token has
             the order of its component. (default: ``False``)
@@ -89,8 +88,8 @@ class BoltzFeatures(BaseTransform):
 
     Raises:
         ValueError: If an argument is none of these, a name has over four characters or
-            others than ASCII, residues have names but no ``token_entity_kind``, or
-            there is nothing to take reference positions from.
+            others than ASCII, a residue's name no ``token_entity_kind``, or there is
+            nothing to take reference positions from.
         ImportError: If biotite is missing for a structure, or RDKit for a SMILES.
     """
 
@@ -137,12 +136,10 @@ class BoltzFeatures(BaseTransform):
             codes = [_BACKBONE_CODES[kinds[i]].get(name, 0) for name, i in atoms]
             data.backbone = torch.tensor(codes)
         if self.residue:
-            named = list(zip(names or [""] * len(kinds), kinds, strict=True))
-            modified = [kind != LIGAND and n not in RESIDUE_TYPES for n, kind in named]
-            types = [
-                _UNKNOWN[kind] if kind == LIGAND or other else name
-                for (name, kind), other in zip(named, modified, strict=True)
-            ]
+            of = list(zip(names or [""] * len(kinds), kinds, strict=True))
+            modified = [k != LIGAND and n not in RESIDUE_TYPES for n, k in of]
+            known = [(n, k) if k != LIGAND else ("", k) for n, k in of]
+            types = [n if n in RESIDUE_TYPES else _UNKNOWN[k] for n, k in known]
             data.token_res_type = torch.tensor([*map(RESIDUE_TYPES.index, types)])
             data.token_modified = torch.tensor(modified).long()
             data.token_mol_type = torch.tensor(kinds)
@@ -151,29 +148,25 @@ class BoltzFeatures(BaseTransform):
     def _conformers(self, data: Any, names: list[str]) -> tuple[Tensor, Tensor]:
         """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
         charge = data.formal_charge.float()
-        pos, rest = torch.full((len(charge), 3), torch.nan), []
+        pos = torch.full((len(charge), 3), torch.nan)
         way = self.conformers or _CONFORMERS[self.version == 1]
         if way == "given":
             check_has(data, "'given' conformers are read from it.", "pos")
             pos = data.pos.float()
         elif not names and data.get("given_smiles"):
-            found = rdkit.embed(data.given_smiles, self.seed)
-            pos = pos if found is None else found[: len(pos)].clone()
+            made = rdkit.embed(data.given_smiles, self.seed)
+            pos = pos if made is None else made[: len(pos)].clone()
         else:
-            for rows in places(code(data.ref_space_uid.numpy())):
-                name = names[int(data.atom_to_token[rows[0]])] if names else ""
+            for rows in places(code(data.ref_space_uid.numpy())) if names else ():
+                name = names[int(data.atom_to_token[rows[0]])]
                 known = ideal_conformer(name)
                 if way == "computed" and known:
                     known = rdkit.component_conformer(name, self.seed)
-                atoms = [known.get(data.atom_name[i], _NOWHERE) for i in rows.tolist()]
-                at = torch.from_numpy(np.stack([place for place, _ in atoms]))
-                if at.isfinite().all():
-                    pos[rows] = at
-                    charge[rows] = torch.tensor([number for _, number in atoms])
-                else:
-                    rest.append(rows)
-        if rest:
-            _embed_residues(data, rest, pos, self.seed)
+                own = ((data.atom_name[i], float(charge[i])) for i in rows.tolist())
+                found = [known.get(n, (_NOWHERE, q)) for n, q in own]
+                pos[rows] = torch.from_numpy(np.stack([at for at, _ in found]))
+                charge[rows] = torch.tensor([q for _, q in found])
+            _embed_residues(data, pos, self.seed)
         unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if unknown:
             raise AtomEncodingError(
@@ -224,10 +217,7 @@ def name_codes(names: Iterable[str]) -> Tensor:
 
 
 def _residue_names(data: AtomTokenData) -> list[str]:
-    """The name of every token's residue; empty where residues have none.
-
-    Tokens are, or are parts of, residues, and need not have their names.
-    """
+    """The names of tokens' residues, which need not be theirs; empty for none."""
     if "token_res_id" not in data:
         return []
     names = list(data.get("token_name", []))
@@ -285,8 +275,11 @@ def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
     return space.unique(return_inverse=True)[1]
 
 
-def _embed_residues(data: Any, residues: list[Any], pos: Tensor, seed: int) -> None:
-    """Write the conformers of residues, the atoms of each, into ``pos``, by bonds."""
+def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
+    """Compute by their bonds the conformers of residues that ``pos`` lacks atoms of."""
+    lost = data.ref_space_uid[~pos.isfinite().all(dim=1)].unique()
+    if not len(lost):
+        return
     check_has(data, "conformers are computed by it.", "num_hydrogens")
     bonds, types = unique_bonds(*read_bonds(data))
     space, count = data.ref_space_uid, len(pos)
@@ -300,13 +293,15 @@ def _embed_residues(data: Any, residues: list[Any], pos: Tensor, seed: int) -> N
     if "edge_stereo" in data and "edge_index" in data:
         marked[data.edge_index[:, data.edge_stereo > 0]] = True
     place = torch.zeros_like(space)
-    for rows in residues:
+    for uid in lost:
+        rows = (space == uid).nonzero().flatten()
         place[rows] = torch.arange(len(rows))
-        inside = (space[bonds] == space[rows[0]]).all(dim=0)
+        inside = (space[bonds] == uid).all(dim=0)
         own, kinds = place[bonds[:, inside]], types[inside]
         hand = known[rows] if known[rows].isfinite().all() else None
         joined = not connected(len(rows), own.t().numpy()).any() and kinds.lt(4).all()
+        found = None
         if (joined or not space.any()) and (hand is not None or not marked[rows].any()):
             atoms = (data.z[rows], data.formal_charge[rows], hydrogens[rows])
             found = rdkit.embed(rdkit.graph_mol(*atoms, own, kinds), seed, hand)
-            pos[rows] = torch.nan if found is None else found[: len(rows)]
+        pos[rows] = torch.nan if found is None else found[: len(rows)]
