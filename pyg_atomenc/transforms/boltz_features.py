@@ -79,9 +79,9 @@ class BoltzFeatures(BaseTransform):
             the loop of version 2 ends one too early. (default: ``True``)
         resolved_only (bool): Centre by resolved atoms, and leave a residue without any
             as it is, as version 2 does; all count where none is. (default: ``True``)
-        keep_atoms (bool): Keep the atoms as they are. Boltz's standard residues have no
-            OXT and OP3 (``ref_atoms`` in ``const.py``), and a residue of one token has
-            the order of its component. (default: ``False``)
+        keep_atoms (bool): Keep the atoms, and their order: Boltz's standard residues
+            have no OXT and OP3 (``ref_atoms`` in ``const.py``), those of one token the
+            order of their component. (default: ``False``)
         rank_names (bool): Name the atoms of a SMILES as Boltz does, by their canonical
             ranks with hydrogens (``C20``), else as they are. (default: ``True``)
         seed (int): Of RDKit's embedding. (default: ``0``)
@@ -152,7 +152,7 @@ class BoltzFeatures(BaseTransform):
         way = self.conformers or _CONFORMERS[self.version == 1]
         if way == "given":
             check_has(data, "'given' conformers are read from it.", "pos")
-            pos = data.pos.float()
+            pos = data.pos.float().clone()
         elif not names and data.get("given_smiles"):
             made = rdkit.embed(data.given_smiles, self.seed)
             pos = pos if made is None else made[: len(pos)].clone()
@@ -166,7 +166,8 @@ class BoltzFeatures(BaseTransform):
                 found = [known.get(n, (_NOWHERE, q)) for n, q in own]
                 pos[rows] = torch.from_numpy(np.stack([at for at, _ in found]))
                 charge[rows] = torch.tensor([q for _, q in found])
-            _embed_residues(data, pos, self.seed)
+            if not pos.isfinite().all():
+                _embed_residues(data, pos, self.seed)
         unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if unknown:
             raise AtomEncodingError(
@@ -249,8 +250,7 @@ def _own_atoms(data: AtomTokenData, names: list[str]) -> AtomTokenData:
 
 def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
     """Turn selenomethionine into methionine; nothing that was read is written to."""
-    mse = torch.tensor([name == "MSE" for name in names])
-    mse &= data.token_entity_kind != LIGAND
+    mse = torch.tensor([n == "MSE" for n in names]) & (data.token_entity_kind < LIGAND)
     inside = mse[data.atom_to_token]
     for key, rows in (("token_name", mse), ("res_name", inside)):
         if key in data:
@@ -278,8 +278,6 @@ def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
 def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
     """Compute by their bonds the conformers of residues that ``pos`` lacks atoms of."""
     lost = data.ref_space_uid[~pos.isfinite().all(dim=1)].unique()
-    if not len(lost):
-        return
     check_has(data, "conformers are computed by it.", "num_hydrogens")
     bonds, types = unique_bonds(*read_bonds(data))
     space, count = data.ref_space_uid, len(pos)
@@ -288,7 +286,6 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
     bonded = ends[data.z[others] == 1].bincount(minlength=count)
     cut = ends[space[ends] != space[others]].bincount(minlength=count)
     hydrogens = (data.num_hydrogens - bonded).clamp(min=0) + cut
-    known = data.get("pos", pos)
     marked = data.get("chirality", torch.zeros(count)) > 0
     if "edge_stereo" in data and "edge_index" in data:
         marked[data.edge_index[:, data.edge_stereo > 0]] = True
@@ -298,10 +295,10 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
         place[rows] = torch.arange(len(rows))
         inside = (space[bonds] == uid).all(dim=0)
         own, kinds = place[bonds[:, inside]], types[inside]
-        hand = known[rows] if known[rows].isfinite().all() else None
+        hand, found = data.get("pos", pos)[rows], None
+        told = bool(hand.isfinite().all()) or not marked[rows].any()
         joined = not connected(len(rows), own.t().numpy()).any() and kinds.lt(4).all()
-        found = None
-        if (joined or not space.any()) and (hand is not None or not marked[rows].any()):
+        if told and (joined or not space.any()):
             atoms = (data.z[rows], data.formal_charge[rows], hydrogens[rows])
             found = rdkit.embed(rdkit.graph_mol(*atoms, own, kinds), seed, hand)
         pos[rows] = torch.nan if found is None else found[: len(rows)]

@@ -91,6 +91,8 @@ def test_a_molecule_without_positions():
     plain = from_rdmol(chem.MolFromSmiles("[Na+].CC[O-]"))
     pos = BoltzFeatures()(plain).ref_pos
     assert pos.isfinite().all() and pos.shape == (4, 3)
+    del plain.pos, plain.is_resolved
+    assert BoltzFeatures(version=1)(plain).ref_pos.isfinite().all()
     for smiles in ("C[C@H](N)O", "C/C=C/C"):
         data = from_rdmol(chem.MolFromSmiles(smiles))
         with pytest.raises(ValueError, match="'ref_pos' is not known for 4 atoms"):
@@ -262,6 +264,10 @@ def test_selenomethionine_is_read_as_methionine():
     assert plain.token_name == ["MSE"] and plain.z[6] == 34
     assert data.atom_name[6] == "SD" and data.z[6] == 16
     assert RESIDUE_TYPES[data.token_res_type] == "MET" and data.token_modified == 0
+    # A free one is a ligand, which Boltz takes as it is.
+    atoms.hetero[:] = True
+    free = BoltzFeatures(residue=True)(from_atom_array(atoms))
+    assert free.atom_name[6] == "SE" and free.token_name == ["MSE"]
     # The bond from CG to SD of methionine's ideal conformer.
     length = (data.ref_pos[5] - data.ref_pos[6]).norm()
     assert 1.75 < length < 1.85
