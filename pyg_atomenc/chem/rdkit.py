@@ -14,7 +14,7 @@ from torch import Tensor
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.bonds import BOND_TYPES
 from pyg_atomenc.chem.codes import Integers
-from pyg_atomenc.chem.components import atomic_numbers, ideal_conformer
+from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conformer
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -347,14 +347,12 @@ def rank_names(smiles: str) -> list[str]:
     return [short_name(atom.GetSymbol().upper(), rank + 1) for atom, rank in ranks]
 
 
-def embed(
-    mol: Any, seed: int, pos: Optional[Tensor] = None, retry: bool = True
-) -> Optional[Tensor]:
-    """A conformer of a molecule or a SMILES ``[N + H, 3]``, float32, in ångström.
+def embed(mol: Any, seed: int, pos: Optional[Tensor], retry: bool) -> Optional[Tensor]:
+    """A conformer of a molecule or SMILES ``[N + H, 3]`` in ångström, not to be edited.
 
-    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``. Implicit hydrogens stand
-    behind all other atoms. Handedness is that of ``pos`` ``[N, 3]``, if it is known.
-    Not to be edited; ``None`` if RDKit finds none, to ``retry`` from random positions.
+    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``; implicit hydrogens are its
+    last atoms. Handedness is that of ``pos`` ``[N, 3]``, if it is known. ``None`` if
+    RDKit finds none, to ``retry`` from random positions.
     """
     chem = require_package("rdkit.Chem", "a conformer")
     mol = chem.MolFromSmiles(mol) if isinstance(mol, str) else chem.Mol(mol)
@@ -377,21 +375,28 @@ def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
     parameters.maxIterations = 100
     with require_package("rdkit.rdBase", "a conformer").BlockLogs():
         for parameters.useRandomCoords in (False, True)[: 1 + retry]:
-            if chem.EmbedMolecule(mol, parameters) == 0:
-                # What UFF knows no parameters for stays as it was embedded.
-                with suppress(RuntimeError, ValueError):
+            # What UFF knows no parameters for stays as it was embedded.
+            with suppress(RuntimeError, ValueError):
+                if chem.EmbedMolecule(mol, parameters) == 0:
                     chem.UFFOptimizeMolecule(mol, maxIters=1000)
+            if mol.GetNumConformers() > 0:
                 return torch.from_numpy(mol.GetConformer().GetPositions()).float()
     return None
 
 
 @lru_cache(maxsize=10_000)
-def component_conformer(name: str, seed: int) -> dict[str, tuple[Any, float]]:
-    """As ``ideal_conformer``, by RDKit; a single heavy atom stands at the origin."""
+def component_conformer(name: str, seed: int, computed: bool) -> Conformer:
+    """The ideal conformer, else RDKit's, as in Boltz-1: at 0 for a single heavy atom."""
     known = ideal_conformer(name)
-    atoms = require_package("biotite.structure.info", "conformers").residue(name)
+    whole = np.isfinite([at for at, _ in known.values()]).all()
+    if not known or (whole and not computed):
+        return known
+    residue = require_package("biotite.structure.info", "conformers").residue
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        atoms = residue(name, allow_missing_coord=True)
     # Nor does Boltz try twice, but takes the ideal one.
-    pos = embed(as_mol(atoms), seed, torch.from_numpy(atoms.coord), retry=False)
+    pos = embed(as_mol(atoms), seed, torch.from_numpy(atoms.coord), False)
     if np.isin(atoms.element, ("H", "D"), invert=True).sum() == 1:
         pos = torch.zeros(len(known), 3)
     rows = zip(known.items(), [] if pos is None else pos.numpy(), strict=False)

@@ -154,14 +154,12 @@ class BoltzFeatures(BaseTransform):
             check_has(data, "'given' conformers are read from it.", "pos")
             pos = data.pos.float().clone()
         elif not names and data.get("given_smiles"):
-            made = rdkit.embed(data.given_smiles, self.seed)
+            made = rdkit.embed(data.given_smiles, self.seed, None, True)
             pos = pos if made is None else made[: len(pos)].clone()
         else:
             for rows in places(code(data.ref_space_uid.numpy())) if names else ():
                 name = names[int(data.atom_to_token[rows[0]])]
-                known = ideal_conformer(name)
-                if way == "computed" and known:
-                    known = rdkit.component_conformer(name, self.seed)
+                known = rdkit.component_conformer(name, self.seed, way == "computed")
                 own = ((data.atom_name[i], float(charge[i])) for i in rows.tolist())
                 found = [known.get(n, (_NOWHERE, q)) for n, q in own]
                 pos[rows] = torch.from_numpy(np.stack([at for at, _ in found]))
@@ -300,5 +298,5 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
         joined = not connected(len(rows), own.t().numpy()).any() and kinds.lt(4).all()
         if told and (joined or not space.any()):
             atoms = (data.z[rows], data.formal_charge[rows], hydrogens[rows])
-            found = rdkit.embed(rdkit.graph_mol(*atoms, own, kinds), seed, hand)
+            found = rdkit.embed(rdkit.graph_mol(*atoms, own, kinds), seed, hand, True)
         pos[rows] = torch.nan if found is None else found[: len(rows)]

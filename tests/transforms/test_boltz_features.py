@@ -132,6 +132,17 @@ def test_a_ligand_that_nobody_knows_is_computed_by_its_bonds():
         BoltzFeatures()(data)
 
 
+def test_positions_of_the_dictionarys_crystals_are_none():
+    info = pytest.importorskip("biotite.structure.info")
+    # Iridium hexammine, whose ideal positions are not known.
+    with pytest.warns(UserWarning, match="fallback coordinates"):
+        atoms = info.residue("IRI")
+    atoms.hetero[:], atoms.chain_id[:] = True, "A"
+    data = BoltzFeatures(augment=False)(from_atom_array(atoms))
+    change = distances(data.ref_pos) - distances(data.pos)
+    assert data.ref_pos.isfinite().all() and change.abs().max() > 0.1
+
+
 def test_an_atom_that_the_dictionary_lacks():
     names = "N CA C O CB H1".split()
     atoms = chain(
