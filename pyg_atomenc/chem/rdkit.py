@@ -350,9 +350,8 @@ def rank_names(smiles: str) -> list[str]:
 def embed(mol: Any, seed: int, pos: Optional[Tensor], retry: bool) -> Optional[Tensor]:
     """A conformer of a molecule or SMILES ``[N + H, 3]`` in ångström, not to be edited.
 
-    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``; implicit hydrogens are its
-    last atoms. Handedness is that of ``pos`` ``[N, 3]``, if it is known. ``None`` if
-    RDKit finds none, to ``retry`` from random positions.
+    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``, with implicit hydrogens as
+    last atoms; ``None`` if RDKit finds none. ``pos`` ``[N, 3]`` tells the handedness.
     """
     chem = require_package("rdkit.Chem", "a conformer")
     mol = chem.MolFromSmiles(mol) if isinstance(mol, str) else chem.Mol(mol)
@@ -386,16 +385,14 @@ def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
 
 @lru_cache(maxsize=10_000)
 def component_conformer(name: str, seed: int, computed: bool) -> Conformer:
-    """The ideal conformer, else RDKit's, as in Boltz-1: at 0 for a single heavy atom."""
+    """The ideal conformer, else RDKit's, where a single heavy atom is at the origin."""
     known = ideal_conformer(name)
-    whole = np.isfinite([at for at, _ in known.values()]).all()
-    if not known or (whole and not computed):
+    if not (computed or np.isnan([at for at, _ in known.values()]).any()) or not known:
         return known
     residue = require_package("biotite.structure.info", "conformers").residue
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         atoms = residue(name, allow_missing_coord=True)
-    # Nor does Boltz try twice, but takes the ideal one.
+    # Boltz does not retry, but takes the ideal one.
     pos = embed(as_mol(atoms), seed, torch.from_numpy(atoms.coord), False)
     if np.isin(atoms.element, ("H", "D"), invert=True).sum() == 1:
         pos = torch.zeros(len(known), 3)
