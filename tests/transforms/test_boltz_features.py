@@ -133,6 +133,7 @@ def test_a_ligand_that_nobody_knows_is_computed_by_its_bonds():
 
 
 def test_positions_of_the_dictionarys_crystals_are_none():
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
     info = pytest.importorskip("biotite.structure.info")
     # Iridium hexammine, whose ideal positions are not known.
     with pytest.warns(UserWarning, match="fallback coordinates"):
@@ -144,6 +145,7 @@ def test_positions_of_the_dictionarys_crystals_are_none():
 
 
 def test_an_atom_that_the_dictionary_lacks():
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
     names = "N CA C O CB H1".split()
     atoms = chain(
         ("ALA", *names), ("GLY", "N", "CA", "C", "O"),
@@ -364,6 +366,7 @@ def test_names_of_smiles_atoms_are_boltzs():
 
 
 def test_a_thousand_atoms_of_one_element():
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
     data = from_smiles("C" * 1001 + "Cl")
     assert data.atom_name[998:1001] == ["C999", "CA00", "CA01"]
     data.pos = torch.zeros(1002, 3)

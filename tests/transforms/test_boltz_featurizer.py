@@ -17,8 +17,8 @@ from pyg_atomenc.tokenizers import Boltz1, Boltz2
 from pyg_atomenc.transforms import BoltzFeatures
 
 struc = pytest.importorskip("biotite.structure", reason="biotite is not installed")
-interface = pytest.importorskip("biotite.interface.rdkit", reason="no RDKit")
 chem = pytest.importorskip("rdkit.Chem.AllChem", reason="RDKit is not installed")
+interface = pytest.importorskip("biotite.interface.rdkit")
 pytest.importorskip("gemmi", reason="gemmi is not installed")
 info = pytest.importorskip("biotite.structure.info")
 
