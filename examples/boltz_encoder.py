@@ -44,7 +44,7 @@ def load_encoder(checkpoint):
 
 def read(files, config):
     """Names and graphs, with what the encoder reads."""
-    features = BoltzFeatures(backbone=config.backbone, residue=config.residue)
+    features = BoltzFeatures(config.backbone, config.residue, version=config.version)
     if files:
         tokenizer = Boltz1() if config.version == 1 else Boltz2()
         options = {"hydrogens": False, "waters": False}

@@ -95,6 +95,9 @@ def component_bonds(name: str) -> dict[tuple[str, str], int]:
     return {} if name in PLACEHOLDERS else info.bonds_in_residue(name)
 
 
+# Of a component: atom name → position [3] in ångström, charge in elementary charges.
+Conformer = dict[str, tuple[NDArray[np.float32], float]]
+
 _COLUMNS = (
     "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag", "pdbx_stereo_config",
 )  # fmt: skip
@@ -177,16 +180,15 @@ def dictionary_stereo(atoms: Any, bonds: NDArray[Any]) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=10_000)
-def ideal_conformer(name: str) -> dict[str, tuple[Any, float]]:
-    """Atom name → ideal position ``[3]`` in ångström and charge, in elementary charges.
+def ideal_conformer(name: str) -> Conformer:
+    """The ideal conformer of a component, empty if it is not known; not to be edited.
 
-    Of a component, to be left as they are; empty for one that is not known.
+    NaN where the dictionary has but a position in a crystal, which biotite would give.
     """
+    names, _, charges, *_ = component_atoms(name)
     info = require_package("biotite.structure.info", "ideal conformers")
-    try:
-        component = info.residue("" if name in PLACEHOLDERS else name)
-    except KeyError:
-        return {}
-    charges = [float(charge) for charge in component.charge]
-    rows = zip(component.atom_name, component.coord, charges, strict=True)
-    return {str(atom): (coord, charge) for atom, coord, charge in rows}
+    keys = [f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz" if len(names)]
+    axes = [info.get_from_ccd("chem_comp_atom", name, key) for key in keys]
+    pos = zip(*(axis.as_array(np.float32, np.nan) for axis in axes), strict=True)
+    rows = zip(names.tolist(), map(np.array, pos), charges.tolist(), strict=True)
+    return {atom: (at, float(charge)) for atom, at, charge in rows}

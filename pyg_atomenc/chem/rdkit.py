@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Optional
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.codes import Integers
-from pyg_atomenc.chem.components import atomic_numbers
+from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conformer
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -302,20 +304,54 @@ def rank_names(smiles: str) -> list[str]:
     return [short_name(atom.GetSymbol().upper(), rank + 1) for atom, rank in ranks]
 
 
-def embed_smiles(smiles: str, seed: int) -> Tensor:
-    """A 3D conformer by ETKDG ``[N + H, 3]``, float32, in ångström.
+def embed(mol: Any, seed: int, pos: Optional[Tensor], retry: bool) -> Optional[Tensor]:
+    """A conformer of a molecule or SMILES ``[N + H, 3]`` in ångström, not to be edited.
 
-    Hydrogens stand behind all other atoms. A ValueError if RDKit finds none.
+    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``, with implicit hydrogens as
+    last atoms; ``None`` if RDKit finds none. ``pos`` ``[N, 3]`` tells the handedness.
     """
     chem = require_package("rdkit.Chem", "a conformer")
-    embedding = require_package("rdkit.Chem.AllChem", "a conformer")
-    mol = chem.AddHs(chem.MolFromSmiles(smiles))
-    parameters = embedding.ETKDGv3()
+    mol = chem.MolFromSmiles(mol) if isinstance(mol, str) else chem.Mol(mol)
+    if pos is not None and pos.isfinite().all():
+        conformer = chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(pos.double().numpy())
+        mol.AddConformer(conformer)
+        chem.AssignStereochemistryFrom3D(mol)
+    mol.RemoveAllConformers()
+    return _embed(chem.AddHs(mol).ToBinary(), seed, retry)
+
+
+@lru_cache(maxsize=1_000)
+def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
+    chem = require_package("rdkit.Chem.AllChem", "a conformer")
+    mol, parameters = chem.Mol(molecule), chem.ETKDGv3()
+    chem.FastFindRings(mol)
     parameters.randomSeed = seed
-    for parameters.useRandomCoords in (False, True):
-        if embedding.EmbedMolecule(mol, parameters) == 0:
-            return torch.from_numpy(mol.GetConformer().GetPositions()).float()
-    raise AtomEncodingError(
-        f"'smiles' is {smiles!r}, for which RDKit finds no 3D conformer: embed it "
-        f"yourself and read it with from_rdmol."
-    )
+    # A chlorophyll takes seconds; by RDKit's default, a minute.
+    parameters.maxIterations = 100
+    with require_package("rdkit.rdBase", "a conformer").BlockLogs():
+        for parameters.useRandomCoords in (False, True)[: 1 + retry]:
+            # What UFF knows no parameters for stays as it was embedded.
+            with suppress(RuntimeError, ValueError):
+                if chem.EmbedMolecule(mol, parameters) == 0:
+                    chem.UFFOptimizeMolecule(mol, maxIters=1000)
+            if mol.GetNumConformers() > 0:
+                return torch.from_numpy(mol.GetConformer().GetPositions()).float()
+    return None
+
+
+@lru_cache(maxsize=10_000)
+def component_conformer(name: str, seed: int, computed: bool) -> Conformer:
+    """The ideal conformer, else RDKit's, where a single heavy atom is at the origin."""
+    known = ideal_conformer(name)
+    if not (computed or np.isnan([at for at, _ in known.values()]).any()) or not known:
+        return known
+    residue = require_package("biotite.structure.info", "conformers").residue
+    with warnings.catch_warnings(action="ignore"):
+        atoms = residue(name, allow_missing_coord=True)
+    # Boltz does not retry, but takes the ideal one.
+    pos = embed(as_mol(atoms), seed, torch.from_numpy(atoms.coord), False)
+    if np.isin(atoms.element, ("H", "D"), invert=True).sum() == 1:
+        pos = torch.zeros(len(known), 3)
+    rows = zip(known.items(), [] if pos is None else pos.numpy(), strict=False)
+    return {atom: (at, charge) for (atom, (_, charge)), at in rows} or known

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import scatter
 
-from pyg_atomenc.checks import check_has
-from pyg_atomenc.chem.codes import code, places
+from pyg_atomenc.checks import check_choice, check_has, check_integer
+from pyg_atomenc.chem import rdkit
+from pyg_atomenc.chem.bonds import unique_bonds
+from pyg_atomenc.chem.codes import code, connected, places
 from pyg_atomenc.chem.components import ideal_conformer
-from pyg_atomenc.chem.rdkit import embed_smiles, rank_names
 from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.errors import AtomEncodingError
 
 RESIDUE_TYPES = [
@@ -32,15 +35,20 @@ _BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
 _UNKNOWN = {PROTEIN: "UNK", DNA: "DN", RNA: "N", LIGAND: "UNK"}
 # What residues are called that nobody named.
 _NAMELESS = ("", "UNL")
+# What leaves a residue in a polymer, and stays at its end.
+_LEAVING = ("OXT", "OP3")
+_CONFORMERS = ("ideal", "computed", "given")
+_NOWHERE = np.full(3, np.nan, dtype=np.float32)
 
 
 @dataclass(eq=False)
 class BoltzFeatures(BaseTransform):
     """Adds what :class:`~pyg_atomenc.nn.BoltzAtomEncoder` reads, encoded as Boltz does.
 
-    Reference positions are the ideal ones of the Chemical Component Dictionary (a
-    residue that it lacks keeps its own), of molecules without positions those of RDKit,
-    all centred. As in Boltz, selenomethionine (MSE) becomes methionine, its Se an S.
+    Defaults are what Boltz-2 does (``featurizerv2.py`` of boltz 2.2.1). It removes
+    hydrogens and waters: read without. Reference positions are never those of the data,
+    the answer; but the handedness of unknown components is. The selenomethionine (MSE)
+    of a polymer becomes methionine, its Se an S.
 
     Adds, for ``N`` atoms and ``T`` tokens:
 
@@ -57,62 +65,140 @@ class BoltzFeatures(BaseTransform):
     Args:
         backbone (bool): Add the kinds of backbone atoms. (default: ``False``)
         residue (bool): Add the features of residues. (default: ``False``)
-        rotate (bool): Turn conformers at random, as Boltz trains. (default: ``False``)
-        seed (int): Of RDKit's embedding. (default: ``0``)
+        version (int): 2 centres the conformer of every residue and moves each on its
+            own; 1 (``featurizer.py``) moves all at once, uncentred. (default: ``2``)
+        augment (bool): Move them: a random rotation and a normal shift of 1 Å, by
+            torch's generator, in training and in inference
+            (``center_random_augmentation``). (default: ``True``)
+        conformers (str, optional): ``"ideal"``: of the Chemical Component Dictionary;
+            ``"computed"``: by RDKit, of its molecules (``compute_3d_conformer``);
+            ``"given"``: ``pos``. A SMILES, and a residue with an atom that is not in
+            the dictionary, are computed by their bonds, unless given.
+            (default: ``"ideal"`` with version 2, ``"computed"`` with 1)
+        skip_last (bool): Neither centre nor move the last residue, or a molecule alone:
+            the loop of version 2 ends one too early. (default: ``True``)
+        resolved_only (bool): Centre by resolved atoms, and leave a residue without any
+            as it is, as version 2 does; all count where none is. (default: ``True``)
+        keep_atoms (bool): Keep the atoms, and their order: Boltz's standard residues
+            have no OXT and OP3 (``ref_atoms`` in ``const.py``), those of one token the
+            order of their component. (default: ``False``)
         rank_names (bool): Name the atoms of a SMILES as Boltz does, by their canonical
             ranks with hydrogens (``C20``), else as they are. (default: ``True``)
+        seed (int): Of RDKit's embedding. (default: ``0``)
 
     Raises:
-        ValueError: If a name has over four characters or others than ASCII, if there is
-            nothing to take reference positions from, or, with ``backbone`` or
-            ``residue``, if residues have names but no ``token_entity_kind``.
+        ValueError: If an argument is none of these, a name has over four characters or
+            others than ASCII, a residue's name no ``token_entity_kind``, or there is
+            nothing to take reference positions from.
         ImportError: If biotite is missing for a structure, or RDKit for a SMILES.
     """
 
     backbone: bool = False
     residue: bool = False
-    rotate: bool = False
-    seed: int = 0
+    version: int = 2
+    augment: bool = True
+    conformers: Optional[str] = None
+    skip_last: bool = True
+    resolved_only: bool = True
+    keep_atoms: bool = False
     rank_names: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("version", self.version, (1, 2))
+        check_choice("conformers", self.conformers, (None, *_CONFORMERS))
+        check_integer("seed", self.seed, 0)
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
-        mend = "read it with from_structure, from_smiles or from_rdmol."
+        mend = "Read it with from_structure, from_smiles or from_rdmol."
         check_has(data, mend, "z", "atom_name", "atom_to_token")
         names = _residue_names(data)
-        # Tokens are, or are parts of, residues where those have names.
-        if "token_res_id" not in data or set(names) <= set(_NAMELESS):
-            names = []
+        if names:
+            mend += " Or set it, of positions in pyg_atomenc.tokenizers.ENTITY_KINDS."
+            check_has(data, mend, "token_entity_kind")
         if "MSE" in names:
             names = _read_as_methionine(data, names)
+        if names and not self.keep_atoms:
+            data = _own_atoms(data, names)
+            names = _residue_names(data)
         atom_name = data.atom_name
-        if self.rank_names and not names and "given_smiles" in data:
-            atom_name = rank_names(data.given_smiles)[: len(atom_name)]
+        if self.rank_names and not names and data.get("given_smiles"):
+            atom_name = rdkit.rank_names(data.given_smiles)[: len(atom_name)]
         data.ref_atom_name_chars = name_codes(atom_name)
         data.ref_space_uid = _reference_spaces(data, names)
-        pos, data.ref_charge = _reference_conformers(data, names, self.seed)
-        data.ref_pos = _centre(pos, data.ref_space_uid, self.rotate)
-        kinds = [LIGAND] * data.total_num_tokens
-        if names and (self.backbone or self.residue):
-            mend = "read it with from_structure or from_atom_array, or set the kind of "
-            mend += "every token, a position in pyg_atomenc.tokenizers.ENTITY_KINDS."
-            check_has(data, mend, "token_entity_kind")
-            kinds = data.token_entity_kind.tolist()
+        pos, data.ref_charge = self._conformers(data, names)
+        data.ref_pos = self._move(pos, data)
+        unknown = data.atom_to_token.new_full((data.total_num_tokens,), LIGAND)
+        kinds = (data.token_entity_kind if names else unknown).tolist()
         if self.backbone:
             atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
             codes = [_BACKBONE_CODES[kinds[i]].get(name, 0) for name, i in atoms]
             data.backbone = torch.tensor(codes)
         if self.residue:
-            named = list(zip(names or [""] * len(kinds), kinds, strict=True))
-            modified = [kind != LIGAND and n not in RESIDUE_TYPES for n, kind in named]
-            types = [
-                _UNKNOWN[kind] if kind == LIGAND or other else name
-                for (name, kind), other in zip(named, modified, strict=True)
-            ]
+            of = list(zip(names or [""] * len(kinds), kinds, strict=True))
+            modified = [k != LIGAND and n not in RESIDUE_TYPES for n, k in of]
+            known = [(n, k) if k != LIGAND else ("", k) for n, k in of]
+            types = [n if n in RESIDUE_TYPES else _UNKNOWN[k] for n, k in known]
             data.token_res_type = torch.tensor([*map(RESIDUE_TYPES.index, types)])
             data.token_modified = torch.tensor(modified).long()
             data.token_mol_type = torch.tensor(kinds)
         return data
+
+    def _conformers(self, data: Any, names: list[str]) -> tuple[Tensor, Tensor]:
+        """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
+        charge = data.formal_charge.float()
+        pos = torch.full((len(charge), 3), torch.nan)
+        way = self.conformers or _CONFORMERS[self.version == 1]
+        if way == "given":
+            check_has(data, "'given' conformers are read from it.", "pos")
+            pos = data.pos.float().clone()
+        elif not names and data.get("given_smiles"):
+            made = rdkit.embed(data.given_smiles, self.seed, None, True)
+            pos = pos if made is None else made[: len(pos)].clone()
+        else:
+            for rows in places(code(data.ref_space_uid.numpy())) if names else ():
+                name = names[int(data.atom_to_token[rows[0]])]
+                known = rdkit.component_conformer(name, self.seed, way == "computed")
+                own = ((data.atom_name[i], float(charge[i])) for i in rows.tolist())
+                found = [known.get(n, (_NOWHERE, q)) for n, q in own]
+                pos[rows] = torch.from_numpy(np.stack([at for at, _ in found]))
+                charge[rows] = torch.tensor([q for _, q in found])
+            if not pos.isfinite().all():
+                _embed_residues(data, pos, self.seed)
+        unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if unknown:
+            raise AtomEncodingError(
+                f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
+                f"({data.atom_name[unknown[0]]}): RDKit needs a SMILES, or bonds of "
+                f"known orders that join a residue, and positions of stereocentres. "
+                f"Give those, or a conformer as 'pos' with conformers='given'."
+            )
+        return pos, charge
+
+    def _move(self, pos: Tensor, data: Any) -> Tensor:
+        """Conformers ``[N, 3]``, centred and moved as the version does."""
+        space, moved = torch.zeros_like(data.ref_space_uid), torch.ones(1).bool()
+        if self.version == 2:
+            space = data.ref_space_uid
+            resolved = data.get("is_resolved", torch.zeros(len(pos)))
+            if not self.resolved_only or not resolved.any():
+                resolved = torch.ones(len(pos))
+            weight = resolved.float().unsqueeze(1)
+            count = scatter(weight, space)
+            moved = count.squeeze(1) > 0
+            moved[-1:] &= not self.skip_last
+            middle = scatter(weight * pos, space) / count.clamp(min=1)
+            pos = torch.where(moved[space, None], pos - middle[space], pos)
+        if self.augment:
+            turn, upper = torch.linalg.qr(torch.randn(len(moved), 3, 3))
+            # Uniform over the rotations: signs by the factor, no reflections.
+            turn = turn * upper.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
+            turn = turn * turn.det().view(-1, 1, 1)
+            new = (turn[space] @ pos.unsqueeze(2)).squeeze(2)
+            new = new + torch.randn(len(moved), 3)[space]
+            pos = torch.where(moved[space, None], new, pos)
+        return pos
 
 
 def name_codes(names: Iterable[str]) -> Tensor:
@@ -129,73 +215,88 @@ def name_codes(names: Iterable[str]) -> Tensor:
     return torch.tensor(rows, dtype=torch.long).view(-1, 4)
 
 
-def _centre(pos: Tensor, space: Tensor, rotate: bool) -> Tensor:
-    middle = scatter(pos, space, reduce="mean")
-    pos = pos - middle[space]
-    if rotate:
-        turn, upper = torch.linalg.qr(torch.randn(len(middle), 3, 3).to(pos))
-        # Uniform over the rotations: signs by the factor, no reflections.
-        turn = turn * upper.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
-        turn = turn * turn.det().view(-1, 1, 1)
-        pos = (turn[space] @ pos.unsqueeze(2)).squeeze(2)
-    return pos
-
-
 def _residue_names(data: AtomTokenData) -> list[str]:
-    """The name of every token's residue, which need not be the token's own."""
-    if "res_name" not in data:
-        return list(data.get("token_name", [""] * data.total_num_tokens))
-    atoms = zip(data.atom_to_token.tolist(), data.res_name, strict=True)
-    # The name of each token's first atom, which overwrites those behind it.
-    names = dict(reversed(list(atoms)))
-    return [names.get(token, "") for token in range(data.total_num_tokens)]
+    """The names of tokens' residues, which need not be theirs; empty for none."""
+    if "token_res_id" not in data:
+        return []
+    names = list(data.get("token_name", []))
+    if "res_name" in data:
+        atoms = zip(data.atom_to_token.tolist(), data.res_name, strict=True)
+        # The name of each token's first atom, which overwrites those behind it.
+        first = dict(reversed(list(atoms)))
+        names = [first.get(token, "") for token in range(data.total_num_tokens)]
+    return [] if set(names) <= set(_NAMELESS) else names
+
+
+def _own_atoms(data: AtomTokenData, names: list[str]) -> AtomTokenData:
+    """The graph of Boltz's atoms, a residue of one token in its component's order."""
+    space, token = _reference_spaces(data, names), data.atom_to_token
+    least, most = (scatter(token, space, reduce=way) for way in ("min", "max"))
+    atoms = list(zip([names[i] for i in token.tolist()], data.atom_name, strict=True))
+    ranks = {n: {a: i for i, a in enumerate(ideal_conformer(n))} for n in set(names)}
+    rank = torch.tensor([ranks[name].get(atom, 999) for name, atom in atoms])
+    rows = np.lexsort((rank.where((least == most)[space], 0), space))
+    leaves = [name in RESIDUE_TYPES and atom in _LEAVING for name, atom in atoms]
+    kept = ~torch.tensor(leaves) | (data.token_entity_kind[token] == LIGAND)
+    rows = rows[kept.numpy()[rows]]
+    if np.array_equal(rows, np.arange(len(atoms))):
+        return data
+    out = data.subgraph(torch.from_numpy(rows))
+    lost = len(out.atom_to_token.unique()) < len(token.unique())
+    return out.drop_empty_tokens() if lost else out
 
 
 def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
     """Turn selenomethionine into methionine; nothing that was read is written to."""
-    inside = torch.tensor([name == "MSE" for name in names])[data.atom_to_token]
-    for key in ("token_name", "res_name"):
+    mse = torch.tensor([n == "MSE" for n in names]) & (data.token_entity_kind < LIGAND)
+    inside = mse[data.atom_to_token]
+    for key, rows in (("token_name", mse), ("res_name", inside)):
         if key in data:
-            data[key] = ["MET" if name == "MSE" else name for name in data[key]]
+            pairs = zip(data[key], rows.tolist(), strict=True)
+            data[key] = ["MET" if n == "MSE" and m else n for n, m in pairs]
     data.z = torch.where(inside & (data.z == 34), 16, data.z)
     atoms = zip(data.atom_name, inside.tolist(), strict=True)
-    data.atom_name = ["SD" if mse and name == "SE" else name for name, mse in atoms]
-    return ["MET" if name == "MSE" else name for name in names]
+    data.atom_name = ["SD" if m and name == "SE" else name for name, m in atoms]
+    return ["MET" if m else name for name, m in zip(names, mse.tolist(), strict=True)]
 
 
 def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
     """The residue of every atom ``[N]``; a molecule, without names, is one."""
     if not names:
         return torch.zeros_like(data.atom_to_token)
+    copies = data.get("token_sym_id", data.token_res_id).tolist()
     columns = (data.token_chain, data.token_res_id.tolist(), data.token_ins_code)
-    identity = list(zip(*columns, names, strict=True))
+    identity = list(zip(*columns, copies, names, strict=True))
     # Neighbouring tokens of one residue share its space.
     new = [a != b for a, b in pairwise(identity)]
-    return torch.tensor([0, *new]).cumsum(0)[data.atom_to_token]
+    space = torch.tensor([0, *new]).cumsum(0)[data.atom_to_token]
+    return space.unique(return_inverse=True)[1]
 
 
-def _reference_conformers(
-    data: AtomTokenData, names: list[str], seed: int
-) -> tuple[Tensor, Tensor]:
-    """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
-    charge = data.formal_charge.float()
-    pos = torch.full((len(charge), 3), torch.nan)
-    pos = data.pos.clone() if "pos" in data else pos
-    if not names and not pos.isfinite().any() and data.get("given_smiles"):
-        return embed_smiles(data.given_smiles, seed)[: len(charge)], charge
-    for rows in places(code(data.ref_space_uid.numpy())) if names else ():
-        known = ideal_conformer(names[int(data.atom_to_token[rows[0]])])
-        found = [known.get(data.atom_name[atom]) for atom in rows.tolist()]
-        entries = [entry for entry in found if entry is not None]
-        # A residue with atoms that its component lacks keeps its own conformer.
-        if len(entries) == len(found) and all(np.isfinite(e[0]).all() for e in entries):
-            pos[rows] = torch.from_numpy(np.stack([entry[0] for entry in entries]))
-            charge[rows] = torch.tensor([entry[1] for entry in entries])
-    unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if unknown:
-        raise AtomEncodingError(
-            f"'pos' is not known for {len(unknown)} atoms, first atom {unknown[0]} "
-            f"({data.atom_name[unknown[0]]}), nor is there an ideal one or a SMILES: "
-            f"embed the molecule with RDKit and use from_rdmol, or leave atoms out."
-        )
-    return pos, charge
+def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
+    """Compute by their bonds the conformers of residues that ``pos`` lacks atoms of."""
+    lost = data.ref_space_uid[~pos.isfinite().all(dim=1)].unique()
+    check_has(data, "conformers are computed by it.", "num_hydrogens")
+    bonds, types = unique_bonds(*read_bonds(data))
+    space, count = data.ref_space_uid, len(pos)
+    ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
+    # Hydrogens that are no atoms, and one in place of each bond to another residue.
+    bonded = ends[data.z[others] == 1].bincount(minlength=count)
+    cut = ends[space[ends] != space[others]].bincount(minlength=count)
+    hydrogens = (data.num_hydrogens - bonded).clamp(min=0) + cut
+    marked = data.get("chirality", torch.zeros(count)) > 0
+    if "edge_stereo" in data and "edge_index" in data:
+        marked[data.edge_index[:, data.edge_stereo > 0]] = True
+    place = torch.zeros_like(space)
+    for uid in lost:
+        rows = (space == uid).nonzero().flatten()
+        place[rows] = torch.arange(len(rows))
+        inside = (space[bonds] == uid).all(dim=0)
+        own, kinds = place[bonds[:, inside]], types[inside]
+        hand, found = data.get("pos", pos)[rows], None
+        told = bool(hand.isfinite().all()) or not marked[rows].any()
+        joined = not connected(len(rows), own.t().numpy()).any() and kinds.lt(4).all()
+        if told and (joined or not space.any()):
+            atoms = (data.z[rows], data.formal_charge[rows], hydrogens[rows])
+            found = rdkit.embed(rdkit.graph_mol(*atoms, own, kinds), seed, hand, True)
+        pos[rows] = torch.nan if found is None else found[: len(rows)]

@@ -47,7 +47,8 @@ def test_a_complex_with_its_ligand(structures, tokenizer):
     in_ligands = sum(residues.token_name[t] not in tokenizer_names(residues) for t in
                      residues.atom_to_token.tolist())  # fmt: skip
     assert data.num_tokens == 128 + in_ligands > 150
-    made, whole = BoltzFeatures()(data), BoltzFeatures()(residues)
+    features = BoltzFeatures(augment=False, keep_atoms=True)
+    made, whole = features(data), features(residues)
     assert made.ref_space_uid.equal(whole.ref_space_uid)
     assert made.ref_pos.allclose(whole.ref_pos)
 
