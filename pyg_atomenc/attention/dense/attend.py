@@ -109,19 +109,15 @@ class BiasAndDropout:
         """The logits ``[G, H, rows, n]`` with their bias."""
         if self.bias is None:
             return logits
-        stretch = chunk.pair_stretch(rows)
-        if stretch is not None:
-            bias = self.bias[stretch].view(1, *logits.shape[2:], -1)
-        else:
-            bias = take(self.bias, chunk.pair_rows(self.ptr, rows)[0])
-        bias = bias.movedim(-1, 1)
+        place, _ = chunk.pair_rows(self.ptr, rows)
+        bias = self.bias[place] if isinstance(place, slice) else take(self.bias, place)
+        bias = bias.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
         return logits + bias if works_out_of_place() else logits.add_(bias)
 
     def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
         """Keep the gradient of some logits, if anybody wants it."""
         if self.gradient is not None:
-            stretch = chunk.pair_stretch(rows)
-            place = chunk.pair_rows(self.ptr, rows)[1] if stretch is None else stretch
+            _, place = chunk.pair_rows(self.ptr, rows)
             self.gradient.write(place, grad.movedim(1, -1))
 
 
@@ -131,19 +127,15 @@ def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
     dropped: Optional[Tensor] = None
     for rows, alpha, factor in heads.blocks():
         alpha = heads.drop_padding(alpha, rows)
-        weight = _add(weight, alpha.sum(2))
+        sums = alpha.sum(2)
+        weight = sums if weight is None else weight + sums
         if factor is not None:
-            dropped = _add(dropped, (alpha * factor).sum(2))
+            sums = (alpha * factor).sum(2)
+            dropped = sums if dropped is None else dropped + sums
     assert weight is not None
     sizes = token_sizes(heads.chunk, weight)
     weight = weight / sizes
     return weight, weight if dropped is None else dropped / sizes
-
-
-def _add(total: Optional[Tensor], more: Tensor) -> Tensor:
-    if total is None:
-        return more
-    return total + more if works_out_of_place() else total.add_(more)
 
 
 def atom_weights_gradient(
