@@ -12,12 +12,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    OperatorContext,
-    Tensors,
-    check_pairs,
-)
+from pyg_atomenc.attention.autograd import Gradients, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.plan import Chunk
 from pyg_atomenc.attention.dense.rows import RowWriter, works_out_of_place
 from pyg_atomenc.attention.exact import carries_tangents, softmax
@@ -102,8 +97,7 @@ class BiasAndDropout:
         if needed:
             # Not all is written: the logit of a token's only atom changes nothing.
             self.gradient = RowWriter(bias.size(0), bias.shape[1:], bias)
-        check_pairs(bias, context)
-        self.ptr = context.pair_ptr
+        self.ptr = context.pair_ptr(bias)
 
     def add_bias(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
         """The logits ``[G, H, rows, n]`` with their bias."""

@@ -18,7 +18,6 @@ from pyg_atomenc.attention.autograd import (
     OperatorContext,
     OperatorDefinition,
     Tensors,
-    check_pairs,
     define_operator,
     empty_gradients,
 )
@@ -42,13 +41,11 @@ class KernelCall:
         blocks = block_width(width), block_width(value.size(2))
         self.configs = kernel_configs(query.dtype, max(blocks))
         self.plan = plan_of(context, tuple(self.configs))
-        if bias is not None:
-            check_pairs(bias, context)
         self.arguments: dict[str, Any] = {
             "bias": None if bias is None else bias.contiguous(),
             "perm": context.perm,
             "ptr": context.ptr,
-            "pair_ptr": None if bias is None else context.pair_ptr,
+            "pair_ptr": None if bias is None else context.pair_ptr(bias),
             "token_order": self.plan.token_order,
             "scale": width**-0.5,
             "POOL": pool,
@@ -199,11 +196,14 @@ def _define(name: str, arguments: str, pool: bool) -> Callable[..., tuple[Tensor
         return found
 
     def flops(
-        tensors: Tensors, pairs: int, needed: Optional[Needed] = None, used: bool = True
+        tensors: Tensors,
+        pairs: int,
+        outputs: Tensors = (),
+        needed: Optional[Needed] = None,
     ) -> int:
         if needed is not None and len(needed) == 2:
             needed = (*[needed[0]] * 3, needed[1])
-        return attention_flops(_unpack(tensors), pairs, needed, used)
+        return attention_flops(_unpack(tensors), pairs, outputs, needed)
 
     definition = OperatorDefinition(
         lambda tensors, context: _forward(_unpack(tensors), context, pool),
