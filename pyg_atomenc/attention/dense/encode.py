@@ -24,6 +24,7 @@ from pyg_atomenc.attention.autograd import (
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
+    RowWriter,
     atom_weights,
     atom_weights_gradient,
     read_output_gradients,
@@ -32,7 +33,6 @@ from pyg_atomenc.attention.dense.attend import (
     written,
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
-from pyg_atomenc.attention.dense.rows import RowWriter
 from pyg_atomenc.attention.exact import EPS, is_followed, layer_norm
 from pyg_atomenc.attention.flops import encode_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype

@@ -20,6 +20,7 @@ from pyg_atomenc.attention.autograd import (
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
+    RowWriter,
     atom_weights,
     atom_weights_gradient,
     read_heads,
@@ -30,7 +31,6 @@ from pyg_atomenc.attention.dense.attend import (
     written,
 )
 from pyg_atomenc.attention.dense.plan import chunks_of
-from pyg_atomenc.attention.dense.rows import RowWriter
 from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 

@@ -8,8 +8,11 @@ from pyg_atomenc.attention.layouts.border import (
 )
 from pyg_atomenc.attention.layouts.edge import EdgeLayout
 from pyg_atomenc.attention.layouts.token import TokenLayout, check_token_index
-from pyg_atomenc.attention.layouts.window import WindowLayout, check_window_sizes
-from pyg_atomenc.attention.layouts.window_bias import WindowBias
+from pyg_atomenc.attention.layouts.window import (
+    WindowBias,
+    WindowLayout,
+    check_window_sizes,
+)
 
 __all__ = [
     "EdgeLayout",
