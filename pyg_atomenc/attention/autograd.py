@@ -17,8 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyg_atomenc.attention.layouts import TokenLayout
-from pyg_atomenc.attention.layouts.token import NOT_RECORDED
+from pyg_atomenc.attention.layouts.token import NOT_RECORDED, TokenLayout
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.attention.tracing import (
     draw,
@@ -33,8 +32,6 @@ T = TypeVar("T")
 Tensors = Sequence[Any]
 Needed = Sequence[bool]
 Gradients = list[Optional[Tensor]]
-# Attention weights → what dropout multiplies them by (0 or 1 / (1 - p)), or None.
-DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
 _CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? seed"
 
@@ -90,8 +87,11 @@ class OperatorContext(NamedTuple):
         check_rows("bias", bias, pairs, "pairs of atoms", mend)
         return pointers(self.ptr.diff() ** 2)
 
-    def dropout_mask(self) -> DropoutMask:
-        """Makes the factors of dropout, the same in every pass that starts anew."""
+    def dropout_mask(self) -> Callable[[Tensor], Optional[Tensor]]:
+        """What makes of attention weights the factors of dropout, 0 or 1 / (1 - p).
+
+        They are the same in every pass that starts anew.
+        """
         if self.seed is None:
             return lambda alpha: None
         keep = 1.0 - self.dropout
@@ -141,26 +141,17 @@ Forward = Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class OperatorDefinition:
-    """The functions that make an operator.
+    """The functions that make an operator, each of ``(tensors, context, …)``."""
 
-    Attributes:
-        forward: ``(tensors, context)`` → tuple of outputs.
-        backward: ``(tensors, context, output gradients, needed)`` → one gradient per
-            tensor, ``None`` where it is not needed. An output gradient is ``None``
-            where nobody used the output.
-        shapes: ``(tensors, context)`` → tuple of empty outputs.
-        flops: ``(tensors, pairs inside tokens)``, of a backward pass with the output
-            gradients and ``needed`` behind them → the nominal number of operations,
-            see :mod:`pyg_atomenc.attention.flops`.
-        reference: ``forward`` in torch operators, which are differentiable any number
-            of times when gradients are enabled; ``None`` where ``forward`` is that
-            itself. (default: ``None``)
-    """
-
-    forward: Forward
+    forward: Forward  # gives a tuple of outputs
+    # Also gets the output gradients, None where nobody used the output, and `needed`;
+    # gives one gradient per tensor, None where it is not needed.
     backward: Callable[[Tensors, OperatorContext, Tensors, Needed], Gradients]
-    shapes: Forward
+    shapes: Forward  # gives a tuple of empty outputs
+    # Gets the pairs inside tokens for the context; see `flops.py`.
     flops: Callable[..., int]
+    # `forward` in torch operators, which are differentiable any number of times when
+    # gradients are enabled, where it is not that itself.
     reference: Optional[Forward] = None
 
 
@@ -175,10 +166,7 @@ def empty_gradients(tensors: Tensors, needed: Needed) -> Gradients:
 
 
 def define_operator(
-    name: str,
-    arguments: str,
-    num_outputs: int,
-    definition: OperatorDefinition,
+    name: str, arguments: str, num_outputs: int, definition: OperatorDefinition
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Register an operator and its backward pass, and return how to call it.
 
@@ -251,9 +239,6 @@ def define_operator(
         found = _pull_back(gradients, values, outputs, context, wanted)
         return (*found, *[None] * len(context), None)
 
-    def empty(tensors: Tensors, _: Any, grads: Tensors, needed: Needed) -> Gradients:
-        return empty_gradients(tensors, needed)
-
     one, many = (", ".join(["Tensor"] * number) for number in (num_outputs, count))
     forward_op = register(
         name,
@@ -266,7 +251,7 @@ def define_operator(
         f"{name}_backward",
         f"({arguments}, {grads}, {_CONTEXT}, bool[] needed) -> ({many})",
         definition.backward,
-        empty,
+        lambda tensors, _, grads, needed: empty_gradients(tensors, needed),
         second_derivative,
     )
 

@@ -22,7 +22,7 @@ from torch_geometric.utils.num_nodes import maybe_num_nodes
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.exact import carries_tangents, inverse_root
 from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
-from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
+from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
 from pyg_atomenc.attention.tracing import draw, is_tracing
 from pyg_atomenc.checks import check_rows
 from pyg_atomenc.errors import require_package
@@ -75,16 +75,14 @@ class EdgeAttention(MessagePassing):
         key: Tensor,
         value: Tensor,
         bias: Optional[Tensor] = None,
-        size: Optional[tuple[int, int]] = None,
         dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Attend over edges; gives the outputs and the weights ``[E, H]``."""
         if bias is not None:
             # One row would serve all edges without a word.
             check_rows("bias", bias, edge_index.size(1), "edges")
-        if size is None:
-            size = (key.size(0), query.size(0))
-            size = size if self.flow == "source_to_target" else size[::-1]
+        size = (key.size(0), query.size(0))
+        size = size if self.flow == "source_to_target" else size[::-1]
         # Before they are gathered, so that gradients are summed in that type, too.
         dtype = accumulate_dtype(query.dtype)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -181,6 +179,5 @@ class EdgesBackend(Backend):
         layout, bias = inputs.layout, inputs.bias
         if isinstance(bias, WindowBias):
             bias = bias.to_edges(cast(WindowLayout, layout))
-        edges, size = layout.to_edge_index(), (layout.num_sources, layout.num_targets)
-        qkv = inputs.query, inputs.key, inputs.value
-        return *_MESSAGES.attend(edges, *qkv, bias, size, inputs.dropout), edges
+        edges, (query, key, value, _) = layout.to_edge_index(), inputs.tensors()
+        return *_MESSAGES.attend(edges, query, key, value, bias, inputs.dropout), edges

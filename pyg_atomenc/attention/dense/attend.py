@@ -39,7 +39,12 @@ class ChunkHeads:
         """
         for rows in self.chunk.row_blocks():
             logits = self.query[:, :, rows] @ self.key.mT
-            logits = self.pairs.add_bias(logits, self.chunk, rows)
+            bias = self.pairs.bias
+            if bias is not None:
+                place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
+                bias = bias[place] if isinstance(place, slice) else take(bias, place)
+                bias = bias.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
+                logits = logits + bias if works_out_of_place() else logits.add_(bias)
             if self.chunk.mask is not None:
                 closed = ~self.chunk.mask[:, None, None]
                 logits = logits.masked_fill(closed, -torch.inf)
@@ -63,7 +68,9 @@ class ChunkHeads:
         grad_query: Optional[Tensor] = None
         grad_key: Optional[Tensor] = None
         for rows, grad in blocks:
-            self.pairs.write(grad, self.chunk, rows)
+            if self.pairs.gradient is not None:
+                _, place = self.chunk.pair_rows(self.pairs.ptr, rows)
+                self.pairs.gradient.write(place, grad.movedim(1, -1))
             found = grad @ self.key
             if found.shape == self.query.shape:
                 return found, grad.mT @ self.query
@@ -97,21 +104,6 @@ class BiasAndDropout:
             # Not all is written: the logit of a token's only atom changes nothing.
             self.gradient = RowWriter(bias.size(0), bias.shape[1:], bias)
         self.ptr = context.pair_ptr(bias)
-
-    def add_bias(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
-        """The logits ``[G, H, rows, n]`` with their bias."""
-        if self.bias is None:
-            return logits
-        place, _ = chunk.pair_rows(self.ptr, rows)
-        bias = self.bias[place] if isinstance(place, slice) else take(self.bias, place)
-        bias = bias.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
-        return logits + bias if works_out_of_place() else logits.add_(bias)
-
-    def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
-        """Keep the gradient of some logits, if anybody wants it."""
-        if self.gradient is not None:
-            _, place = chunk.pair_rows(self.ptr, rows)
-            self.gradient.write(place, grad.movedim(1, -1))
 
 
 def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:

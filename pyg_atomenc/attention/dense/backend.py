@@ -14,7 +14,7 @@ from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool
 from pyg_atomenc.attention.dense.windows import attend_windows
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts import WindowLayout
+from pyg_atomenc.attention.layouts.window import WindowLayout
 
 
 class DenseBackend(Backend):

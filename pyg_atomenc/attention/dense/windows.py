@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pyg_atomenc.attention.exact import inverse_root, is_followed, softmax
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
-from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
+from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
 from pyg_atomenc.attention.ragged import ranges, take
 from pyg_atomenc.attention.tracing import draw
 
@@ -36,8 +36,11 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     # Where gradients, transforms or tangents follow, nothing is fused.
     followed = any(t is not None and is_followed(t) for t in inputs.tensors())
     fused = inputs.dropout == 0 and not followed
-    outputs = []
-    for group in _groups(layout.num_windows, query.device):
+    outputs, groups = [], [slice(None)]
+    if not torch.compiler.is_compiling():
+        step = CPU_WINDOWS if query.device.type == "cpu" else MAX_WINDOWS
+        groups = [slice(i, i + step) for i in range(0, layout.num_windows, step)]
+    for group in groups:
         q = _heads(query, query_index[group], dtype)
         k = _heads(key, key_index[group], dtype)
         v = _heads(value, key_index[group], dtype)
@@ -63,13 +66,6 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     first = torch.arange(layout.num_windows, device=out.device) * layout.queries
     sizes = layout.query_stop - layout.query_start
     return out.flatten(0, 1).index_select(0, ranges(first, sizes, layout.num_atoms))
-
-
-def _groups(count: int, device: torch.device) -> list[slice]:
-    if torch.compiler.is_compiling():
-        return [slice(None)]
-    step = CPU_WINDOWS if device.type == "cpu" else MAX_WINDOWS
-    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def _heads(x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:

@@ -115,11 +115,9 @@ class WindowLayout(Layout):
             ptr = ptr.new_zeros(1)
         sizes = ptr.diff().cpu()
         counts = (sizes + queries - 1) // queries
-        graph = torch.arange(len(sizes), device="cpu").repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
+        graph = torch.repeat_interleave(counts)
         size = sizes[graph]
-        window = torch.arange(len(graph), device="cpu")
-        query_start = (window - first[graph]) * queries
+        query_start = ranges(torch.zeros_like(counts), counts) * queries
         query_stop = (query_start + queries).minimum(size)
         key_start = query_start - (keys - queries) // 2
         if shifted:
