@@ -106,16 +106,18 @@ def _make_chunks(context: OperatorContext) -> list[Chunk]:
     order = ranges(context.host_ptr[by_size], sizes, context.num_atoms)
     atoms = context.perm[order.to(device, non_blocking=True)]
     tokens = by_size.to(device, non_blocking=True)
-    first_pair, ptr = pointers(unsorted**2)[by_size], pointers(sizes)
-    chunks = []
+    first_pair = pointers(unsorted**2)[by_size]
+    chunks, first_atom = [], 0
     for group in make_groups(sizes, limits_of(device)):
-        rows = atoms[int(ptr[group.start]) : int(ptr[group.stop])]
-        pair, size = int(first_pair[group.start]), int(sizes[group.stop - 1])
-        if sizes[group.start] == size:
+        count, pair = sizes[group], int(first_pair[group.start])
+        size, num_atoms = int(count[-1]), int(count.sum())
+        rows = atoms[first_atom : first_atom + num_atoms]
+        first_atom += num_atoms
+        if num_atoms == len(count) * size:
             rows = rows.view(-1, size)
             chunks.append(Chunk(rows, rows, tokens[group], None, pair))
             continue
-        count = sizes[group].to(device, non_blocking=True)
+        count = count.to(device, non_blocking=True)
         place = torch.arange(size, device=device)
         last = count.cumsum(0).unsqueeze(1) - 1
         slot = last + 1 - count.unsqueeze(1) + place
