@@ -10,16 +10,17 @@ from pyg_atomenc.attention.functional import (
     attention_pool,
 )
 from pyg_atomenc.attention.inputs import Bias, accumulate_dtype, check_layout_device
-from pyg_atomenc.attention.layouts import (
-    EdgeLayout,
-    Layout,
-    TokenLayout,
-    WindowBias,
-    WindowLayout,
+from pyg_atomenc.attention.layouts.base import Layout
+from pyg_atomenc.attention.layouts.border import (
     as_layout,
     as_token_layout,
     check_layout,
-    check_token_index,
+)
+from pyg_atomenc.attention.layouts.edge import EdgeLayout
+from pyg_atomenc.attention.layouts.token import TokenLayout, check_token_index
+from pyg_atomenc.attention.layouts.window import (
+    WindowBias,
+    WindowLayout,
     check_window_sizes,
 )
 from pyg_atomenc.attention.ragged import take

@@ -9,7 +9,6 @@ autograd follows the forward formula, written in torch operations.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple, Optional, TypeVar
 
 import torch
@@ -18,8 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyg_atomenc.attention.layouts import TokenLayout
-from pyg_atomenc.attention.layouts.token import NOT_RECORDED
+from pyg_atomenc.attention.layouts.token import NOT_RECORDED, TokenLayout
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.attention.tracing import (
     draw,
@@ -34,14 +32,11 @@ T = TypeVar("T")
 Tensors = Sequence[Any]
 Needed = Sequence[bool]
 Gradients = list[Optional[Tensor]]
-# Attention weights → what dropout multiplies them by (0 or 1 / (1 - p)), or None.
-DropoutMask = Callable[[Tensor], Optional[Tensor]]
 
 _CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? seed"
 
 
-@dataclass(frozen=True, eq=False)
-class OperatorContext:
+class OperatorContext(NamedTuple):
     """What an operator gets beside the tensors that it is differentiated by."""
 
     perm: Tensor  # the atoms sorted by token [N]
@@ -65,10 +60,6 @@ class OperatorContext:
         host = host if host.device.type in ("cpu", "meta") else host.cpu()
         return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
 
-    def flat(self) -> tuple[Any, ...]:
-        """The values in the order of the operator's schema."""
-        return self.perm, self.ptr, self.host_ptr, self.dropout, self.seed
-
     @property
     def num_tokens(self) -> int:
         """The number of tokens, empty ones included."""
@@ -86,13 +77,21 @@ class OperatorContext:
             return int(self.host_ptr.diff().square().sum())
         return self.num_atoms**2 // max(self.num_tokens, 1)
 
-    @cached_property
-    def pair_ptr(self) -> Tensor:
-        """The first edge of every token in ``to_edge_index()`` ``[T + 1]``."""
+    def pair_ptr(self, bias: Tensor) -> Tensor:
+        """The first edge of every token in ``to_edge_index()`` ``[T + 1]``.
+
+        Raises a ValueError unless the bias has one row for every edge.
+        """
+        pairs = int(self.host_ptr.diff().square().sum())
+        mend = "give it one row for every edge of layout.to_edge_index()."
+        check_rows("bias", bias, pairs, "pairs of atoms", mend)
         return pointers(self.ptr.diff() ** 2)
 
-    def dropout_mask(self) -> DropoutMask:
-        """Makes the factors of dropout, the same in every pass that starts anew."""
+    def dropout_mask(self) -> Callable[[Tensor], Optional[Tensor]]:
+        """What makes of attention weights the factors of dropout, 0 or 1 / (1 - p).
+
+        They are the same in every pass that starts anew.
+        """
         if self.seed is None:
             return lambda alpha: None
         keep = 1.0 - self.dropout
@@ -108,13 +107,6 @@ class OperatorContext:
             return (drawn < keep).to(alpha.dtype) / keep
 
         return factors
-
-
-def check_pairs(bias: Tensor, context: OperatorContext) -> None:
-    """Raise a ValueError unless a bias has one row for every pair of atoms."""
-    pairs = int(context.host_ptr.diff().square().sum())
-    mend = "give it one row for every edge of layout.to_edge_index()."
-    check_rows("bias", bias, pairs, "pairs of atoms", mend)
 
 
 class _Planned(NamedTuple):
@@ -149,25 +141,17 @@ Forward = Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class OperatorDefinition:
-    """The functions that make an operator.
+    """The functions that make an operator, each of ``(tensors, context, …)``."""
 
-    Attributes:
-        forward: ``(tensors, context)`` → tuple of outputs.
-        backward: ``(tensors, context, output gradients, needed)`` → one gradient per
-            tensor, ``None`` where it is not needed. An output gradient is ``None``
-            where nobody used the output.
-        shapes: ``(tensors, context)`` → tuple of empty outputs.
-        flops: ``(tensors, pairs inside tokens, needed or None, uses_output)`` → the
-            nominal number of operations, see :mod:`pyg_atomenc.attention.flops`.
-        reference: ``forward`` in torch operators, which are differentiable any number
-            of times when gradients are enabled; ``None`` where ``forward`` is that
-            itself. (default: ``None``)
-    """
-
-    forward: Forward
+    forward: Forward  # gives a tuple of outputs
+    # Also gets the output gradients, None where nobody used the output, and `needed`;
+    # gives one gradient per tensor, None where it is not needed.
     backward: Callable[[Tensors, OperatorContext, Tensors, Needed], Gradients]
-    shapes: Forward
+    shapes: Forward  # gives a tuple of empty outputs
+    # Gets the pairs inside tokens for the context; see `flops.py`.
     flops: Callable[..., int]
+    # `forward` in torch operators, which are differentiable any number of times when
+    # gradients are enabled, where it is not that itself.
     reference: Optional[Forward] = None
 
 
@@ -182,10 +166,7 @@ def empty_gradients(tensors: Tensors, needed: Needed) -> Gradients:
 
 
 def define_operator(
-    name: str,
-    arguments: str,
-    num_outputs: int,
-    definition: OperatorDefinition,
+    name: str, arguments: str, num_outputs: int, definition: OperatorDefinition
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Register an operator and its backward pass, and return how to call it.
 
@@ -198,93 +179,90 @@ def define_operator(
     reference = definition.reference or definition.forward
     grads = ", ".join(f"Tensor? grad_{i}" for i in range(num_outputs))
 
-    def returns(number: int) -> str:
-        return "Tensor" if number == 1 else f"({', '.join(['Tensor'] * number)})"
+    # What `definition` takes, from an operator's arguments as they come.
+    def split(values: Sequence[Any]) -> tuple[Any, ...]:
+        if len(values) == count + len(OperatorContext._fields):
+            return values[:count], OperatorContext(*values[count:])
+        context = OperatorContext(*values[end:-1])
+        return values[:count], context, values[count:end], values[-1]
 
     # An operator's only output is no tuple, and its schema writes it without brackets.
-    def one_or_all(outputs: tuple[Any, ...]) -> Any:
-        return outputs[0] if num_outputs == 1 else outputs
+    # It returns no None: a missing gradient is an empty tensor.
+    def one_or_all(found: Sequence[Any], context: OperatorContext) -> Any:
+        empty = context.perm.new_empty
+        found = [empty(0, dtype=torch.float32) if g is None else g for g in found]
+        return found[0] if len(found) == 1 else tuple(found)
 
-    def run(*values: Any) -> Any:
-        context = OperatorContext(*values[count:])
-        with without_autocast(context.perm.device):
-            return one_or_all(definition.forward(values[:count], context))
+    def register(
+        name: str, schema: str, run: Any, shapes: Any, derivative: Callable[..., Any]
+    ) -> Any:
+        def compute(*values: Any) -> Any:
+            given = split(values)
+            with without_autocast(given[1].perm.device):
+                return one_or_all(run(*given), given[1])
 
-    def run_backward(*values: Any) -> tuple[Tensor, ...]:
-        context = OperatorContext(*values[end:-1])
-        given = values[:count], context, values[count:end], values[-1]
-        with without_autocast(context.perm.device):
-            return _without_none(definition.backward(*given), context)
+        def fake(*values: Any) -> Any:
+            given = split(values)
+            return one_or_all(shapes(*given), given[1])
 
-    def fake(*values: Any) -> Any:
-        context = OperatorContext(*values[count:])
-        return one_or_all(definition.shapes(values[:count], context))
+        def count_flops(*values: Any, out_val: Any = None) -> int:
+            tensors, context, *backward = split(values)
+            return definition.flops(tensors, context.num_pairs, *backward)
 
-    def fake_backward(*values: Any) -> tuple[Tensor, ...]:
-        found = empty_gradients(values[:count], values[-1])
-        return _without_none(found, OperatorContext(*values[end:-1]))
-
-    def count_flops(*values: Any, out_val: Any = None) -> int:
-        pairs = OperatorContext(*values[count:]).num_pairs
-        return definition.flops(values[:count], pairs)
-
-    def count_backward_flops(*values: Any, out_val: Any = None) -> int:
-        pairs, used = OperatorContext(*values[end:-1]).num_pairs, values[count]
-        return definition.flops(values[:count], pairs, values[-1], used is not None)
-
-    options: Any = {"mutates_args": (), **NOT_RECORDED}
-    schema = f"({arguments}, {_CONTEXT}) -> {returns(num_outputs)}"
-    full_name = f"pyg_atomenc::{name}"
-    forward_op = torch.library.custom_op(full_name, run, schema=schema, **options)
-    schema = f"({arguments}, {grads}, {_CONTEXT}, bool[] needed) -> {returns(count)}"
-    full_name += "_backward"
-    backward_op = torch.library.custom_op(
-        full_name, run_backward, schema=schema, **options
-    )
-    forward_op.register_fake(fake)
-    backward_op.register_fake(fake_backward)
-    forward, backward = (
-        getattr(torch.ops.pyg_atomenc, op) for op in (name, f"{name}_backward")
-    )
-    register_flop_formula(forward, get_raw=True)(count_flops)
-    register_flop_formula(backward, get_raw=True)(count_backward_flops)
+        options: Any = {"schema": schema, "mutates_args": (), **NOT_RECORDED}
+        op = torch.library.custom_op(f"pyg_atomenc::{name}", compute, **options)
+        op.register_fake(fake)
+        op.register_autograd(derivative, setup_context=_remember)
+        packet = getattr(torch.ops.pyg_atomenc, name)
+        register_flop_formula(packet, get_raw=True)(count_flops)
+        return op
 
     def first_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
-        values = _restore(ctx)
-        tensors, others = values[:count], values[count:]
+        tensors, context = split(_restore(ctx))
         needed = [bool(need) for need in ctx.needs_input_grad[:count]]
         found: Sequence[Any] = [None] * count
         if needs_reference(outputs):
-            context = OperatorContext(*others)
             found = _pull_back(reference, tensors, outputs, context, needed)
         elif any(grad is not None for grad in outputs):
-            found = backward_op(*tensors, *outputs, *others, needed)
+            found = backward_op(*tensors, *outputs, *context, needed)
             found = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return (*found, *[None] * len(others))
+        return (*found, *[None] * len(context))
 
     def second_derivative(ctx: Any, *outputs: Optional[Tensor]) -> tuple[Any, ...]:
-        *values, needed = _restore(ctx)
-        context = OperatorContext(*values[end:])
+        tensors, context, grads, needed = split(_restore(ctx))
 
         def gradients(values: Tensors, context: OperatorContext) -> Gradients:
             pulled = values[:count], values[count:]
             return _pull_back(reference, *pulled, context, needed)
 
-        wanted = ctx.needs_input_grad[:end]
-        found = _pull_back(gradients, values[:end], outputs, context, wanted)
-        return (*found, *[None] * (len(values) - end + 1))
+        wanted, values = ctx.needs_input_grad[:end], (*tensors, *grads)
+        found = _pull_back(gradients, values, outputs, context, wanted)
+        return (*found, *[None] * len(context), None)
 
-    forward_op.register_autograd(first_derivative, setup_context=_remember)
-    backward_op.register_autograd(second_derivative, setup_context=_remember)
+    one, many = (", ".join(["Tensor"] * number) for number in (num_outputs, count))
+    forward_op = register(
+        name,
+        f"({arguments}, {_CONTEXT}) -> " + (one if num_outputs == 1 else f"({one})"),
+        definition.forward,
+        definition.shapes,
+        first_derivative,
+    )
+    backward_op = register(
+        f"{name}_backward",
+        f"({arguments}, {grads}, {_CONTEXT}, bool[] needed) -> ({many})",
+        definition.backward,
+        lambda tensors, _, grads, needed: empty_gradients(tensors, needed),
+        second_derivative,
+    )
 
     def vectorize(info: Any, in_dims: Sequence[Any], *values: Any) -> Any:
-        context = OperatorContext(*values[count:])
-        one = torch.vmap(
-            lambda *tensors: one_or_all(reference(tensors, context)),
+        tensors, context = split(values)
+        mapped = torch.vmap(
+            lambda *tensors: one_or_all(reference(tensors, context), context),
             tuple(in_dims[:count]),
             randomness=info.randomness,
         )
-        return one(*values[:count]), one_or_all((0,) * num_outputs)
+        return mapped(*tensors), 0 if num_outputs == 1 else (0,) * num_outputs
 
     forward_op.register_vmap(vectorize)
 
@@ -293,7 +271,7 @@ def define_operator(
         if needs_reference(tensors):
             with without_autocast(context.perm.device):
                 return reference(tensors, context)
-        outputs = forward_op(*tensors, *context.flat())
+        outputs = forward_op(*tensors, *context)
         return (outputs,) if num_outputs == 1 else outputs
 
     return call
@@ -329,22 +307,16 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _without_none(found: Gradients, context: OperatorContext) -> tuple[Tensor, ...]:
-    # An operator returns no None: a missing gradient is an empty tensor.
-    empty = context.perm.new_empty
-    return tuple(empty(0, dtype=torch.float32) if g is None else g for g in found)
-
-
 def _remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
     # An output that nobody used gets no gradient, rather than zeros.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*[v for v in inputs if isinstance(v, Tensor)])
-    ctx.others = [None if isinstance(v, Tensor) else (v,) for v in inputs]
+    ctx.save_for_backward(*[v if isinstance(v, Tensor) else None for v in inputs])
+    ctx.others = [None if isinstance(v, Tensor) else v for v in inputs]
 
 
 def _restore(ctx: Any) -> list[Any]:
-    saved = iter(ctx.saved_tensors)
-    return [next(saved) if other is None else other[0] for other in ctx.others]
+    saved = zip(ctx.saved_tensors, ctx.others, strict=True)
+    return [other if tensor is None else tensor for tensor, other in saved]
 
 
 def _pull_back(

@@ -38,25 +38,22 @@ def choose_backend(name: str, inputs: Inputs) -> Backend:
     """
     if leaves_package():
         return _plain(check_backend(name), inputs)
-    asked = list(_BACKENDS) if check_backend(name) == "auto" else [name]
+    automatic, kind = check_backend(name) == "auto", inputs.layout.kind
     refusals = []
-    for candidate in asked:
-        reasons = _reasons(_BACKENDS[candidate], inputs, name == "auto")
+    for backend in _BACKENDS.values() if automatic else [_BACKENDS[name]]:
+        if kind in backend.layouts:
+            reasons = backend.not_supported_reasons(inputs)
+            reasons += backend.not_automatic_reasons(inputs) if automatic else []
+        else:
+            able = (repr(b.name) for b in _BACKENDS.values() if kind in b.layouts)
+            take = " or ".join(able)
+            reasons = [f"it does not attend over {kind}, for which take {take}"]
         if not reasons:
-            return _BACKENDS[candidate]
-        refusals.append(f"'{candidate}': {'; '.join(reasons)}")
+            return backend
+        refusals.append(f"'{backend.name}': {'; '.join(reasons)}")
     raise BackendError(
         f"'backend' is {name!r}, which cannot run these inputs. " + " | ".join(refusals)
     )
-
-
-def _reasons(backend: Backend, inputs: Inputs, automatic: bool) -> list[str]:
-    kind = inputs.layout.kind
-    if kind not in backend.layouts:
-        able = [repr(b.name) for b in _BACKENDS.values() if kind in b.layouts]
-        return [f"it does not attend over {kind}, for which take {' or '.join(able)}"]
-    reasons = backend.not_supported_reasons(inputs)
-    return reasons + (backend.not_automatic_reasons(inputs) if automatic else [])
 
 
 def _plain(name: str, inputs: Inputs) -> Backend:

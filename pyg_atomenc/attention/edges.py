@@ -14,16 +14,15 @@ from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing, global_mean_pool
 from torch_geometric.utils import scatter
 from torch_geometric.utils.num_nodes import maybe_num_nodes
 
 from pyg_atomenc.attention.backend import Backend
-from pyg_atomenc.attention.exact import inverse_root
+from pyg_atomenc.attention.exact import carries_tangents, inverse_root
 from pyg_atomenc.attention.inputs import AttentionInputs, Inputs, accumulate_dtype
-from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
+from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
 from pyg_atomenc.attention.tracing import draw, is_tracing
 from pyg_atomenc.checks import check_rows
 from pyg_atomenc.errors import require_package
@@ -42,24 +41,13 @@ def _maximum(logits: Tensor, index: Tensor, size: int) -> Tensor:
         or type(logits) is not Tensor
         or logits.device.type not in ("cpu", "cuda")
         or is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or carries_tangents()
     ):
         return scatter(logits, index, 0, size, "max")
     torch_scatter = require_package("torch_scatter", "the edges backend")
     top, place = torch_scatter.scatter_max(logits, index, 0, dim_size=size)
     # It misses the lowest number, which biases have for "closed".
     return top.masked_fill(place == index.numel(), torch.finfo(top.dtype).min)
-
-
-def _softmax(logits: Tensor, index: Tensor, size: Optional[int]) -> Tensor:
-    """Softmax over the edges of every target ``[E, H]``."""
-    size = maybe_num_nodes(index, size)
-    # A constant shift changes no softmax, so no gradient has to go through it.
-    top = _maximum(logits.detach(), index, size)
-    exponent = (logits - top.index_select(0, index)).exp()
-    total = scatter(exponent, index, 0, size, "sum")
-    return exponent / total.index_select(0, index)
 
 
 class EdgeAttention(MessagePassing):
@@ -87,16 +75,14 @@ class EdgeAttention(MessagePassing):
         key: Tensor,
         value: Tensor,
         bias: Optional[Tensor] = None,
-        size: Optional[tuple[int, int]] = None,
         dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Attend over edges; gives the outputs and the weights ``[E, H]``."""
         if bias is not None:
             # One row would serve all edges without a word.
             check_rows("bias", bias, edge_index.size(1), "edges")
-        if size is None:
-            size = (key.size(0), query.size(0))
-            size = size if self.flow == "source_to_target" else size[::-1]
+        size = (key.size(0), query.size(0))
+        size = size if self.flow == "source_to_target" else size[::-1]
         # Before they are gathered, so that gradients are summed in that type, too.
         dtype = accumulate_dtype(query.dtype)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -121,7 +107,12 @@ class EdgeAttention(MessagePassing):
         logits = (query_i * key_j).sum(-1) * inverse_root(query_i)
         if bias is not None:
             logits = logits + bias.to(logits.dtype)
-        return _softmax(logits, index, size_i)
+        size = maybe_num_nodes(index, size_i)
+        # A constant shift changes no softmax, so no gradient has to go through it.
+        top = _maximum(logits.detach(), index, size)
+        exponent = (logits - top.index_select(0, index)).exp()
+        total = scatter(exponent, index, 0, size, "sum")
+        return exponent / total.index_select(0, index)
 
     def message(self, value_j: Tensor, alpha: Tensor) -> Tensor:
         """The weighted values ``[E, H, D]``."""
@@ -188,6 +179,5 @@ class EdgesBackend(Backend):
         layout, bias = inputs.layout, inputs.bias
         if isinstance(bias, WindowBias):
             bias = bias.to_edges(cast(WindowLayout, layout))
-        edges, size = layout.to_edge_index(), (layout.num_sources, layout.num_targets)
-        qkv = inputs.query, inputs.key, inputs.value
-        return *_MESSAGES.attend(edges, *qkv, bias, size, inputs.dropout), edges
+        edges, (query, key, value, _) = layout.to_edge_index(), inputs.tensors()
+        return *_MESSAGES.attend(edges, query, key, value, bias, inputs.dropout), edges

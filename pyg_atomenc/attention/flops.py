@@ -14,27 +14,22 @@ Needed = Sequence[bool]
 def attention_flops(
     tensors: Sequence[Any],
     num_pairs: int,
+    outputs: Sequence[Any] = (),
     needed: Optional[Needed] = None,
-    uses_output: bool = True,
 ) -> int:
     """Of attention from query ``[N, H, d]``, key, value ``[N, H or 1, D]`` and bias.
 
-    ``needed`` says which gradients are wanted, ``None`` stands for the forward pass;
-    ``uses_output`` whether the gradient of the attended values is there, not only one
-    of the weights.
+    ``outputs`` are the output gradients, of which those of the attended values may be
+    ``None``, and ``needed`` says which gradients are wanted; without it, it is the
+    forward pass.
     """
     query, _, value, _ = tensors
-    _, heads, width = query.shape
-    return _attention(num_pairs * heads, width, value.shape[2], needed, uses_output)
-
-
-def _attention(
-    entries: int, width: int, channels: int, needed: Optional[Needed], uses_output: bool
-) -> int:
-    logits, values = 2 * entries * width, 2 * entries * channels
+    entries = 2 * num_pairs * query.shape[1]
+    logits, values = entries * query.shape[2], entries * value.shape[2]
     if needed is None:
         return logits + values
     query, key, value, bias = needed
+    uses_output = outputs[0] is not None
     count = logits * (query + key)
     return count + values * (value + (query or key or bias)) * uses_output
 
@@ -42,20 +37,20 @@ def _attention(
 def encode_flops(
     tensors: Sequence[Any],
     num_pairs: int,
+    outputs: Sequence[Any] = (),
     needed: Optional[Needed] = None,
-    uses_output: bool = True,
 ) -> int:
     """Of the projections and attention; arguments are as there."""
-    x, value = tensors[0], tensors[3]
-    heads, width, channels = value.shape
-    projection = 2 * x.shape[0] * channels * heads * width
-    sizes = num_pairs * heads, width, width
+    heads, width, channels = tensors[3].shape
+    projection = 2 * tensors[0].shape[0] * channels * heads * width
+    logits = 2 * num_pairs * heads * width
     if needed is None:
-        return 3 * projection + _attention(*sizes, None, True)
-    used = [needed[0] or needed[i] or needed[i + 3] for i in (1, 2, 3)]
-    if not uses_output:
-        used[2] = False
-    weights = [a and b for a, b in zip(used, needed[1:4], strict=True)]
-    products = sum(weights) + (sum(used) if needed[0] else 0)
-    attended = _attention(*sizes, (*used, needed[-1]), uses_output)
-    return projection * products + attended
+        return 3 * projection + 2 * logits
+    x, *weights = needed[:4]
+    query, key, value = (x or needed[i] or needed[i + 3] for i in (1, 2, 3))
+    uses_output = outputs[0] is not None
+    value = value and uses_output
+    used = query, key, value
+    products = sum(a and b for a, b in zip(used, weights, strict=True)) + sum(used) * x
+    count = query + key + value + (query or key or needed[-1]) * uses_output
+    return projection * products + logits * count

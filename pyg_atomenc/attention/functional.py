@@ -7,7 +7,8 @@ from torch import Tensor
 from pyg_atomenc.attention.autograd import without_autocast
 from pyg_atomenc.attention.dispatch import choose_backend
 from pyg_atomenc.attention.inputs import AttentionInputs, Bias, EncodeInputs
-from pyg_atomenc.attention.layouts import Layout, TokenLayout
+from pyg_atomenc.attention.layouts.base import Layout
+from pyg_atomenc.attention.layouts.token import TokenLayout
 
 
 def attention(

@@ -8,13 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention.exact import layer_norm
-from pyg_atomenc.attention.layouts import (
-    Layout,
-    TokenLayout,
-    WindowBias,
-    WindowLayout,
-    check_layout,
-)
+from pyg_atomenc.attention.layouts.base import Layout
+from pyg_atomenc.attention.layouts.border import check_layout
+from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
 from pyg_atomenc.checks import (
     check_device,
     check_dropout,
@@ -66,11 +63,12 @@ class AttentionInputs:
         _check_count("query", query, self.layout.num_targets)
         _check_count("key", key, self.layout.num_sources)
         check_bias(self.bias, self.layout, query.size(1))
-        for name, other in (*tensors.items(), ("bias", bias)):
-            if other is not None:
-                check_device(name, other, "query", query.device)
+        if bias is not None:
+            tensors["bias"] = bias
         for name, tensor in tensors.items():
-            _check_dtype(name, tensor, "'query'", query)
+            check_device(name, tensor, "query", query.device)
+        for name in ("key", "value"):
+            _check_dtype(name, tensors[name], "'query'", query)
         check_layout_device("query", query, self.layout)
         check_dropout(self.dropout)
 

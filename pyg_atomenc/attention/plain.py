@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.exact import inverse_root, softmax
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
-from pyg_atomenc.attention.layouts import TokenLayout
+from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.ragged import pointers, take
 
 

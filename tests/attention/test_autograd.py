@@ -13,7 +13,7 @@ INDEX = torch.tensor([3, 0, 0, 5, 3, 3, 1, 0, 5])
 
 
 def context(dropout):
-    return OperatorContext.from_layout(TokenLayout.from_index(INDEX, 7), dropout).flat()
+    return OperatorContext.from_layout(TokenLayout.from_index(INDEX, 7), dropout)
 
 
 def leaf(*shape):

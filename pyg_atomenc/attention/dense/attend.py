@@ -5,21 +5,15 @@ Shapes inside a chunk of ``G`` tokens padded to ``n`` atoms: queries and keys
 for a block of query rows. Everything is computed in float32, or float64 for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    OperatorContext,
-    Tensors,
-    check_pairs,
-)
+from pyg_atomenc.attention.autograd import Gradients, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.plan import Chunk
-from pyg_atomenc.attention.dense.rows import RowWriter, works_out_of_place
 from pyg_atomenc.attention.exact import carries_tangents, softmax
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take
@@ -45,7 +39,12 @@ class ChunkHeads:
         """
         for rows in self.chunk.row_blocks():
             logits = self.query[:, :, rows] @ self.key.mT
-            logits = self.pairs.add_bias(logits, self.chunk, rows)
+            bias = self.pairs.bias
+            if bias is not None:
+                place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
+                bias = bias[place] if isinstance(place, slice) else take(bias, place)
+                bias = bias.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
+                logits = logits + bias if works_out_of_place() else logits.add_(bias)
             if self.chunk.mask is not None:
                 closed = ~self.chunk.mask[:, None, None]
                 logits = logits.masked_fill(closed, -torch.inf)
@@ -69,7 +68,9 @@ class ChunkHeads:
         grad_query: Optional[Tensor] = None
         grad_key: Optional[Tensor] = None
         for rows, grad in blocks:
-            self.pairs.write(grad, self.chunk, rows)
+            if self.pairs.gradient is not None:
+                _, place = self.chunk.pair_rows(self.pairs.ptr, rows)
+                self.pairs.gradient.write(place, grad.movedim(1, -1))
             found = grad @ self.key
             if found.shape == self.query.shape:
                 return found, grad.mT @ self.query
@@ -102,27 +103,7 @@ class BiasAndDropout:
         if needed:
             # Not all is written: the logit of a token's only atom changes nothing.
             self.gradient = RowWriter(bias.size(0), bias.shape[1:], bias)
-        check_pairs(bias, context)
-        self.ptr = context.pair_ptr
-
-    def add_bias(self, logits: Tensor, chunk: Chunk, rows: slice) -> Tensor:
-        """The logits ``[G, H, rows, n]`` with their bias."""
-        if self.bias is None:
-            return logits
-        stretch = chunk.pair_stretch(rows)
-        if stretch is not None:
-            bias = self.bias[stretch].view(1, *logits.shape[2:], -1)
-        else:
-            bias = take(self.bias, chunk.pair_rows(self.ptr, rows)[0])
-        bias = bias.movedim(-1, 1)
-        return logits + bias if works_out_of_place() else logits.add_(bias)
-
-    def write(self, grad: Tensor, chunk: Chunk, rows: slice) -> None:
-        """Keep the gradient of some logits, if anybody wants it."""
-        if self.gradient is not None:
-            stretch = chunk.pair_stretch(rows)
-            place = chunk.pair_rows(self.ptr, rows)[1] if stretch is None else stretch
-            self.gradient.write(place, grad.movedim(1, -1))
+        self.ptr = context.pair_ptr(bias)
 
 
 def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
@@ -131,19 +112,15 @@ def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
     dropped: Optional[Tensor] = None
     for rows, alpha, factor in heads.blocks():
         alpha = heads.drop_padding(alpha, rows)
-        weight = _add(weight, alpha.sum(2))
+        sums = alpha.sum(2)
+        weight = sums if weight is None else weight + sums
         if factor is not None:
-            dropped = _add(dropped, (alpha * factor).sum(2))
+            sums = (alpha * factor).sum(2)
+            dropped = sums if dropped is None else dropped + sums
     assert weight is not None
     sizes = token_sizes(heads.chunk, weight)
     weight = weight / sizes
     return weight, weight if dropped is None else dropped / sizes
-
-
-def _add(total: Optional[Tensor], more: Tensor) -> Tensor:
-    if total is None:
-        return more
-    return total + more if works_out_of_place() else total.add_(more)
 
 
 def atom_weights_gradient(
@@ -200,6 +177,51 @@ def read_output_gradients(
     if weights is not None:
         grad_weight = take(weights, chunk.read).to(like.dtype).transpose(1, 2)
     return grad_token, grad_weight
+
+
+class RowWriter:
+    """Collects computed rows into whole tensors.
+
+    Without gradients rows are written in place as they come. With gradients they are
+    kept and joined once, as an in-place write a chunk would make the backward pass
+    touch the whole tensor as often as there are chunks. A row past the end takes what
+    belongs to padding; rows are zeros until written, unless ``all_written`` will be.
+    """
+
+    def __init__(
+        self, rows: int, shape: Iterable[int], like: Tensor, all_written: bool = False
+    ) -> None:
+        self._joins = works_out_of_place()
+        # Zeros are an extra pass over memory.
+        make = like.new_empty if all_written and not self._joins else like.new_zeros
+        self._out = make((rows + 1, *shape))
+        self._index: list[Tensor] = []
+        self._rows: list[Tensor] = []
+
+    def write(self, index: Union[Tensor, slice], rows: Tensor) -> None:
+        """Put ``rows`` where ``index`` says; both may have more leading dimensions."""
+        rows = rows.reshape(-1, *self._out.shape[1:]).to(self._out.dtype)
+        if isinstance(index, Tensor):
+            index = index.flatten()
+        if not self._joins:
+            self._out[index] = rows
+            return
+        if isinstance(index, slice):
+            index = torch.arange(index.start, index.stop, device=rows.device)
+        self._index.append(index)
+        self._rows.append(rows)
+
+    def result(self) -> Tensor:
+        """The whole tensor, zeros where nothing was written."""
+        out = self._out
+        if self._rows:
+            out = out.index_copy(0, torch.cat(self._index), torch.cat(self._rows))
+        return out[:-1]
+
+
+def works_out_of_place() -> bool:
+    """Whether autograd or a transform follows, which in-place writes would disturb."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
 
 
 def writer(needed: bool, like: Tensor) -> Optional[RowWriter]:

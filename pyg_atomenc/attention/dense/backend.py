@@ -4,7 +4,7 @@ Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps n
 logits: the backward pass computes those of a chunk again.
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor
 
@@ -14,14 +14,16 @@ from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool
 from pyg_atomenc.attention.dense.windows import attend_windows
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
-from pyg_atomenc.attention.layouts import WindowLayout
+from pyg_atomenc.attention.layouts.window import WindowLayout
 
 
 class DenseBackend(Backend):
     """Batched matrix products over tokens of equal size."""
 
     name = "dense"
-    layouts = ("tokens", "windows")
+    layouts: ClassVar[tuple[str, ...]] = ("tokens", "windows")
+    # What :meth:`attention` and :meth:`attention_pool` call for tokens.
+    operators = attend, pool
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
@@ -29,13 +31,13 @@ class DenseBackend(Backend):
             layout = cast(WindowLayout, inputs.layout)
             return attend_windows(inputs, layout).to(inputs.value.dtype)
         context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
-        (out,) = attend(*inputs.tensors(), context)
+        (out,) = self.operators[0](*inputs.tensors(), context)
         return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.attention_pool`."""
         context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
-        tokens, weights = pool(*inputs.tensors(), context)
+        tokens, weights = self.operators[1](*inputs.tensors(), context)
         return tokens, weights
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from pyg_atomenc.attention.autograd import (
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
+    RowWriter,
     atom_weights,
     atom_weights_gradient,
     read_output_gradients,
@@ -32,7 +33,6 @@ from pyg_atomenc.attention.dense.attend import (
     written,
 )
 from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
-from pyg_atomenc.attention.dense.rows import RowWriter
 from pyg_atomenc.attention.exact import EPS, is_followed, layer_norm
 from pyg_atomenc.attention.flops import encode_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
@@ -60,17 +60,15 @@ class Projections:
         self.value = value.to(self.dtype)
         self.value_bias = None if value_bias is None else value_bias.to(self.dtype)
         self.scaled = self.dtype == self.projection_dtype
-        self.query_key = self._stack(query, key, True)
-        bias = None
+        weight, bias = torch.cat([query, key]).flatten(0, 1), None
         if query_bias is not None:
-            bias = self._stack(query_bias, key_bias, self.scaled)
-        weight = self.query_key if self.scaled else self._stack(query, key, False)
+            bias = torch.cat([query_bias, key_bias]).flatten()
+        scale = weight.new_ones(len(weight), dtype=self.dtype)
+        scale[: len(scale) // 2] = self.scale
+        self.query_key = weight.to(self.dtype) * scale.unsqueeze(1)
+        if self.scaled:
+            weight, bias = self.query_key, None if bias is None else bias * scale
         self.linear = weight, bias
-
-    def _stack(self, query: Tensor, key: Tensor, scaled: bool) -> Tensor:
-        if scaled:
-            query, key = query.to(self.dtype) * self.scale, key.to(self.dtype)
-        return torch.cat([query, key]).flatten(0, 1)
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled queries and keys ``[G, H, n, d]`` of a chunk ``[G, n, C]``."""
@@ -146,7 +144,7 @@ class EncodeGradients:
     def __init__(
         self, tensors: Tensors, context: OperatorContext, needed: Needed
     ) -> None:
-        self.needed = needed
+        self.tensors, self.needed = tensors, needed
         self.weights = weights = Projections(tensors)
         self.x = writer(needed[0], tensors[0])
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
@@ -157,90 +155,74 @@ class EncodeGradients:
         self.value = torch.zeros_like(weights.value)
         self.value_bias = self.value.new_zeros(self.value.shape[:2])
 
-    def add(self, atoms: NormedAtoms, grad_token: Tensor, grad_weight: Tensor) -> None:
-        """Take a chunk: gradients of its tokens ``[G, H, d]`` and weights."""
-        grad_pooled = (grad_token.transpose(0, 1) @ self.weights.value).transpose(0, 1)
+    def add(self, chunk: Chunk, outputs: Tensors) -> None:
+        """Take a chunk of the outputs' gradients."""
+        weights = self.weights
+        atoms = NormedAtoms(self.tensors[0], weights, self.pairs, chunk)
+        grad_token, grad_weight = read_output_gradients(
+            outputs, chunk, atoms.h, (weights.heads, weights.width)
+        )
+        grad_pooled = (grad_token.transpose(0, 1) @ weights.value).transpose(0, 1)
         if atoms.single or not self.wants_logits:
             _, kept = atoms.attend()
             grad_h = kept.mT @ grad_pooled
         else:
-            kept, grad_h = self._add_logits(atoms, grad_pooled, grad_token, grad_weight)
-        self._add_value(atoms, grad_token, kept)
-        if self.x is not None:
-            self.x.write(atoms.chunk.write, _layer_norm_gradient(atoms, grad_h))
-
-    def _add_logits(
-        self,
-        atoms: NormedAtoms,
-        grad_pooled: Tensor,
-        grad_token: Tensor,
-        grad_weight: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        heads = atoms.project()
-        sizes = token_sizes(atoms.chunk, atoms.h)
-        grad_kept = grad_pooled @ atoms.h.mT
-        if self.weights.value_bias is not None:
-            grad_kept += (grad_token * self.weights.value_bias).sum(2, keepdim=True)
-        kept = torch.zeros_like(grad_kept)
-        blocks = atom_weights_gradient(
-            heads, grad_kept / sizes, grad_weight / sizes, kept
-        )
-        grad_query, grad_key = heads.gradients(blocks)
-        kept /= sizes
-        grad_h = kept.mT @ grad_pooled
-        if self.needed[0] or self.wants_query_key:
-            # Two [G, H, n, d] → [G n, 2 H d], as the projections' columns are.
-            both = [grad_query.transpose(1, 2), grad_key.transpose(1, 2)]
-            flat = torch.stack(both, 2).flatten(2).flatten(0, 1)
-            if self.wants_query_key:
-                self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
-                if self.needed[4] or self.needed[5]:
-                    self.query_key_bias += flat.sum(0)
+            grad_kept = grad_pooled @ atoms.h.mT
+            if weights.value_bias is not None:
+                grad_kept += (grad_token * weights.value_bias).sum(2, keepdim=True)
+            kept = torch.zeros_like(grad_kept)
+            flat = self._add_logits(atoms, grad_kept, grad_weight, kept)
+            grad_h = kept.mT @ grad_pooled
             if self.needed[0]:
-                grad_h.flatten(0, 1).addmm_(flat, self.weights.query_key)
-        return kept, grad_h
-
-    def _add_value(self, atoms: NormedAtoms, grad_token: Tensor, kept: Tensor) -> None:
+                grad_h.flatten(0, 1).addmm_(flat, weights.query_key)
         if self.needed[3]:
             pooled = (kept @ atoms.h).transpose(0, 1)
             self.value.baddbmm_(grad_token.permute(1, 2, 0), pooled)
         if self.needed[6]:
             self.value_bias += (grad_token * kept.sum(2, keepdim=True)).sum(0)
+        if self.x is not None:
+            shape, mask = (weights.channels,), [True, False, False]
+            grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+                grad_h, atoms.x, shape, atoms.mean, atoms.rstd, None, None, mask
+            )
+            self.x.write(chunk.write, grad_x)
 
-    def results(self, tensors: Tensors) -> Gradients:
+    def _add_logits(
+        self, atoms: NormedAtoms, grad_kept: Tensor, grad_weight: Tensor, kept: Tensor
+    ) -> Tensor:
+        """Gradients of scaled queries and keys ``[G n, 2 H d]``; fills ``kept``."""
+        heads, sizes = atoms.project(), token_sizes(atoms.chunk, atoms.h)
+        grads = grad_kept / sizes, grad_weight / sizes
+        both = heads.gradients(atom_weights_gradient(heads, *grads, kept))
+        kept /= sizes
+        flat = torch.stack([g.transpose(1, 2) for g in both], 2).flatten(2)
+        flat = flat.flatten(0, 1)
+        if self.wants_query_key:
+            self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
+            if self.needed[4] or self.needed[5]:
+                self.query_key_bias += flat.sum(0)
+        return flat
+
+    def results(self) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
         query, key = self.query_key.view(2, *self.value.shape)
         query_bias, key_bias = self.query_key_bias.view(2, *self.value.shape[:2])
         # So far they are those of the scaled queries.
         query, query_bias = query * self.weights.scale, query_bias * self.weights.scale
-        found = [query, key, self.value, query_bias, key_bias, self.value_bias]
+        found = query, key, self.value, query_bias, key_bias, self.value_bias
         x, bias = written(self.x, self.pairs.gradient)
-        weights = [
-            grad.to(like.dtype, copy=True) if need else None
-            for grad, like, need in zip(
-                found, tensors[1:7], self.needed[1:7], strict=True
-            )
-        ]
+        given = zip(found, self.tensors[1:7], self.needed[1:7], strict=True)
+        weights = [g.to(t.dtype, copy=True) if need else None for g, t, need in given]
         return [x, *weights, bias]
-
-
-def _layer_norm_gradient(atoms: NormedAtoms, grad: Tensor) -> Tensor:
-    shape, statistics = (atoms.weights.channels,), (atoms.mean, atoms.rstd)
-    return torch.ops.aten.native_layer_norm_backward(
-        grad, atoms.x, shape, *statistics, None, None, [True, False, False]
-    )[0]
 
 
 def _encode_backward(
     tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
 ) -> Gradients:
     gradients = EncodeGradients(tensors, context, needed)
-    weights, pairs = gradients.weights, gradients.pairs
     for chunk in chunks_of(context):
-        atoms = NormedAtoms(tensors[0], weights, pairs, chunk)
-        shape = weights.heads, weights.width
-        gradients.add(atoms, *read_output_gradients(outputs, chunk, atoms.h, shape))
-    return gradients.results(tensors)
+        gradients.add(chunk, outputs)
+    return gradients.results()
 
 
 def _encode_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:

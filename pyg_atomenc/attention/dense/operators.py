@@ -3,7 +3,7 @@
 Shapes inside a chunk are told in `attend.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Optional
 
 import torch
@@ -20,6 +20,7 @@ from pyg_atomenc.attention.autograd import (
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
+    RowWriter,
     atom_weights,
     atom_weights_gradient,
     read_heads,
@@ -29,8 +30,7 @@ from pyg_atomenc.attention.dense.attend import (
     writer,
     written,
 )
-from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
-from pyg_atomenc.attention.dense.rows import RowWriter
+from pyg_atomenc.attention.dense.plan import chunks_of
 from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 
@@ -47,41 +47,41 @@ def _read(
         yield heads, read_heads(value, chunk)
 
 
-class AttendGradients:
-    """Collects the gradients of query, key, value and bias."""
+# Blocks of query rows with the gradients of their logits, and what gives those of the
+# values [G, H, n, D] when they were taken.
+_Derivatives = tuple[Iterator[tuple[slice, Tensor]], Callable[[], Tensor]]
 
-    def __init__(
-        self, tensors: Tensors, context: OperatorContext, needed: Needed
-    ) -> None:
-        query, key, value, bias = tensors
-        self.scale = query.size(-1) ** -0.5
-        self.shares_values = value.size(1) == 1
-        self.query, self.key, self.value = map(writer, needed, (query, key, value))
-        self.pairs = BiasAndDropout(bias, context, needed[3])
-        self.wants_logits = needed[0] or needed[1] or needed[3]
 
-    def add(self, heads: ChunkHeads, blocks: Iterator[tuple[slice, Tensor]]) -> None:
-        """Take blocks of query rows with the gradients of their logits."""
-        if not self.wants_logits:
+def _backward(
+    tensors: Tensors,
+    context: OperatorContext,
+    needed: Needed,
+    differentiate: Callable[[ChunkHeads, Tensor], _Derivatives],
+) -> Gradients:
+    """The gradients of query, key, value and bias, from a chunk's at a time."""
+    query, _, value, bias = tensors
+    pairs = BiasAndDropout(bias, context, needed[3])
+    writers = [writer(need, t) for need, t in zip(needed[:3], tensors[:3], strict=True)]
+
+    # A function, so that nothing of a chunk is kept while the next one is read.
+    def add(heads: ChunkHeads, values: Tensor) -> None:
+        grads: list[Optional[Tensor]] = [None, None]
+        blocks, value_gradient = differentiate(heads, values)
+        if needed[0] or needed[1] or needed[3]:
+            grad_query, grad_key = heads.gradients(blocks)
+            grads = [grad_query * query.size(-1) ** -0.5, grad_key]
+        else:
             for _ in blocks:
                 pass
-            return
-        grad_query, grad_key = heads.gradients(blocks)
-        self._write(self.query, heads.chunk, grad_query * self.scale)
-        self._write(self.key, heads.chunk, grad_key)
+        grad = value_gradient()
+        grads.append(grad.sum(1, keepdim=True) if value.size(1) == 1 else grad)
+        for rows, part in zip(writers, grads, strict=True):
+            if rows is not None and part is not None:
+                rows.write(heads.chunk.write, part.transpose(1, 2))
 
-    def add_values(self, chunk: Chunk, grad: Tensor) -> None:
-        """Take the gradients of a chunk's values ``[G, H, n, D]``."""
-        grad = grad.sum(1, keepdim=True) if self.shares_values else grad
-        self._write(self.value, chunk, grad)
-
-    def _write(self, writer: Optional[RowWriter], chunk: Chunk, grad: Tensor) -> None:
-        if writer is not None:
-            writer.write(chunk.write, grad.transpose(1, 2))
-
-    def results(self) -> Gradients:
-        """The gradients of query, key, value and bias."""
-        return written(self.query, self.key, self.value, self.pairs.gradient)
+    for heads, values in _read(tensors, pairs, context):
+        add(heads, values)
+    return written(*writers, pairs.gradient)
 
 
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
@@ -99,13 +99,13 @@ def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
 def _attend_backward(
     tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
 ) -> Gradients:
-    gradients = AttendGradients(tensors, context, needed)
-    for heads, values in _read(tensors, gradients.pairs, context):
+    def differentiate(heads: ChunkHeads, values: Tensor) -> _Derivatives:
         grad_out = read_heads(outputs[0], heads.chunk)
         grad_values = torch.zeros_like(grad_out)
-        gradients.add(heads, _attend_logits(heads, values, grad_out, grad_values))
-        gradients.add_values(heads.chunk, grad_values)
-    return gradients.results()
+        logits = _attend_logits(heads, values, grad_out, grad_values)
+        return logits, lambda: grad_values
+
+    return _backward(tensors, context, needed, differentiate)
 
 
 def _attend_logits(
@@ -144,19 +144,19 @@ def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
 def _pool_backward(
     tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
 ) -> Gradients:
-    query, _, value, _ = tensors
-    shape = (query.size(1), value.size(2))
-    gradients = AttendGradients(tensors, context, needed)
-    for heads, values in _read(tensors, gradients.pairs, context):
+    shape = (tensors[0].size(1), tensors[2].size(2))
+
+    def differentiate(heads: ChunkHeads, values: Tensor) -> _Derivatives:
         sizes = token_sizes(heads.chunk, values)
         given = read_output_gradients(outputs, heads.chunk, values, shape)
         grad_token, grad_weight = given[0].unsqueeze(2), given[1]
         grad_kept = (grad_token @ values.mT).squeeze(2) / sizes
         kept_sum = torch.zeros_like(grad_kept)
         grads = grad_kept, grad_weight / sizes
-        gradients.add(heads, atom_weights_gradient(heads, *grads, kept_sum))
-        gradients.add_values(heads.chunk, (kept_sum / sizes).unsqueeze(3) * grad_token)
-    return gradients.results()
+        logits = atom_weights_gradient(heads, *grads, kept_sum)
+        return logits, lambda: (kept_sum / sizes).unsqueeze(3) * grad_token
+
+    return _backward(tensors, context, needed, differentiate)
 
 
 def _accumulator(like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ padding the smaller tokens to the largest costs less than another chunk would.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -36,17 +36,11 @@ def limits_of(device: torch.device) -> Limits:
     return CPU if device.type == "cpu" else ACCELERATOR
 
 
+# Rows of the edge list: an index, or a stretch of them.
+Pairs = Union[Tensor, slice]
+
 # Fewer query rows make no efficient matrix product.
 MIN_ROWS = 16
-
-
-class Group(NamedTuple):
-    """Tokens that follow each other in the order of sizes, and share a chunk."""
-
-    first_token: int  # the place of the first one among all tokens by size
-    num_tokens: int
-    num_atoms: int  # of all of them together
-    size: int  # the atoms of the largest, to which the others are padded
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,15 +73,15 @@ class Chunk:
         for start in range(0, self.size, step):
             yield slice(start, min(start + step, self.size))
 
-    def pair_stretch(self, rows: slice) -> Optional[slice]:
-        """Rows of the edge list where they are one stretch: those of one token."""
-        if self.tokens.numel() != 1:
-            return None
-        first = self.first_pair
-        return slice(first + rows.start * self.size, first + rows.stop * self.size)
+    def pair_rows(self, pair_ptr: Tensor, rows: slice) -> tuple[Pairs, Pairs]:
+        """Rows of the edge list to read and to write, each ``[G, rows, n]``.
 
-    def pair_rows(self, pair_ptr: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Rows of the edge list to read and to write, each ``[G, rows, n]``."""
+        Those of one token are one stretch.
+        """
+        if self.tokens.numel() == 1:
+            first, size = self.first_pair, self.size
+            stretch = slice(first + rows.start * size, first + rows.stop * size)
+            return stretch, stretch
         place = torch.arange(self.size, device=pair_ptr.device)
         start = pair_ptr[self.tokens].view(-1, 1, 1)
         if self.sizes is None:
@@ -107,90 +101,55 @@ def chunks_of(context: OperatorContext) -> list[Chunk]:
 
 def _make_chunks(context: OperatorContext) -> list[Chunk]:
     device = context.perm.device
-    sizes = context.host_ptr.diff()
-    by_size = sizes.argsort(stable=True)
-    sizes = sizes[by_size]
+    unsorted = context.host_ptr.diff()
+    sizes, by_size = unsorted.sort(stable=True)
     order = ranges(context.host_ptr[by_size], sizes, context.num_atoms)
     atoms = context.perm[order.to(device, non_blocking=True)]
     tokens = by_size.to(device, non_blocking=True)
-    first_pair = pointers(context.host_ptr.diff() ** 2)[by_size]
+    first_pair = pointers(unsorted**2)[by_size]
     chunks, first_atom = [], 0
     for group in make_groups(sizes, limits_of(device)):
-        rows = atoms[first_atom : first_atom + group.num_atoms]
-        first_atom += group.num_atoms
-        kept = slice(group.first_token, group.first_token + group.num_tokens)
-        pair = int(first_pair[group.first_token])
-        if group.num_atoms == group.num_tokens * group.size:
-            rows = rows.view(group.num_tokens, group.size)
-            chunks.append(Chunk(rows, rows, tokens[kept], None, pair))
+        count, pair = sizes[group], int(first_pair[group.start])
+        size, num_atoms = int(count[-1]), int(count.sum())
+        rows = atoms[first_atom : first_atom + num_atoms]
+        first_atom += num_atoms
+        if num_atoms == len(count) * size:
+            rows = rows.view(-1, size)
+            chunks.append(Chunk(rows, rows, tokens[group], None, pair))
             continue
-        count = sizes[kept].to(device, non_blocking=True)
-        place = torch.arange(group.size, device=device)
+        count = count.to(device, non_blocking=True)
+        place = torch.arange(size, device=device)
         last = count.cumsum(0).unsqueeze(1) - 1
         slot = last + 1 - count.unsqueeze(1) + place
         read = rows[slot.minimum(last)]
         write = torch.where(place < count.unsqueeze(1), read, context.num_atoms)
-        chunks.append(Chunk(read, write, tokens[kept], count, pair))
+        chunks.append(Chunk(read, write, tokens[group], count, pair))
     return chunks
 
 
-def make_groups(sizes: Tensor, limits: Limits) -> list[Group]:
-    """Share tokens out among chunks; empty ones are in none.
+def make_groups(sizes: Tensor, limits: Limits) -> list[slice]:
+    """Which tokens share a chunk; empty ones are in none.
 
     Sizes ``[T]`` are the tokens' numbers of atoms, in rising order, on the CPU.
     """
-    values, counts = sizes.unique_consecutive(return_counts=True)
-    groups: list[Group] = []
-    token = 0
+    # Of neighbouring sizes the largest, the first token, and one past the last.
+    shared: list[tuple[int, int, int]] = []
+    stop = padding = 0
     # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
-    listed = [int(v) for v in values], [int(c) for c in counts]
-    for runs in _share(*listed, limits.chunk_cost):
-        largest = runs[-1][0]
-        if largest == 0:
-            token += runs[0][1]
+    for value, count in zip(*sizes.unique_consecutive(return_counts=True), strict=True):
+        size, first, stop = int(value), stop, stop + int(count)
+        if size == 0:
             continue
-        for taken in _cut(runs, largest, limits):
-            num_tokens = sum(count for _, count in taken)
-            num_atoms = sum(size * count for size, count in taken)
-            groups.append(Group(token, num_tokens, num_atoms, taken[-1][0]))
-            token += num_tokens
-    return groups
-
-
-# Sizes and how many tokens have each, in rising order.
-_Runs = list[tuple[int, int]]
-
-
-def _share(values: list[int], counts: list[int], cost: int) -> list[_Runs]:
-    """Join neighbouring sizes where padding is cheaper than another chunk."""
-    shared: list[_Runs] = []
-    padding = tokens = 0
-    for size, count in zip(values, counts, strict=True):
-        if shared and shared[-1][-1][0] > 0:
-            last = shared[-1][-1][0]
-            padding += tokens * (size * size - last * last)
-            if padding <= cost:
-                shared[-1].append((size, count))
-                tokens += count
+        if shared:
+            last, start, _ = shared[-1]
+            padding += (first - start) * (size * size - last * last)
+            if padding <= limits.chunk_cost:
+                shared[-1] = size, start, stop
                 continue
-        shared.append([(size, count)])
-        padding, tokens = 0, count
-    return shared
-
-
-def _cut(runs: _Runs, largest: int, limits: Limits) -> Iterator[_Runs]:
-    """Cut runs into chunks of bounded atoms and pairs."""
-    limit = max(1, min(limits.atoms // largest, limits.pairs // largest**2))
-    current: _Runs = []
-    room = limit
-    for size, count in runs:
-        while count > 0:
-            taken = min(room, count)
-            current.append((size, taken))
-            count -= taken
-            room -= taken
-            if room == 0:
-                yield current
-                current, room = [], limit
-    if current:
-        yield current
+        shared.append((size, first, stop))
+        padding = 0
+    groups = []
+    for size, first, stop in shared:
+        step = max(1, min(limits.atoms // size, limits.pairs // size**2))
+        groups += [slice(i, min(i + step, stop)) for i in range(first, stop, step)]
+    return groups

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention.autograd import needs_reference
-from pyg_atomenc.attention.exact import inverse_root, softmax
+from pyg_atomenc.attention.exact import inverse_root, is_followed, softmax
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
-from pyg_atomenc.attention.layouts import WindowBias, WindowLayout
-from pyg_atomenc.attention.ragged import take
+from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
+from pyg_atomenc.attention.ragged import ranges, take
 from pyg_atomenc.attention.tracing import draw
 
 # Windows in a group.
@@ -31,12 +30,17 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     query, key, value, bias = inputs.tensors()
     if layout.num_windows == 0:
         return value.new_zeros(0, query.size(1), value.size(2), dtype=dtype)
-    query_index, is_query = layout.query_index()
+    query_index, _ = layout.query_index()
     key_index, is_key = layout.key_index()
     closed = torch.where(is_key, 0.0, -torch.inf).to(dtype)[:, None, None]
-    fused = inputs.dropout == 0 and not _is_followed(inputs)
-    outputs = []
-    for group in _groups(layout.num_windows, query.device):
+    # Where gradients, transforms or tangents follow, nothing is fused.
+    followed = any(t is not None and is_followed(t) for t in inputs.tensors())
+    fused = inputs.dropout == 0 and not followed
+    outputs, groups = [], [slice(None)]
+    if not torch.compiler.is_compiling():
+        step = CPU_WINDOWS if query.device.type == "cpu" else MAX_WINDOWS
+        groups = [slice(i, i + step) for i in range(0, layout.num_windows, step)]
+    for group in groups:
         q = _heads(query, query_index[group], dtype)
         k = _heads(key, key_index[group], dtype)
         v = _heads(value, key_index[group], dtype)
@@ -58,30 +62,10 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             out = alpha @ v
         outputs.append(out.transpose(1, 2))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return out.flatten(0, 1).index_select(0, _slots(is_query, layout))
-
-
-def _slots(is_query: Tensor, layout: WindowLayout) -> Tensor:
     # Queries stand in the order of the atoms, with padding behind each graph's last.
-    first = torch.arange(layout.num_windows, device=is_query.device) * layout.queries
-    shift = (first - layout.query_start).repeat_interleave(
-        layout.query_stop - layout.query_start, output_size=layout.num_atoms
-    )
-    return shift + torch.arange(layout.num_atoms, device=is_query.device)
-
-
-def _is_followed(inputs: AttentionInputs) -> bool:
-    """Whether gradients, transforms or tangents follow, for which none is fused."""
-    tensors = inputs.tensors()
-    followed = any(t is not None and t.requires_grad for t in tensors)
-    return needs_reference(tensors) or (torch.is_grad_enabled() and followed)
-
-
-def _groups(count: int, device: torch.device) -> list[slice]:
-    if torch.compiler.is_compiling():
-        return [slice(None)]
-    step = CPU_WINDOWS if device.type == "cpu" else MAX_WINDOWS
-    return [slice(start, start + step) for start in range(0, count, step)]
+    first = torch.arange(layout.num_windows, device=out.device) * layout.queries
+    sizes = layout.query_stop - layout.query_start
+    return out.flatten(0, 1).index_select(0, ranges(first, sizes, layout.num_atoms))
 
 
 def _heads(x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:

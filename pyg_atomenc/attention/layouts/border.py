@@ -59,10 +59,13 @@ def as_layout(
             edges = edges.flip(0)
         return EdgeLayout.from_edge_index(edges, num_sources, num_targets, name=name)
     if (edges.num_sources, edges.num_targets) != (num_sources, num_targets):
+        pairs = (edges.num_sources, edges.num_targets), (num_sources, num_targets)
+        built, given = (
+            f"{m} atoms" if m == n else f"{m} sources and {n} targets" for m, n in pairs
+        )
         raise AtomEncodingError(
-            f"'layout' was built for {_counted(edges.num_sources, edges.num_targets)}, "
-            f"but the input has {_counted(num_sources, num_targets)}: build the layout "
-            f"from this batch."
+            f"'layout' was built for {built}, but the input has {given}: build the "
+            f"layout from this batch."
         )
     return edges
 
@@ -98,9 +101,3 @@ def as_token_layout(
             f"atom one row and one token."
         )
     return layout
-
-
-def _counted(num_sources: int, num_targets: int) -> str:
-    if num_sources == num_targets:
-        return f"{num_sources} atoms"
-    return f"{num_sources} sources and {num_targets} targets"

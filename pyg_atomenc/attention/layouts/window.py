@@ -1,4 +1,7 @@
-"""Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz."""
+"""Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz.
+
+A bias on their logits may be laid out as the logits themselves.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
-from pyg_atomenc.attention.ragged import pointers, ranges
+from pyg_atomenc.attention.ragged import pointers, ranges, take
 from pyg_atomenc.attention.tracing import check_readable, unwrapped
-from pyg_atomenc.checks import check_index, check_sizes
+from pyg_atomenc.checks import check_index, check_shape, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
 # More than any memory holds: a mistake in the pointers.
@@ -112,11 +115,9 @@ class WindowLayout(Layout):
             ptr = ptr.new_zeros(1)
         sizes = ptr.diff().cpu()
         counts = (sizes + queries - 1) // queries
-        graph = torch.arange(len(sizes), device="cpu").repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
+        graph = torch.repeat_interleave(counts)
         size = sizes[graph]
-        window = torch.arange(len(graph), device="cpu")
-        query_start = (window - first[graph]) * queries
+        query_start = ranges(torch.zeros_like(counts), counts) * queries
         query_stop = (query_start + queries).minimum(size)
         key_start = query_start - (keys - queries) // 2
         if shifted:
@@ -188,6 +189,62 @@ class WindowLayout(Layout):
 register_pytree(
     WindowLayout, WindowLayout.tensors, ("queries", "keys", "num_atoms", "num_pairs")
 )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WindowBias:
+    """What :func:`~pyg_atomenc.attention.attention` adds to the logits of windows.
+
+    A bias with one row an edge serves as well, but is sorted into windows at every
+    call. Where one bias serves many calls, as the steps of a diffusion sampler do, make
+    this of it once.
+
+    Attributes:
+        values (Tensor): ``[K, H, W, keys]`` of a layout with ``K`` windows of ``W``
+            queries: at ``[k, h, i, j]`` the bias of head ``h`` for the ``i``-th query
+            and the ``j``-th key of window ``k``; ``-inf`` where the window has fewer
+            than ``j`` keys, any finite number where it has fewer than ``i`` queries.
+    """
+
+    values: Tensor
+
+    @staticmethod
+    def from_edges(bias: Tensor, layout: WindowLayout) -> "WindowBias":
+        """Sort a bias into windows.
+
+        Args:
+            bias (Tensor): ``[E, H]``, one row an edge of ``layout.to_edge_index()``.
+            layout (WindowLayout): The windows.
+
+        Raises:
+            ValueError: If there is not one row an edge.
+        """
+        hint = "one row for every edge of layout.to_edge_index()"
+        check_shape("bias", bias, layout.num_pairs, "heads", hint=hint)
+        edge, _ = layout.pair_index()
+        return WindowBias.from_windows(take(bias, edge).movedim(-1, 1), layout)
+
+    @staticmethod
+    def from_windows(values: Tensor, layout: WindowLayout) -> "WindowBias":
+        """Close the places that are no keys.
+
+        Args:
+            values (Tensor): ``[K, H, W, keys]``, finite.
+            layout (WindowLayout): The windows.
+        """
+        _, is_key = layout.key_index()
+        return WindowBias(values.masked_fill(~is_key[:, None, None], -torch.inf))
+
+    def to_edges(self, layout: WindowLayout) -> Tensor:
+        """The bias with one row an edge of ``layout.to_edge_index()``, ``[E, H]``."""
+        _, is_edge = layout.pair_index()
+        return self.values.movedim(1, -1)[is_edge]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self.values.shape)})"
+
+
+register_pytree(WindowBias, ("values",))
 
 
 def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:

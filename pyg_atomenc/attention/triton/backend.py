@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import OperatorContext
-from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs, Inputs
 from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
@@ -25,11 +25,12 @@ HAS_TRITON = find_spec("triton") is not None
 CAPABILITY = (8, 0)
 
 
-class TritonBackend(Backend):
+class TritonBackend(DenseBackend):
     """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter."""
 
     name = "triton"
     layouts = ("tokens",)
+    operators = attend, pool
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
@@ -55,18 +56,6 @@ class TritonBackend(Backend):
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
         """The interpreter is thousands of times slower than anything else."""
         return ["Triton's interpreter is on"] if is_interpreted() else []
-
-    def attention(self, inputs: AttentionInputs) -> Tensor:
-        """See :meth:`Backend.attention`."""
-        context = OperatorContext.from_layout(inputs.tokens(), 0.0)
-        (out,) = attend(*inputs.tensors(), context)
-        return out
-
-    def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
-        """See :meth:`Backend.attention_pool`."""
-        context = OperatorContext.from_layout(inputs.tokens(), 0.0)
-        tokens, weights = pool(*inputs.tensors(), context)
-        return tokens, weights
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`; the projections are one matrix product."""

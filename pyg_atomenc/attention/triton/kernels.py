@@ -40,16 +40,12 @@ def attention_forward(
     S: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
     """Outputs of atoms, or of tokens together with the atom weights."""
-    token, head, size, exists, atom, inside = load_items(
-        perm, ptr, token_order, first, count, HEADS, S, ITEMS
-    )
-    h = by_row(head, ITEMS)
-    q = load_rows(query, atom, h, query_row, query_head, inside, D, D_BLOCK)
-    k = load_rows(key, atom, h, key_row, key_head, inside, D, D_BLOCK)
-    v = load_rows(value, atom, h, value_row, value_head, inside, V, V_BLOCK)
-    alpha, _, _ = attention_weights(
-        q, k, bias, pair_ptr, token, head, size, inside, scale, HEADS, S, ITEMS
-    )
+    token, head, h, size, exists, atom, inside, q, k, v, alpha, offsets, pairs = attend(
+        query, key, value, bias,
+        perm, ptr, pair_ptr, token_order, first, count, scale,
+        query_row, query_head, key_row, key_head, value_row, value_head,
+        HEADS, D, D_BLOCK, V, V_BLOCK, S, ITEMS,
+    )  # fmt: skip
     if POOL:
         atoms = tl.maximum(size, 1).to(tl.float32)
         weight = tl.sum(alpha, axis=-2) / by_row(atoms, ITEMS)
@@ -75,16 +71,12 @@ def attention_backward(
     S: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of what :func:`attention_forward` reads; it computes that again."""
-    token, head, size, exists, atom, inside = load_items(
-        perm, ptr, token_order, first, count, HEADS, S, ITEMS
-    )
-    h = by_row(head, ITEMS)
-    q = load_rows(query, atom, h, query_row, query_head, inside, D, D_BLOCK)
-    k = load_rows(key, atom, h, key_row, key_head, inside, D, D_BLOCK)
-    v = load_rows(value, atom, h, value_row, value_head, inside, V, V_BLOCK)
-    alpha, offsets, pairs = attention_weights(
-        q, k, bias, pair_ptr, token, head, size, inside, scale, HEADS, S, ITEMS
-    )
+    token, head, h, size, exists, atom, inside, q, k, v, alpha, offsets, pairs = attend(
+        query, key, value, bias,
+        perm, ptr, pair_ptr, token_order, first, count, scale,
+        query_row, query_head, key_row, key_head, value_row, value_head,
+        HEADS, D, D_BLOCK, V, V_BLOCK, S, ITEMS,
+    )  # fmt: skip
     if POOL:
         share = 1.0 / by_row(tl.maximum(size, 1).to(tl.float32), ITEMS)
         grad_token = None
@@ -95,9 +87,14 @@ def attention_backward(
             weight = tl.sum(alpha, axis=-2) * share
             dv = of_query(weight) * of_key(grad_token)
         if LOGITS:
-            dw = share * weight_gradient(
-                v, grad_token, grad_weights, atom, h, inside, HEADS
-            )
+            at = atom * HEADS + h
+            if grad_token is not None:
+                dw = tl.sum(v.to(tl.float32) * of_key(grad_token), axis=-1)
+                if grad_weights is not None:
+                    dw += tl.load(grad_weights + at, mask=inside, other=0.0)
+            else:
+                dw = tl.load(grad_weights + at, mask=inside, other=0.0)
+            dw = share * dw
             mean = tl.sum(alpha * of_key(dw), axis=-1)
             dl = alpha * (of_key(dw) - of_query(mean))
     else:
@@ -121,11 +118,20 @@ def attention_backward(
 
 
 @triton.jit
-def load_items(
-    perm, ptr, token_order, first, count,
-    HEADS: tl.constexpr, S: tl.constexpr, ITEMS: tl.constexpr,
+def attend(
+    query, key, value, bias,
+    perm, ptr, pair_ptr, token_order, first, count, scale,
+    query_row, query_head, key_row, key_head, value_row, value_head,
+    HEADS: tl.constexpr,
+    D: tl.constexpr, D_BLOCK: tl.constexpr, V: tl.constexpr, V_BLOCK: tl.constexpr,
+    S: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
-    """A program's tokens, heads, sizes, and which exist ``[..]``; atoms ``[.., S]``."""
+    """A program's items, what it reads of them, and their attention weights.
+
+    In order: tokens and heads ``[..]``, these to go with atoms, sizes and which items
+    exist ``[..]``; atoms and which exist ``[.., S]``; queries, keys and values; weights
+    ``[.., S, S]``, zeros where no pair is; offsets of the bias, and which pairs exist.
+    """
     item = tl.program_id(0).to(tl.int64) * ITEMS
     if ITEMS > 1:
         item += tl.arange(0, ITEMS)
@@ -138,20 +144,15 @@ def load_items(
     row = tl.arange(0, S)
     inside = row < by_row(size, ITEMS)
     atom = tl.load(perm + by_row(start, ITEMS) + row, mask=inside, other=0)
-    return token, item % HEADS, size, exists, atom, inside
-
-
-@triton.jit
-def attention_weights(
-    query, key, bias, pair_ptr, token, head, size, inside, scale,
-    HEADS: tl.constexpr, S: tl.constexpr, ITEMS: tl.constexpr,
-):  # fmt: skip
-    """Attention weights ``[.., S, S]``, zeros where no pair is; bias offsets."""
-    logits = product(query, swap(key)) * (scale * LOG2E)
+    head = item % HEADS
+    h = by_row(head, ITEMS)
+    q = load_rows(query, atom, h, query_row, query_head, inside, D, D_BLOCK)
+    k = load_rows(key, atom, h, key_row, key_head, inside, D, D_BLOCK)
+    v = load_rows(value, atom, h, value_row, value_head, inside, V, V_BLOCK)
+    logits = product(q, swap(k)) * (scale * LOG2E)
     offsets = 0
     pairs = of_query(inside) & of_key(inside)
     if bias is not None:
-        row = tl.arange(0, S)
         first_pair = by_pair(tl.load(pair_ptr + token), ITEMS)
         pair = of_query(row).to(tl.int64) * by_pair(size, ITEMS) + of_key(row)
         offsets = (first_pair + pair) * HEADS + by_pair(head, ITEMS)
@@ -166,25 +167,8 @@ def attention_weights(
     maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
     power = tl.exp2(logits - of_query(maximum))
     total = tl.where(inside, tl.sum(power, axis=-1), 1.0)
-    return power * of_query(1.0 / total), offsets, pairs
-
-
-@triton.jit
-def weight_gradient(
-    value, grad_token, grad_weights, atom, head, inside, HEADS: tl.constexpr
-):
-    """The gradients ``[.., S]`` of how much atoms count in their token.
-
-    ``grad_token`` is that of the token ``[.., D]``, or ``None``; ``grad_weights`` what
-    users of the atom weights gave ``[N, H]``, or ``None``.
-    """
-    if grad_token is not None:
-        grad = tl.sum(value.to(tl.float32) * of_key(grad_token), axis=-1)
-        if grad_weights is not None:
-            grad += tl.load(grad_weights + atom * HEADS + head, mask=inside, other=0.0)
-        return grad
-    else:
-        return tl.load(grad_weights + atom * HEADS + head, mask=inside, other=0.0)
+    alpha = power * of_query(1.0 / total)
+    return token, head, h, size, exists, atom, inside, q, k, v, alpha, offsets, pairs
 
 
 # Reading, writing and multiplying blocks

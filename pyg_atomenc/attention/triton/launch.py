@@ -24,16 +24,12 @@ NUM_STAGES = 1
 
 
 class KernelConfig(NamedTuple):
-    """How a kernel is configured for tokens of up to some size.
+    """How a kernel is configured for tokens of up to some size."""
 
-    Attributes:
-        items (int): Items, heads of a token each, of a program. Several are shared out
-            among its warps; one alone is worked on by all.
-        num_warps (int): Groups of 32 threads of a program.
-    """
-
+    # Heads of a token each, of a program. Several are shared out among its warps; one
+    # alone is worked on by all.
     items: int
-    num_warps: int
+    num_warps: int  # groups of 32 threads of a program
 
 
 # By the channels that a head's rows are padded to, or fewer: the sizes that tokens are

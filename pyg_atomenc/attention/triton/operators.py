@@ -7,6 +7,7 @@ which is differentiable any number of times.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -18,7 +19,6 @@ from pyg_atomenc.attention.autograd import (
     OperatorContext,
     OperatorDefinition,
     Tensors,
-    check_pairs,
     define_operator,
     empty_gradients,
 )
@@ -26,7 +26,7 @@ from pyg_atomenc.attention.dense import operators as dense
 from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.ragged import take
 from pyg_atomenc.attention.triton.launch import Launch, block_width, kernel_configs
-from pyg_atomenc.attention.triton.plan import LargeTokens, plan_of
+from pyg_atomenc.attention.triton.plan import plan_of
 
 
 class KernelCall:
@@ -37,18 +37,20 @@ class KernelCall:
 
     def __init__(self, tensors: Tensors, context: OperatorContext, pool: bool) -> None:
         query, key, value, bias = tensors
-        query, key, value = map(_with_plain_rows, (query, key, value))
+        # Channels are neighbours in memory.
+        query, key, value = (
+            x if x.size(-1) == 1 or x.stride(-1) == 1 else x.contiguous()
+            for x in (query, key, value)
+        )
         self.heads, width = query.shape[1:]
         blocks = block_width(width), block_width(value.size(2))
         self.configs = kernel_configs(query.dtype, max(blocks))
         self.plan = plan_of(context, tuple(self.configs))
-        if bias is not None:
-            check_pairs(bias, context)
         self.arguments: dict[str, Any] = {
             "bias": None if bias is None else bias.contiguous(),
             "perm": context.perm,
             "ptr": context.ptr,
-            "pair_ptr": None if bias is None else context.pair_ptr,
+            "pair_ptr": None if bias is None else context.pair_ptr(bias),
             "token_order": self.plan.token_order,
             "scale": width**-0.5,
             "POOL": pool,
@@ -97,32 +99,23 @@ class KernelCall:
         return launches
 
 
-def _with_plain_rows(x: Tensor) -> Tensor:
-    """A tensor whose channels are neighbours in memory."""
-    return x if x.size(-1) == 1 or x.stride(-1) == 1 else x.contiguous()
-
-
-def _of_large_tokens(tensors: Tensors, large: LargeTokens) -> Tensors:
-    """Query, key, value and bias of the large tokens alone."""
-    *rows, bias = tensors
-    return [
-        *(None if part is None else take(part, large.atoms) for part in rows),
-        None if bias is None else take(bias, large.pairs()),
-    ]
+def _unpack(tensors: Tensors) -> Tensors:
+    """Query, key, value, bias; the first may be one ``[N, 3, H, d]``, as projected."""
+    if len(tensors) == 4:
+        return tensors
+    packed, bias = tensors
+    parts = (None, None, None) if packed is None else packed.unbind(1)
+    return (*parts, bias)
 
 
 def _formulas(pool: bool) -> OperatorDefinition:
     return dense.POOL if pool else dense.ATTEND
 
 
-def _output_rows(large: LargeTokens, pool: bool) -> list[Tensor]:
-    """Which rows of every output are the large tokens'."""
-    return [large.tokens, large.atoms] if pool else [large.atoms]
-
-
 def _forward(
     tensors: Tensors, context: OperatorContext, pool: bool
 ) -> tuple[Tensor, ...]:
+    tensors = _unpack(tensors)
     outputs = _formulas(pool).shapes(tensors, context)
     if outputs[-1].numel() == 0:
         return tuple(out.zero_() for out in outputs)
@@ -131,9 +124,8 @@ def _forward(
         launch.submit(context.perm.device)
     large = call.plan.large
     if large is not None:
-        inputs, places = _of_large_tokens(tensors, large), _output_rows(large, pool)
-        found = _formulas(pool).forward(inputs, large.context)
-        for out, part, rows in zip(outputs, found, places, strict=True):
+        found = _formulas(pool).forward(large.inputs(tensors), large.context)
+        for out, part, rows in zip(outputs, found, large.outputs(pool), strict=True):
             out[rows] = part
     return outputs
 
@@ -142,11 +134,11 @@ def _backward(
     tensors: Tensors,
     context: OperatorContext,
     outputs: Tensors,
-    found: Tensors,
+    needed: Needed,
     pool: bool,
-) -> None:
-    """Fill ``found``, which has room for every needed gradient."""
-    query, key, value, bias = found
+) -> Gradients:
+    found = empty_gradients(tensors, needed)
+    query, key, value, bias = _unpack(found)
     outputs = [None if grad is None else grad.contiguous() for grad in outputs]
     if value is not None and outputs[0] is None:
         # Only the atom weights were used, which do not depend on values.
@@ -154,7 +146,8 @@ def _backward(
         value = None
     wanted = (query, key, value, bias)
     if context.num_atoms == 0 or all(part is None for part in wanted):
-        return
+        return found
+    tensors = _unpack(tensors)
     call = KernelCall(tensors, context, pool)
     by_head = value
     if value is not None and value.size(1) != call.heads:
@@ -165,51 +158,35 @@ def _backward(
     if by_head is not value:
         value.copy_(by_head.sum(1, keepdim=True))
     large = call.plan.large
-    if large is None:
-        return
-    rows = zip(outputs, _output_rows(large, pool), strict=True)
-    gradients = _formulas(pool).backward(
-        _of_large_tokens(tensors, large),
-        large.context,
-        [None if grad is None else take(grad, places) for grad, places in rows],
-        [part is not None for part in wanted],
-    )
-    for part, gradient in zip(wanted, gradients, strict=True):
-        if part is not None and gradient is not None:
-            part[large.pairs() if part is bias else large.atoms] = gradient
+    if large is not None:
+        rows = zip(outputs, large.outputs(pool), strict=True)
+        gradients = _formulas(pool).backward(
+            large.inputs(tensors),
+            large.context,
+            [None if grad is None else take(grad, places) for grad, places in rows],
+            [part is not None for part in wanted],
+        )
+        for part, gradient in zip(wanted, gradients, strict=True):
+            if part is not None and gradient is not None:
+                part[large.pairs() if part is bias else large.atoms] = gradient
+    return found
 
 
-def _unpack(tensors: Tensors) -> Tensors:
-    """Query, key, value, bias; the first may be one ``[N, 3, H, d]``, as projected."""
-    if len(tensors) == 4:
-        return tensors
-    packed, bias = tensors
-    parts = (None, None, None) if packed is None else packed.unbind(1)
-    return (*parts, bias)
+def _flops(
+    tensors: Tensors, pairs: int, outputs: Tensors = (), needed: Optional[Needed] = None
+) -> int:
+    if needed is not None and len(needed) == 2:
+        needed = (*[needed[0]] * 3, needed[1])
+    return attention_flops(_unpack(tensors), pairs, outputs, needed)
 
 
 def _define(name: str, arguments: str, pool: bool) -> Callable[..., tuple[Tensor, ...]]:
     """An operator of query, key, value and bias, or of one tensor and bias."""
-
-    def backward(
-        tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
-    ) -> Gradients:
-        found = empty_gradients(tensors, needed)
-        _backward(_unpack(tensors), context, outputs, _unpack(found), pool)
-        return found
-
-    def flops(
-        tensors: Tensors, pairs: int, needed: Optional[Needed] = None, used: bool = True
-    ) -> int:
-        if needed is not None and len(needed) == 2:
-            needed = (*[needed[0]] * 3, needed[1])
-        return attention_flops(_unpack(tensors), pairs, needed, used)
-
     definition = OperatorDefinition(
-        lambda tensors, context: _forward(_unpack(tensors), context, pool),
-        backward,
+        partial(_forward, pool=pool),
+        partial(_backward, pool=pool),
         lambda tensors, context: _formulas(pool).shapes(_unpack(tensors), context),
-        flops,
+        _flops,
         lambda tensors, context: _formulas(pool).forward(_unpack(tensors), context),
     )
     return define_operator(name, arguments, 2 if pool else 1, definition)

@@ -9,22 +9,16 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext, plan_once
-from pyg_atomenc.attention.ragged import pointers, ranges
+from pyg_atomenc.attention.autograd import OperatorContext, Tensors, plan_once
+from pyg_atomenc.attention.ragged import pointers, ranges, take
 
 
 @dataclass(frozen=True)
 class SizeClass:
-    """Tokens that are padded to one size.
-
-    Attributes:
-        size (int): The size.
-        first (int): The place of the first one in ``token_order``.
-        count (int): How many they are.
-    """
+    """Tokens that are padded to one size."""
 
     size: int
-    first: int
+    first: int  # the place of the first one in ``token_order``
     count: int
 
 
@@ -41,6 +35,18 @@ class LargeTokens:
     def pairs(self) -> Tensor:
         """Their edges among those of ``to_edge_index()``, in order."""
         return ranges(self.first_pair, self.context.ptr.diff() ** 2, self.num_pairs)
+
+    def inputs(self, tensors: Tensors) -> Tensors:
+        """Their query, key, value and bias."""
+        *rows, bias = tensors
+        return [
+            *(None if part is None else take(part, self.atoms) for part in rows),
+            None if bias is None else take(bias, self.pairs()),
+        ]
+
+    def outputs(self, pool: bool) -> list[Tensor]:
+        """Which rows of every output are theirs."""
+        return [self.tokens, self.atoms] if pool else [self.atoms]
 
 
 @dataclass(frozen=True, eq=False)

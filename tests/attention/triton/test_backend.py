@@ -363,7 +363,7 @@ def test_inputs_whose_channels_are_not_neighbours():
 
 def test_operators_keep_their_promises():
     case = Case((3, 0, 2, 66), d=3)
-    flat = OperatorContext.from_layout(case.layout, 0.0).flat()
+    flat = OperatorContext.from_layout(case.layout, 0.0)
     ops = torch.ops.pyg_atomenc
     values = [t.detach() for t in case.tensors]
     out, tokens = (torch.randn(n, 2, 3, device=DEVICE) for n in (71, 4))

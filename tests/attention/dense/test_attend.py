@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyg_atomenc.attention.dense.rows import RowWriter
+from pyg_atomenc.attention.dense.attend import RowWriter
 
 
 @pytest.mark.parametrize("grad", [False, True])
