@@ -329,6 +329,9 @@ def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
     parameters.randomSeed = seed
     # A chlorophyll takes seconds; by RDKit's default, a minute.
     parameters.maxIterations = 100
+    if hasattr(parameters, "timeout"):
+        # Of a chain of a thousand atoms each try takes long, and finds nothing.
+        parameters.timeout = 30
     with require_package("rdkit.rdBase", "a conformer").BlockLogs():
         for parameters.useRandomCoords in (False, True)[: 1 + retry]:
             # What UFF knows no parameters for stays as it was embedded.

@@ -13,7 +13,7 @@ from torch_geometric.utils import scatter
 
 from pyg_atomenc.checks import check_choice, check_has, check_integer
 from pyg_atomenc.chem import rdkit
-from pyg_atomenc.chem.bonds import unique_bonds
+from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
 from pyg_atomenc.chem.codes import code, connected, places
 from pyg_atomenc.chem.components import ideal_conformer
 from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
@@ -171,8 +171,9 @@ class BoltzFeatures(BaseTransform):
             raise AtomEncodingError(
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
                 f"({data.atom_name[unknown[0]]}): RDKit needs a SMILES, or bonds of "
-                f"known orders that join a residue, and positions of stereocentres. "
-                f"Give those, or a conformer as 'pos' with conformers='given'."
+                f"known orders that join a residue, and positions of stereocentres, "
+                f"and gives up on some large ones. Give those, or a conformer as "
+                f"'pos' with conformers='given'."
             )
         return pos, charge
 
@@ -284,6 +285,9 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
     bonded = ends[data.z[others] == 1].bincount(minlength=count)
     cut = ends[space[ends] != space[others]].bincount(minlength=count)
     hydrogens = (data.num_hydrogens - bonded).clamp(min=0) + cut
+    radicals = data.get("num_radical_electrons", 0 * space).clamp(min=0)
+    aromatic = torch.zeros_like(space)
+    aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
     marked = data.get("chirality", torch.zeros(count)) > 0
     if "edge_stereo" in data and "edge_index" in data:
         marked[data.edge_index[:, data.edge_stereo > 0]] = True
@@ -297,6 +301,7 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
         told = bool(hand.isfinite().all()) or not marked[rows].any()
         joined = not connected(len(rows), own.t().numpy()).any() and kinds.lt(4).all()
         if told and (joined or not space.any()):
-            atoms = (data.z[rows], data.formal_charge[rows], hydrogens[rows])
-            found = rdkit.embed(rdkit.graph_mol(*atoms, own, kinds), seed, hand, True)
+            columns = (data.z, data.formal_charge, hydrogens, radicals, aromatic)
+            atoms = [column[rows] for column in columns]
+            found = rdkit.embed(rdkit.graph_mol(atoms, own, kinds), seed, hand, True)
         pos[rows] = torch.nan if found is None else found[: len(rows)]
