@@ -46,7 +46,7 @@ def read_bcif(
             limits.check_atoms(file, rows)
         columns = ATOM_COLUMNS if name == "atom_site" else None
         tables[name] = _category(category, columns, rows)
-    return entry_of(tables)
+    return entry_of(tables, notes)
 
 
 def _category(category: Any, columns: Optional[Collection[str]], rows: int) -> Table:

@@ -6,6 +6,7 @@ none of that can be told from what it gives. The columns themselves can.
 """
 
 import re
+from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ _COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
 _OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
 # In place of a whole number that is none, and of one that did not fit its columns.
 _BAD, _STARS = 2**62, 2**61
+_HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 
 
@@ -66,7 +68,7 @@ def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
     atoms["segment"] = codes.join(segment, codes.code_runs(_texts(letters, 72, 76)))
     entry = Entry(atoms, np.append(starts, len(rows)))
     if header:
-        _read_header(entry, header, letters)
+        _read_header(entry, header, letters, notes)
     return entry
 
 
@@ -162,7 +164,8 @@ def _hybrid36(text: str, width: int) -> int:
             return int(text, 36) - 10 * place + 10**width + above
         return int("_" if "_" in text else text or "0")
     except ValueError:
-        return _STARS if "*" in text else _BAD
+        # NAMD and VMD go on in hexadecimal digits, which mean others here.
+        return _STARS if "*" in text or _HEXADECIMAL.fullmatch(text) else _BAD
 
 
 def _charge(text: str) -> int:
@@ -213,7 +216,9 @@ def _parts(
     return np.array(known), np.cumsum(segment)[:-1]
 
 
-def _read_header(entry: Entry, header: bytes, letters: NDArray[np.uint8]) -> None:
+def _read_header(
+    entry: Entry, header: bytes, letters: NDArray[np.uint8], notes: Notes
+) -> None:
     """Declared bonds and assemblies, as gemmi reads them."""
     gemmi = require_package("gemmi", "from_structure")
     structure = gemmi.read_pdb_string(header + b"\nEND\n")
@@ -233,24 +238,27 @@ def _read_header(entry: Entry, header: bytes, letters: NDArray[np.uint8]) -> Non
                     np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
                 )  # fmt: skip
             entry.generators.append((assembly.name, ",".join(names), generator.chains))
-    pairs = [(a, b) for a, others in structure.conect_map.items() for b in others]
+    # A bond of a higher order is listed as often.
+    pairs: dict[tuple[int, ...], int] = {}
+    for atom, ends in structure.conect_map.items():
+        for end, times in Counter(ends).items():
+            pair = tuple(sorted((atom, end)))
+            pairs[pair] = max(pairs.get(pair, 1), min(times, 3))
     if not pairs:
         return
     serial = codes.of_distinct(lambda text: _hybrid36(text, 5), _texts(letters, 6, 11))
-    wanted = np.array(pairs, dtype=np.int64)
+    wanted = np.array([(*pair, times) for pair, times in pairs.items()])
     found = []
     for start, stop in pairwise(entry.models.tolist()):
         order = np.argsort(serial[start:stop], kind="stable")
         ordered = serial[start:stop][order]
-        place = np.searchsorted(ordered, wanted)
         # A serial number that is not there is an atom that was left out.
-        there = np.isin(wanted, ordered).all(axis=1)
-        place = place[there]
-        twice = np.append(ordered[1:] == ordered[:-1], False)[place]
-        if twice.any():
-            number = ordered[place[twice]][0]
-            raise AtomEncodingError(f"CONECT names atom {number}, which is there twice")
-        found.append(start + order[place])
+        ends = wanted[np.isin(wanted[:, :2], ordered).all(axis=1)]
+        place = np.searchsorted(ordered, ends[:, :2])
+        twice = np.append(ordered[1:] == ordered[:-1], False)[place].any(axis=1)
+        notes.add("bonds of CONECT between atoms of one number left out", twice.sum())
+        ends[:, :2] = start + order[place]
+        found.append(ends[~twice])
     entry.pairs = np.concatenate(found)
 
 
