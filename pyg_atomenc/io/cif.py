@@ -114,15 +114,15 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
 def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
     """A category's columns by name, all of them if none is named."""
     tags = [tag.rpartition(".")[2] for tag in table.tags]
-    values = table.loop.values if table.loop is not None else list(table[0])
-    wanted = {name.lower(): name for name in columns}
+    wanted = {name.lower(): name for name in columns or tags}
     found: Table = {}
     for i, tag in enumerate(tags):
-        key = wanted.get(tag.lower()) if columns else tag
-        if key in _NUMBERS:
-            found[key] = np.array(values[i :: len(tags)], dtype=object)
-        elif key is not None:
-            found[key] = _texts(cif, values[i :: len(tags)])
+        key = wanted.get(tag.lower())
+        if key is not None:
+            # One after another: all texts of a large table crowd the memory's caches.
+            values = list(table.column(i))
+            number = key in _NUMBERS
+            found[key] = np.array(values, object) if number else _texts(cif, values)
     return found
 
 
