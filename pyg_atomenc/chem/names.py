@@ -92,7 +92,7 @@ def standard_names(atoms: Any, notes: Any) -> Any:
         biotite.structure.AtomArray: Without the virtual sites of waters.
     """
     _part_patches(atoms, notes)
-    virtual = np.isin(np.char.upper(atoms.element), _VIRTUAL)
+    virtual = codes.among(atoms.element, _VIRTUAL)
     for name in codes.distinct(atoms.res_name)[0].tolist():
         if name.upper() not in _STANDS_FOR:
             continue
@@ -190,7 +190,7 @@ def _part_patches(atoms: Any, notes: Any) -> None:
 def _rename_atoms(atoms: Any, notes: Any) -> None:
     residues, residue = codes.distinct(atoms.res_name)
     names, atom = codes.distinct(atoms.atom_name)
-    pairs, which = np.unique(residue * len(names) + atom, return_inverse=True)
+    pairs, which = codes.distinct(residue * len(names) + atom)
     found = [(str(residues[p // len(names)]), str(names[p % len(names)]))
              for p in pairs.tolist()]  # fmt: skip
     new = np.array([_atom_name(name, component) for component, name in found])

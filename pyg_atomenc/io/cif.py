@@ -185,7 +185,7 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
         if (atoms[name] == "").any():
             row = int((atoms[name] == "").argmax())
             raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
-    standard = np.isin(atoms["res_name"], STANDARD)
+    standard = codes.among(atoms["res_name"], STANDARD)
     label = _integers(site, "label_seq_id", np.full(count, _UNTOLD))
     # Some programs write the authors' numbers there.
     odd = standard & (label < 1) & (label != _UNTOLD)

@@ -82,12 +82,13 @@ class Entry:
             ``label_asym_id`` and ``label_seq_id`` where the file has them.
         """
         structure = require_package("biotite.structure", "from_structure")
-        rows = np.arange(*self.models[model - 1 : model + 1])
+        span = slice(*self.models[model - 1 : model + 1])
+        rows = np.arange(span.start, span.stop)
         atoms = structure.AtomArray(len(rows))
-        atoms.coord = self.atoms["coord"][rows]
+        atoms.coord = self.atoms["coord"][span]
         for name in COLUMNS:
             if name in self.atoms:
-                values = self.atoms[name][rows]
+                values = self.atoms[name][span]
                 # Names may become longer, as of an ion without its element.
                 wide = values.dtype.kind == "U" and values.dtype < np.dtype("U4")
                 atoms.set_annotation(name, values.astype("U4") if wide else values)
@@ -100,8 +101,9 @@ class Entry:
         if assembly is not None:
             atoms = self._assembly(atoms, assembly, file, limits)
         tables = self._tables(atoms) | dict.fromkeys(ligands, {})
+        bonds, declared = residue_bonds(atoms, tables), atoms.bonds
         # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
+        atoms.bonds = declared.merge(bonds) if declared.get_bond_count() else bonds
         unknown = [name for name, table in tables.items() if not table]
         # Ions have no bonds, and need none.
         unknown = [name for name in unknown if len(component_atoms(name)[0]) != 1]

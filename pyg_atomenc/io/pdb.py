@@ -65,7 +65,7 @@ def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
     header = b"\n".join(line for line in others if line.startswith(_HEADER))
     atoms = _columns(letters, numbers, notes)
     starts, segment = _parts(lines, numbers, atoms, notes)
-    atoms["segment"] = codes.join(segment, codes.code_runs(_texts(letters, 72, 76)))
+    atoms["segment"] = codes.join(segment, codes.code(_texts(letters, 72, 76)))
     entry = Entry(atoms, np.append(starts, len(rows)))
     if header:
         _read_header(entry, header, letters, notes)
@@ -90,9 +90,9 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     if (letters[:, 20] != 32).any():
         # A known name of four letters, else a chain of two.
         four = _texts(letters, 17, 21)
-        known = np.isin(four, list(FOUR_LETTERS))
+        known = codes.among(four, FOUR_LETTERS)
         # HISA in chain B may well be HIS in chain AB.
-        known &= ~np.isin(name, STANDARD) | (letters[:, 21] == 32)
+        known &= ~codes.among(name, STANDARD) | (letters[:, 21] == 32)
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain
@@ -117,7 +117,7 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     unknown = number == _STARS
     if unknown.any():
         notes.add("atoms whose residue number did not fit its columns", unknown.sum())
-        place = codes.join(*(codes.code_runs(v) for v in (name, chain, number)))
+        place = codes.join(*(codes.code(v) for v in (name, chain, number)))
         run = np.cumsum(np.diff(place, prepend=place[:1]) != 0)
         run = split_repeats(run, codes.code(atoms["atom_name"]))
         number[unknown] = 10_000 + codes.code(run[unknown])

@@ -12,7 +12,7 @@ import numpy as np
 from pyg_atomenc.checks import check_choice, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
-from pyg_atomenc.io.atom_array import check_positions, from_atom_array
+from pyg_atomenc.io.atom_array import from_atom_array
 from pyg_atomenc.io.bcif import read_bcif
 from pyg_atomenc.io.cif import read_cif
 from pyg_atomenc.io.limits import Limits, read_bytes
@@ -186,10 +186,6 @@ def _reason(error: Exception) -> str:
 def _prepare(
     atoms: Any, sequence: Any, kind: str, numbering: str, unresolved: bool
 ) -> Any:
-    resolved = None
-    if "is_resolved" in atoms.get_annotation_categories():
-        resolved = atoms.is_resolved
-    check_positions(atoms, atoms.coord, resolved)
     if unresolved:
         if kind == "PDB":
             raise AtomEncodingError(
