@@ -183,7 +183,9 @@ def _along(residues: Residues) -> NDArray[np.int64]:
     for link in POLYMER_LINKS:
         fits = np.isin(types, link.types)
         head, tail = (fits | np.isin(residues.names, caps) for caps in link.caps)
-        start = np.flatnonzero(same & head[:-1] & tail[1:])
+        # Of a component made for no polymer, as GTP is, only the distance tells.
+        sure = follows & head[:-1] & tail[1:]
+        start = np.flatnonzero(same & (head[:-1] | tail[1:]))
         ends = []
         for name, of in ((link.tail, start), (link.head, start + 1)):
             atom = np.full(len(first), -1)
@@ -192,8 +194,8 @@ def _along(residues: Residues) -> NDArray[np.int64]:
             ends.append(atom[of])
         # Where nobody saw the atoms, their numbers have to do.
         distance = _distance(atoms, *ends)
-        near = ~(distance > np.where(follows[start], _FARTHEST, _LONGEST))
-        near &= follows[start] | ~np.isnan(distance)
+        near = ~(distance > np.where(sure[start], _FARTHEST, _LONGEST))
+        near &= sure[start] | ~np.isnan(distance)
         near &= (ends[0] >= 0) & (ends[1] >= 0)
         parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
     return np.concatenate(parts)
