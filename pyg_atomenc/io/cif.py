@@ -32,11 +32,12 @@ TABLES = (
 _NUMBERS = (*POSITION, "occupancy")
 _NOTHING = (".", "?", "")
 _UNTOLD = -(2**40)
-_BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
+_BOND = ("comp_id", "atom_id_1", "atom_id_2")
 # Orders and aromatic flags → biotite's BondType; 0 is any.
 _KINDS = {
     ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
     ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
+    ("AROM", "N"): 9,
 }  # fmt: skip
 _GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
 _MATRIX = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
@@ -157,8 +158,7 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     ends = np.cumsum(np.bincount(model))
     entry = Entry(atoms, np.concatenate([[0], ends]))
     entry.sequence = tables.get("pdbx_poly_seq_scheme")
-    for name, a, b, order, aromatic in _rows(tables.get("chem_comp_bond"), _BOND):
-        kind = _KINDS.get((order.upper(), aromatic.upper()), 0)
+    for (name, a, b), kind in _component_bonds(tables.get("chem_comp_bond")):
         entry.component_bonds.setdefault(name, {})[a, b] = kind
     made = _rows(tables.get("pdbx_struct_assembly_gen"), _GENERATOR)
     entry.generators = [(name, how, chains.split(",")) for name, how, chains in made]
@@ -213,6 +213,20 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     atoms["element"] = codes.of_distinct(str.upper, symbol)
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
+
+
+def _component_bonds(table: Optional[Table]) -> Any:
+    """Rows of a component and two atoms, each with biotite's type of their bond."""
+    rows = list(_rows(table, _BOND))
+    if table is None or not rows:
+        return ()
+    orders = _told(table, len(rows), "value_order", "type").tolist()
+    rings = _told(table, len(rows), "pdbx_aromatic_flag", "aromatic").tolist()
+    # Some programs write whole words, and no flag.
+    return [
+        (row, _KINDS.get((order[:4].upper(), ring[:1].upper() or "N"), 0))
+        for row, order, ring in zip(rows, orders, rings, strict=True)
+    ]
 
 
 def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:

@@ -138,21 +138,17 @@ def _numbers(
         field = np.where(empty, str(blank).encode(), field)
     # Python reads 1_0 as 10.
     field = np.where((part == ord("_")).any(axis=1), b"_", field)
-    try:
-        return field.astype(np.float64)
-    except ValueError:
-        row = next(i for i, value in enumerate(field.tolist()) if not _is_number(value))
-        what = bytes(part[row]).decode().strip()
-        raise AtomEncodingError(
-            f"line {lines[row] + 1} has the number {what!r}"
-        ) from None
-
-
-def _is_number(text: bytes) -> bool:
     with suppress(ValueError):
-        float(text)
-        return True
-    return False
+        return field.astype(np.float64)
+    for line, value, text in zip(lines, field.tolist(), part, strict=True):
+        try:
+            float(value)
+        except ValueError:
+            what = bytes(text).decode().strip()
+            raise AtomEncodingError(
+                f"line {line + 1} has the number {what!r}"
+            ) from None
+    raise AssertionError("one of these is no number")
 
 
 def _hybrid36(text: str, width: int) -> int:

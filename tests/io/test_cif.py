@@ -177,6 +177,24 @@ def test_links_at_any_length(tmp_path):
     assert len(bonds(read(tmp_path, text() + table + rows))) == 5
 
 
+@pytest.mark.parametrize(
+    "columns, orders",
+    [("value_order pdbx_aromatic_flag", ("DOUB N", "SING Y", "trip n")),
+     ("value_order", ("double", "AROM", "TRIPLE")), ("type", ("DOUB", "arom", "trip"))],
+)  # fmt: skip
+def test_bonds_of_a_component_in_the_file(columns, orders, tmp_path):
+    """Whatever programs write of their orders: double, aromatic and triple."""
+    rows = "\n".join(f"HETATM {i} C C{i} . LIG A . ? {i}.0 0.0 0.0 1.0 5 H 1"
+                     for i in range(4))  # fmt: skip
+    names = "comp_id atom_id_1 atom_id_2".split() + columns.split()
+    table = ["loop_", *(f"_chem_comp_bond.{name}" for name in names)]
+    table += [f"LIG C{i} C{i + 1} {order}" for i, order in enumerate(orders)]
+    data = read(tmp_path, text(rows=rows) + "\n".join(table) + "\n")
+    upwards = data.edge_index[0] < data.edge_index[1]
+    assert data.edge_attr[upwards].argmax(dim=1).tolist() == [1, 3, 2]
+    assert data.reading_notes == ""
+
+
 def test_label_numbers_merge_no_neighbours(tmp_path):
     glycan = ROWS.replace("HOH", "GLC").replace(" O . GLC", " C1 . GLC")
     for rows in (ROWS, glycan):
