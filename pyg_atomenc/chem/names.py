@@ -46,6 +46,9 @@ _ATOMS = {
 }  # fmt: skip
 # What stands for the element of a site that is none.
 _VIRTUAL = ("EP", "LP", "VS", "DU")
+_IN_WATER = {name: kind for kind, names in (
+    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")),
+    ("virtual", ("M", "MW", "OM", "EPW", *_VIRTUAL))) for name in names}  # fmt: skip
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
 _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
@@ -97,20 +100,23 @@ def standard_names(atoms: Any, notes: Any) -> Any:
         if name.upper() not in _STANDS_FOR:
             continue
         rows = np.flatnonzero(atoms.res_name == name)
-        atom_names, target = atoms.atom_name[rows], _STANDS_FOR[name.upper()][0]
-        named = {atom.upper() for atom in atom_names.tolist()}
+        names, target = atoms.atom_name[rows], _STANDS_FOR[name.upper()][0]
         if target == "HOH":
-            kinds = {atom: _in_water(atom) for atom in named}
-            if all(kinds.values()):
-                of_atom = np.array(
-                    [kinds[atom.upper()] for atom in atom_names.tolist()]
-                )
+            # What an atom of a water is: "" for one that is in none.
+            kinds = codes.of_distinct(
+                lambda atom: _IN_WATER.get(atom.upper().strip("0123456789"), ""), names
+            )
+            if (kinds != "").all():
                 atoms.res_name[rows] = target
-                virtual[rows] |= of_atom == "virtual"
+                virtual[rows] |= kinds == "virtual"
                 if name != target:
-                    notes.add(f"residues {name} read as HOH", (of_atom == "O").sum())
+                    notes.add(f"residues {name} read as HOH", (kinds == "O").sum())
         elif target in _IONS:
-            if named <= {name.upper(), target, *_IONS[target].split()}:
+            if {*np.char.upper(names)} <= {
+                name.upper(),
+                target,
+                *_IONS[target].split(),
+            }:
                 atoms.res_name[rows] = atoms.atom_name[rows] = target
                 atoms.element[rows] = target
                 notes.add(f"residues {name} read as {target}", len(rows))
@@ -120,16 +126,6 @@ def standard_names(atoms: Any, notes: Any) -> Any:
     atoms = atoms[~virtual] if virtual.any() else atoms
     _rename_atoms(atoms, notes)
     return atoms
-
-
-def _in_water(atom: str) -> str:
-    """What an atom of a water is: ``""`` for one that is in none."""
-    if atom in ("O", "OW", "OH2"):
-        return "O"
-    atom = atom.strip("0123456789")
-    if atom in ("H", "HW", "D"):
-        return "H"
-    return "virtual" if atom in ("M", "MW", "OM", "EPW", *_VIRTUAL) else ""
 
 
 def _rename_residues(atoms: Any, rows: Any, name: str, notes: Any) -> None:
