@@ -109,11 +109,11 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
     hydrogen = np.isin(atoms.element, ("H", "D", "T"))
     heavy = np.flatnonzero(~hydrogen & np.isfinite(atoms.coord).all(axis=1))
     bonds = atoms.bonds.as_array()
-    far = bonds[hydrogen[bonds[:, :2]].any(axis=1)]
-    far = far[_distance(atoms, *far.T[:2]) > _HYDROGEN]
+    far = hydrogen[bonds[:, :2]].any(axis=1)
+    far[far] = _distance(atoms, *bonds[far, :2].T) > _HYDROGEN
     alone = hydrogen.copy()
     alone[bonds[:, :2].ravel()] = False
-    alone[far[:, :2].ravel()] = True
+    alone[bonds[far, :2].ravel()] = True
     rows = np.flatnonzero(alone & hydrogen & np.isfinite(atoms.coord).all(axis=1))
     if len(rows) == 0 or len(heavy) == 0:
         return
@@ -129,9 +129,10 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
     odd = [name for name in atoms.atom_name[pairs[:, 0]].tolist()
            if name not in ("H1", "H2", "H3") and name[0] != "D"]  # fmt: skip
     notes.add("hydrogens bonded to the nearest atom", len(odd))
-    for one, other, _ in far[np.isin(far[:, :2], pairs[:, 0]).any(axis=1)].tolist():
-        atoms.bonds.remove_bond(one, other)
-    atoms.bonds = atoms.bonds.merge(type(atoms.bonds)(len(hydrogen), pairs))
+    far[far] = np.isin(bonds[far, :2], pairs[:, 0]).any(axis=1)
+    # Of a bond that is there twice, the first one's type stays.
+    pairs = np.concatenate([pairs, bonds[~far]])
+    atoms.bonds = type(atoms.bonds)(len(hydrogen), pairs)
 
 
 def bond_disulfides(atoms: Any, notes: Any) -> None:
