@@ -36,7 +36,7 @@ _PATCHES = {
 }  # fmt: skip
 # Lipids, which are in no dictionary: two tails and a head.
 _TAILS, _HEADS = "DL DM DP DS DO DY DA PO PL SO SD".split(), "PA PC PE PG PS".split()
-_LIPIDS = {"CHL1", *(tails + head for tails in _TAILS for head in _HEADS)}
+LIPIDS = {"CHL1", *(tails + head for tails in _TAILS for head in _HEADS)}
 # What stands where an atom's name is not one of its component.
 _ATOMS = {
     "O1P": "OP1", "O2P": "OP2", "O3P": "OP3", "OT1": "O", "OT2": "OXT", "OC1": "O",
@@ -77,7 +77,7 @@ def _options() -> dict[str, tuple[str, ...]]:
 
 
 _STANDS_FOR = _options()
-FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4} | _LIPIDS
+FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4} | LIPIDS
 """Names that need the four columns which others leave to a chain of two letters."""
 
 

@@ -54,7 +54,7 @@ _LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1} | {
     f"covale_{part}": 1 for part in ("base", "phosphate", "sugar")
 }
 # The longest text of a table that may have a row for every atom.
-_LONGEST = 1024
+LONGEST = 1024
 # The head of the archive's files, which close each of their categories with '#'.
 _ARCHIVE = re.compile(rb"data_\S*\s*\n#\s*\n_entry\.id")
 _NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
@@ -132,7 +132,7 @@ def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
     number = {value: i for i, value in enumerate(dict.fromkeys(values))}
     known = [v if v in _NOTHING else cif.as_string(v).strip() for v in number]
     longest = max(map(len, known))
-    if longest > max(_LONGEST, 2**24 // len(values)):
+    if longest > max(LONGEST, 2**24 // len(values)):
         raise AtomEncodingError(f"it has a value of {longest:,} characters")
     index = np.fromiter(map(number.__getitem__, values), np.int64, len(values))
     return np.array(known)[index]

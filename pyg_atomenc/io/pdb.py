@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
-from pyg_atomenc.chem.names import FOUR_LETTERS
+from pyg_atomenc.chem.components import component_atoms
+from pyg_atomenc.chem.names import FOUR_LETTERS, LIPIDS
 from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.entry import Entry, Table
@@ -93,6 +94,11 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
         known = codes.among(four, FOUR_LETTERS)
         # HISA in chain B may well be HIS in chain AB.
         known &= ~codes.among(name, STANDARD) | (letters[:, 21] == 32)
+        for lipid in LIPIDS & {*four[known].tolist()}:
+            # PLPC in chain A may be PLP, a cofactor, in chain CA.
+            rows = known & (four == lipid)
+            of_short = component_atoms(lipid[:3])[0].tolist()
+            known[rows] = not {*atoms["atom_name"][rows].tolist()}.issubset(of_short)
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain

@@ -98,6 +98,8 @@ def test_chains_of_two_letters_and_names_of_four(tmp_path):
         data = read(tmp_path, line("P", "POPC", "L", element="P"),
                     line("O11", "POPC", "L", xyz=(1.6, 0, 0), element="O"))  # fmt: skip
     assert data.token_chain == ["L"] and data.token_name == ["POPC"]
+    data = read(tmp_path, line("C2A", "PLP", "CA", element="C"))
+    assert data.token_chain == ["CA"] and data.token_name == ["PLP"]
 
 
 @pytest.mark.filterwarnings("ignore:.*read as|.*elements told")
@@ -326,13 +328,6 @@ def test_hydrogens_by_any_name(tmp_path):
     assert bonds(data) == {(0, 1), (0, 2), (0, 3), (0, 4), (4, 5), (5, 6), (5, 7)}
     assert data.z.tolist() == [7, 1, 1, 1, 6, 6, 1, 1, 1]
     assert data.num_hydrogens.tolist()[:1] == [3]
-
-
-def test_pdb_entries_beside_their_mmcif(structures):
-    for entry in ("1aki", "3o5r"):
-        one, other = (from_structure(structures / f"{entry}.{kind}")
-                      for kind in ("pdb", "cif"))  # fmt: skip
-        assert torch.equal(one.edge_index, other.edge_index)
 
 
 def as_charmm(lines):
