@@ -48,11 +48,13 @@ def bond_ligands(
     todo = np.isin(residues.names, list(names))
     todo[index[lone]] = True
     inside = ends[(index[ends[:, 0]] == index[ends[:, 1]]) & todo[index[ends[:, 0]]]]
+    inside = inside[np.argsort(index[inside[:, 0]], kind="stable")]
+    owner = index[inside[:, 0]]
     for residue in np.flatnonzero(todo).tolist():
         rows, name = places[residue], str(residues.names[residue])
         if len(rows) == 1:
             continue
-        own = inside[index[inside[:, 0]] == residue]
+        own = inside[slice(*np.searchsorted(owner, (residue, residue + 1)))]
         if name in names or len(own) == 0:
             bonds, how = _perceive(atoms, rows, templates.get(name), own)
             notes.add(f"ligands {name} {how}", 1 if how else 0)
@@ -156,7 +158,7 @@ def _by_valence(chem: Any, determine: Any, mol: Any) -> Any:
         return None
     charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
     # Most files tell no charges.
-    for total in (charge,) if charge else (0, 1, -1):
+    for total in (charge,) if charge else (0, 1, -1, 2, -2):
         with suppress(ValueError, RuntimeError):
             ordered = chem.RWMol(mol)
             determine.DetermineBondOrders(ordered, charge=total, embedChiral=False)

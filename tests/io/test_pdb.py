@@ -291,6 +291,7 @@ def molecule(make, what):
     [("MolFromSequence", "ACDHG"), ("MolFromFASTA", ">\nGAW"),
      ("MolFromSmiles", "CC(=O)Oc1ccccc1C(=O)O"), ("MolFromSmiles", "C1CC1C#N"),
      ("MolFromSmiles", "[O-][N+](=O)c1ccc(Cl)cc1Br"), ("MolFromSmiles", "CC[NH3+]"),
+     ("MolFromSmiles", "COP(=O)([O-])OP(=O)([O-])O"),
      ("MolFromSmiles", "C[N+](C)(C)CC(=O)[O-]")],
 )  # fmt: skip
 def test_molecules_that_rdkit_wrote(make, what, flavor, tmp_path):
