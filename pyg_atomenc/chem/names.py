@@ -92,7 +92,7 @@ def standard_names(atoms: Any, notes: Any) -> Any:
         notes (Notes): Keeps what was changed.
 
     Returns:
-        biotite.structure.AtomArray: Without the virtual sites of waters.
+        biotite.structure.AtomArray: Without virtual sites.
     """
     _part_patches(atoms, notes)
     virtual = codes.among(atoms.element, _VIRTUAL)

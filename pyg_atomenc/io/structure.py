@@ -48,10 +48,12 @@ def from_structure(
     Atoms keep the order of the file. Of alternate locations, each residue keeps the
     one with the highest summed occupancy, the first of equal ones. Bonds inside
     residues come from the file's own component tables or the Chemical Component
-    Dictionary, those between residues from the polymer and from the file's connections
-    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``). A ligand that neither knows has
-    the orders of its template in ``ligands``, else bonds by distance. The names that
-    AMBER, CHARMM and GROMACS give residues and atoms become those of the PDB.
+    Dictionary, those between residues from the polymer, from the file's connections
+    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``), and from the distance between
+    sulfurs of cysteines. A ligand that neither knows has the orders of its template in
+    ``ligands``, or of ``CONECT``, which repeats bonds of higher orders, else bonds by
+    distance, and orders by valence where all hydrogens are there. The names that AMBER,
+    CHARMM and GROMACS give residues and atoms become those of the PDB.
 
     Args:
         path (str or os.PathLike): The file. Its name tells the format: ``.cif``,
