@@ -24,8 +24,8 @@ Table = Mapping[str, Mapping[tuple[str, str], int]]
 # How far the atoms of a bond may be apart, where the residues' numbers do not tell of
 # it, and where they do; in ångström.
 _LONGEST, _FARTHEST = 2.0, 4.0
-# That of any bond to hydrogen.
-_HYDROGEN = 1.5
+# That of any bond to hydrogen, and of one between sulfurs.
+_HYDROGEN, _DISULFIDE = 1.5, 2.3
 
 
 @lru_cache(maxsize=100)
@@ -101,16 +101,23 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
 
 
 def bond_hydrogens(atoms: Any, notes: Any) -> None:
-    """Bond hydrogens of unknown names to the nearest heavy atom of their residue."""
+    """Bond hydrogens of unknown names to the nearest heavy atom of their residue.
+
+    So are those that their names bond to an atom far away, as programs number them
+    in ways of their own.
+    """
     hydrogen = np.isin(atoms.element, ("H", "D", "T"))
-    alone = hydrogen.copy()
-    alone[atoms.bonds.as_array()[:, :2].ravel()] = False
-    alone &= np.isfinite(atoms.coord).all(axis=1)
     heavy = np.flatnonzero(~hydrogen & np.isfinite(atoms.coord).all(axis=1))
-    if not alone.any() or len(heavy) == 0:
+    bonds = atoms.bonds.as_array()
+    far = hydrogen[bonds[:, :2]].any(axis=1)
+    far[far] = _distance(atoms, *bonds[far, :2].T) > _HYDROGEN
+    alone = hydrogen.copy()
+    alone[bonds[:, :2].ravel()] = False
+    alone[bonds[far, :2].ravel()] = True
+    rows = np.flatnonzero(alone & hydrogen & np.isfinite(atoms.coord).all(axis=1))
+    if len(rows) == 0 or len(heavy) == 0:
         return
     spatial = require_package("scipy.spatial", "bonds of hydrogens")
-    rows = np.flatnonzero(alone)
     tree = spatial.cKDTree(atoms.coord[heavy])
     distance, nearest = tree.query(atoms.coord[rows], distance_upper_bound=_HYDROGEN)
     near = np.isfinite(distance)
@@ -122,7 +129,29 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
     odd = [name for name in atoms.atom_name[pairs[:, 0]].tolist()
            if name not in ("H1", "H2", "H3") and name[0] != "D"]  # fmt: skip
     notes.add("hydrogens bonded to the nearest atom", len(odd))
-    atoms.bonds = atoms.bonds.merge(type(atoms.bonds)(len(hydrogen), pairs))
+    far[far] = np.isin(bonds[far, :2], pairs[:, 0]).any(axis=1)
+    # Of a bond that is there twice, the first one's type stays.
+    pairs = np.concatenate([pairs, bonds[~far]])
+    atoms.bonds = type(atoms.bonds)(len(hydrogen), pairs)
+
+
+def bond_disulfides(atoms: Any, notes: Any) -> None:
+    """Bond the sulfurs of cysteines that are as near as in a disulfide.
+
+    Many programs declare none.
+    """
+    found = (atoms.res_name == "CYS") & (atoms.atom_name == "SG")
+    rows = np.flatnonzero(found & np.isfinite(atoms.coord).all(axis=1))
+    ends = atoms.bonds.as_array()[:, :2]
+    # Those that are bonded to each other already.
+    rows = np.setdiff1d(rows, ends[found[ends].all(axis=1)])
+    if len(rows) > 1:
+        spatial = require_package("scipy.spatial", "disulfides")
+        tree = spatial.cKDTree(atoms.coord[rows])
+        pairs = rows[tree.query_pairs(_DISULFIDE, output_type="ndarray").reshape(-1, 2)]
+        notes.add("disulfides bonded by distance", len(pairs))
+        pairs = np.insert(pairs, 2, 1, axis=1)
+        atoms.bonds = atoms.bonds.merge(type(atoms.bonds)(len(found), pairs))
 
 
 def _within(
@@ -155,7 +184,9 @@ def _along(residues: Residues) -> NDArray[np.int64]:
     for link in POLYMER_LINKS:
         fits = np.isin(types, link.types)
         head, tail = (fits | np.isin(residues.names, caps) for caps in link.caps)
-        start = np.flatnonzero(same & head[:-1] & tail[1:])
+        # Of a component made for no polymer, as GTP is, only the distance tells.
+        sure = follows & head[:-1] & tail[1:]
+        start = np.flatnonzero(same & (head[:-1] | tail[1:]))
         ends = []
         for name, of in ((link.tail, start), (link.head, start + 1)):
             atom = np.full(len(first), -1)
@@ -164,8 +195,8 @@ def _along(residues: Residues) -> NDArray[np.int64]:
             ends.append(atom[of])
         # Where nobody saw the atoms, their numbers have to do.
         distance = _distance(atoms, *ends)
-        near = ~(distance > np.where(follows[start], _FARTHEST, _LONGEST))
-        near &= follows[start] | ~np.isnan(distance)
+        near = ~(distance > np.where(sure[start], _FARTHEST, _LONGEST))
+        near &= sure[start] | ~np.isnan(distance)
         near &= (ends[0] >= 0) & (ends[1] >= 0)
         parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
     return np.concatenate(parts)

@@ -79,14 +79,7 @@ def count_hydrogens(
 
 # The names that wwPDB set aside for users' own ligands, and those of what nobody knows;
 # some of them stand in the dictionary for one component all the same.
-PLACEHOLDERS = {
-    "LIG",
-    "DRG",
-    "INH",
-    "UNL",
-    "UNX",
-    *(f"{i:02d}" for i in range(1, 100)),
-}
+PLACEHOLDERS = {*"LIG DRG INH UNL UNX".split(), *(f"{i:02d}" for i in range(1, 100))}
 
 
 def component_bonds(name: str) -> dict[tuple[str, str], int]:

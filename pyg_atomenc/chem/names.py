@@ -16,25 +16,39 @@ from pyg_atomenc.chem.components import SYMBOLS, component_atoms
 from pyg_atomenc.chem.residues import AMINO_ACIDS, find_residues
 
 _OTHERS = {
-    "HIS": "HIE HID HIP HSD HSE HSP HISA HISB HISD HISE HISH",
-    "CYS": "CYX CYM CYN CYS2",
-    "ASP": "ASH ASPP ASPH", "GLU": "GLH GLUP GLUH", "LYS": "LYN LSN LYSH",
-    "HOH": "WAT SOL SPC SPCE H2O TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P OPC",
+    "HIS": "HIE HID HIP HSD HSE HSP HIS1 HIS2 HISA HISB HISD HISE HISH",
+    "CYS": "CYX CYM CYN CYT CYS1 CYS2 CYSH", "ARG": "ARN ARGN", "TYR": "TYM TYO",
+    "ASP": "ASH ASPP ASPH", "GLU": "GLH GLUP GLUH", "LYS": "LYN LYP LSN LYSH",
+    "HOH": "HOH WAT SOL SPC SPCE H2O TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P OPC",
     "A": "ADE", "DA": "ADE", "G": "GUA", "DG": "GUA", "C": "CYT", "DC": "CYT",
-    "U": "URA", "DT": "THY",
+    "U": "URA", "DT": "THY", "NH2": "NHE", "NME": "NMA",
 }  # fmt: skip
 _IONS = {
-    "NA": "SOD NA+", "K": "POT K+", "CL": "CLA CL-", "CA": "CAL CA2 CA2+",
-    "LI": "LIT LI+", "MG": "MG2 MG2+", "ZN": "ZN2 ZN2+", "CS": "CES CS+",
-    "RB": "RUB RB+", "BA": "BAR", "CD": "CAD CD2",
+    "NA": "SOD NA+", "K": "POT K+", "CL": "CLA CL-", "CA": "CAL CA2 CA2+", "F": "F-",
+    "LI": "LIT LI+", "MG": "MG2 MG2+", "ZN": "ZN2 ZN2+", "CS": "CES CS+", "BR": "BR-",
+    "RB": "RUB RB+", "BA": "BAR BA2+", "CD": "CAD CD2 CD2+", "MN": "MN2+",
+    "CU": "CU2+", "FE": "FE3+", "SR": "SR2+",
 }  # fmt: skip
+# What CHARMM adds to the residue at an end of a chain → the component that it is.
+_PATCHES = {
+    "CAY": ("ACE", "CAY CY OY HY1 HY2 HY3"), "CAT": ("NME", "NT HNT CAT HT1 HT2 HT3"),
+    "NT": ("NH2", "NT HT1 HT2"),
+}  # fmt: skip
+# Lipids, which are in no dictionary: two tails and a head.
+_TAILS, _HEADS = "DL DM DP DS DO DY DA PO PL SO SD".split(), "PA PC PE PG PS".split()
+LIPIDS = {"CHL1", *(tails + head for tails in _TAILS for head in _HEADS)}
 # What stands where an atom's name is not one of its component.
 _ATOMS = {
     "O1P": "OP1", "O2P": "OP2", "O3P": "OP3", "OT1": "O", "OT2": "OXT", "OC1": "O",
     "OC2": "OXT", "O5T": "O5'", "C5M": "C7", "CD": "CD1", "CH3": "C", "CAY": "CH3",
     "CY": "C", "OY": "O", "NT": "N", "CAT": "C", "OW": "O", "OH2": "O", "HW1": "H1",
-    "HW2": "H2", "HW3": "H2",
+    "HW2": "H2", "HW3": "H2", "NME CA": "C",
 }  # fmt: skip
+# What stands for the element of a site that is none.
+_VIRTUAL = ("EP", "LP", "VS", "DU")
+_IN_WATER = {name: kind for kind, names in (
+    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")),
+    ("virtual", ("M", "MW", "OM", "EPW", *_VIRTUAL))) for name in names}  # fmt: skip
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
 _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
@@ -46,7 +60,7 @@ def _options() -> dict[str, tuple[str, ...]]:
     for target, names in {**_OTHERS, **_IONS}.items():
         for name in names.split():
             found.setdefault(name, []).append(target)
-    for amino in AMINO_ACIDS:
+    for amino in (*AMINO_ACIDS, "HYP"):
         # The ends of a chain, in AMBER.
         for name in (amino, *_OTHERS.get(amino, "").split()):
             for end in "NC":
@@ -63,7 +77,7 @@ def _options() -> dict[str, tuple[str, ...]]:
 
 
 _STANDS_FOR = _options()
-FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4}
+FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4} | LIPIDS
 """Names that need the four columns which others leave to a chain of two letters."""
 
 
@@ -78,47 +92,40 @@ def standard_names(atoms: Any, notes: Any) -> Any:
         notes (Notes): Keeps what was changed.
 
     Returns:
-        biotite.structure.AtomArray: Without the virtual sites of waters.
+        biotite.structure.AtomArray: Without virtual sites.
     """
-    virtual = np.zeros(atoms.array_length(), dtype=bool)
+    _part_patches(atoms, notes)
+    virtual = codes.among(atoms.element, _VIRTUAL)
     for name in codes.distinct(atoms.res_name)[0].tolist():
-        options = _STANDS_FOR.get(name.upper(), (name,))
-        rows = np.flatnonzero(atoms.res_name == name)
-        atom_names = atoms.atom_name[rows]
-        named, target = {atom.upper() for atom in atom_names.tolist()}, options[0]
-        if options == (name,):
+        if name.upper() not in _STANDS_FOR:
             continue
+        rows = np.flatnonzero(atoms.res_name == name)
+        names, target = atoms.atom_name[rows], _STANDS_FOR[name.upper()][0]
         if target == "HOH":
-            kinds = {atom: _in_water(atom) for atom in named}
-            if all(kinds.values()):
-                of_atom = np.array(
-                    [kinds[atom.upper()] for atom in atom_names.tolist()]
-                )
+            # What an atom of a water is: "" for one that is in none.
+            kinds = codes.of_distinct(
+                lambda atom: _IN_WATER.get(atom.upper().strip("0123456789"), ""), names
+            )
+            if (kinds != "").all():
                 atoms.res_name[rows] = target
-                virtual[rows] = of_atom == "virtual"
-                notes.add(f"residues {name} read as HOH", (of_atom == "O").sum())
+                virtual[rows] |= kinds == "virtual"
+                if name != target:
+                    notes.add(f"residues {name} read as HOH", (kinds == "O").sum())
         elif target in _IONS:
-            if named <= {name.upper(), target, *_IONS[target].split()}:
+            if {*np.char.upper(names)} <= {
+                name.upper(),
+                target,
+                *_IONS[target].split(),
+            }:
                 atoms.res_name[rows] = atoms.atom_name[rows] = target
                 atoms.element[rows] = target
                 notes.add(f"residues {name} read as {target}", len(rows))
         else:
             _rename_residues(atoms, rows, name, notes)
-    notes.add("virtual sites of waters left out", virtual.sum())
+    notes.add("virtual sites left out", virtual.sum())
     atoms = atoms[~virtual] if virtual.any() else atoms
     _rename_atoms(atoms, notes)
     return atoms
-
-
-def _in_water(atom: str) -> str:
-    """What an atom of a water is: ``""`` for one that is in none."""
-    if atom in ("O", "OW", "OH2"):
-        return "O"
-    if atom.strip("0123456789") in ("H", "HW", "D"):
-        return "H"
-    return (
-        "virtual" if atom.strip("0123456789") in ("M", "MW", "EP", "EPW", "LP") else ""
-    )
 
 
 def _rename_residues(atoms: Any, rows: Any, name: str, notes: Any) -> None:
@@ -141,8 +148,9 @@ def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
     for option in (name, *_STANDS_FOR[name]):
         known, elements, _, leaving, _ = component_atoms(option)
         stays = set(known[~leaving & (elements != "H")].tolist())
-        if {_atom_name(atom, option) for atom in heavy} <= set(known.tolist()):
-            missing[option] = len(stays - {_atom_name(atom, option) for atom in heavy})
+        named = {_atom_name(atom, option) for atom in heavy}
+        if named <= set(known.tolist()) and len(named) == len(heavy):
+            missing[option] = len(stays - named)
     best = min(missing, key=lambda option: missing[option], default=name)
     return None if best == name else best
 
@@ -151,23 +159,46 @@ def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
 def _atom_name(name: str, component: str) -> str:
     """An atom's name in a component; the name itself where that has no better one."""
     known = component_atoms(component)[0]
-    for option in (name, name.replace("*", "'"), _ATOMS.get(name, name)):
+    other = _ATOMS.get(f"{component} {name}", _ATOMS.get(name, name))
+    for option in (name, name.replace("*", "'"), other, name.upper()):
         if option in known:
             return option
     return name
 
 
+def _part_patches(atoms: Any, notes: Any) -> None:
+    """Make caps that CHARMM counts to the first and last residue their own residues."""
+    if not np.isin(atoms.atom_name, list(_PATCHES)).any():
+        return
+    for rows in codes.places(find_residues(atoms).index):
+        names = atoms.atom_name[rows]
+        if not np.isin(names, list(_PATCHES)).any() or not {"N", "CA", "C"} <= {*names}:
+            continue
+        known = component_atoms(str(atoms.res_name[rows[0]]))[0]
+        for atom, (patch, members) in _PATCHES.items():
+            if atom in atoms.atom_name[rows] and atom not in known:
+                part = rows[np.isin(atoms.atom_name[rows], members.split())]
+                atoms.res_name[part] = patch
+                notes.add(f"caps read as residues {patch}")
+                rows = np.setdiff1d(rows, part)
+
+
 def _rename_atoms(atoms: Any, notes: Any) -> None:
     residues, residue = codes.distinct(atoms.res_name)
     names, atom = codes.distinct(atoms.atom_name)
-    pairs, which = np.unique(residue * len(names) + atom, return_inverse=True)
+    pairs, which = codes.distinct(residue * len(names) + atom)
     found = [(str(residues[p // len(names)]), str(names[p % len(names)]))
              for p in pairs.tolist()]  # fmt: skip
     new = np.array([_atom_name(name, component) for component, name in found])
     changed = new != [name for _, name in found]
     if changed.any():
-        rows = changed[which]
-        notes.add("atoms renamed after the component dictionary", rows.sum())
+        rows = np.flatnonzero(changed[which])
+        # Not where the residue has an atom of that name already.
+        every, number = codes.distinct(np.concatenate([names, new]))
+        place = find_residues(atoms).index * len(every)
+        wanted = (place + number[len(names) :][which])[rows]
+        rows = rows[~np.isin(wanted, place + number[atom])]
+        notes.add("atoms renamed after the component dictionary", len(rows))
         atoms.atom_name[rows] = new[which[rows]]
     blank = atoms.element == ""
     if blank.any():

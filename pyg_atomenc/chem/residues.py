@@ -90,7 +90,7 @@ class Residues:
         known = self.atoms.get_annotation_categories()
         names = [n for n in ("chain_id", "label_asym_id", "sym_id") if n in known]
         values = (getattr(self.atoms, name)[self.first] for name in names)
-        chain = codes.join(*(codes.code_runs(value) for value in values))
+        chain = codes.join(*(codes.code(value) for value in values))
         votes = np.bincount((chain * 4 + own)[polymer & made], minlength=4 * len(self))
         votes = votes.reshape(-1, 4)
         of_chain = np.where(votes.any(axis=1), votes.argmax(axis=1), LIGAND)[chain]
@@ -99,7 +99,7 @@ class Residues:
     @property
     def standard(self) -> NDArray[np.bool_]:
         """Which residues are standard ones, and in a polymer ``[R]``."""
-        return np.isin(self.names, STANDARD) & (self.kinds != LIGAND)
+        return codes.among(self.names, STANDARD) & (self.kinds != LIGAND)
 
     @cached_property
     def numbered(self) -> Optional[NDArray[np.bool_]]:
@@ -149,13 +149,13 @@ def find_residues(atoms: Any) -> Residues:
     that stand together in a residue of an unknown component, which may all have one.
     """
     known = atoms.get_annotation_categories()
-    residue = codes.join(*(codes.code_runs(getattr(atoms, n)) for n in _IDENTITY))
+    residue = codes.join(*(codes.code(getattr(atoms, n)) for n in _IDENTITY))
     for name in _MORE_IDENTITY:
         if name in known:
             values = getattr(atoms, name)
             partly = np.zeros(residue.max(initial=-1) + 1, dtype=bool)
             partly[residue[untold(values)]] = True
-            more = np.where(partly[residue], 0, codes.code_runs(values) + 1)
+            more = np.where(partly[residue], 0, codes.code(values) + 1)
             residue = codes.join(residue, more)
     atom = codes.code(atoms.atom_name)
     if "altloc_id" in known:
@@ -182,12 +182,15 @@ def untold(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def split_repeats(run: Integers, name: Integers) -> Integers:
     """Number stretches ``[N]`` anew: within each, no name ``[N]`` stands twice."""
-    key = codes.join(run, name - name.min(initial=0))
+    new = np.diff(run, prepend=run[:1]) != 0
+    name = name - name.min(initial=0)
+    key = run * (name.max(initial=0) + 1) + name
+    if (np.diff(np.sort(key)) > 0).all():
+        return np.cumsum(new)
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(np.diff(key[order]) == 0)
     before = np.full(len(run), -1)
     before[order[again + 1]] = order[again]
-    new = np.diff(run, prepend=run[:1]) != 0
     last = 0
     for atom in np.flatnonzero(before >= 0).tolist():
         if before[atom] >= last:

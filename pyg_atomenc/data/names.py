@@ -31,7 +31,7 @@ class Names(list[str]):
 
 def named(value: Any) -> Any:
     """The value; a list of texts, or an empty one, as names."""
-    text = type(value) is list and all(isinstance(v, str) for v in value)
+    text = type(value) is list and all(issubclass(t, str) for t in {*map(type, value)})
     return Names(value) if text else value
 
 

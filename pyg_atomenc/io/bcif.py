@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.cif import ATOM_COLUMNS, TABLES, choose_block, entry_of
+from pyg_atomenc.io.cif import ATOM_COLUMNS, LONGEST, TABLES, choose_block, entry_of
 from pyg_atomenc.io.entry import Entry, Table
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
-
-# The longest text of a table that may have a row for every atom.
-_LONGEST = 1024
 
 
 def read_bcif(
@@ -46,7 +43,7 @@ def read_bcif(
             limits.check_atoms(file, rows)
         columns = ATOM_COLUMNS if name == "atom_site" else None
         tables[name] = _category(category, columns, rows)
-    return entry_of(tables)
+    return entry_of(tables, notes)
 
 
 def _category(category: Any, columns: Optional[Collection[str]], rows: int) -> Table:
@@ -116,7 +113,7 @@ def _strings(data: Any, step: Any, rows: int) -> NDArray[np.str_]:
     ends = _decode(step["offsets"], step["offsetEncoding"], max(rows, len(text)))
     strings = [text[a:b] for a, b in pairwise(ends.tolist())]
     longest = max(map(len, strings), default=0)
-    most = max(_LONGEST, 2**24 // (rows + 1))
+    most = max(LONGEST, 2**24 // (rows + 1))
     if sum(map(len, strings)) != len(text) or longest > most:
         raise AtomEncodingError("its texts do not add up, or one is too long")
     if len(index) and not -1 <= index.min() <= index.max() < len(strings):

@@ -31,11 +31,13 @@ TABLES = (
 # Of these, few values are there twice.
 _NUMBERS = (*POSITION, "occupancy")
 _NOTHING = (".", "?", "")
-_BOND = ("comp_id", "atom_id_1", "atom_id_2", "value_order", "pdbx_aromatic_flag")
+_UNTOLD = -(2**40)
+_BOND = ("comp_id", "atom_id_1", "atom_id_2")
 # Orders and aromatic flags → biotite's BondType; 0 is any.
 _KINDS = {
     ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
     ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
+    ("AROM", "N"): 9,
 }  # fmt: skip
 _GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
 _MATRIX = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
@@ -52,9 +54,11 @@ _LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1} | {
     f"covale_{part}": 1 for part in ("base", "phosphate", "sugar")
 }
 # The longest text of a table that may have a row for every atom.
-_LONGEST = 1024
+LONGEST = 1024
 # The head of the archive's files, which close each of their categories with '#'.
 _ARCHIVE = re.compile(rb"data_\S*\s*\n#\s*\n_entry\.id")
+_NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
+_CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
 _UNCERTAINTY = re.compile(r"\(\d+\)$")
 
 
@@ -90,7 +94,8 @@ def read_cif(
             )
             for name, table in tables.items()
             if len(table)
-        }
+        },
+        notes,
     )
 
 
@@ -110,48 +115,50 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
 def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
     """A category's columns by name, all of them if none is named."""
     tags = [tag.rpartition(".")[2] for tag in table.tags]
-    values = table.loop.values if table.loop is not None else list(table[0])
-    wanted = {name.lower(): name for name in columns}
+    wanted = {name.lower(): name for name in columns or tags}
     found: Table = {}
     for i, tag in enumerate(tags):
-        key = wanted.get(tag.lower()) if columns else tag
-        if key in _NUMBERS:
-            found[key] = np.array(values[i :: len(tags)], dtype=object)
-        elif key is not None:
-            found[key] = _texts(cif, values[i :: len(tags)])
+        key = wanted.get(tag.lower())
+        if key is not None:
+            # One after another: all texts of a large table crowd the memory's caches.
+            values = list(table.column(i))
+            number = key in _NUMBERS
+            found[key] = np.array(values, object) if number else _texts(cif, values)
     return found
 
 
 def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
     """Texts without their quotes; NumPy makes few distinct ones much faster."""
     number = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    known = [v if v in _NOTHING else cif.as_string(v) for v in number]
+    known = [v if v in _NOTHING else cif.as_string(v).strip() for v in number]
     longest = max(map(len, known))
-    if longest > max(_LONGEST, 2**24 // len(values)):
+    if longest > max(LONGEST, 2**24 // len(values)):
         raise AtomEncodingError(f"it has a value of {longest:,} characters")
     index = np.fromiter(map(number.__getitem__, values), np.int64, len(values))
     return np.array(known)[index]
 
 
-def entry_of(tables: Table) -> Entry:
+def entry_of(tables: Table, notes: Notes) -> Entry:
     """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
     site = tables["atom_site"]
     for name in POSITION:
         if name not in site:
             raise AtomEncodingError(f"atom_site has no {name}")
     count = len(site["Cartn_x"])
-    atoms = _names(site, count)
+    atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
     weight = _numbers(site, "occupancy") if "occupancy" in site else np.ones(count)
     atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
     model = _integers(site, "pdbx_PDB_model_num", np.ones(count, dtype=np.int64))
-    starts = np.flatnonzero(np.diff(model, prepend=model[:1] - 1))
-    if len(starts) > len(np.unique(model)):
-        raise AtomEncodingError("the rows of a model do not stand together")
-    entry = Entry(atoms, np.append(starts, count))
+    model, first = codes.by_first_atom(model)
+    if len(first) > 1:
+        # The rows of a model need not stand together.
+        order = np.argsort(model, kind="stable")
+        atoms = {name: column[order] for name, column in atoms.items()}
+    ends = np.cumsum(np.bincount(model))
+    entry = Entry(atoms, np.concatenate([[0], ends]))
     entry.sequence = tables.get("pdbx_poly_seq_scheme")
-    for name, a, b, order, aromatic in _rows(tables.get("chem_comp_bond"), _BOND):
-        kind = _KINDS.get((order.upper(), aromatic.upper()), 0)
+    for (name, a, b), kind in _component_bonds(tables.get("chem_comp_bond")):
         entry.component_bonds.setdefault(name, {})[a, b] = kind
     made = _rows(tables.get("pdbx_struct_assembly_gen"), _GENERATOR)
     entry.generators = [(name, how, chains.split(",")) for name, how, chains in made]
@@ -166,7 +173,7 @@ def entry_of(tables: Table) -> Entry:
     return entry
 
 
-def _names(site: Table, count: int) -> Table:
+def _names(site: Table, count: int, notes: Notes) -> Table:
     """All that names atoms, by the author where the author tells."""
     atoms: Table = {
         name: _told(site, count, f"auth_{column}", f"label_{column}")
@@ -178,7 +185,12 @@ def _names(site: Table, count: int) -> Table:
         if (atoms[name] == "").any():
             row = int((atoms[name] == "").argmax())
             raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
-    label = _integers(site, "label_seq_id", np.zeros(count, dtype=np.int64))
+    standard = codes.among(atoms["res_name"], STANDARD)
+    label = _integers(site, "label_seq_id", np.full(count, _UNTOLD))
+    # Some programs write the authors' numbers there.
+    odd = standard & (label < 1) & (label != _UNTOLD)
+    notes.add("atoms whose label_seq_id counts no sequence", odd.sum())
+    label = np.where(label == _UNTOLD, 0, label)
     atoms["res_id"] = _integers(site, "auth_seq_id", label)
     marks = {"ins_code": "pdbx_PDB_ins_code", "altloc_id": "label_alt_id"}
     for name, column in marks.items():
@@ -187,7 +199,7 @@ def _names(site: Table, count: int) -> Table:
             raise AtomEncodingError(f"a value of {column} has several characters")
     if "label_asym_id" in site:
         atoms["label_asym_id"] = _told(site, count, "label_asym_id")
-    if "label_seq_id" in site:
+    if "label_seq_id" in site and not odd.any():
         atoms["label_seq_id"] = codes.of_distinct(
             lambda number: str(number) if number > 0 else ".", label
         )
@@ -196,12 +208,25 @@ def _names(site: Table, count: int) -> Table:
     if other.any():
         row = int(other.argmax())
         raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
-    standard = np.isin(atoms["res_name"], STANDARD)
     atoms["hetero"] = np.where(group == "", ~standard, group == "HETATM")
     symbol = _told(site, count, "type_symbol")
     atoms["element"] = codes.of_distinct(str.upper, symbol)
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
+
+
+def _component_bonds(table: Optional[Table]) -> Any:
+    """Rows of a component and two atoms, each with biotite's type of their bond."""
+    rows = list(_rows(table, _BOND))
+    if table is None or not rows:
+        return ()
+    orders = _told(table, len(rows), "value_order", "type").tolist()
+    rings = _told(table, len(rows), "pdbx_aromatic_flag", "aromatic").tolist()
+    # Some programs write whole words, and no flag.
+    return [
+        (row, _KINDS.get((order[:4].upper(), ring[:1].upper() or "N"), 0))
+        for row, order, ring in zip(rows, orders, rings, strict=True)
+    ]
 
 
 def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
@@ -248,14 +273,21 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
 
 def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     """A column of whole numbers ``[A]``, with others where there is none."""
-    texts, which = codes.distinct(_told(table, len(other), name))
-    told = texts != ""
-    if not np.char.isdigit(np.char.lstrip(texts[told], "+-")).all():
-        raise AtomEncodingError(f"a value of {name} is no whole number")
-    found = np.where(told, texts, "0").astype(np.float64)
-    if (np.abs(found) > 2**31).any():
-        raise AtomEncodingError(f"a value of {name} is too large")
-    return np.where(told[which], found.astype(np.int64)[which], other)
+    values = table.get(name)
+    if values is not None and values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    texts = _told(table, len(other), name)
+    found = codes.of_distinct(lambda text: _whole(text, name), texts)
+    return np.where(texts == "", other, found)
+
+
+def _whole(text: str, name: str) -> int:
+    # Charges may have zeros behind a point, or their sign at the end.
+    how = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
+    found = how.fullmatch(text or "0")
+    if found is None:
+        raise AtomEncodingError(f"a value of {name} is no whole number: {text[:20]!r}")
+    return int(f"{found[1] or found[3]}{found[2]}")
 
 
 def _links(table: Table, place: Collection[str]) -> list[Any]:

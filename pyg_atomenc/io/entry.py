@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
-from pyg_atomenc.chem.bonds import bond_hydrogens, residue_bonds
+from pyg_atomenc.chem.bonds import bond_disulfides, bond_hydrogens, residue_bonds
 from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
@@ -44,7 +44,7 @@ class Entry:
     # Declared bonds: two atoms, as values of the columns `place`, and biotite's type.
     links: list[Any] = field(default_factory=list)
     place: tuple[str, ...] = PLACE
-    # Bonds between rows of `atoms` whose type nobody tells [B, 2].
+    # Bonds between two rows of `atoms`, and how often each is listed [B, 3].
     pairs: Any = None
     # Component → its bonds, by the file itself.
     component_bonds: Table = field(default_factory=dict)
@@ -82,12 +82,13 @@ class Entry:
             ``label_asym_id`` and ``label_seq_id`` where the file has them.
         """
         structure = require_package("biotite.structure", "from_structure")
-        rows = np.arange(*self.models[model - 1 : model + 1])
+        span = slice(*self.models[model - 1 : model + 1])
+        rows = np.arange(span.start, span.stop)
         atoms = structure.AtomArray(len(rows))
-        atoms.coord = self.atoms["coord"][rows]
+        atoms.coord = self.atoms["coord"][span]
         for name in COLUMNS:
             if name in self.atoms:
-                values = self.atoms[name][rows]
+                values = self.atoms[name][span]
                 # Names may become longer, as of an ion without its element.
                 wide = values.dtype.kind == "U" and values.dtype < np.dtype("U4")
                 atoms.set_annotation(name, values.astype("U4") if wide else values)
@@ -96,16 +97,17 @@ class Entry:
         atoms.bonds = structure.BondList(len(rows), self._declared(atoms, rows))
         atoms.del_annotation("altloc_id")
         atoms = standard_names(atoms, notes)
+        bond_disulfides(atoms, notes)
         if assembly is not None:
             atoms = self._assembly(atoms, assembly, file, limits)
         tables = self._tables(atoms) | dict.fromkeys(ligands, {})
+        bonds, declared = residue_bonds(atoms, tables), atoms.bonds
         # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
+        atoms.bonds = declared.merge(bonds) if declared.get_bond_count() else bonds
         unknown = [name for name, table in tables.items() if not table]
         # Ions have no bonds, and need none.
         unknown = [name for name in unknown if len(component_atoms(name)[0]) != 1]
-        if unknown:
-            bond_ligands(atoms, unknown, ligands, notes)
+        bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
         if "segment" in atoms.get_annotation_categories():
             atoms.del_annotation("segment")
@@ -153,9 +155,10 @@ class Entry:
         if self.pairs is not None:
             place = np.full(len(self.atoms["coord"]), -1)
             place[rows] = np.arange(len(rows))
-            ends = place[self.pairs]
-            ends = ends[(ends >= 0).all(axis=1)]
-            parts.append(np.column_stack([ends, _kinds(atoms, ends)]))
+            listed = np.column_stack([place[self.pairs[:, :2]], self.pairs[:, 2]])
+            listed = listed[(listed >= 0).all(axis=1)]
+            listed[:, 2] = _kinds(atoms, *np.split(listed, [2], axis=1))
+            parts.append(listed)
         return np.concatenate(parts)
 
     def _assembly(self, atoms: Any, assembly: str, file: Path, limits: Limits) -> Any:
@@ -199,10 +202,13 @@ _NONMETALS = [
 ]
 
 
-def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Biotite's types of bonds of which none is told ``[B]``.
+def _kinds(
+    atoms: Any, ends: NDArray[np.int64], times: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Biotite's types of bonds that are listed so often ``[B]``.
 
-    As in mmCIF, between residues they are single, or coordinate a metal.
+    Within residues, one that is listed once is of any order. As in mmCIF, between
+    residues they are single, or coordinate a metal.
     """
     types = require_package("biotite.structure", "from_structure").BondType
     metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
@@ -211,4 +217,9 @@ def _kinds(atoms: Any, ends: NDArray[np.int64]) -> NDArray[np.int64]:
     for name in ("chain_id", "res_id", "ins_code", "res_name"):
         value = getattr(atoms, name)[ends]
         same &= value[:, 0] == value[:, 1]
-    return np.where(same, int(types.ANY), kind)
+    # Where even those to hydrogens are, the whole table is there more than once.
+    times = times[:, 0]
+    hydrogen = np.isin(atoms.element[ends], ("H", "D", "T")).any(axis=1)
+    if (times[hydrogen] > 1).any():
+        times = np.ones_like(times)
+    return np.where(same, np.where(times > 1, times, int(types.ANY)), kind)

@@ -6,6 +6,7 @@ none of that can be told from what it gives. The columns themselves can.
 """
 
 import re
+from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
-from pyg_atomenc.chem.names import FOUR_LETTERS
+from pyg_atomenc.chem.components import component_atoms
+from pyg_atomenc.chem.names import FOUR_LETTERS, LIPIDS
 from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.entry import Entry, Table
@@ -30,6 +32,7 @@ _COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
 _OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
 # In place of a whole number that is none, and of one that did not fit its columns.
 _BAD, _STARS = 2**62, 2**61
+_HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 
 
@@ -63,10 +66,10 @@ def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
     header = b"\n".join(line for line in others if line.startswith(_HEADER))
     atoms = _columns(letters, numbers, notes)
     starts, segment = _parts(lines, numbers, atoms, notes)
-    atoms["segment"] = codes.join(segment, codes.code_runs(_texts(letters, 72, 76)))
+    atoms["segment"] = codes.join(segment, codes.code(_texts(letters, 72, 76)))
     entry = Entry(atoms, np.append(starts, len(rows)))
     if header:
-        _read_header(entry, header, letters)
+        _read_header(entry, header, letters, notes)
     return entry
 
 
@@ -88,9 +91,14 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     if (letters[:, 20] != 32).any():
         # A known name of four letters, else a chain of two.
         four = _texts(letters, 17, 21)
-        known = np.isin(four, list(FOUR_LETTERS))
+        known = codes.among(four, FOUR_LETTERS)
         # HISA in chain B may well be HIS in chain AB.
-        known &= ~np.isin(name, STANDARD) | (letters[:, 21] == 32)
+        known &= ~codes.among(name, STANDARD) | (letters[:, 21] == 32)
+        for lipid in LIPIDS & {*four[known].tolist()}:
+            # PLPC in chain A may be PLP, a cofactor, in chain CA.
+            rows = known & (four == lipid)
+            of_short = component_atoms(lipid[:3])[0].tolist()
+            known[rows] = not {*atoms["atom_name"][rows].tolist()}.issubset(of_short)
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain
@@ -115,7 +123,7 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     unknown = number == _STARS
     if unknown.any():
         notes.add("atoms whose residue number did not fit its columns", unknown.sum())
-        place = codes.join(*(codes.code_runs(v) for v in (name, chain, number)))
+        place = codes.join(*(codes.code(v) for v in (name, chain, number)))
         run = np.cumsum(np.diff(place, prepend=place[:1]) != 0)
         run = split_repeats(run, codes.code(atoms["atom_name"]))
         number[unknown] = 10_000 + codes.code(run[unknown])
@@ -136,21 +144,17 @@ def _numbers(
         field = np.where(empty, str(blank).encode(), field)
     # Python reads 1_0 as 10.
     field = np.where((part == ord("_")).any(axis=1), b"_", field)
-    try:
-        return field.astype(np.float64)
-    except ValueError:
-        row = next(i for i, value in enumerate(field.tolist()) if not _is_number(value))
-        what = bytes(part[row]).decode().strip()
-        raise AtomEncodingError(
-            f"line {lines[row] + 1} has the number {what!r}"
-        ) from None
-
-
-def _is_number(text: bytes) -> bool:
     with suppress(ValueError):
-        float(text)
-        return True
-    return False
+        return field.astype(np.float64)
+    for line, value, text in zip(lines, field.tolist(), part, strict=True):
+        try:
+            float(value)
+        except ValueError:
+            what = bytes(text).decode().strip()
+            raise AtomEncodingError(
+                f"line {line + 1} has the number {what!r}"
+            ) from None
+    raise AssertionError("one of these is no number")
 
 
 def _hybrid36(text: str, width: int) -> int:
@@ -162,7 +166,8 @@ def _hybrid36(text: str, width: int) -> int:
             return int(text, 36) - 10 * place + 10**width + above
         return int("_" if "_" in text else text or "0")
     except ValueError:
-        return _STARS if "*" in text else _BAD
+        # NAMD and VMD go on in hexadecimal digits, which mean others here.
+        return _STARS if "*" in text or _HEXADECIMAL.fullmatch(text) else _BAD
 
 
 def _charge(text: str) -> int:
@@ -213,7 +218,9 @@ def _parts(
     return np.array(known), np.cumsum(segment)[:-1]
 
 
-def _read_header(entry: Entry, header: bytes, letters: NDArray[np.uint8]) -> None:
+def _read_header(
+    entry: Entry, header: bytes, letters: NDArray[np.uint8], notes: Notes
+) -> None:
     """Declared bonds and assemblies, as gemmi reads them."""
     gemmi = require_package("gemmi", "from_structure")
     structure = gemmi.read_pdb_string(header + b"\nEND\n")
@@ -233,24 +240,27 @@ def _read_header(entry: Entry, header: bytes, letters: NDArray[np.uint8]) -> Non
                     np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
                 )  # fmt: skip
             entry.generators.append((assembly.name, ",".join(names), generator.chains))
-    pairs = [(a, b) for a, others in structure.conect_map.items() for b in others]
+    # A bond of a higher order is listed as often.
+    pairs: dict[tuple[int, ...], int] = {}
+    for atom, ends in structure.conect_map.items():
+        for end, times in Counter(ends).items():
+            pair = tuple(sorted((atom, end)))
+            pairs[pair] = max(pairs.get(pair, 1), min(times, 3))
     if not pairs:
         return
     serial = codes.of_distinct(lambda text: _hybrid36(text, 5), _texts(letters, 6, 11))
-    wanted = np.array(pairs, dtype=np.int64)
+    wanted = np.array([(*pair, times) for pair, times in pairs.items()])
     found = []
     for start, stop in pairwise(entry.models.tolist()):
         order = np.argsort(serial[start:stop], kind="stable")
         ordered = serial[start:stop][order]
-        place = np.searchsorted(ordered, wanted)
         # A serial number that is not there is an atom that was left out.
-        there = np.isin(wanted, ordered).all(axis=1)
-        place = place[there]
-        twice = np.append(ordered[1:] == ordered[:-1], False)[place]
-        if twice.any():
-            number = ordered[place[twice]][0]
-            raise AtomEncodingError(f"CONECT names atom {number}, which is there twice")
-        found.append(start + order[place])
+        ends = wanted[np.isin(wanted[:, :2], ordered).all(axis=1)]
+        place = np.searchsorted(ordered, ends[:, :2])
+        twice = np.append(ordered[1:] == ordered[:-1], False)[place].any(axis=1)
+        notes.add("bonds of CONECT between atoms of one number left out", twice.sum())
+        ends[:, :2] = start + order[place]
+        found.append(ends[~twice])
     entry.pairs = np.concatenate(found)
 
 

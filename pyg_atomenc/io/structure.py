@@ -12,7 +12,7 @@ import numpy as np
 from pyg_atomenc.checks import check_choice, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
-from pyg_atomenc.io.atom_array import check_positions, from_atom_array
+from pyg_atomenc.io.atom_array import from_atom_array
 from pyg_atomenc.io.bcif import read_bcif
 from pyg_atomenc.io.cif import read_cif
 from pyg_atomenc.io.limits import Limits, read_bytes
@@ -48,10 +48,12 @@ def from_structure(
     Atoms keep the order of the file. Of alternate locations, each residue keeps the
     one with the highest summed occupancy, the first of equal ones. Bonds inside
     residues come from the file's own component tables or the Chemical Component
-    Dictionary, those between residues from the polymer and from the file's connections
-    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``). A ligand that neither knows has
-    the orders of its template in ``ligands``, else bonds by distance. The names that
-    AMBER, CHARMM and GROMACS give residues and atoms become those of the PDB.
+    Dictionary, those between residues from the polymer, from the file's connections
+    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``), and from the distance between
+    sulfurs of cysteines. A ligand that neither knows has the orders of its template in
+    ``ligands``, or of ``CONECT``, which repeats bonds of higher orders, else bonds by
+    distance, and orders by valence where all hydrogens are there. The names that AMBER,
+    CHARMM and GROMACS give residues and atoms become those of the PDB.
 
     Args:
         path (str or os.PathLike): The file. Its name tells the format: ``.cif``,
@@ -186,10 +188,6 @@ def _reason(error: Exception) -> str:
 def _prepare(
     atoms: Any, sequence: Any, kind: str, numbering: str, unresolved: bool
 ) -> Any:
-    resolved = None
-    if "is_resolved" in atoms.get_annotation_categories():
-        resolved = atoms.is_resolved
-    check_positions(atoms, atoms.coord, resolved)
     if unresolved:
         if kind == "PDB":
             raise AtomEncodingError(

@@ -43,7 +43,11 @@ def test_as_biotite_finds_them(name, structures):
     atoms = seen[0]
     table = table_of(atoms)
     theirs = struc.connect_via_residue_names(atoms, custom_bond_dict=table)
-    assert pairs(residue_bonds(atoms, table)) == pairs(theirs)
+    found, expected = pairs(residue_bonds(atoms, table)), pairs(theirs)
+    # biotite does not join the GTP at the start of an RNA to it.
+    more = [pair for pair in found if atoms.res_name[pair[0]] == "GTP"]
+    assert len(found) - len(expected) == (name == "4gxy.cif") <= len(more)
+    assert expected == {pair: found[pair] for pair in found if pair in expected}
 
 
 def test_atoms_that_do_not_stand_together_and_double_names():
@@ -82,3 +86,10 @@ def test_numbers_that_jump():
     assert pairs(residue_bonds(atoms, table)) == {(2, 3): 1}
     atoms.chain_id[3:] = "B"
     assert pairs(residue_bonds(atoms, table)) == {}
+
+
+def test_a_component_for_no_polymer_is_bonded_where_it_is_near():
+    atoms = chain(("GTP", "P", "O3'"), ("A", "P", "O3'"), ("GTP", "P"))
+    for far, expected in ((1.6, {(1, 2): 1, (3, 4): 1}), (2.5, {})):
+        atoms.coord = np.array([0, 9, 9 + far, 18, 18 + far])[:, None] * [[1.0, 0, 0]]
+        assert pairs(residue_bonds(atoms, {})) == expected

@@ -31,7 +31,8 @@ def named(atoms):
 
 
 SAME = {
-    "HIS": "HIE HID HIP HSD HSE HSP HISE NHIE CHIP", "CYS": "CYX CYM CYS2 NCYX",
+    "HIS": "HIE HID HIP HSD HSE HSP HISE NHIE CHIP", "CYS": "CYX CYM CYS2 NCYX CYT",
+    "HYP": "CHYP", "NME": "NMA", "NH2": "NHE", "ARG": "ARN", "TYR": "TYM",
     "ASP": "ASH ASPP", "GLU": "GLH GLUP", "LYS": "LYN LYSH", "ALA": "NALA CALA",
     "A": "ADE A5 RA3 RA", "DA": "ADE DA5 DA3", "G": "GUA RG5", "DG": "GUA DG3",
     "C": "CYT", "DC": "CYT DC5", "U": "URA", "DT": "THY DT3",
@@ -57,7 +58,7 @@ def test_components_of_such_a_name_keep_it(name):
 @pytest.mark.parametrize(
     "name, symbol",
     [("SOD", "NA"), ("POT", "K"), ("CLA", "CL"), ("CAL", "CA"), ("MG2", "MG"),
-     ("Na+", "NA"), ("CL-", "CL"), ("CES", "CS")],
+     ("Na+", "NA"), ("CL-", "CL"), ("CES", "CS"), ("Zn2+", "ZN"), ("Br-", "BR")],
 )  # fmt: skip
 def test_ions(name, symbol):
     atoms = component("NA", name)
@@ -66,17 +67,17 @@ def test_ions(name, symbol):
     assert (atoms.res_name[0], atoms.atom_name[0], atoms.element[0]) == (symbol,) * 3
 
 
-@pytest.mark.parametrize("site", ["MW", "EPW", "M", "LP1"])
-@pytest.mark.parametrize("name", ["TIP4", "SOL", "WAT", "T4P"])
+@pytest.mark.parametrize("site", ["MW", "EPW", "M", "LP1", "EP"])
+@pytest.mark.parametrize("name", ["TIP4", "SOL", "WAT", "HOH"])
 def test_waters_without_their_virtual_sites(name, site):
     atoms = struc.AtomArray(4)
     atoms.atom_name[:] = ["OW", "HW1", "HW2", site]
-    atoms.element[:] = ["O", "H", "H", ""]
+    atoms.element[:] = ["O", "H", "H", "EP" if site == "EP" else ""]
     atoms.res_name[:] = name
     atoms, notes = named(atoms)
     assert atoms.atom_name.tolist() == ["O", "H1", "H2"]
     assert set(atoms.res_name) == {"HOH"}
-    assert "virtual sites of waters left out: 1" in notes
+    assert "virtual sites left out: 1" in notes
 
 
 def test_waters_of_one_number_and_of_an_unknown_name():

@@ -103,8 +103,31 @@ def test_what_others_read(tmp_path):
     assert read(tmp_path, b"data_x\n" + latin).pos.equal(data.pos)
     before = "data_first\n_cell.length_a 1\n" + text()
     assert read(tmp_path, before).pos.equal(data.pos)
+    quoted = text(group_PDB="'ATOM  '").replace(" CA ", " ' CA ' ")
+    assert read(tmp_path, quoted).atom_name == data.atom_name
+    for charge, value in {"1+": 1, "-1.0": -1, "0.00": 0, "+2": 2}.items():
+        rows = "\n".join(f"{row} {charge}" for row in ROWS.split("\n"))
+        head, _, _ = text().partition("ATOM")
+        charged = read(tmp_path, f"{head}_atom_site.pdbx_formal_charge\n{rows}\n")
+        assert charged.formal_charge.tolist() == [value] * 8
     ligand = text().replace("1.0 1 H", "1.0 ? H")
     assert read(tmp_path, ligand).token_res_id.tolist() == [5, 6, 0, 101, 102]
+
+
+def test_models_whose_rows_take_turns(tmp_path):
+    rows = [row for row in ROWS.split("\n") for row in (row, f"{row[:-1]}2")]
+    expected = read(tmp_path, text())
+    for data in read(tmp_path, text(rows="\n".join(rows)), model="all"):
+        assert data.pos.equal(expected.pos) and data.num_tokens == 5
+
+
+def test_numbers_that_count_no_sequence(tmp_path):
+    """Those of the authors in their place, as programs write them."""
+    rows = ROWS.replace("A 1 ?", "A -1 ?").replace("A 2 ?", "A 0 ?")
+    with pytest.warns(UserWarning, match="label_seq_id counts no sequence: 4"):
+        data = read(tmp_path, text(rows=rows.replace("B .", "B 1")))
+    assert data.token_entity_kind.tolist() == [0, 0, 3, 3, 3]
+    assert (2, 3) in bonds(data) and not data.token_label_res_id.any()
 
 
 def test_a_block_by_name(tmp_path):
@@ -152,6 +175,24 @@ def test_links_at_any_length(tmp_path):
     rows = "\ncovale H 6 GLY N A H 1 GLC C1 B\nhydrog H 5 GLY N A H 101 HOH O C\n"
     assert (3, 4) in bonds(read(tmp_path, text() + table + rows))
     assert len(bonds(read(tmp_path, text() + table + rows))) == 5
+
+
+@pytest.mark.parametrize(
+    "columns, orders",
+    [("value_order pdbx_aromatic_flag", ("DOUB N", "SING Y", "trip n")),
+     ("value_order", ("double", "AROM", "TRIPLE")), ("type", ("DOUB", "arom", "trip"))],
+)  # fmt: skip
+def test_bonds_of_a_component_in_the_file(columns, orders, tmp_path):
+    """Whatever programs write of their orders: double, aromatic and triple."""
+    rows = "\n".join(f"HETATM {i} C C{i} . LIG A . ? {i}.0 0.0 0.0 1.0 5 H 1"
+                     for i in range(4))  # fmt: skip
+    names = "comp_id atom_id_1 atom_id_2".split() + columns.split()
+    table = ["loop_", *(f"_chem_comp_bond.{name}" for name in names)]
+    table += [f"LIG C{i} C{i + 1} {order}" for i, order in enumerate(orders)]
+    data = read(tmp_path, text(rows=rows) + "\n".join(table) + "\n")
+    upwards = data.edge_index[0] < data.edge_index[1]
+    assert data.edge_attr[upwards].argmax(dim=1).tolist() == [1, 3, 2]
+    assert data.reading_notes == ""
 
 
 def test_label_numbers_merge_no_neighbours(tmp_path):

@@ -16,51 +16,30 @@ def atoms_of(rows):
     return atoms
 
 
-def kept(rows):
-    return np.flatnonzero(choose_altloc(atoms_of(rows))).tolist()
+def rows(*given):
+    """Rows of residue 1, a serine, from texts of atom, altloc and occupancy."""
+    parts = [row.split() for row in given]
+    return [(1, "SER", atom, altloc.strip("_"), float(weight))
+            for atom, altloc, weight in parts]  # fmt: skip
 
 
-def test_the_highest_summed_occupancy_of_each_residue():
-    rows = [
-        (1, "SER", "CA", ".", 1.0),
-        (1, "SER", "CB", "A", 0.6),
-        (1, "SER", "CB", "B", 0.4),
-        (1, "SER", "OG", "B", 0.4),
-        (2, "SER", "CB", "A", 0.3),
-        (2, "SER", "CB", "B", 0.7),
-    ]
-    assert kept(rows) == [0, 2, 3, 5]
-
-
-def test_the_first_of_equal_ones_in_the_file():
-    assert kept([(1, "SER", "CB", "B", 0.5), (1, "SER", "CB", "A", 0.5)]) == [0]
-
-
-def test_two_residues_in_one_place_and_atoms_far_apart():
-    rows = [
-        (1, "SER", "CB", "A", 0.4),
-        (2, "GLY", "CA", "", 1.0),
-        (1, "THR", "CB", "B", 0.6),
-        (1, "THR", "CG", "B", 0.6),
-    ]
-    assert kept(rows) == [1, 2, 3]
-
-
-def test_ids_that_are_no_letters():
-    rows = [(1, "SER", "CB", "1", 0.4), (1, "SER", "CB", "2", 0.6)]
-    assert kept(rows) == [1]
-
-
-def test_nothing_to_choose():
-    assert kept([(1, "SER", "CB", " ", 1.0), (2, "SER", "CB", "?", 1.0)]) == [0, 1]
-
-
-def test_a_location_beside_none_of_the_same_atom():
-    rows = [
-        (1, "SER", "CA", "", 1.0),
-        (1, "SER", "CB", "", 0.6),
-        (1, "SER", "CB", "B", 0.4),
-    ]
-    assert kept(rows) == [0, 1]
-    rows[1], rows[2] = (1, "SER", "CB", "", 0.3), (1, "SER", "CB", "B", 0.7)
-    assert kept(rows) == [0, 2]
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        # The highest summed occupancy, of equal ones the first in the file.
+        (rows("CA . 1", "CB A .6", "CB B .4", "OG B .4"), [0, 2, 3]),
+        (rows("CB B .5", "CB A .5"), [0]),
+        (rows("CB 1 .4", "CB 2 .6"), [1]),
+        # A location beside none of the same atom.
+        (rows("CA _ 1", "CB _ .6", "CB B .4"), [0, 1]),
+        (rows("CA _ 1", "CB _ .3", "CB B .7"), [0, 2]),
+        # Each residue by itself; two residues in one place, and atoms far apart.
+        ([*rows("CB A .6", "CB B .4"), (2, "SER", "CB", "A", 0.3),
+          (2, "SER", "CB", "B", 0.7)], [0, 3]),
+        ([(1, "SER", "CB", "A", 0.4), (2, "GLY", "CA", "", 1.0),
+          (1, "THR", "CB", "B", 0.6), (1, "THR", "CG", "B", 0.6)], [1, 2, 3]),
+        ([(1, "SER", "CB", " ", 1.0), (2, "SER", "CB", "?", 1.0)], [0, 1]),
+    ],
+)  # fmt: skip
+def test_one_location_stays(given, expected):
+    assert np.flatnonzero(choose_altloc(atoms_of(given))).tolist() == expected

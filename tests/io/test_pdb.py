@@ -72,6 +72,10 @@ def test_residue_numbers_that_do_not_fit(tmp_path):
             line("O", "HOH", number="a000", xyz=(3, 0, 0), element="O")]  # fmt: skip
     data = read(tmp_path, *more)
     assert data.token_res_id.tolist() == [10_000, 10_000 + 26 * 36**3]
+    # As NAMD goes on, in hexadecimal digits.
+    more = [line("O", "HOH", number=f"{number:x}", xyz=(number / 2, 0, 0), element="O")
+            for number in range(9997, 10_003)]  # fmt: skip
+    assert read(tmp_path, *more).token_res_id.unique().numel() == 6
 
 
 def test_three_waters_of_one_number(tmp_path):
@@ -90,6 +94,12 @@ def test_chains_of_two_letters_and_names_of_four(tmp_path):
         data = read(tmp_path, line("OH2", "TIP", "3W", element="O"))
     assert data.token_chain == ["W"] and data.token_name == ["HOH"]
     assert data.atom_name == ["O"]
+    with pytest.warns(UserWarning, match="ligands POPC bonded by distance"):
+        data = read(tmp_path, line("P", "POPC", "L", element="P"),
+                    line("O11", "POPC", "L", xyz=(1.6, 0, 0), element="O"))  # fmt: skip
+    assert data.token_chain == ["L"] and data.token_name == ["POPC"]
+    data = read(tmp_path, line("C2A", "PLP", "CA", element="C"))
+    assert data.token_chain == ["CA"] and data.token_name == ["PLP"]
 
 
 @pytest.mark.filterwarnings("ignore:.*read as|.*elements told")
@@ -196,7 +206,9 @@ def test_links_and_disulfides(tmp_path):
     assert bonds(data) == {(0, 1), (2, 3), (4, 5)}
     assert data.edge_attr.argmax(dim=1).tolist() == [0, 0, 4, 4, 0, 0]
     moved = [text.replace("1555   1555", "1555   3555") for text in head]
-    assert bonds(read(tmp_path, *moved, *rows)) == set()
+    # Sulfurs that are so near are bonded whatever the file says, which is told.
+    with pytest.warns(UserWarning, match="disulfides bonded by distance: 1"):
+        assert bonds(read(tmp_path, *moved, *rows)) == {(0, 1)}
 
 
 def test_caps_ends_and_old_names(tmp_path):
@@ -225,6 +237,81 @@ def test_caps_ends_and_old_names(tmp_path):
     assert data.atom_name[10:] == ["C1'", "C2'", "O", "C", "OXT"]
 
 
+def test_caps_that_charmm_counts_to_a_residue(tmp_path):
+    """An alanine dipeptide of patches ACE and CT3: all of it is residue 1."""
+    names = "CAY HY1 CY OY N HN CA CB C O NT HNT CAT HT1".split()
+    places = [(0, 0, 0), (-0.6, 0.9, 0), (1.5, 0, 0), (2.1, -1.1, 0), (2.2, 1.2, 0),
+              (1.6, 2.0, 0), (3.6, 1.3, 0), (4.2, 0.6, 1.2), (4.1, 2.7, 0),
+              (3.3, 3.7, 0), (5.4, 2.9, 0), (6.0, 2.1, 0), (6.1, 4.2, 0),
+              (7.2, 4.1, 0)]  # fmt: skip
+    rows = [line(*pair, xyz=xyz, element=pair[0][0], segment="PROA") for pair, xyz
+            in zip(((name, "ALA") for name in names), places, strict=True)]  # fmt: skip
+    with pytest.warns(UserWarning, match="caps read as residues ACE: 1; .* NME: 1;"):
+        data = read(tmp_path, *rows)
+    assert data.token_name == ["ACE", "ALA", "NME"]
+    assert data.token_entity_kind.tolist() == [0, 0, 0]
+    assert bonds(data) == {(0, 1), (0, 2), (2, 3), (2, 4), (4, 5), (4, 6), (6, 7),
+                           (6, 8), (8, 9), (8, 10), (10, 11), (10, 12),
+                           (12, 13)}  # fmt: skip
+    # The same as a nitrogen alone at the end.
+    rows[12:] = []
+    with pytest.warns(UserWarning, match="caps .*; caps read as residues NH2: 1;"):
+        assert read(tmp_path, *rows).token_name == ["ACE", "ALA", "NH2"]
+
+
+def test_atoms_that_their_component_does_not_have(tmp_path):
+    rows = [line(name, "SER", xyz=xyz, element=name[0]) for name, xyz in (
+        ("CB", (0, 0, 0)), ("OG", (1.42, 0, 0)), ("P", (2.2, 1.4, 0)),
+        ("O1P", (3.7, 1.2, 0)))]  # fmt: skip
+    with pytest.warns(UserWarning, match="atoms of SER bonded by distance: 2"):
+        data = read(tmp_path, *rows)
+    assert bonds(data) == {(0, 1), (1, 2), (2, 3)}
+
+
+def test_bonds_of_atoms_whose_numbers_come_back(tmp_path):
+    rows = [line(f"C{i}", "LIG", serial=min(i, 2), xyz=(1.5 * i, 0, 0), element="C")
+            for i in (1, 2, 3)]  # fmt: skip
+    with pytest.warns(UserWarning, match="atoms of one number left out: 1"):
+        assert bonds(read(tmp_path, *rows, "CONECT    1    2")) == {(0, 1), (1, 2)}
+
+
+def molecule(make, what):
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+    from rdkit.Chem import AllChem
+
+    mol = chem.AddHs(getattr(chem, make)(what), addResidueInfo=True)
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    return mol
+
+
+@pytest.mark.filterwarnings("ignore:.*as the file says|.*hydrogens bonded")
+@pytest.mark.parametrize("flavor", [0, 8, 10])
+@pytest.mark.parametrize(
+    "make, what",
+    [("MolFromSequence", "ACDHG"), ("MolFromFASTA", ">\nGAW"),
+     ("MolFromSmiles", "CC(=O)Oc1ccccc1C(=O)O"), ("MolFromSmiles", "C1CC1C#N"),
+     ("MolFromSmiles", "[O-][N+](=O)c1ccc(Cl)cc1Br"), ("MolFromSmiles", "CC[NH3+]"),
+     ("MolFromSmiles", "COP(=O)([O-])OP(=O)([O-])O"),
+     ("MolFromSmiles", "C[N+](C)(C)CC(=O)[O-]")],
+)  # fmt: skip
+def test_molecules_that_rdkit_wrote(make, what, flavor, tmp_path):
+    """Its own names of hydrogens; orders by CONECT, by valence, and without bonds."""
+    from rdkit import Chem
+
+    mol = molecule(make, what)
+    rows = Chem.MolToPDBBlock(mol, flavor=flavor).split("\n")
+    if flavor == 10:
+        # Neither tells anybody what is charged.
+        rows = [row[:78] for row in rows if not row.startswith("CONECT")]
+    data = read(tmp_path, *rows)
+    assert bonds(data) == {
+        tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
+        for bond in mol.GetBonds()
+    }
+    hydrogens = [atom.GetTotalNumHs(True) for atom in mol.GetAtoms()]
+    assert data.num_hydrogens.tolist() == hydrogens
+
+
 def test_hydrogens_by_any_name(tmp_path):
     rows = [
         line("N", "ALA", xyz=(0, 0, 0), element="N"),
@@ -244,15 +331,8 @@ def test_hydrogens_by_any_name(tmp_path):
     assert data.num_hydrogens.tolist()[:1] == [3]
 
 
-def test_pdb_entries_beside_their_mmcif(structures):
-    for entry in ("1aki", "3o5r"):
-        one, other = (from_structure(structures / f"{entry}.{kind}")
-                      for kind in ("pdb", "cif"))  # fmt: skip
-        assert torch.equal(one.edge_index, other.edge_index)
-
-
 def as_charmm(lines):
-    """An entry with the names, segments and gaps of CHARMM: no chains, no elements."""
+    """An entry as CHARMM has it: no chains, no elements, no record of disulfides."""
     renamed = {("ILE", "CD1"): " CD ", ("HOH", "O"): " OH2", ("LEU", "OXT"): " OT2"}
     for text in lines:
         if text.startswith(("ATOM", "HETATM")):
@@ -263,11 +343,7 @@ def as_charmm(lines):
             residue = "TIP3" if water else {"HIS": "HSD "}.get(residue, residue + " ")
             text = (f"ATOM  {text[6:12]}{field}{text[16]}{residue} {text[22:66]}"
                     f"{'':6}{'WAT ' if water else 'PROA'}")  # fmt: skip
-        elif not text.startswith("SSBOND"):
-            continue
-        else:
-            text = text.replace(" A ", "   ")
-        yield text
+            yield text
 
 
 def as_amber(lines):
@@ -275,20 +351,18 @@ def as_amber(lines):
     for text in lines:
         if text.startswith(("ATOM", "HETATM")):
             residue, number = text[17:20], int(text[22:26])
-            residue = {"HOH": "WAT", "HIS": "HIE"}.get(residue, residue)
+            residue = {"HOH": "WAT", "HIS": "HIE", "CYS": "CYX"}.get(residue, residue)
             if text[:4] == "ATOM" and number in (1, 129):
                 residue = f"{'N' if number == 1 else 'C'}{residue}"
             residue = residue if len(residue) == 4 else residue + " "
             yield f"ATOM  {text[6:17]}{residue} {text[22:54]}  1.00  0.00"
-        elif text.startswith("SSBOND"):
-            yield text.replace(" A ", "   ")
 
 
 @pytest.mark.parametrize("rename", [as_charmm, as_amber])
 def test_an_entry_as_programs_write_it(rename, structures, tmp_path):
     lines = (structures / "1aki.pdb").read_text().split("\n")
     data = from_structure(structures / "1aki.pdb")
-    with pytest.warns(UserWarning, match="read as HOH: 78") as told:
+    with pytest.warns(UserWarning, match="78;.*disulfides.*distance: 4") as told:
         again = read(tmp_path, *rename(lines))
     assert len(told) == 1
     for name in ("z", "atom_to_token", "edge_index", "edge_attr", "num_hydrogens",

@@ -38,9 +38,10 @@ def write(atoms, path):
 
 
 @pytest.mark.parametrize("suffix", ["pdb", "cif", "bcif"])
-def test_token_values_in_a_file(suffix, tmp_path):
+@pytest.mark.parametrize("name", ["base.pdb", "3o5r.cif"])
+def test_token_values_in_a_file(name, suffix, structures, tmp_path):
     (tmp_path / "base.pdb").write_text(pdb_text())
-    data = from_structure(tmp_path / "base.pdb")
+    data = from_structure((tmp_path if name == "base.pdb" else structures) / name)
     values = torch.linspace(-1.5, 90.25, data.num_tokens)
     path = tmp_path / f"values.{suffix}"
     write(to_atom_array(data, values), path)
@@ -48,21 +49,8 @@ def test_token_values_in_a_file(suffix, tmp_path):
     np.testing.assert_allclose(read_b_factors(path).b_factor, expected, atol=0.005)
     # What was written reads as the same graph.
     again = from_structure(path)
-    assert again.token_name == data.token_name and again.atom_name == data.atom_name
-    assert again.ins_code == data.ins_code and again.chain_id == data.chain_id
+    for name in ("token_name", "atom_name", "ins_code", "chain_id"):
+        assert again[name] == data[name], name
     for name in ("z", "res_id", "atom_to_token", "edge_index", "hetero"):
         assert torch.equal(again[name], data[name]), name
     assert again.pos.allclose(data.pos, atol=1e-3)
-
-
-@pytest.mark.parametrize("suffix", ["pdb", "cif"])
-def test_a_real_entry(suffix, structures, tmp_path):
-    data = from_structure(structures / "3o5r.cif")
-    values = torch.arange(data.num_tokens) % 97 / 2
-    path = tmp_path / f"values.{suffix}"
-    write(to_atom_array(data, values), path)
-    expected = values[data.atom_to_token].numpy()
-    np.testing.assert_allclose(read_b_factors(path).b_factor, expected, atol=0.005)
-    again = from_structure(path)
-    assert torch.equal(again.atom_to_token, data.atom_to_token)
-    assert torch.equal(again.edge_index, data.edge_index)
