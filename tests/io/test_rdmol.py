@@ -94,7 +94,7 @@ def test_an_own_tokenizer():
     data = from_smiles("CCO", last_is_empty)
     assert data.token_name == ["a", "b", "c"] and data.token_chain == [""] * 3
     assert data.token_res_id.tolist() == [0] * 3 and data.validate()
-    with pytest.raises(ValueError, match="for 1 atoms of 3"):
+    with pytest.raises(ValueError, match="1 rows for 3 atoms"):
         from_smiles("CCO", lambda mol: Tokens(torch.zeros(1).long(), 1))
 
 
