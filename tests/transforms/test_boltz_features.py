@@ -137,9 +137,9 @@ def test_a_ligand_that_nobody_knows_is_computed_by_its_bonds():
 def test_positions_of_the_dictionarys_crystals_are_none():
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     info = pytest.importorskip("biotite.structure.info")
-    # Iridium hexammine, whose ideal positions are not known.
+    # In no release of the dictionary are its ideal positions known.
     with warnings.catch_warnings(action="ignore"):
-        atoms = info.residue("IRI")
+        atoms = info.residue("1LN")
     atoms.hetero[:], atoms.chain_id[:] = True, "A"
     data = BoltzFeatures(augment=False)(from_atom_array(atoms))
     change = distances(data.ref_pos) - distances(data.pos)
