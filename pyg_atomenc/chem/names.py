@@ -47,9 +47,10 @@ _ATOMS = {
 }  # fmt: skip
 # What stands for the element of a site that is none.
 _VIRTUAL = ("EP", "LP", "VS", "DU")
+_SITES = ("M", "MW", "OM", "EPW", "DOH", *_VIRTUAL)
 _IN_WATER = {name: kind for kind, names in (
-    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")),
-    ("virtual", "M MW OM EPW DOH".split() + [*_VIRTUAL])) for name in names}  # fmt: skip
+    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")), ("virtual", _SITES)
+) for name in names}  # fmt: skip
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
 _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
