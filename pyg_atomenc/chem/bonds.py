@@ -126,8 +126,10 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
     same = residue[rows] == residue[ends]
     pairs = np.stack([rows, ends, np.ones_like(rows)], axis=1)[same]
     # Those of the first residue and deuterium are where the PDB says they are.
-    odd = [name for name in atoms.atom_name[pairs[:, 0]].tolist()
-           if name not in ("H1", "H2", "H3") and name[0] != "D"]  # fmt: skip
+    told = np.isin(atoms.atom_name[pairs[:, 0]], ("H1", "H2", "H3"))
+    told &= codes.of_distinct(link_type, atoms.res_name[pairs[:, 0]]) != ""
+    told |= np.char.startswith(atoms.atom_name[pairs[:, 0]], "D")
+    odd = pairs[~told]
     notes.add("hydrogens bonded to the nearest atom", len(odd))
     far[far] = np.isin(bonds[far, :2], pairs[:, 0]).any(axis=1)
     # Of a bond that is there twice, the first one's type stays.

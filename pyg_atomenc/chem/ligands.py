@@ -9,7 +9,7 @@ import numpy as np
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.residues import find_residues
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 # RDKit tries all orders of bonds, whose number grows fast.
 _MOST = 100
@@ -28,11 +28,8 @@ def bond_ligands(
     Args:
         atoms (biotite.structure.AtomArray): With bonds, which are added to.
         names (collection): The names of such residues.
-        templates (mapping): Name → its molecule, of RDKit or as a SMILES.
+        templates (mapping): Name → its molecule, of RDKit.
         notes (Notes): Keeps what was done.
-
-    Raises:
-        ValueError: If a template is no molecule.
     """
     ends = atoms.bonds.as_array()
     lone = np.bincount(ends[:, :2].ravel(), minlength=atoms.array_length()) == 0
@@ -93,11 +90,6 @@ def _perceive(
         require_package(f"rdkit.{name}", "bonds by distance")
         for name in ("Chem.rdDetermineBonds", "rdBase")
     )
-    like = chem.MolFromSmiles(template) if isinstance(template, str) else template
-    if template is not None and not isinstance(like, chem.Mol):
-        raise AtomEncodingError(
-            "'ligands' has a template that is no molecule: pass SMILES, or RDKit's Mol."
-        )
     if template is not None:
         # Hydrogens go to the nearest atom later; a template has none.
         rows = rows[~np.isin(atoms.element[rows], ("H", "D", "T"))]
@@ -108,7 +100,7 @@ def _perceive(
             with suppress(ValueError, RuntimeError):
                 determine.DetermineConnectivity(mol)
         if template is not None:
-            ordered, how = _as_template(chem, mol, like), "bonded as their template"
+            ordered, how = _as_template(chem, mol, template), "bonded as their template"
         elif listed and (own[:, 2] > 1).any():
             ordered, how = mol, ""
             # For aromatic rings; what has no charges may have odd valences.
@@ -119,6 +111,7 @@ def _perceive(
     kinds = {} if ordered is None else _KINDS
     if ordered is None:
         ordered, how = mol, f"bonded {way}, without orders"
+        how += ", as their template does not fit" if template is not None else ""
     else:
         atoms.charge[rows] = [atom.GetFormalCharge() for atom in ordered.GetAtoms()]
     ends = [(rows[b.GetBeginAtomIdx()], rows[b.GetEndAtomIdx()],

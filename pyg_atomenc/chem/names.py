@@ -19,7 +19,8 @@ _OTHERS = {
     "HIS": "HIE HID HIP HSD HSE HSP HIS1 HIS2 HISA HISB HISD HISE HISH",
     "CYS": "CYX CYM CYN CYT CYS1 CYS2 CYSH", "ARG": "ARN ARGN", "TYR": "TYM TYO",
     "ASP": "ASH ASPP ASPH", "GLU": "GLH GLUP GLUH", "LYS": "LYN LYP LSN LYSH",
-    "HOH": "HOH WAT SOL SPC SPCE H2O TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P OPC",
+    "HOH": "HOH WAT SOL SPC SPCE H2O TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P "
+           "T5P OPC SWM SWM4 SWM6 HHO OHH HO4 HO5 D2O",
     "A": "ADE", "DA": "ADE", "G": "GUA", "DG": "GUA", "C": "CYT", "DC": "CYT",
     "U": "URA", "DT": "THY", "NH2": "NHE", "NME": "NMA",
 }  # fmt: skip
@@ -41,14 +42,15 @@ LIPIDS = {"CHL1", *(tails + head for tails in _TAILS for head in _HEADS)}
 _ATOMS = {
     "O1P": "OP1", "O2P": "OP2", "O3P": "OP3", "OT1": "O", "OT2": "OXT", "OC1": "O",
     "OC2": "OXT", "O5T": "O5'", "C5M": "C7", "CD": "CD1", "CH3": "C", "CAY": "CH3",
-    "CY": "C", "OY": "O", "NT": "N", "CAT": "C", "OW": "O", "OH2": "O", "HW1": "H1",
-    "HW2": "H2", "HW3": "H2", "NME CA": "C",
+    "CY": "C", "OY": "O", "NT": "N", "CAT": "C", "OW": "O", "OW1": "O", "OH2": "O",
+    "HW1": "H1", "HW2": "H2", "HW3": "H1", "NME CA": "C",
 }  # fmt: skip
 # What stands for the element of a site that is none.
 _VIRTUAL = ("EP", "LP", "VS", "DU")
+_SITES = ("M", "MW", "OM", "EPW", "DOH", *_VIRTUAL)
 _IN_WATER = {name: kind for kind, names in (
-    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")),
-    ("virtual", ("M", "MW", "OM", "EPW", *_VIRTUAL))) for name in names}  # fmt: skip
+    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")), ("virtual", _SITES)
+) for name in names}  # fmt: skip
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
 _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
@@ -60,6 +62,8 @@ def _options() -> dict[str, tuple[str, ...]]:
     for target, names in {**_OTHERS, **_IONS}.items():
         for name in names.split():
             found.setdefault(name, []).append(target)
+    # Of such a component the atom alone may have another name.
+    found |= {name: [name] for name in _IONS}
     for amino in (*AMINO_ACIDS, "HYP"):
         # The ends of a chain, in AMBER.
         for name in (amino, *_OTHERS.get(amino, "").split()):
@@ -118,8 +122,12 @@ def standard_names(atoms: Any, notes: Any) -> Any:
                 *_IONS[target].split(),
             }:
                 atoms.res_name[rows] = atoms.atom_name[rows] = target
+                what = f"residues {name} read as {target}"
+                if name == target:
+                    rows = rows[names != target]
+                    what = "atoms renamed after the component dictionary"
                 atoms.element[rows] = target
-                notes.add(f"residues {name} read as {target}", len(rows))
+                notes.add(what, len(rows))
         else:
             _rename_residues(atoms, rows, name, notes)
     notes.add("virtual sites left out", virtual.sum())

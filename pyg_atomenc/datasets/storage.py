@@ -67,6 +67,8 @@ def pack(data: Any) -> dict[str, Any]:
                 f"'{key}' is {what}, which is not stored: make it a dense tensor of "
                 f"real numbers, a number, text, or lists and dicts of numbers and text."
             )
+    if "reading_notes" in data.__dict__:
+        plain["reading_notes"] = data.__dict__["reading_notes"]
     atoms, pairs = graph_size(data)
     blob = require_package("safetensors.torch", "a data set").save(tensors)
     return dict(atoms=atoms, pairs=pairs, attributes=json.dumps(plain), tensors=blob)
@@ -75,7 +77,11 @@ def pack(data: Any) -> dict[str, Any]:
 def unpack(attributes: str, blob: bytes) -> AtomTokenData:
     """A graph from its columns."""
     tensors = require_package("safetensors.torch", "a data set").load(blob)
-    data = AtomTokenData().update(json.loads(attributes) | tensors)
+    plain = json.loads(attributes)
+    notes = plain.pop("reading_notes", None)
+    data = AtomTokenData().update(plain | tensors)
+    if notes is not None:
+        data.__dict__["reading_notes"] = notes
     if "atom_to_token" in data:
         # Whoever wrote it: no token out of range gets to the layers.
         AtomTokenData(atom_to_token=data.atom_to_token, num_tokens=data.num_tokens)

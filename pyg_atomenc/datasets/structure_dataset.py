@@ -325,6 +325,9 @@ def _describe(value: Any) -> str:
         return f"[{', '.join(map(_describe, value))}]"
     if isinstance(value, dict):
         return _describe([*value.items()])
+    if hasattr(value, "ToBinary"):
+        # A molecule of RDKit, which its repr does not tell from another.
+        return hashlib.blake2b(value.ToBinary()).hexdigest()
     if hasattr(value, "tolist") and not isinstance(value, type):
         return f"{type(value)}{value.tolist()}"
     text = f"{getattr(value, '__module__', '')} {value!r}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.residues import STANDARD
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.entry import PLACE, Entry, Table
 from pyg_atomenc.io.limits import Limits, check_text
 from pyg_atomenc.io.notes import Notes
@@ -102,11 +102,15 @@ def read_cif(
 def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
     """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
     if block is not None and block not in found:
-        raise AtomEncodingError(f"'block' is {block!r}, but its blocks are {[*found]}")
+        raise FileFormatError(
+            f"{notes.file}: 'block' is {block!r}, but its blocks are {[*found]}: pass "
+            f"one of these, or None for the first with atoms."
+        )
     some = [part for part in found.values() if part is not None]
     chosen = found[block] if block is not None else next(iter(some), None)
     if chosen is None:
-        raise AtomEncodingError("it has no atom_site")
+        where = "" if block is None else f" in block {block}"
+        raise AtomEncodingError(f"it has no atom_site{where}")
     if block is None:
         notes.add("blocks with atoms that are not read", len(some) - 1)
     return chosen

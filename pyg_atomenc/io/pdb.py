@@ -92,8 +92,10 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
         # A known name of four letters, else a chain of two.
         four = _texts(letters, 17, 21)
         known = codes.among(four, FOUR_LETTERS)
-        # HISA in chain B may well be HIS in chain AB.
-        known &= ~codes.among(name, STANDARD) | (letters[:, 21] == 32)
+        # HISA in chain B may well be HIS in chain AB, if that has other residues.
+        place = codes.code(chain)
+        alone = (np.bincount(place, ~known) == 0)[place] | (letters[:, 21] == 32)
+        known &= alone | ~codes.among(name, STANDARD)
         for lipid in LIPIDS & {*four[known].tolist()}:
             # PLPC in chain A may be PLP, a cofactor, in chain CA.
             rows = known & (four == lipid)

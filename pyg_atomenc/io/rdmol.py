@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check_integer, check_type, found
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
@@ -186,6 +186,21 @@ def _parse(text: str, max_length: int) -> Any:
     return mol
 
 
+def read_templates(ligands: Any) -> dict[str, Any]:
+    """Names of residues → molecules of RDKit, or a ValueError for what is none."""
+    mend = "pass names with SMILES or molecules of RDKit, such as {'LIG': 'CCO'}."
+    if not isinstance(ligands, Mapping):
+        raise AtomEncodingError(f"'ligands' is {found(ligands)}: {mend}")
+    templates = {}
+    for name, mol in ligands.items():
+        try:
+            templates[name] = _parse(mol, 5_000) if isinstance(mol, str) else mol
+            rdkit.check_mol(templates[name])
+        except AtomEncodingError as error:
+            raise AtomEncodingError(f"'ligands' has for {name!r}: {error}") from error
+    return templates
+
+
 def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> Any:
     """What RDKit parses, sanitized or not, else a ValueError in its own words.
 
@@ -199,7 +214,8 @@ def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> An
             reason = _reason_of(parse) or unknown
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
-            reason = str(error).strip().split("\n")[-1].strip()
+            text = str(error).strip()
+            reason = (_FAULT.findall(text) or text.split("\n"))[-1].strip()
     raise AtomEncodingError(f"{start}: {reason[:500]}. {mend}")
 
 

@@ -18,6 +18,7 @@ from pyg_atomenc.io.cif import read_cif
 from pyg_atomenc.io.limits import Limits, read_bytes
 from pyg_atomenc.io.notes import Notes
 from pyg_atomenc.io.pdb import read_pdb
+from pyg_atomenc.io.rdmol import read_templates
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
@@ -97,7 +98,9 @@ def from_structure(
     for package in ("biotite.structure", "gemmi"):
         require_package(package, "from_structure")
     _check_options(model, assembly, chains, numbering)
-    file, limits = Path(path), limits or Limits()
+    templates = read_templates({} if ligands is None else ligands)
+    limits = check_type("limits", limits or Limits(), Limits, "pass a Limits.")
+    file = Path(path)
     suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
     if suffix not in _FORMATS:
         raise FileFormatError(
@@ -105,6 +108,10 @@ def from_structure(
             f".gz). Rename the file after its format."
         )
     kind, notes = _FORMATS[suffix], Notes(file)
+    if kind == "PDB" and block is not None:
+        raise FileFormatError(
+            f"{file}: 'block' is {block!r}, but a PDB file has none: pass None."
+        )
     content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
         if kind == "PDB":
@@ -127,7 +134,7 @@ def from_structure(
     graphs = []
     for number in numbers:
         with _one_kind_of_error(file, kind):
-            atoms = entry.read(number, assembly, file, limits, notes, ligands or {})
+            atoms = entry.read(number, assembly, file, limits, notes, templates)
         try:
             atoms = _prepare(atoms, entry.sequence, kind, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)

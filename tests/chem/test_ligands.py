@@ -65,8 +65,36 @@ def test_a_template(suffix, molecule, tmp_path):
         assert bonds_of(data) == expected(bare)
         hydrogens = [atom.GetTotalNumHs() for atom in bare.GetAtoms()]
         assert data.num_hydrogens.tolist() == hydrogens
-    with pytest.raises(ValueError, match=r"'ligands' has a template that is no mol"):
-        from_structure(path, ligands={"LIG": "no SMILES"})
+    fault = "by distance, without orders, as their template does not fit: 1"
+    with pytest.warns(UserWarning, match=fault):
+        data = from_structure(path, ligands={"LIG": SMILES.replace("C#N", "CO")})
+    assert bonds_of(data) == expected(bare, orders=False)
+
+
+@pytest.mark.parametrize(
+    "ligands, message",
+    [({"LIG": "CC(=O"}, r"'ligands' has for 'LIG': 'smiles' is 'CC\(=O', which RDKit"),
+     ({"LIG": None}, "'ligands' has for 'LIG': 'mol' is None"),
+     ({"LIG": 3}, "'ligands' has for 'LIG': 'mol' is of type int"),
+     (["LIG"], "'ligands' is of type list: pass names with SMILES"),
+     ("CCO", "'ligands' is of type str: pass names with SMILES")],
+)  # fmt: skip
+def test_what_is_no_template(ligands, message, molecule, tmp_path):
+    """It is told of the argument, not of the file, and of no file that lacks it."""
+    with pytest.raises(ValueError, match=message) as caught:
+        from_structure(write(molecule, tmp_path, "HOH"), ligands=ligands)
+    assert "cannot be read as" not in str(caught.value)
+
+
+def test_hydrogens_beside_a_template_are_counted(molecule, tmp_path):
+    path = write(molecule, tmp_path)
+    atoms = struc.io.load_structure(str(path))
+    rows = np.flatnonzero(atoms.element == "H")
+    atoms.atom_name[rows] = [f"H{i}" for i in range(1, len(rows) + 1)]
+    struc.io.save_structure(str(path), atoms)
+    fault = f"hydrogens bonded to the nearest atom: {len(rows)}"
+    with pytest.warns(UserWarning, match=fault):
+        from_structure(path, ligands={"LIG": SMILES})
 
 
 def test_a_template_beside_bonds_and_a_known_name(molecule, tmp_path):

@@ -65,6 +65,12 @@ def test_ions(name, symbol):
     atoms.atom_name[:], atoms.element[:] = name, ""
     atoms, _ = named(atoms)
     assert (atoms.res_name[0], atoms.atom_name[0], atoms.element[0]) == (symbol,) * 3
+    # Some programs have renamed the residue, but not its atom.
+    atoms = component("NA", symbol)
+    atoms.atom_name[:], atoms.element[:] = name, ""
+    atoms, notes = named(atoms)
+    assert (atoms.atom_name[0], atoms.element[0]) == (symbol, symbol)
+    assert notes == "atoms renamed after the component dictionary: 1"
 
 
 @pytest.mark.parametrize("site", ["MW", "EPW", "M", "LP1", "EP"])
@@ -78,6 +84,21 @@ def test_waters_without_their_virtual_sites(name, site):
     assert atoms.atom_name.tolist() == ["O", "H1", "H2"]
     assert set(atoms.res_name) == {"HOH"}
     assert "virtual sites left out: 1" in notes
+
+
+@pytest.mark.parametrize(
+    "name, names",
+    [("SOL", ("OW1", "HW2", "HW3")), ("WAT", ("OW", "HW2", "HW3")),
+     ("SWM4", ("OH2", "H1", "H2", "DOH2", "OM")), ("HHO", ("O", "H1", "H2"))],
+)  # fmt: skip
+def test_waters_of_other_programs(name, names):
+    atoms = struc.AtomArray(len(names))
+    atoms.atom_name[:], atoms.element[:] = names, ""
+    atoms.res_name = np.full(len(names), name)
+    atoms, _ = named(atoms)
+    assert sorted(atoms.atom_name) == ["H1", "H2", "O"]
+    assert set(atoms.res_name) == {"HOH"}
+    assert find_residues(atoms).index.tolist() == [0, 0, 0]
 
 
 def test_waters_of_one_number_and_of_an_unknown_name():

@@ -67,6 +67,14 @@ def test_what_the_readers_give(structures):
         assert same(there_and_back(data), data)
 
 
+def test_notes_of_reading_come_back():
+    data = graph()
+    assert "reading_notes" not in there_and_back(data).__dict__
+    data.__dict__["reading_notes"] = "virtual sites left out: 1"
+    assert there_and_back(data).reading_notes == "virtual sites left out: 1"
+    assert "reading_notes" not in there_and_back(data).to_dict()
+
+
 def test_what_smiles_give():
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     data = from_smiles("C[C@H](N)C(=O)O.[Na+]", hydrogens=True)

@@ -321,6 +321,15 @@ def test_other_options_have_another_folder(one, other, tmp_path):
     assert folders[0] == folders[2] != folders[1]
 
 
+def test_other_templates_have_another_folder(folder, tmp_path):
+    chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
+    folders = []
+    for smiles in ("CCO", "CCN", "CCO"):
+        files = StructureFiles(folder, ligands={"LIG": chem.MolFromSmiles(smiles)})
+        folders.append(open_set(tmp_path, files).folder)
+    assert folders[0] == folders[2] != folders[1]
+
+
 def test_a_progress_bar(folder, tmp_path, capfd):
     pytest.importorskip("tqdm", reason="tqdm is not installed")
     StructureDataset(tmp_path, folder)

@@ -135,8 +135,15 @@ def test_a_block_by_name(tmp_path):
     with pytest.warns(UserWarning, match="blocks with atoms that are not read: 1"):
         assert read(tmp_path, both).num_nodes == 8
     assert read(tmp_path, both, block="y").num_nodes == 1
-    with pytest.raises(ValueError, match=r"'block' is 'z', but its blocks are \['x', "):
+    with pytest.raises(ValueError, match=r"'block' is 'z', but its blocks are \['x', "
+                                         r"'y'\]: pass one") as caught:  # fmt: skip
         read(tmp_path, both, block="z")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.cif'}: 'block'")
+    with pytest.raises(ValueError, match="it has no atom_site in block z"):
+        read(tmp_path, both + "data_z\n_cell.length_a 1\n", block="z")
+    (tmp_path / "a.pdb").write_text("")
+    with pytest.raises(ValueError, match="'block' is 'x', but a PDB file has none"):
+        from_structure(tmp_path / "a.pdb", block="x")
 
 
 @pytest.mark.parametrize(

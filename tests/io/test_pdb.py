@@ -102,6 +102,18 @@ def test_chains_of_two_letters_and_names_of_four(tmp_path):
     assert data.token_chain == ["CA"] and data.token_name == ["PLP"]
 
 
+def test_standard_names_with_a_letter_more(tmp_path):
+    """GROMACS' HISE in chain A, and HIS in chain EA among others of that chain."""
+    atoms = [dict(name="N", element="N"), dict(name="CA", xyz=(9, 0, 0), element="C")]
+    with pytest.warns(UserWarning, match="residues HISE read as HIS: 1"):
+        data = read(tmp_path, line(residue="ALA", chain="A", **atoms[0]),
+                    line(residue="HISE", chain="A", **atoms[1]))  # fmt: skip
+    assert data.token_chain == ["A", "A"] and data.token_name == ["ALA", "HIS"]
+    data = read(tmp_path, line(residue="ALA", chain="EA", **atoms[0]),
+                line(residue="HIS", chain="EA", **atoms[1]))  # fmt: skip
+    assert data.token_chain == ["EA", "EA"] and data.token_name == ["ALA", "HIS"]
+
+
 @pytest.mark.filterwarnings("ignore:.*read as|.*elements told")
 @pytest.mark.parametrize(
     "name, residue, z",

@@ -117,6 +117,7 @@ def test_leaves_the_molecule_alone():
         ("CN(C)(C)(C)C", "RDKit refuses: .*valence"),
         ("c1cccc1", "RDKit refuses: .*kekulize"),
         ("Qq", "RDKit refuses"),
+        ("[CH99999]", "RDKit refuses: (?!BOOST)"),
         ("CCO ethanol", "with 'ethanol' behind a blank"),
     ],
 )

@@ -130,6 +130,11 @@ def test_bad_model(small, model):
         from_structure(small, model=model)
 
 
+def test_limits_of_another_type(small):
+    with pytest.raises(ValueError, match="'limits' is of type int: pass a Limits"):
+        from_structure(small, limits=3)
+
+
 BAD = {
     "missing model.pdb": PDB,
     "empty.cif": "",
