@@ -28,6 +28,8 @@ STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
+# With hydrogens.
+_MOST_EMBEDDED = 800
 _INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
@@ -329,9 +331,9 @@ def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
     parameters.randomSeed = seed
     # A chlorophyll takes seconds; by RDKit's default, a minute.
     parameters.maxIterations = 100
-    if hasattr(parameters, "timeout"):
-        # Of a chain of a thousand atoms each try takes long, and finds nothing.
-        parameters.timeout = 30
+    # Of a chain of 300 carbons each try takes long, and finds nothing.
+    if mol.GetNumAtoms() > _MOST_EMBEDDED:
+        return None
     with require_package("rdkit.rdBase", "a conformer").BlockLogs():
         for parameters.useRandomCoords in (False, True)[: 1 + retry]:
             # What UFF knows no parameters for stays as it was embedded.

@@ -172,8 +172,8 @@ class BoltzFeatures(BaseTransform):
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
                 f"({data.atom_name[unknown[0]]}): RDKit needs a SMILES, or bonds of "
                 f"known orders that join a residue, and positions of stereocentres, "
-                f"and gives up on some large ones. Give those, or a conformer as "
-                f"'pos' with conformers='given'."
+                f"and finds none of most with over 800 atoms. Give those, or a "
+                f"conformer as 'pos' with conformers='given'."
             )
         return pos, charge
 

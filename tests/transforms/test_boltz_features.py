@@ -373,6 +373,8 @@ def test_a_thousand_atoms_of_one_element():
     assert data.atom_name[998:1001] == ["C999", "CA00", "CA01"]
     data.pos = torch.zeros(1002, 3)
     for rank_names in (False, True):
-        # To embed it would take minutes.
         features = BoltzFeatures(rank_names=rank_names, conformers="given")
         assert len(features(data).ref_atom_name_chars.unique(dim=0)) == 1002
+    # To embed it would take an hour.
+    with pytest.raises(ValueError, match="conformers='given'"):
+        BoltzFeatures()(from_smiles("C" * 1000))
