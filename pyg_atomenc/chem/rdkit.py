@@ -210,16 +210,28 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     return out
 
 
-def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
-    """A molecule of a graph, with rings and hybridisation, valid chemistry or not.
+def graph_atoms(data: Any, bonds: Tensor, types: Tensor) -> Tensor:
+    """The rows of a graph's atoms as :func:`_build` takes them ``[N, 5]``, on the CPU.
 
-    ``atoms`` are columns ``[N]`` as of :func:`_build`, ``bonds`` ``[2, B]``, and
-    ``types`` ``[B]`` places in ``BOND_TYPES``; all on the CPU.
+    Of ``bonds`` ``[2, B]``, and ``types`` ``[B]``, places in ``BOND_TYPES``.
     """
+    z, charge, hydrogens = data.z.cpu(), data.formal_charge.cpu(), data.num_hydrogens
+    # Hydrogens may be atoms, implicit, or both: each counts once.
+    ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
+    bonded = ends[z[others] == 1].bincount(minlength=len(z))
+    implicit = (hydrogens.cpu() - bonded).clamp(min=0)
+    radicals = data.get("num_radical_electrons", 0 * z).cpu().clamp(min=0)
+    aromatic = torch.zeros_like(z)
+    aromatic[bonds[:, types == _BONDS.index("AROMATIC")].flatten()] = 1
+    return torch.stack([z, charge, implicit, radicals, aromatic], dim=1)
+
+
+def graph_mol(atoms: Tensor, bonds: Tensor, types: Tensor) -> Any:
+    """A molecule of :func:`graph_atoms`, rings perceived, valid chemistry or not."""
     chem = require_package("rdkit.Chem", "AtomFeatures")
     kinds = [_BONDS[column] for column in types.tolist()]
-    rows, pairs = torch.stack(list(atoms), dim=1).tolist(), bonds.tolist()
-    mol = _build(rows, zip(*pairs, kinds, strict=True), explicit=True)
+    pairs = zip(*bonds.tolist(), kinds, strict=True)
+    mol = _build(atoms.tolist(), pairs, explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)

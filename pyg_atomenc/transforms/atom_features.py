@@ -8,7 +8,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.checks import check_has, check_range
 from pyg_atomenc.chem import rdkit
-from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
+from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
 from pyg_atomenc.errors import AtomEncodingError
@@ -69,20 +69,13 @@ class AtomFeatures(BaseTransform):
         """Add the features to a shallow copy."""
         edges = check_graph(data)
         readers = "from_structure, from_atom_array, from_smiles or from_rdmol"
-        names = ("z", "formal_charge", "num_hydrogens")
-        check_has(data, f"read it with {readers}.", *names)
+        mend = f"read it with {readers}."
+        check_has(data, mend, "z", "formal_charge", "num_hydrogens")
         check_range("z", data.z, self.sizes[0], "elements")
-        z, charge, hydrogens = (data[name].cpu() for name in names)
         bonds, types = unique_bonds(*edges)
-        aromatic = torch.zeros_like(z)
-        aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-        # Hydrogens may be atoms, implicit, or both: each counts once.
-        ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
-        heavy = ends[z[others] != 1].bincount(minlength=len(z))
-        bonded = ends.bincount(minlength=len(z)) - heavy
-        implicit = (hydrogens - bonded).clamp(min=0)
-        radicals = data.get("num_radical_electrons", 0 * z).cpu().clamp(min=0)
-        mol = rdkit.graph_mol((z, charge, implicit, radicals, aromatic), bonds, types)
+        atoms = rdkit.graph_atoms(data, bonds, types)
+        z, charge, implicit, radicals, aromatic = atoms.unbind(1)
+        mol = rdkit.graph_mol(atoms, bonds, types)
         hybridization, ring = rdkit.hybridization_and_ring(mol)
         hand = data.get("chirality", torch.full_like(z, -1)).cpu()
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
@@ -91,12 +84,12 @@ class AtomFeatures(BaseTransform):
         features = dict(
             element=z,
             charge=charge + 5,
-            degree=heavy + hydrogens,
+            degree=bonds.flatten().bincount(minlength=len(z)) + implicit,
             hybridization=hybridization,
             is_aromatic=aromatic,
             ring_size=ring.where(ring <= _LARGEST_RING, 0),
             chirality=hand,
-            num_hydrogens=hydrogens,
+            num_hydrogens=data.num_hydrogens.cpu(),
             isotope=data.get("isotope", 0 * z).cpu(),
             num_radical_electrons=radicals,
             bond_stereo=_bond_stereo(data, edges[0]),
