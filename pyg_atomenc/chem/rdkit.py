@@ -17,14 +17,10 @@ from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conform
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
+# By the place of each, its code; small labels of the CIP rules are pseudoasymmetric.
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
-"""The codes of :func:`hybridization`, by their place."""
-
 CHIRALITY = ("", "R", "S", "r", "s")
-"""The codes of atoms' CIP labels by their place; r and s are pseudoasymmetric."""
-
 STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
-"""The codes of bonds' CIP labels by their place, small where pseudoasymmetric."""
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
@@ -41,23 +37,16 @@ def is_mol(source: Any) -> bool:
 def check_mol(mol: Any) -> None:
     """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms."""
     chem = require_package("rdkit.Chem", "a molecule")
+    mend = "pass an rdkit.Chem.Mol, or a SMILES to from_smiles."
     if mol is None:
-        raise AtomEncodingError(
-            "'mol' is None, which is what RDKit returns for a molecule that it cannot "
-            "read: check the text or file that it was read from."
-        )
-    mend = "pass an rdkit.Chem.Mol; for a SMILES, use pyg_atomenc.io.from_smiles."
+        mend = "RDKit could not read it: check what it was read from."
     check_type("mol", mol, chem.Mol, mend)
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
 
 
 def as_atom_array(source: Any) -> Any:
-    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError.
-
-    A molecule's residues are those of its PDB information; without, it is one residue
-    named ``UNL``, as in the files that RDKit writes.
-    """
+    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError."""
     if not is_mol(source):
         check_atom_array(source)
         return source
@@ -87,10 +76,9 @@ def as_mol(source: Any) -> Any:
     kinds = require_package("biotite.structure", "an AtomArray as a molecule").BondType
     bonds = source.bonds.copy()
     bonds.remove_aromaticity()
-    odd = {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
-    pairs = [
-        (a, b, odd.get(k) or kinds(k).name) for a, b, k in bonds.as_array().tolist()
-    ]
+    names = {int(kind): kind.name for kind in kinds}
+    names |= {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
+    pairs = [(a, b, names[kind]) for a, b, kind in bonds.as_array().tolist()]
     z = atomic_numbers(source.element)
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
@@ -137,28 +125,21 @@ def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str
     """
     rows = []
     for i in range(mol.GetNumAtoms()) if index is None else index:
-        name, chain, code, number, hetero = "UNL", "", "", 0, True
-        if i < 0:
-            name, hetero = "", False
-        elif info := _residue_info(mol.GetAtomWithIdx(i)):
-            name, chain = (
-                info.GetResidueName().strip() or name,
-                info.GetChainId().strip(),
-            )
-            code, number = info.GetInsertionCode().strip(), info.GetResidueNumber()
-            hetero = info.GetIsHeteroAtom()
-        rows.append((name, chain, code, number, hetero))
+        atom = mol.GetAtomWithIdx(i) if i >= 0 else None
+        info = atom and atom.GetPDBResidueInfo()
+        if atom and not info and atom.GetAtomicNum() == 1:
+            near = [other.GetPDBResidueInfo() for other in atom.GetNeighbors()]
+            info = next(filter(None, near), None)
+        if info:
+            texts = info.GetResidueName(), info.GetChainId(), info.GetInsertionCode()
+            name, chain, code = (text.strip() for text in texts)
+            number, hetero = info.GetResidueNumber(), info.GetIsHeteroAtom()
+            rows.append((name or "UNL", chain, code, number, hetero))
+        else:
+            rows.append(("UNL" if atom else "", "", "", 0, atom is not None))
     names, chains, codes, numbers, are_hetero = map(list, zip(*rows, strict=True))
     known: dict[str, Any] = dict(res_name=names, chain_id=chains, ins_code=codes)
     return known | dict(res_id=torch.tensor(numbers), hetero=torch.tensor(are_hetero))
-
-
-def _residue_info(atom: Any) -> Any:
-    info = atom.GetPDBResidueInfo()
-    if info is None and atom.GetAtomicNum() == 1:
-        near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
-        info = next((found for found in near if found is not None), None)
-    return info
 
 
 def atoms_of(mol: Any) -> list[Any]:
@@ -203,10 +184,9 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
     """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
     out = piece.copy()
     for atom in atoms_of(mol) if mol.GetNumHeavyAtoms() < len(piece) else ():
-        if atom.GetAtomicNum() == 1:
-            near = [a.GetIdx() for a in atom.GetNeighbors() if a.GetAtomicNum() != 1]
-            if near:
-                out[atom.GetIdx()] = piece[near[-1]]
+        for near in atom.GetNeighbors() if atom.GetAtomicNum() == 1 else ():
+            if near.GetAtomicNum() != 1:
+                out[atom.GetIdx()] = piece[near.GetIdx()]
     return out
 
 
@@ -266,9 +246,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     return code
 
 
-def stereo_codes(
-    mol: Any, atoms: list[Any], bonds: list[Any]
-) -> tuple[list[int], list[int]]:
+def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
     """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
 
     Of a molecule whose rings and stereo are perceived; it keeps the labels, and
@@ -285,13 +263,12 @@ def stereo_codes(
         for item in marked + [bond for bond in bonds if bond.GetStereo() > 0]:
             if not item.HasProp(_LABEL):
                 item.SetProp(_LABEL, "?")
-    return _codes(atoms, CHIRALITY), _codes(bonds, STEREO)
-
-
-def _codes(items: list[Any], names: Sequence[str]) -> list[int]:
-    code = {"?": -1} | {name: i for i, name in enumerate(names)}
-    labels = (item.GetProp(_LABEL) if item.HasProp(_LABEL) else "" for item in items)
-    return [code.get(label, 0) for label in labels]
+    found = []
+    for items, names in ((atoms, CHIRALITY), (bonds, STEREO)):
+        code = {"?": -1} | {name: i for i, name in enumerate(names)}
+        labels = [i.GetProp(_LABEL) if i.HasProp(_LABEL) else "" for i in items]
+        found.append([code.get(label, 0) for label in labels])
+    return found
 
 
 def short_name(symbol: str, number: int) -> str:

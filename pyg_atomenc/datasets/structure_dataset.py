@@ -46,8 +46,7 @@ class StructureDataset(Dataset):
     """Graphs of structure files, or of SMILES, that are read once and kept on disk.
 
     They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
-    without pickle, by the files' names, each with its file as ``source``. An access
-    reads one graph, so that the set may be larger than memory.
+    without pickle. An access reads one graph: the set may be larger than memory.
 
     New and changed files, by name, size and time of change, are read when the data set
     is opened; other options have another folder. A function counts by its name and an
@@ -132,7 +131,15 @@ class StructureDataset(Dataset):
                     lines = "\n".join(["source\treason", *map("\t".join, self.report)])
                     (self.folder / "skipped.tsv").write_text(lines + "\n", "utf-8")
         self.transform = transform
-        self._check_report(on_error)
+        if self.report:
+            text = (
+                f"{len(self.report)} of {len(self.source.names)} files or rows cannot "
+                f"be read, the first is {' - '.join(self.report[0])} (see 'report', or "
+                f"{self.folder / 'skipped.tsv'})."
+            )
+            if on_error == "raise" or len(self) == 0:
+                raise FileFormatError(text)
+            warnings.warn(text, stacklevel=2)
 
     def _look_up(self, retry_skipped: bool = False) -> list[int]:
         """Find the graphs that are kept; gives the items that are not."""
@@ -169,18 +176,6 @@ class StructureDataset(Dataset):
         finally:
             storage.insert(self.folder, rows)
 
-    def _check_report(self, on_error: str) -> None:
-        if not self.report:
-            return
-        text = (
-            f"{len(self.report)} of {len(self.source.names)} files or rows cannot be "
-            f"read, the first is {' - '.join(self.report[0])} (see 'report', or "
-            f"{self.folder / 'skipped.tsv'})."
-        )
-        if on_error == "raise" or len(self) == 0:
-            raise FileFormatError(text)
-        warnings.warn(text, stacklevel=3)
-
     def _results(
         self, missing: list[int], num_workers: int, method: Optional[str]
     ) -> Generator[Rows, None, None]:
@@ -212,9 +207,9 @@ class StructureDataset(Dataset):
                     done.result()
         except BrokenProcessPool as error:
             raise AtomEncodingError(
-                "'num_workers': a process that reads files died (too little memory, or "
-                "no `if __name__ == '__main__':` in the script?). What was read is "
-                "kept: open the data set again, with num_workers=0 to see the file."
+                "'num_workers': a process died (too little memory, or no `if __name__ "
+                "== '__main__':` in the script?). What was read is kept: open the data "
+                "set again, with num_workers=0 to see the file."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -230,10 +225,9 @@ class StructureDataset(Dataset):
         except ImportError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())
-            if not isinstance(error, ValueError) or not reason:
-                reason = f"{type(error).__name__}: {reason}"
-            rows = [{"reason": _plain(reason)}]
+            own = isinstance(error, AtomEncodingError)
+            text = str(error) if own else f"{type(error).__name__}: {error}"
+            rows = [{"reason": _plain(" ".join(text.split()))}]
         name = _plain(self.source.names[index])
         rows = rows or [{"reason": ""}]
         return [{**row, "source": name, "stamp": stamp} for row in rows]
@@ -299,9 +293,9 @@ def _read(index: int) -> Rows:
 
 def _as_source(source: Any) -> Any:
     is_path = isinstance(source, (str, os.PathLike))
-    if is_path and os.fspath(source).lower().endswith((".csv", ".csv.gz")):
-        return SmilesTable.from_csv(source)
     name = os.fspath(source).lower().removesuffix(".gz") if is_path else ""
+    if name.endswith(".csv"):
+        return SmilesTable.from_csv(source)
     if name.endswith(SUFFIXES):
         return MoleculeFile(source)
     if is_path or isinstance(source, (list, tuple)):

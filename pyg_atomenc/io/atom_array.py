@@ -124,31 +124,24 @@ def make_graph(
     What ``tokens`` may lack ``features`` gives, of the token of every atom and how many
     there are.
     """
-    attributes = dict(tokens.attributes)
-    if not TOKEN_FEATURES <= attributes.keys():
+    known = dict(tokens.attributes)
+    if not TOKEN_FEATURES <= known.keys():
         more = features(tokens.atom_to_token.numpy(), tokens.num_tokens)
-        attributes = {**more.attributes, **attributes}
-    edge_index, edge_attr, edge_stereo = bond_tensors(*bonds)
-    for name, values in columns.items():
-        if isinstance(values, np.ndarray):
-            columns[name] = torch.from_numpy(values)
-    data = AtomTokenData(
-        edge_index=edge_index,
-        edge_attr=edge_attr,
-        edge_stereo=edge_stereo,
-        atom_to_token=tokens.atom_to_token,
-        num_tokens=tokens.num_tokens,
-        **columns,
-        **attributes,
+        known = {**more.attributes, **known}
+    known.update(
+        (name, torch.from_numpy(values) if isinstance(values, np.ndarray) else values)
+        for name, values in columns.items()
     )
+    index, count = tokens.atom_to_token, tokens.num_tokens
+    data = AtomTokenData(atom_to_token=index, num_tokens=count, **known)
+    data.edge_index, data.edge_attr, data.edge_stereo = bond_tensors(*bonds)
     data.is_resolved = data.pos.isfinite().all(dim=1)
     atom = tokens.representative
     assert atom is not None
     found = atom >= 0
-    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
+    data.is_representative = torch.zeros_like(data.is_resolved)
     data.is_representative[atom[found]] = True
-    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
-    data.token_pos[found] = data.pos[atom[found]]
+    data.token_pos = torch.where(found[:, None], data.pos[atom], torch.nan)
     data.smiles = data.given_smiles = data.source = ""
     return data
 
@@ -198,8 +191,8 @@ def to_atom_array(
     for symbol, mass in _ISOTOPES.items() if "isotope" in data else ():
         atoms.element[((data.z == 1) & (data.isotope == mass)).cpu().numpy()] = symbol
     _set_annotations(atoms, data)
-    absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")
-    for name, value in dict(absent, res_id=1, hetero=True).items():
+    absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="", res_id=1)
+    for name, value in dict(absent, hetero=True).items():
         values = data.get(name, [value] * count)
         values = values.cpu().numpy() if isinstance(values, Tensor) else values
         setattr(atoms, name, np.array(values))
@@ -220,8 +213,10 @@ def to_atom_array(
                 f"'annotation' is {annotation!r}: pass a name that the atoms do not "
                 f"have yet, such as 'b_factor'."
             )
-        values = _token_values(data, token_values)
-        atoms.set_annotation(annotation, values[data.atom_to_token.cpu()].numpy())
+        hint = "one number per token"
+        check_shape("token_values", token_values, data.total_num_tokens, hint=hint)
+        values = token_values.detach().cpu().double()[data.atom_to_token.cpu()]
+        atoms.set_annotation(annotation, values.numpy())
     return atoms
 
 
@@ -250,33 +245,18 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
         atoms.set_annotation("label_seq_id", number)
 
 
-def _token_values(data: AtomTokenData, token_values: Any) -> Tensor:
-    mend = f"pass one real number for each of the {data.total_num_tokens} tokens."
-    try:
-        values = torch.as_tensor(token_values).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        kind = type(token_values).__name__
-        raise AtomEncodingError(f"'token_values' is of type {kind}: {mend}") from None
-    if values.shape != (data.total_num_tokens,) or values.is_complex():
-        shape = f"shape {list(values.shape)} of {values.dtype}"
-        raise AtomEncodingError(f"'token_values' has {shape}: {mend}")
-    return values.double()
-
-
 def check_positions(
     atoms: Any, coord: NDArray[Any], resolved: Optional[NDArray[np.bool_]] = None
 ) -> None:
     """Raise a ValueError if a position cannot be, or an atom stands there twice."""
-    with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
+    wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
     if resolved is not None:
         wrong &= resolved
     if wrong.any():
         atom = int(wrong.argmax())
         raise AtomEncodingError(
-            f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}: every position "
-            f"must be finite and less than {_FARTHEST:g} Å from the origin; remove "
-            f"atoms that were not observed."
+            f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}: remove what is "
+            f"not finite, or not within {_FARTHEST:g} Å of the origin."
         )
     # Sorting by one coordinate is enough to find the few that are equal in all.
     known = atoms.get_annotation_categories()

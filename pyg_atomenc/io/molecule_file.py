@@ -56,9 +56,7 @@ class MoleculeFile:
         self.options = {"labels": self._labels, **options}
         name = file.name.lower().removesuffix(".gz")
         if not name.endswith(SUFFIXES):
-            raise FileFormatError(
-                f"{file}: ends in none of {', '.join(SUFFIXES)}. Rename it."
-            )
+            raise FileFormatError(f"{file}: ends in none of {SUFFIXES}. Rename it.")
         content = read_bytes(file, limits or Limits())
         try:
             text = content.decode("utf-8-sig")
@@ -67,20 +65,16 @@ class MoleculeFile:
             text = content.decode("latin-1")
         text = re.sub("\r\n?", "\n", text)
         self._is_mol2 = name.endswith(".mol2")
-        if self._is_mol2:
-            # What stands before the first is a comment.
-            self._entries = _START.split(text)[1:]
-        else:
-            self._entries = _END.split(text)
-            if not self._entries[-1].strip():
-                self._entries.pop()
+        # In MOL2, what stands before the first is a comment.
+        entries = _START.split(text)[1:] if self._is_mol2 else _END.split(text)
+        self._entries = entries if entries and entries[-1].strip() else entries[:-1]
         self.names = [f"entry {i}" for i in range(1, len(self._entries) + 1)]
         if not self._entries:
             raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
         there = {name for entry in self._entries for name in _PROPERTY.findall(entry)}
-        if lost := [name for name in self._labels if name not in there]:
+        for label in [label for label in self._labels if label not in there]:
             raise FileFormatError(
-                f"{file}: has no property {lost[0]!r} in any entry, but "
+                f"{file}: has no property {label!r} in any entry, but "
                 f"{listed(sorted(there))}. Check 'labels'."
             )
 
@@ -90,10 +84,8 @@ class MoleculeFile:
 
     def read(self, index: int, tokenizer: Optional[Tokenizer] = None) -> Any:
         """The graph of an entry, in a list."""
-        parse = partial(self._parse, self._entries[index])
-        mol = parsed(
-            parse, "RDKit refuses it", "it is no such entry", "Mend the entry."
-        )
+        parse, start = partial(self._parse, self._entries[index]), "RDKit refuses it"
+        mol = parsed(parse, start, "it is no such entry", "Mend the entry.")
         # The format knows no radicals, and RDKit adds no hydrogens to it.
         if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
             raise AtomEncodingError(
@@ -154,10 +146,10 @@ def from_sdf(
         try:
             graphs += file.read(index, tokenizer)
         except ValueError as error:
-            bad.append(f"\n{name}: {error}")
+            bad.append(f"{name}: {error}")
     if bad:
-        count = f"{len(bad)} of {len(file.names)}"
-        text = f"{path}: {count} molecules cannot be read.{''.join(bad)}"
+        count = f"{len(bad)} of {len(file.names)} molecules cannot be read."
+        text = "\n".join([f"{path}: {count}", *bad])
         if on_error == "raise" or not graphs:
             raise FileFormatError(text)
         warnings.warn(text, stacklevel=2)

@@ -20,17 +20,14 @@ from pyg_atomenc.tokenizers.features import molecule_tokens
 from pyg_atomenc.tokenizers.fragments import BRICS
 
 _FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
-_NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error")
+_NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error").match
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def from_rdmol(
     mol: Any, tokenizer: Optional[Tokenizer] = None, *, conformer: Optional[int] = -1
 ) -> AtomTokenData:
-    """Read a molecule of RDKit.
-
-    Atoms keep their order, and no hydrogen is added or removed. Dummy atoms (``*``)
-    are read as atoms with ``z = 0``.
+    """Read a molecule of RDKit, as it is; dummy atoms (``*``) have ``z = 0``.
 
     Args:
         mol (rdkit.Chem.Mol): The molecule; it is not changed.
@@ -157,8 +154,8 @@ def _parse(text: str, max_length: int) -> Any:
     # Older releases of RDKit would read what stands before a NUL.
     if _NO_TEXT.search(text[: max_length + 1]):
         raise AtomEncodingError(
-            f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: read "
-            f"the text it comes from in its true encoding."
+            f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: mend "
+            f"the encoding."
         )
     if len(text) > max_length:
         raise AtomEncodingError(
@@ -166,19 +163,15 @@ def _parse(text: str, max_length: int) -> Any:
             f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
         )
     short = repr(text if len(text) < 500 else f"{text[:500]} …")
-    _, *rest = text.split(maxsplit=1) or [""]
-    if rest and not rest[0].startswith("|"):
+    name = "".join(text.split(maxsplit=1)[1:])
+    if name and name[0] != "|":
         raise AtomEncodingError(
-            f"'smiles' is {short}, with {rest[0][:500]!r} behind a blank: pass the "
+            f"'smiles' is {short}, with {name[:500]!r} behind a blank: pass the "
             f"SMILES alone, without a name."
         )
-    start, unknown = (
-        f"'smiles' is {short}, which RDKit refuses",
-        "it does not follow the grammar of SMILES",
-    )
-    mol = parsed(
-        partial(chem.MolFromSmiles, text), start, unknown, "Correct the SMILES."
-    )
+    start, unknown = f"'smiles' is {short}, which RDKit refuses", "it is no SMILES"
+    parse = partial(chem.MolFromSmiles, text)
+    mol = parsed(parse, start, unknown, "Correct the SMILES.")
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
             f"'smiles' is {text!r}, which holds no atoms: pass one such as 'CCO'."
@@ -187,34 +180,27 @@ def _parse(text: str, max_length: int) -> Any:
 
 
 def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> Any:
-    """What RDKit parses, sanitized or not, else a ValueError in its own words.
-
-    As far as it tells them, without which the reason is ``unknown``.
-    """
+    """What RDKit parses, else a ValueError with its reason, if told, or ``unknown``."""
+    chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
+    # Syntax errors go to RDKit's log only, which older versions cannot capture.
+    capture = getattr(base, "CaptureErrorLog", base.BlockLogs)
     with base.BlockLogs():
         try:
             if (mol := parse()) is not None:
                 return mol
-            reason = _reason_of(parse) or unknown
+            with capture() as log:
+                mol = parse(sanitize=False)
+            if mol is None:
+                found = _FAULT.findall(getattr(log, "messages", ""))
+                lines = [text.rstrip(": .") for text in found if not _NO_FAULT(text)]
+            else:
+                lines = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
+            reason = "; ".join(dict.fromkeys(lines)) or unknown
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             reason = str(error).strip().split("\n")[-1].strip()
     raise AtomEncodingError(f"{start}: {reason[:500]}. {mend}")
-
-
-def _reason_of(parse: Callable[[bool], Any]) -> str:
-    chem = require_package("rdkit.Chem", "molecules")
-    base = require_package("rdkit.rdBase", "molecules")
-    # Syntax errors go to RDKit's log only, which older versions cannot capture.
-    with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
-        mol = parse(False)
-    if mol is not None:
-        problems = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
-        return "; ".join(problems) or "it cannot be sanitized"
-    lines = _FAULT.findall(getattr(log, "messages", ""))
-    lines = [line.rstrip(": .") for line in lines if not _NO_FAULT.match(line)]
-    return "; ".join(dict.fromkeys(lines))
 
 
 def _atom_names(atoms: list[Any]) -> list[str]:
@@ -235,21 +221,20 @@ def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
         return torch.full((len(names), 3), torch.nan)
     if conformer not in known:
         raise AtomEncodingError(
-            f"'conformer' is {conformer!r}, but 'mol' has the conformers "
-            f"{list(known)}: pass one of them, or -1 for the first that is 3D."
+            f"'conformer' is {conformer!r}, but 'mol' has {list(known)}: pass one of "
+            f"them, or -1 for the first that is 3D."
         )
     if not known[conformer].Is3D():
         raise AtomEncodingError(
-            f"'conformer' is {conformer}, which is a 2D drawing without positions in "
-            f"ångström: embed the molecule in 3D, pass conformer=None, or mark it with "
-            f"mol.GetConformer({conformer}).Set3D(True) if it is 3D after all."
+            f"'conformer' is {conformer}, a 2D drawing without positions in ångström: "
+            f"embed the molecule, pass conformer=None, or mark it with Set3D(True)."
         )
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
     wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if wrong:
         raise AtomEncodingError(
-            f"'mol' has positions that are not finite in conformer {conformer}, "
-            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} ({names[wrong[0]]}): "
-            f"embed the molecule again, or pass conformer=None to leave positions out."
+            f"'mol' has positions that are not finite in conformer {conformer}, first "
+            f"of atom {wrong[0]} ({names[wrong[0]]}): embed the molecule again, or "
+            f"pass conformer=None."
         )
     return pos

@@ -4,6 +4,7 @@ import csv
 import inspect
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -11,6 +12,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_atomenc.checks import check_rows
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -19,6 +21,8 @@ from pyg_atomenc.io.rdmol import from_smiles
 from pyg_atomenc.io.structure import SUFFIXES, from_structure
 
 PathLike = Union[str, "os.PathLike[str]"]
+_ENDS = "|".join(map(re.escape, SUFFIXES))
+_STRUCTURE = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
 
 
 class StructureFiles:
@@ -52,12 +56,11 @@ class StructureFiles:
             found = [
                 path.relative_to(self._folder)
                 for path in find(pattern or "*")
-                if path.is_file() and (pattern or _is_structure(path.name))
+                if path.is_file() and (pattern or _STRUCTURE.search(path.name))
             ]
         elif pattern is not None or recursive:
             raise AtomEncodingError(
-                "'pattern' and 'recursive' are for a folder, and 'files' is a list of "
-                "files: pass the folder, or leave them out."
+                "'pattern' and 'recursive' are for a folder: leave them out of a list."
             )
         else:
             try:
@@ -67,10 +70,9 @@ class StructureFiles:
                 raise AtomEncodingError(mend) from error
         self.names = sorted({path.as_posix() for path in found})
         if not found:
-            named = pattern or f"that ends in {', '.join(SUFFIXES)}, also with .gz"
             raise FileFormatError(
-                f"{files}: is no folder, or holds no file {named}. Check 'pattern', "
-                f"'recursive'."
+                f"{files}: is no folder, or holds no file {pattern or SUFFIXES}. Check "
+                f"'pattern', 'recursive'."
             )
         self.options = {"folder": str(self._folder), **options}
 
@@ -97,18 +99,13 @@ class StructureFiles:
         return graphs
 
 
-def _is_structure(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith(SUFFIXES) and name[0] != "."
-
-
 def check_options(reader: Callable[..., Any], options: dict[str, Any]) -> Any:
     """The options, if the reader has them all."""
     try:
         inspect.signature(reader).bind(None, None, **options)
     except TypeError as error:
-        raise AtomEncodingError(
-            f"{reader.__name__} {error}: see its options."
-        ) from error
+        mend = f"{reader.__name__} {error}: see its options."
+        raise AtomEncodingError(mend) from error
     return options
 
 
@@ -140,17 +137,14 @@ class SmilesTable:
             raise AtomEncodingError("'smiles' is empty: pass at least one.")
         # Of each row a tensor [1, L], or from a file the cells.
         self._labels: Any = [()] * len(self.names)
-        try:
-            if labels is not None:
+        if labels is not None:
+            try:
                 rows = torch.as_tensor(labels)
-                self._labels = rows.reshape(len(rows), 1, -1)
-            if len(self._labels) != len(self.names):
-                raise ValueError(f"found {len(self._labels)}")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise AtomEncodingError(
-                f"'labels' must be one number, or one row of numbers, for each of "
-                f"{len(self.names)} SMILES ({error})."
-            ) from error
+            except (TypeError, ValueError, RuntimeError) as error:
+                mend = f"'labels' must be one number or row for each SMILES: {error}."
+                raise AtomEncodingError(mend) from error
+            check_rows("labels", rows, len(self.names), "SMILES")
+            self._labels = rows.reshape(len(rows), 1, -1)
 
     @classmethod
     def from_csv(

@@ -100,15 +100,11 @@ def fragments(source: Any, find_cuts: Any = None, mark: str = "") -> Tokens:
 
 
 def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
-    inside = _ring_bonds(mol)
+    # All at once: older releases of RDKit find the rings anew for each bond.
+    inside = {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
     atoms = {atom for bond in inside for atom in ends[bond]}
     # A bond that leaves a ring joins nothing; one in a chain does.
     return [i not in inside and not atoms.isdisjoint(p) for i, p in enumerate(ends)]
-
-
-def _ring_bonds(mol: Any) -> set[int]:
-    # All at once: older releases of RDKit find the rings anew for each bond.
-    return {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
 
 
 def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
@@ -120,7 +116,8 @@ def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
             own[match[0]] |= 1 << bit
             for of, more in zip(partners, others, strict=True):
                 of[match[0]] |= more
-    cuts, in_ring = [], _ring_bonds(mol)
+    cuts = []
+    in_ring = {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
     for index, (a, b) in enumerate(ends):
         single, double = (of[a] & own[b] for of in partners)
         # Few bonds are asked for their type, which takes long in Python.

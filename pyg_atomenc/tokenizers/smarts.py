@@ -44,11 +44,10 @@ class Smarts:
     def __init__(
         self, patterns: Union[Mapping[str, str], Sequence[str]], rest: str = "atom"
     ) -> None:
-        known = isinstance(patterns, (Mapping, Sequence)) and len(patterns) > 0
-        if isinstance(patterns, str) or not known:
+        fits = isinstance(patterns, (Mapping, Sequence)) and patterns
+        if isinstance(patterns, str) or not fits:
             raise AtomEncodingError(
-                f"'patterns' is {patterns!r}: pass a list of SMARTS, or a dict of them "
-                f"by name, with at least one."
+                f"'patterns' is {patterns!r}: pass SMARTS, a list or a dict by name."
             )
         check_choice("rest", rest, ("atom", "component"))
         if not isinstance(patterns, Mapping):
@@ -64,13 +63,11 @@ class Smarts:
         for name, pattern in self.patterns.items():
             with require_package("rdkit.rdBase", "Smarts").BlockLogs():
                 query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
-            if not query or query.GetNumAtoms() == 0:
+            if not query or not query.GetNumAtoms() or not isinstance(name, str):
                 raise AtomEncodingError(
-                    f"'patterns' has {pattern!r} for {name!r}, which RDKit refuses: "
-                    f"correct the SMARTS."
+                    f"'patterns' has {pattern!r} for {name!r}, and needs text, and "
+                    f"SMARTS that RDKit does not refuse."
                 )
-            if not isinstance(name, str):
-                raise AtomEncodingError(f"'patterns' names {name!r}: names are text.")
             queries.append((name, query))
         return queries
 
@@ -87,13 +84,11 @@ class Smarts:
             # RDKit stops at so many without a word.
             if len(matches) == _MOST_MATCHES:
                 raise AtomEncodingError(
-                    f"'patterns' has {self.patterns[name]!r}, which matches "
-                    f"{_MOST_MATCHES:,} times or more: use a more specific pattern."
+                    f"'patterns' has {self.patterns[name]!r}, which matches too often."
                 )
-            for match in matches:
-                atoms = list(match)
-                if (piece[atoms] < 0).all():
-                    piece[atoms] = len(names)
+            for match in map(list, matches):
+                if (piece[match] < 0).all():
+                    piece[match] = len(names)
                     names.append(name)
         taken, own, ends = piece >= 0, np.arange(count), bond_ends(mol)
         rest = [atom.GetSymbol() for atom in mol.GetAtoms()]

@@ -111,10 +111,10 @@ class FromHetero(BaseTransform):
         """Make the graph; tensors are shared, not copied."""
         check_single(data, HeteroData)
         needed, there = {"atom", "token", _INSIDE}, data.node_types + data.edge_types
-        if not needed <= set(there):
+        for kind in needed.difference(there):
             raise AtomEncodingError(
-                f"'data' has the nodes {data.node_types} and edges {data.edge_types}: "
-                f"it needs nodes 'atom' and 'token', joined by {_INSIDE}."
+                f"'data' has {there}, but not {kind!r}: it needs nodes 'atom' and "
+                f"'token', joined by {_INSIDE}."
             )
         for kind in there:
             known = needed.union(kind for kind, _ in _NAMES)
