@@ -46,9 +46,8 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``z`` ``[N]``, int64: atomic numbers, 0 where not known
         - ``pos`` ``[N, 3]``, float32: in ångström
         - ``formal_charge`` ``[N]``, int64: in elementary charges, 0 where not known
-        - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom by its valence,
-          those that are atoms themselves included; bonds of an unknown order count as
-          single, and without ``bonds`` all are 0
+        - ``num_hydrogens`` ``[N]``, int64: by the valence, those that are atoms
+          included; an unknown bond counts as single, and without ``bonds`` all are 0
         - ``chirality`` ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S by the
           Chemical Component Dictionary, -1 for a component that it does not know
         - ``isotope`` ``[N]``, int64: mass numbers, those of ``D`` and ``T``, else 0
@@ -60,22 +59,19 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``atom_name``, ``res_name``, ``chain_id``, ``ins_code``: lists of text, and
           ``res_id`` ``[N]``, int64, and ``hetero`` ``[N]``, bool
         - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
-        - ``is_representative`` ``[N]``, bool: the Cα of a residue, the C1′ of a
-          nucleotide, else the first atom of a token; ``token_pos`` ``[T, 3]``,
-          float32: its position in ångström, NaN for a token without atoms
+        - ``is_representative`` ``[N]``, bool: a residue's Cα, a nucleotide's C1′, else
+          the first atom of a token; ``token_pos`` ``[T, 3]``, float32: its position
         - ``is_resolved`` ``[N]``, bool: whether its position is known
         - ``token_*``: what the tokenizer gives, and what it leaves out of the features
           of :class:`~pyg_atomenc.tokenizers.Residue`
-        - ``smiles``, ``given_smiles``, ``source``: ``""``, where a SMILES or a data set
-          would be named
+        - ``smiles``, ``given_smiles``, ``source``: ``""``
 
-        All readers give these, so that graphs of any of them batch together: what is
-        not known is NaN in ``pos`` and ``token_pos``, and ``""`` in text.
+        All readers give these, so that their graphs batch together: what is not known
+        is NaN in ``pos`` and ``token_pos``, and ``""`` in text.
 
     Raises:
-        ValueError: If ``atoms`` is no ``AtomArray``, is empty, has a position that is
-            not finite or further than 1e6 Å from the origin, one atom twice or a symbol
-            that is no element, or if the tokens do not fit.
+        ValueError: If ``atoms`` is no ``AtomArray``, is empty, has an impossible
+            position, one atom twice or an unknown element, or if the tokens do not fit.
         ImportError: If biotite is not installed.
     """
     check_atom_array(atoms)
@@ -121,8 +117,7 @@ def make_graph(
 ) -> AtomTokenData:
     """The graph of any reader, of what ``bond_tensors`` takes and is known of atoms.
 
-    What ``tokens`` may lack ``features`` gives, of the token of every atom and how many
-    there are.
+    Of what ``tokens`` may lack ``features`` are called.
     """
     known = dict(tokens.attributes)
     if not TOKEN_FEATURES <= known.keys():
@@ -153,8 +148,7 @@ def to_atom_array(
 ) -> Any:
     """Turn a graph back into an ``AtomArray`` of biotite.
 
-    With ``token_values`` every atom carries its token's value, for example in the
-    B-factor column of a PDB file, by which viewers colour.
+    With ``token_values`` every atom carries its token's, by which viewers colour.
 
     Args:
         data (AtomTokenData): One graph with ``z`` and ``pos``, such as a reader gives;
@@ -209,10 +203,8 @@ def to_atom_array(
         taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
         taken -= {"b_factor", "occupancy"}
         if not isinstance(annotation, str) or annotation in taken:
-            raise AtomEncodingError(
-                f"'annotation' is {annotation!r}: pass a name that the atoms do not "
-                f"have yet, such as 'b_factor'."
-            )
+            mend = "pass a name that is not there yet, such as 'b_factor'."
+            raise AtomEncodingError(f"'annotation' is {annotation!r}: {mend}")
         hint = "one number per token"
         check_shape("token_values", token_values, data.total_num_tokens, hint=hint)
         values = token_values.detach().cpu().double()[data.atom_to_token.cpu()]
@@ -266,10 +258,8 @@ def check_positions(
     for i in np.flatnonzero(equal).tolist():
         one, other = sorted((int(order[i]), int(order[i + 1])))
         if all(values[one] == values[other] for values in names):
-            raise AtomEncodingError(
-                f"{_tell(atoms, other)} is there twice, first as atom {one}, at the "
-                f"same position: remove one of them."
-            )
+            mend = f"is there twice, first as atom {one}: remove one of them."
+            raise AtomEncodingError(f"{_tell(atoms, other)} {mend}")
 
 
 def _tell(atoms: Any, atom: int) -> str:

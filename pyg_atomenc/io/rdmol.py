@@ -47,8 +47,7 @@ def from_rdmol(
         - ``num_hydrogens``: as RDKit counts those of each atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
           3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
-          newer CIP rules, of the isomer that is drawn where a group stands for several;
-          -1 for a centre that they would need seconds for
+          newer CIP rules; -1 for a centre that they would need seconds for
         - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
         - ``num_radical_electrons`` ``[N]``, int64
         - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
@@ -58,13 +57,11 @@ def from_rdmol(
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
           file, else the residue ``UNL`` 0
-        - ``token_*``: by the tokenizer, whose default's ``token_name`` is SMILES, else
-          those of the residue of a token's first atom
+        - ``token_*``: by the tokenizer, else those of the first atom's residue
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
-            conformer, if it is 2D or its positions are not finite, or if the
-            tokenizer's tokens do not fit.
+            conformer, it is 2D or not finite, or if the tokens do not fit.
         ImportError: If RDKit is not installed.
     """
     chem = require_package("rdkit.Chem", "from_rdmol")
@@ -112,8 +109,7 @@ def from_smiles(
     """Read a molecule from its SMILES.
 
     Args:
-        smiles (str): One SMILES, or CXSMILES. A name behind it is refused, since a
-            blank may as well be a slip of the pen.
+        smiles (str): One SMILES, or CXSMILES, without a name behind it.
         tokenizer (callable, optional): Takes the ``rdkit.Chem.Mol``, gives its
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
@@ -121,10 +117,9 @@ def from_smiles(
         max_length (int): How many characters are too many. (default: ``5_000``)
 
     Returns:
-        AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, the canonical
-        SMILES without the added hydrogens, and ``given_smiles``, whose order of atoms
-        is that of the data. Positions are NaN: embed the molecule with RDKit and use
-        :func:`from_rdmol` for those.
+        AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, canonical without
+        the added hydrogens, and ``given_smiles``, whose order of atoms is that of the
+        data. Positions are NaN: for those, embed it and use :func:`from_rdmol`.
 
     Raises:
         ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit,
@@ -153,10 +148,8 @@ def _parse(text: str, max_length: int) -> Any:
     chem = require_package("rdkit.Chem", "from_smiles")
     # Older releases of RDKit would read what stands before a NUL.
     if _NO_TEXT.search(text[: max_length + 1]):
-        raise AtomEncodingError(
-            f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: mend "
-            f"the encoding."
-        )
+        why = "which holds a NUL or half a character: mend the encoding."
+        raise AtomEncodingError(f"'smiles' is {text[:50]!r}, {why}")
     if len(text) > max_length:
         raise AtomEncodingError(
             f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "

@@ -33,9 +33,9 @@ class StructureFiles:
 
     Args:
         files (str, os.PathLike or iterable): A folder, or paths of files.
-        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``.
-            (default: all whose names end as structure files do)
-        recursive (bool): Look into folders of the folder, too. (default: ``False``)
+        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``, or
+            with those of its folders ``"**/*.cif"``. (default: all whose names end as
+            structure files do)
         **options: As for :func:`~pyg_atomenc.io.from_structure`: ``waters`` and so on.
 
     Raises:
@@ -46,21 +46,19 @@ class StructureFiles:
         self,
         files: Union[PathLike, Iterable[PathLike]],
         pattern: Optional[str] = None,
-        recursive: bool = False,
         **options: Any,
     ) -> None:
         self._reading, self._folder = check_options(from_structure, options), Path("/")
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
-            find = self._folder.rglob if recursive else self._folder.glob
             found = [
                 path.relative_to(self._folder)
-                for path in find(pattern or "*")
+                for path in self._folder.glob(pattern or "*")
                 if path.is_file() and (pattern or _STRUCTURE.search(path.name))
             ]
-        elif pattern is not None or recursive:
+        elif pattern is not None:
             raise AtomEncodingError(
-                "'pattern' and 'recursive' are for a folder: leave them out of a list."
+                "'pattern' is for a folder: leave it out of a list."
             )
         else:
             try:
@@ -70,10 +68,8 @@ class StructureFiles:
                 raise AtomEncodingError(mend) from error
         self.names = sorted({path.as_posix() for path in found})
         if not found:
-            raise FileFormatError(
-                f"{files}: is no folder, or holds no file {pattern or SUFFIXES}. Check "
-                f"'pattern', 'recursive'."
-            )
+            mend = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
+            raise FileFormatError(f"{files}: {mend}")
         self.options = {"folder": str(self._folder), **options}
 
     def warm_up(self) -> None:
@@ -182,9 +178,8 @@ class SmilesTable:
             reader = csv.DictReader(text, delimiter=delimiter, strict=True)
             header, rows = list(reader.fieldnames or []), list(reader)
         except (TypeError, ValueError, csv.Error) as error:
-            raise FileFormatError(
-                f"{path}: cannot be read as a table in UTF-8 ({error}). Save it as CSV."
-            ) from error
+            text = f"{path}: cannot be read as a table in UTF-8 ({error}). Mend it."
+            raise FileFormatError(text) from error
         for name in (smiles_column, *labels):
             if header.count(name) != 1 or not rows:
                 raise FileFormatError(

@@ -44,10 +44,8 @@ class Tokens:
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
             if not name.startswith(TOKEN_PREFIX):
-                raise AtomEncodingError(
-                    f"'attributes' names {name!r}: token attributes are named "
-                    f"{TOKEN_PREFIX}*, so that they batch by token."
-                )
+                mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
+                raise AtomEncodingError(f"'attributes' names {name!r}: {mend}")
             listed = hasattr(values, "__len__") and not isinstance(values, str)
             if not isinstance(values, Tensor):
                 values = torch.empty(len(values) if listed else ())
@@ -63,11 +61,8 @@ class Tokens:
             token = torch.cat([index, index.new_tensor([-1])])[atom.clamp(min=-1)]
             fits = token.equal(torch.arange(self.num_tokens).where(first >= 0, -1))
         if not fits:
-            raise AtomEncodingError(
-                f"'representative' is {atom!r}: give one atom of each of the "
-                f"{self.num_tokens} tokens as an int64 tensor, -1 for one without "
-                f"atoms."
-            )
+            mend = "give an atom of each token, -1 for one without atoms, as int64."
+            raise AtomEncodingError(f"'representative' is {atom!r}: {mend}")
         # A frozen dataclass sets its own fields this way.
         object.__setattr__(self, "representative", atom)
 

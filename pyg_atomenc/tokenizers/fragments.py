@@ -22,13 +22,11 @@ class BRICS:
 
     BRICS bonds are those that retrosynthesis would make, such as amides, esters, ethers
     and bonds to rings (`"On the Art of Compiling and Using 'Drug-Like' Chemical
-    Fragment Spaces" <https://doi.org/10.1002/cmdc.200800178>`_). A ring is never cut. A
-    molecule without a BRICS bond is one token for each connected component, so a salt
-    gives one token for each ion. Tokens are numbered by their first atom.
+    Fragment Spaces" <https://doi.org/10.1002/cmdc.200800178>`_). A ring is never cut;
+    a salt gives one token for each ion. Tokens are numbered by their first atom.
 
     Explicit hydrogens go with the atom that they are bonded to, and change no fragment.
-    Aromaticity is taken from the molecule as it is: a molecule whose aromatic flags are
-    cleared may be cut elsewhere.
+    Aromaticity is that of the molecule as it is.
 
     ``token_name`` is the canonical SMILES of each fragment without its hydrogens, with
     ``*`` at every cut: aspirin has ``*C(C)=O``, ``*O*``, ``*c1ccccc1*`` and others.

@@ -170,10 +170,9 @@ class BoltzFeatures(BaseTransform):
         if unknown:
             raise AtomEncodingError(
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
-                f"({data.atom_name[unknown[0]]}): RDKit needs a SMILES, or bonds of "
-                f"known orders that join a residue, and positions of stereocentres, "
-                f"and gives up on some large ones. Give those, or a conformer as "
-                f"'pos' with conformers='given'."
+                f"({data.atom_name[unknown[0]]}): give a SMILES, or bonds of known "
+                f"orders that join the residue, with positions of stereocentres, or a "
+                f"conformer as 'pos' with conformers='given'."
             )
         return pos, charge
 
@@ -208,10 +207,8 @@ def name_codes(names: Iterable[str]) -> Tensor:
     for atom, name in enumerate(names):
         text = str(name).strip().upper()
         if len(text) > 4 or not all(32 <= ord(letter) < 128 for letter in text):
-            raise AtomEncodingError(
-                f"'atom_name' is {name!r} for atom {atom}: Boltz encodes up to four "
-                f"ASCII characters; shorten the name."
-            )
+            mend = "Boltz encodes up to four ASCII characters."
+            raise AtomEncodingError(f"'atom_name' is {name!r} for atom {atom}: {mend}")
         rows.append([(ord(letter) - 32) % 64 for letter in text.ljust(4)])
     return torch.tensor(rows, dtype=torch.long).view(-1, 4)
 

@@ -100,9 +100,8 @@ class TokenEdges(BaseTransform):
         one = isinstance(kinds, str) or not isinstance(kinds, Sequence)
         self.kinds = kinds = (kinds,) if one else tuple(kinds)
         if not kinds or set(kinds) - set(_KINDS) or len(set(kinds)) < len(kinds):
-            raise AtomEncodingError(
-                f"'kinds' is {kinds!r}: pass one or more of {_KINDS}, each once."
-            )
+            mend = f"pass one or more of {_KINDS}, each once."
+            raise AtomEncodingError(f"'kinds' is {kinds!r}: {mend}")
         check_neighbors(self.cutoff, self.max_neighbors)
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
@@ -136,8 +135,7 @@ def neighbors(
 ) -> Tensor:
     """The pairs (neighbour, point) of points ``[N, 3]`` at most ``cutoff`` apart.
 
-    They are sorted by the point, then by the neighbour; points that are not finite have
-    none. By SciPy's k-d tree, on the CPU.
+    Sorted by the point, then by the neighbour; points that are not finite have none.
     """
     spatial = require_package("scipy.spatial", "neighbours in space")
     place = pos.detach().double().cpu().numpy()

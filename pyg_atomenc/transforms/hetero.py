@@ -112,10 +112,8 @@ class FromHetero(BaseTransform):
         check_single(data, HeteroData)
         needed, there = {"atom", "token", _INSIDE}, data.node_types + data.edge_types
         for kind in needed.difference(there):
-            raise AtomEncodingError(
-                f"'data' has {there}, but not {kind!r}: it needs nodes 'atom' and "
-                f"'token', joined by {_INSIDE}."
-            )
+            mend = f"it needs nodes 'atom' and 'token', joined by {_INSIDE}."
+            raise AtomEncodingError(f"'data' has {there}, but not {kind!r}: {mend}")
         for kind in there:
             known = needed.union(kind for kind, _ in _NAMES)
             if kind not in known or (kind != _BOND and "adj_t" in data[kind]):
@@ -127,10 +125,8 @@ class FromHetero(BaseTransform):
         out.num_tokens = int(data["token"].num_nodes)
         count, order = data["atom"].num_nodes, atom.argsort(stable=True)
         if not torch.equal(atom[order], torch.arange(count, device=atom.device)):
-            raise AtomEncodingError(
-                f"{_INSIDE} has {atom.numel()} edges for {count} atoms: it must give "
-                f"every atom exactly one token."
-            )
+            mend = f"{count} atoms: it must give every atom exactly one token."
+            raise AtomEncodingError(f"{_INSIDE} has {atom.numel()} edges for {mend}")
         out.atom_to_token = token[order]
         for kind in [kind for kind in there if kind != _INSIDE]:
             for name, value in _items(data[kind]):
@@ -139,16 +135,12 @@ class FromHetero(BaseTransform):
                     out[_NAMES.get((kind, name), own_name)] = value
                 # Their order is that of the layout, which the features have to keep.
                 elif not torch.equal(value, out.token_layout().to_edge_index()):
-                    raise AtomEncodingError(
-                        f"{_PAIR} has other edges than the layout of the tokens: leave "
-                        f"them in their order, or remove them."
-                    )
+                    mend = "leave them in their order, or remove them."
+                    raise AtomEncodingError(f"{_PAIR} has other edges: {mend}")
         for name, value in data._global_store.items():
             if name in out:
-                raise AtomEncodingError(
-                    f"'data' has {name!r} for the whole graph, and for nodes or edges, "
-                    f"too: rename one of them."
-                )
+                mend = "for the whole graph, and for nodes or edges: rename one."
+                raise AtomEncodingError(f"'data' has {name!r} {mend}")
             out[name] = value
         out.validate()
         return out

@@ -57,9 +57,7 @@ class PairFeatures(BaseTransform):
 
     def __post_init__(self) -> None:
         if check_integer("num_rbf", self.num_rbf, 0) == 1:
-            raise AtomEncodingError(
-                "'num_rbf' is 1: pass 2 or more Gaussians, or 0 for none."
-            )
+            raise AtomEncodingError("'num_rbf' is 1: pass 2 or more, or 0 for none.")
         check_positive("cutoff", self.cutoff, "in ångström")
 
     @property
