@@ -207,20 +207,15 @@ def _atom_names(atoms: list[Any]) -> list[str]:
 
 
 def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
-    known = {found.GetId(): found for found in mol.GetConformers()}
+    known = {found.GetId(): found for found in mol.GetConformers() if found.Is3D()}
     if conformer == -1:
-        conformer = next((i for i, found in known.items() if found.Is3D()), None)
+        conformer = next(iter(known), None)
     if conformer is None:
         return torch.full((len(names), 3), torch.nan)
     if conformer not in known:
         raise AtomEncodingError(
-            f"'conformer' is {conformer!r}, but 'mol' has {list(known)}: pass one of "
-            f"them, or -1 for the first that is 3D."
-        )
-    if not known[conformer].Is3D():
-        raise AtomEncodingError(
-            f"'conformer' is {conformer}, a 2D drawing without positions in ångström: "
-            f"embed the molecule, pass conformer=None, or mark it with Set3D(True)."
+            f"'conformer' is {conformer!r}, and those in 3D are {list(known)}: pass "
+            f"one, -1 for the first, or None; mark others as 3D with Set3D(True)."
         )
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
     wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()

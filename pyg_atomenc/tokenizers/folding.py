@@ -51,10 +51,10 @@ class AF3:
             # A bond to another residue that is none of a backbone.
             ends = residues.bonds_between()
             names = residues.atoms.atom_name[ends]
-            backbone = np.zeros(len(ends), dtype=bool)
             for link in POLYMER_LINKS:
-                backbone |= np.isin(names, link.backbone).all(axis=1)
-            split[residues.index[ends[~backbone]].ravel()] = True
+                other = ~np.isin(names, link.backbone).all(axis=1)
+                ends, names = ends[other], names[other]
+            split[residues.index[ends].ravel()] = True
         return split_residues(residues, split)
 
 
@@ -98,6 +98,5 @@ class Boltz2(Boltz1):
     """
 
     def _whole(self, residues: Residues) -> NDArray[np.bool_]:
-        numbered = residues.numbered
-        polymer = residues.linked if numbered is None else numbered
-        return super()._whole(residues) | polymer
+        told = residues.numbered
+        return super()._whole(residues) | (residues.linked if told is None else told)

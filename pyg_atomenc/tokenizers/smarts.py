@@ -59,9 +59,9 @@ class Smarts:
     def _compile(self) -> list[tuple[str, Any]]:
         # Not kept: RDKit's molecules need not travel to DataLoader workers.
         chem = require_package("rdkit.Chem", "Smarts")
-        queries = []
+        queries, base = [], require_package("rdkit.rdBase", "Smarts")
         for name, pattern in self.patterns.items():
-            with require_package("rdkit.rdBase", "Smarts").BlockLogs():
+            with base.BlockLogs():
                 query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
             if not query or not query.GetNumAtoms() or not isinstance(name, str):
                 raise AtomEncodingError(
@@ -76,9 +76,8 @@ class Smarts:
         chem = require_package("rdkit.Chem", "Smarts")
         mol = chem.Mol(as_mol(source))
         chem.FastFindRings(mol)
-        count = mol.GetNumAtoms()
+        count, names = mol.GetNumAtoms(), list[str]()
         piece = np.full(count, -1)
-        names: list[str] = []
         for name, query in self._compile():
             matches = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
             # RDKit stops at so many without a word.
@@ -90,11 +89,11 @@ class Smarts:
                 if (piece[match] < 0).all():
                     piece[match] = len(names)
                     names.append(name)
-        taken, own, ends = piece >= 0, np.arange(count), bond_ends(mol)
+        taken, own = piece >= 0, np.arange(count)
         rest = [atom.GetSymbol() for atom in mol.GetAtoms()]
         if self.rest == "component":
+            ends, rest = bond_ends(mol), ["rest"] * count
             own = connected(count, ends[~taken[ends].any(axis=1)])
-            rest = ["rest"] * count
         full = np.where(taken, piece, len(names) + own)
         full = np.where(taken, full, with_hydrogens(mol, full))
         return chemical_tokens(source, full, names + rest)

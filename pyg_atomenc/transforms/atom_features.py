@@ -103,13 +103,12 @@ class AtomFeatures(BaseTransform):
 def _bond_stereo(data: AtomTokenData, edges: Tensor) -> Tensor:
     """The highest code of the bonds of every atom ``[N]``."""
     code, highest = data.get("edge_stereo"), torch.zeros_like(data.z, device="cpu")
-    if code is None or code.shape != edges.shape[1:]:
-        if code is not None and code.any():
-            warnings.warn(
-                f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds, and "
-                f"'bond_stereo' is 0: use AtomFeatures before edges are added or lost.",
-                stacklevel=4,
-            )
+    if code is None or not code.any():
         return highest
-    ends, code = edges.cpu().flatten(), code.cpu().repeat(2)
-    return highest.scatter_reduce(0, ends, code, "amax")
+    if len(code) != edges.size(1):
+        text = f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds"
+        warnings.warn(f"{text}, and 'bond_stereo' is 0.", stacklevel=4)
+        return highest
+    return highest.scatter_reduce(
+        0, edges.cpu().flatten(), code.cpu().repeat(2), "amax"
+    )

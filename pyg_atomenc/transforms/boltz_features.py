@@ -14,7 +14,7 @@ from torch_geometric.utils import scatter
 from pyg_atomenc.checks import check_choice, check_has, check_integer
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import unique_bonds
-from pyg_atomenc.chem.codes import code, connected, places
+from pyg_atomenc.chem.codes import connected
 from pyg_atomenc.chem.components import ideal_conformer
 from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
 from pyg_atomenc.data import AtomTokenData
@@ -39,7 +39,6 @@ _NAMELESS = ("", "UNL")
 # What leaves a residue in a polymer, and stays at its end.
 _LEAVING = ("OXT", "OP3")
 _CONFORMERS = ("ideal", "computed", "given")
-_NOWHERE = np.full(3, np.nan, dtype=np.float32)
 
 
 @dataclass(eq=False)
@@ -147,7 +146,7 @@ class BoltzFeatures(BaseTransform):
 
     def _conformers(self, data: Any, names: list[str]) -> tuple[Tensor, Tensor]:
         """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
-        charge = data.formal_charge.float()
+        charge = data.formal_charge.to(torch.float32, copy=True)
         pos = torch.full((len(charge), 3), torch.nan)
         way = self.conformers or _CONFORMERS[self.version == 1]
         if way == "given":
@@ -157,13 +156,14 @@ class BoltzFeatures(BaseTransform):
             made = rdkit.embed(data.given_smiles, self.seed, None, True)
             pos = pos if made is None else made[: len(pos)].clone()
         else:
-            for rows in places(code(data.ref_space_uid.numpy())) if names else ():
-                name = names[int(data.atom_to_token[rows[0]])]
-                known = rdkit.component_conformer(name, self.seed, way == "computed")
-                own = ((data.atom_name[i], float(charge[i])) for i in rows.tolist())
-                found = [known.get(n, (_NOWHERE, q)) for n, q in own]
-                pos[rows] = torch.from_numpy(np.stack([at for at, _ in found]))
-                charge[rows] = torch.tensor([q for _, q in found])
+            atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
+            # Arrays that share the tensors' memory are written faster.
+            at, charges = pos.numpy(), charge.numpy()
+            for i, (atom, token) in enumerate(atoms if names else ()):
+                computed = way == "computed"
+                known = rdkit.component_conformer(names[token], self.seed, computed)
+                if atom in known:
+                    at[i], charges[i] = known[atom]
             if not pos.isfinite().all():
                 _embed_residues(data, pos, self.seed)
         unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
