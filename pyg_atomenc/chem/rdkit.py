@@ -55,8 +55,7 @@ def as_atom_array(source: Any) -> Any:
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
     bare = chem.Mol(source)
     bare.RemoveAllConformers()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
     # RDKit pads what it takes from columns of a PDB file.
     for name in ("chain_id", "ins_code", "res_name"):
@@ -94,8 +93,8 @@ def as_mol(source: Any) -> Any:
 def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
     """A molecule, with no hydrogens but those that are told where they are explicit.
 
-    Of every atom its number, charge, hydrogens that are no atoms, radical electrons,
-    and whether it is aromatic; of every bond its atoms, and RDKit's name of its type.
+    Of atoms' number, charge, implicit hydrogens, radical electrons and whether they are
+    aromatic, and of bonds' atoms and RDKit's name of their type.
     """
     chem = require_package("rdkit.Chem", "a molecule")
     mol = chem.RWMol()
@@ -119,9 +118,8 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
 def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
     """What PDB information says of the residues of some atoms, -1 for none, or of all.
 
-    Lists of text ``res_name``, ``chain_id`` and ``ins_code``; ``res_id``, int64, and
-    ``hetero``, bool, ``[N]``. An atom without information is one of the hetero residue
-    ``UNL`` 0; a hydrogen is in the residue of its atom.
+    Without any, they are in the hetero residue ``UNL`` 0; a hydrogen is in the residue
+    of its atom.
     """
     rows = []
     for i in range(mol.GetNumAtoms()) if index is None else index:
@@ -247,11 +245,10 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
 
 
 def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
-    """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
+    """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``.
 
-    Of a molecule whose rings and stereo are perceived; it keeps the labels, and
-    RDKit's older ones, which invert sulfur, go. 0 for no or an unknown centre; -1 where
-    the rules take too long for one of a large symmetrical molecule.
+    Of a molecule whose rings and stereo are perceived; it keeps the labels, and RDKit's
+    older ones, which invert sulfur, go. -1 for a centre where the rules take too long.
     """
     for atom in atoms:
         atom.ClearProp(_LABEL)
@@ -283,10 +280,7 @@ def short_name(symbol: str, number: int) -> str:
 
 
 def rank_names(smiles: str) -> list[str]:
-    """The names that Boltz gives the atoms of a SMILES, as ``C20``, hydrogens last.
-
-    The number is an atom's canonical rank in the molecule with its hydrogens.
-    """
+    """Boltz's names of a SMILES' atoms: ranks among all, with hydrogens as the last."""
     chem = require_package("rdkit.Chem", "names of atoms")
     mol = chem.AddHs(chem.MolFromSmiles(smiles))
     ranks = zip(atoms_of(mol), chem.CanonicalRankAtoms(mol), strict=True)

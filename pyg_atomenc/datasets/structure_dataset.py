@@ -56,8 +56,8 @@ class StructureDataset(Dataset):
     Args:
         root (str or os.PathLike): Where the graphs are kept.
         source (Any, optional): A folder or list of structure files, a table ``*.csv``
-            or ``*.csv.gz`` with a column ``smiles``, an SDF or MOL2 file,
-            ``StructureFiles``, a ``SmilesTable``, a ``MoleculeFile`` or the like.
+            with a column ``smiles``, an SDF or MOL2 file, or what has ``names``,
+            ``options``, ``stamp`` and ``read``, as ``StructureFiles``.
             (default: what :meth:`to_on_disk` wrote to ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
         transform (callable, optional): At every access. (default: ``None``)
@@ -208,8 +208,7 @@ class StructureDataset(Dataset):
         except BrokenProcessPool as error:
             raise AtomEncodingError(
                 "'num_workers': a process died (too little memory, or no `if __name__ "
-                "== '__main__':` in the script?). What was read is kept: open the data "
-                "set again, with num_workers=0 to see the file."
+                "== '__main__':`?). What was read is kept: go on with num_workers=0."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -256,9 +255,9 @@ class StructureDataset(Dataset):
         except ImportError:
             raise
         except Exception as error:
+            text = f"{self._names[idx]} is damaged, or gone ({error})"
             raise FileFormatError(
-                f"{self.folder}: {self._names[idx]} is damaged, or gone ({error}). "
-                f"Delete graphs.db, so that it is made anew."
+                f"{self.folder}: {text}. Delete graphs.db."
             ) from error
 
     def to_on_disk(

@@ -78,8 +78,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     known = atoms.get_annotation_categories()
     z = components.atomic_numbers(atoms.element)
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
-    resolved = atoms.is_resolved.astype(bool) if "is_resolved" in known else None
-    check_positions(atoms, coord, resolved)
+    _check_positions(atoms, coord)
 
     def told(name: str, default: NDArray[Any]) -> NDArray[np.int64]:
         return integers(getattr(atoms, name), name) if name in known else default
@@ -226,24 +225,22 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
     if "atom_to_token" not in data or "token_sym_id" not in data:
         return
-    index = data.atom_to_token.cpu()
+    index = data.atom_to_token.cpu().numpy()
     if data.token_sym_id.any():
-        atoms.set_annotation("sym_id", data.token_sym_id.cpu()[index].numpy())
+        atoms.set_annotation("sym_id", data.token_sym_id.cpu().numpy()[index])
     if any(data.token_label_chain):
-        chain = np.array(data.token_label_chain)[index.numpy()]
-        atoms.set_annotation("label_asym_id", chain)
-        number = data.token_label_res_id.cpu()[index].numpy()
+        atoms.set_annotation("label_asym_id", np.array(data.token_label_chain)[index])
+        number = data.token_label_res_id.cpu().numpy()
         number = np.where(number > 0, number.astype(str), ".")
-        atoms.set_annotation("label_seq_id", number)
+        atoms.set_annotation("label_seq_id", number[index])
 
 
-def check_positions(
-    atoms: Any, coord: NDArray[Any], resolved: Optional[NDArray[np.bool_]] = None
-) -> None:
+def _check_positions(atoms: Any, coord: NDArray[Any]) -> None:
     """Raise a ValueError if a position cannot be, or an atom stands there twice."""
+    known = atoms.get_annotation_categories()
     wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
-    if resolved is not None:
-        wrong &= resolved
+    if "is_resolved" in known:
+        wrong &= atoms.is_resolved.astype(bool)
     if wrong.any():
         atom = int(wrong.argmax())
         raise AtomEncodingError(
@@ -251,7 +248,6 @@ def check_positions(
             f"not finite, or not within {_FARTHEST:g} Å of the origin."
         )
     # Sorting by one coordinate is enough to find the few that are equal in all.
-    known = atoms.get_annotation_categories()
     names = [getattr(atoms, name) for name in _NAMES if name in known]
     order = np.argsort(coord[:, 0], kind="stable")
     equal = (np.diff(coord[order], axis=0) == 0).all(axis=1)

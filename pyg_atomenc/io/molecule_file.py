@@ -31,8 +31,7 @@ class MoleculeFile:
 
     Args:
         path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
-            each also with ``.gz``. Atom types of a MOL2 file are to be Corina's, and
-            all hydrogens there, from which RDKit tells charges.
+            each also with ``.gz``. A MOL2 file needs Corina's types and all hydrogens.
         labels (str or sequence): Which properties of an SDF become ``y``, float32; one
             that an entry lacks is NaN. (default: none)
         limits (Limits, optional): What the file may hold. (default: ``Limits()``)
@@ -104,9 +103,8 @@ class MoleculeFile:
             return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
         # RDKit would leave out all but the first without a word.
         if (count := entry.count("\nM  END")) > 1:
-            raise AtomEncodingError(
-                f"it holds {count} molecules: put a line of $$$$ between them."
-            )
+            mend = "put a line of $$$$ between them."
+            raise AtomEncodingError(f"it holds {count} molecules: {mend}")
         supplier = chem.SDMolSupplier()
         supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
         return supplier[0] if len(supplier) else None

@@ -178,8 +178,8 @@ class SmilesTable:
             reader = csv.DictReader(text, delimiter=delimiter, strict=True)
             header, rows = list(reader.fieldnames or []), list(reader)
         except (TypeError, ValueError, csv.Error) as error:
-            text = f"{path}: cannot be read as a table in UTF-8 ({error}). Mend it."
-            raise FileFormatError(text) from error
+            why = f"cannot be read as a table in UTF-8 ({error}). Mend it."
+            raise FileFormatError(f"{path}: {why}") from error
         for name in (smiles_column, *labels):
             if header.count(name) != 1 or not rows:
                 raise FileFormatError(

@@ -26,9 +26,8 @@ class Tokens:
             int64, ``-1`` for none. (default: each token's first atom)
 
     Raises:
-        ValueError: If ``atom_to_token`` is no int64 vector or leaves
-            ``[0, num_tokens)``, an attribute's name or length does not fit, or a
-            representative is no atom of its token.
+        ValueError: If ``atom_to_token`` is no int64 vector in ``[0, num_tokens)``, an
+            attribute's name or length does not fit, or a representative is not its.
     """
 
     atom_to_token: Tensor

@@ -91,10 +91,9 @@ class Boltz1:
 class Boltz2(Boltz1):
     """Makes a residue or nucleotide of a polymer one token, all else one an atom.
 
-    As in `Boltz-2 <https://doi.org/10.1101/2025.06.14.659707>`_: other than in
-    :class:`Boltz1`, a modified residue is one token. It is told from a ligand by its
-    number in the sequence where the file tells, else by a peptide or phosphodiester
-    bond to another residue. Shapes and errors are those of :class:`Boltz1`.
+    As in `Boltz-2 <https://doi.org/10.1101/2025.06.14.659707>`_: as :class:`Boltz1`,
+    but a modified residue is one token. It is told from a ligand by its number in the
+    sequence, if any, else by a peptide or phosphodiester bond to another residue.
     """
 
     def _whole(self, residues: Residues) -> NDArray[np.bool_]:

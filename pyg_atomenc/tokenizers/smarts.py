@@ -19,11 +19,10 @@ class Smarts:
     """Makes every match of a pattern one token.
 
     Patterns are tried in their order, the matches of each in the order of RDKit; a
-    match that needs an atom of an earlier match is left out. What no pattern takes
-    makes tokens by ``rest``. Hydrogens that no pattern takes go with their atom.
-    ``token_name`` is the pattern's name, or the element's symbol (``"atom"``) or
-    ``"rest"`` (``"component"``). Tokens are numbered by their first atoms; shapes are
-    those of :class:`~pyg_atomenc.tokenizers.BRICS`.
+    match that needs an atom of an earlier match is left out, and hydrogens that no
+    pattern takes go with their atom. ``token_name`` is the pattern's name, or the
+    element's symbol (``"atom"``) or ``"rest"`` (``"component"``). Tokens are numbered
+    by their first atoms; shapes are those of :class:`~pyg_atomenc.tokenizers.BRICS`.
 
     Args:
         patterns (dict or sequence): SMARTS by name, or SMARTS that are their own names.

@@ -44,12 +44,6 @@ class AtomFeatures(BaseTransform):
         ValueError: If ``z``, ``formal_charge`` or ``num_hydrogens`` is missing, or
             ``edge_attr`` holds no bond types.
         ImportError: If RDKit is not installed.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> data = AtomFeatures()(from_smiles("C[C@H](N)C(=O)O"))
-        >>> dict(zip(AtomFeatures.columns[:4], data.x[1].tolist()))
-        {'element': 6, 'charge': 5, 'degree': 4, 'hybridization': 4}
     """
 
     columns = "element charge degree hybridization".split()

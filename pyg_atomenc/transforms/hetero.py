@@ -46,17 +46,6 @@ class ToHetero(BaseTransform):
 
     Raises:
         ValueError: If it is no ``AtomTokenData``, a batch, or lacks ``atom_to_token``.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> data = ToHetero()(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> data.node_types
-        ['atom', 'token']
-        >>> data["atom", "in", "token"].edge_index[1].tolist()
-        [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
-        >>> token = data.subgraph({"token": torch.tensor([2])})["token"]
-        >>> [token.lists["name"][i] for i in token.list_id]
-        ['*c1ccccc1']
     """
 
     def forward(self, data: AtomTokenData) -> HeteroData:

@@ -41,15 +41,6 @@ class PairFeatures(BaseTransform):
     Raises:
         ValueError: If an argument is out of range, if ``pos`` is missing where there
             are Gaussians, or if ``edge_attr`` holds no bond types.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> features = PairFeatures(num_rbf=0)
-        >>> data = features(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> encoder = AtomAttentionEncoder(119, edge_dim=features.edge_dim)
-        >>> x = torch.nn.functional.one_hot(data.z, 119).float()
-        >>> encoder(x, data.token_layout(), edge_attr=data.pair_attr).shape
-        torch.Size([3, 128])
     """
 
     num_rbf: int = 16
