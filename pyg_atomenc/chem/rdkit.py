@@ -179,7 +179,7 @@ def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
 
 
 def with_hydrogens(mol: Any, piece: Integers) -> Integers:
-    """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
+    """Give each hydrogen that is bonded to a heavy atom that atom's piece ``[N]``."""
     out = piece.copy()
     for atom in atoms_of(mol) if mol.GetNumHeavyAtoms() < len(piece) else ():
         for near in atom.GetNeighbors() if atom.GetAtomicNum() == 1 else ():

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch_geometric.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from pyg_atomenc.checks import check_callable, check_choice, check_integer
+from pyg_atomenc.checks import check_callable, check_choice, check_integer, found
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.datasets import storage
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
@@ -134,8 +134,7 @@ class StructureDataset(Dataset):
         if self.report:
             text = (
                 f"{len(self.report)} of {len(self.source.names)} files or rows cannot "
-                f"be read, the first is {' - '.join(self.report[0])} (see 'report', or "
-                f"{self.folder / 'skipped.tsv'})."
+                f"be read, the first is {' - '.join(self.report[0])} (see 'report')."
             )
             if on_error == "raise" or len(self) == 0:
                 raise FileFormatError(text)
@@ -145,7 +144,7 @@ class StructureDataset(Dataset):
         """Find the graphs that are kept; gives the items that are not."""
         names = [] if self.source is None else map(_plain, self.source.names)
         items = {(name, self.source.stamp(i)): i for i, name in enumerate(names)}
-        found = []
+        kept = []
         with storage.open_graphs(self.folder) as database:
             if retry_skipped:
                 database.execute("DELETE FROM graphs WHERE reason != ''")
@@ -153,14 +152,14 @@ class StructureDataset(Dataset):
             for *row, name, stamp, reason in database.execute(query):
                 index = row[0] if self.source is None else items.get((name, stamp))
                 if index is not None:
-                    found.append((index, row, name, reason))
-        found.sort()
-        self.report = [Skipped(name, why) for *_, name, why in found if why]
-        self._names = [name for *_, name, why in found if why is None]
+                    kept.append((index, row, name, reason))
+        kept.sort()
+        self.report = [Skipped(name, why) for *_, name, why in kept if why]
+        self._names = [name for *_, name, why in kept if why is None]
         # The row of every graph, its atoms and its pairs.
-        rows = [row for _, row, _, why in found if why is None]
+        rows = [row for _, row, _, why in kept if why is None]
         self._graphs = torch.tensor(rows).view(-1, 3).long()
-        return sorted({*items.values()} - {index for index, *_ in found})
+        return sorted({*items.values()} - {index for index, *_ in kept})
 
     def _keep(self, results: Any, on_error: str) -> None:
         rows, saved = Rows(), time.monotonic()
@@ -255,10 +254,8 @@ class StructureDataset(Dataset):
         except ImportError:
             raise
         except Exception as error:
-            text = f"{self._names[idx]} is damaged, or gone ({error})"
-            raise FileFormatError(
-                f"{self.folder}: {text}. Delete graphs.db."
-            ) from error
+            text = f"{self._names[idx]} is damaged, or gone ({error}): delete graphs.db"
+            raise FileFormatError(f"{self.folder}: {text}.") from error
 
     def to_on_disk(
         self, root: PathLike, transform: Optional[Callable[[Any], Any]] = None
@@ -300,10 +297,8 @@ def _as_source(source: Any) -> Any:
     if is_path or isinstance(source, (list, tuple)):
         return StructureFiles(source)
     if not all(hasattr(source, name) for name in ("names", "options", "stamp", "read")):
-        raise AtomEncodingError(
-            f"'source' is of type {type(source).__name__}: pass a folder, a list of "
-            f"files, StructureFiles or SmilesTable."
-        )
+        mend = "pass a folder, a list of files, StructureFiles or SmilesTable."
+        raise AtomEncodingError(f"'source' is {found(source)}: {mend}")
     return source
 
 

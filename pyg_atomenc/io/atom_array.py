@@ -150,25 +150,20 @@ def to_atom_array(
     With ``token_values`` every atom carries its token's, by which viewers colour.
 
     Args:
-        data (AtomTokenData): One graph with ``z`` and ``pos``, such as a reader gives;
-            of a batch, ``batch[i]``. A molecule becomes one residue ``UNL``.
+        data (AtomTokenData): One graph with ``z`` and ``pos``, of a batch ``batch[i]``.
         token_values (Tensor, optional): One number a token ``[T]``. (default: ``None``)
         annotation (str): The name of the annotation that holds them, none that names
             atoms. (default: ``"b_factor"``)
 
     Returns:
         biotite.structure.AtomArray: ``N`` atoms with bonds and all that
-        :func:`from_atom_array` reads, so that it makes the same graph again, but for
-        the ``edge_stereo`` of a molecule, of which it can tell nothing.
+        :func:`from_atom_array` reads: it makes the same graph again, but for the
+        ``edge_stereo`` of a molecule, which becomes one residue ``UNL``.
 
     Raises:
         ValueError: If ``data`` is a batch, has no ``z`` or ``pos`` or values that
             cannot be, or if ``token_values`` has not one real number per token.
         ImportError: If biotite is not installed.
-
-    Example:
-        >>> atoms = to_atom_array(data, weights)  # doctest: +SKIP
-        >>> biotite.structure.io.save_structure("a.pdb", atoms)  # doctest: +SKIP
     """
     structure = require_package("biotite.structure", "to_atom_array")
     check_single(data)

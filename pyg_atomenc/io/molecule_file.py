@@ -87,9 +87,7 @@ class MoleculeFile:
         mol = parsed(parse, start, "it is no such entry", "Mend the entry.")
         # The format knows no radicals, and RDKit adds no hydrogens to it.
         if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
-            raise AtomEncodingError(
-                "it lacks hydrogens, which MOL2 needs: add them, or use an SDF."
-            )
+            raise AtomEncodingError("it lacks hydrogens, which MOL2 needs: add them.")
         data = from_rdmol(mol, tokenizer, **self._reading)
         data.name, *labels = (
             mol.GetProp(name) if mol.HasProp(name) else ""
@@ -133,8 +131,7 @@ def from_sdf(
         as ``"entry 3"``, ``name``, and ``y`` where there are labels.
 
     Raises:
-        ValueError: If the file cannot be read, or no entry of it, or with ``"raise"``
-            one cannot.
+        ValueError: If the file, all entries, or with ``"raise"`` one cannot be read.
         ImportError: If RDKit is not installed.
     """
     check_choice("on_error", on_error, ("skip", "raise"))

@@ -151,23 +151,20 @@ def _parse(text: str, max_length: int) -> Any:
         why = "which holds a NUL or half a character: mend the encoding."
         raise AtomEncodingError(f"'smiles' is {text[:50]!r}, {why}")
     if len(text) > max_length:
-        raise AtomEncodingError(
-            f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "
-            f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
-        )
+        mend = f"pass max_length=... if you trust {text[:20]!r} and what follows."
+        size = f"{len(text):,} characters, and the limit is {max_length:,}"
+        raise AtomEncodingError(f"'smiles' has {size}: {mend}")
     short = repr(text if len(text) < 500 else f"{text[:500]} …")
     name = "".join(text.split(maxsplit=1)[1:])
     if name and name[0] != "|":
-        raise AtomEncodingError(
-            f"'smiles' is {short}, with {name[:500]!r} behind a blank: pass the "
-            f"SMILES alone, without a name."
-        )
+        why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
+        raise AtomEncodingError(f"'smiles' is {short}, {why}")
     start, unknown = f"'smiles' is {short}, which RDKit refuses", "it is no SMILES"
     parse = partial(chem.MolFromSmiles, text)
     mol = parsed(parse, start, unknown, "Correct the SMILES.")
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
-            f"'smiles' is {text!r}, which holds no atoms: pass one such as 'CCO'."
+            f"'smiles' is {text!r}, which holds no atoms: give some."
         )
     return mol
 
@@ -220,9 +217,7 @@ def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
     wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if wrong:
-        raise AtomEncodingError(
-            f"'mol' has positions that are not finite in conformer {conformer}, first "
-            f"of atom {wrong[0]} ({names[wrong[0]]}): embed the molecule again, or "
-            f"pass conformer=None."
-        )
+        where = f"conformer {conformer}, first of atom {wrong[0]} ({names[wrong[0]]})"
+        mend = f"not finite in {where}: embed it again, or pass conformer=None."
+        raise AtomEncodingError(f"'mol' has positions that are {mend}")
     return pos

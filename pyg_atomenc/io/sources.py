@@ -218,6 +218,5 @@ def _number(cell: Any) -> float:
         return float(cell.strip() or "nan")
     except (AttributeError, ValueError) as error:
         why = "the row is too short" if cell is None else f"{cell!r} is no number"
-        raise AtomEncodingError(
-            f"a label cannot be read, {why}: mend the row, or leave the cell empty."
-        ) from error
+        text = f"a label cannot be read, {why}: mend the row, or clear the cell."
+        raise AtomEncodingError(text) from error

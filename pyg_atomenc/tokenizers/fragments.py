@@ -39,12 +39,6 @@ class BRICS:
 
     Raises:
         ValueError: If the input is neither, has no atoms or an array no bonds.
-
-    Example:
-        >>> from rdkit import Chem
-        >>> mol = Chem.MolFromSmiles("CC(=O)Oc1ccccc1")
-        >>> BRICS()(mol).attributes["token_name"]
-        ['*C(C)=O', '*O*', '*c1ccccc1']
     """
 
     def __call__(self, source: Any) -> Tokens:

@@ -55,9 +55,8 @@ class Residue:
 class Atom:
     """Makes every atom a token.
 
-    For a structure the tokens know their residue, as those of :class:`Residue`; for a
-    molecule ``token_name`` is the element's symbol. Shapes and errors are those of
-    :class:`Residue`; ``atom_to_token`` is 0 to ``N - 1``.
+    Those of a molecule have the element's symbol as ``token_name``; else features,
+    shapes and errors are those of :class:`Residue`.
     """
 
     def __call__(self, source: Any) -> Tokens:

@@ -138,7 +138,7 @@ class BoltzFeatures(BaseTransform):
         if self.residue:
             names = names or [""] * len(kinds)
             known, polymer = np.isin(names, RESIDUE_TYPES), kinds.numpy() != LIGAND
-            types = np.where(known & polymer, names, _UNKNOWN[kinds]).tolist()
+            types = np.where(known & polymer, names, _UNKNOWN[kinds.numpy()]).tolist()
             data.token_res_type = torch.tensor([*map(RESIDUE_TYPES.index, types)])
             data.token_modified = torch.from_numpy(polymer & ~known).long()
             data.token_mol_type = kinds.clone()

@@ -37,11 +37,6 @@ class RadiusEdges(BaseTransform):
     Raises:
         ValueError: If an argument is out of range, or ``pos`` is missing.
         ImportError: If SciPy is not installed.
-
-    Example:
-        >>> data = AtomTokenData(pos=torch.tensor([[0.0, 0, 0], [3, 0, 0], [9, 0, 0]]))
-        >>> RadiusEdges(cutoff=4.0)(data).radius_edge_index.tolist()
-        [[1, 0], [0, 1]]
     """
 
     cutoff: float = 5.0
@@ -83,12 +78,6 @@ class TokenEdges(BaseTransform):
     Raises:
         ValueError: If an argument is out of range, or a kind's positions are missing.
         ImportError: If SciPy is not installed and a kind goes by distance.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> data = TokenEdges(["bond"])(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> data.token_edge_index.tolist()
-        [[0, 1, 1, 2], [1, 0, 2, 1]]
     """
 
     kinds: Sequence[str] = ("bond", "representative")

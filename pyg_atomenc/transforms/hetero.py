@@ -106,9 +106,9 @@ class FromHetero(BaseTransform):
         for kind in there:
             known = needed.union(kind for kind, _ in _NAMES)
             if kind not in known or (kind != _BOND and "adj_t" in data[kind]):
+                mend = "remove it, or apply T.ToSparseTensor after FromHetero."
                 raise AtomEncodingError(
-                    f"'data' has {kind!r}, or 'adj_t' in it, for which there is no "
-                    f"place: remove it, or apply T.ToSparseTensor after FromHetero."
+                    f"'data' has {kind!r}, or 'adj_t' in it: {mend}"
                 )
         out, (atom, token) = AtomTokenData(), data[_INSIDE].edge_index
         out.num_tokens = int(data["token"].num_nodes)
