@@ -238,9 +238,9 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
         chem.AssignStereochemistryFrom3D(mol)
     code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
-    lost = pos.isnan().any(dim=1).cpu()
     ends = torch.from_numpy(bond_ends(mol))
-    code[ends[lost[ends].any(dim=1)].flatten()] = 0
+    lost = pos.isnan().any(dim=1).cpu()[ends].any(dim=1)
+    code[ends[lost]] = 0
     return code
 
 

@@ -123,9 +123,8 @@ class SmilesTable:
 
     def __init__(self, smiles: Any, labels: Any = None, **options: Any) -> None:
         if isinstance(smiles, (str, bytes)) or not isinstance(smiles, Iterable):
-            raise AtomEncodingError(
-                f"'smiles' is {smiles!r}: pass a list, or SmilesTable.from_csv(path)."
-            )
+            mend = "pass a list, or SmilesTable.from_csv(path)."
+            raise AtomEncodingError(f"'smiles' is {smiles!r}: {mend}")
         self.options = check_options(from_smiles, options)
         self._smiles = list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]

@@ -60,16 +60,14 @@ def _draw(
     hint = "one number per atom of 'mol', weights.mean(dim=1) where there are heads"
     check_shape("weights", values, mol.GetNumAtoms(), hint=hint)
     for atom in (~values.isfinite()).nonzero().flatten().tolist():
-        raise AtomEncodingError(
-            f"'weights' is {values[atom]} for atom {atom}: pass finite numbers."
-        )
+        mend = f"{values[atom]} for atom {atom}: pass finite numbers."
+        raise AtomEncodingError(f"'weights' is {mend}")
     if limits is None:
         low, high = min(0.0, float(values.min())), float(values.max())
         limits = (low, high) if low < high else (low, low + 1.0)
     elif not limits[0] < limits[1]:
-        raise AtomEncodingError(
-            f"'limits' is {limits}: the first number must be less than the second."
-        )
+        mend = "the first number must be less than the second."
+        raise AtomEncodingError(f"'limits' is {limits}: {mend}")
     low, high = limits
     # A copy whose only conformer is a 2D drawing; without one RDKit computes it.
     flat = type(mol)(mol)

@@ -53,7 +53,10 @@ class Tokens:
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")
         first = first.where(first < count, -1)
-        atom = first if self.representative is None else self.representative
+        atom = self.representative
+        if atom is None:
+            # A frozen dataclass sets its own fields this way.
+            return object.__setattr__(self, "representative", first)
         fits = isinstance(atom, Tensor) and atom.dtype == torch.long
         if fits := fits and atom.shape == first.shape and bool((atom < count).all()):
             # A token has a representative if it has atoms, and it is one of them.
@@ -62,8 +65,6 @@ class Tokens:
         if not fits:
             mend = "give an atom of each token, -1 for one without atoms, as int64."
             raise AtomEncodingError(f"'representative' is {atom!r}: {mend}")
-        # A frozen dataclass sets its own fields this way.
-        object.__setattr__(self, "representative", atom)
 
 
 Tokenizer = Callable[[Any], Tokens]

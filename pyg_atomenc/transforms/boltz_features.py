@@ -129,8 +129,8 @@ class BoltzFeatures(BaseTransform):
         data.ref_space_uid = _reference_spaces(data, names)
         pos, data.ref_charge = self._conformers(data, names)
         data.ref_pos = self._move(pos, data)
-        kinds = torch.full((data.total_num_tokens,), LIGAND)
-        kinds = data.token_entity_kind if names else kinds
+        unknown = torch.full((data.total_num_tokens,), LIGAND)
+        kinds = data.token_entity_kind if names else unknown
         if self.backbone:
             atoms = zip(data.atom_name, kinds[data.atom_to_token].tolist(), strict=True)
             codes = [_BACKBONE_CODES[kind].get(name, 0) for name, kind in atoms]
