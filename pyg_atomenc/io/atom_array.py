@@ -238,10 +238,11 @@ def _check_positions(atoms: Any, coord: NDArray[Any]) -> None:
         wrong &= atoms.is_resolved.astype(bool)
     if wrong.any():
         atom = int(wrong.argmax())
-        raise AtomEncodingError(
-            f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}: remove what is "
-            f"not finite, or not within {_FARTHEST:g} Å of the origin."
+        mend = (
+            f"remove what is not finite, or not within {_FARTHEST:g} Å of the origin."
         )
+        place = f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}"
+        raise AtomEncodingError(f"{place}: {mend}")
     # Sorting by one coordinate is enough to find the few that are equal in all.
     names = [getattr(atoms, name) for name in _NAMES if name in known]
     order = np.argsort(coord[:, 0], kind="stable")

@@ -72,10 +72,8 @@ class MoleculeFile:
             raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
         there = {name for entry in self._entries for name in _PROPERTY.findall(entry)}
         for label in [label for label in self._labels if label not in there]:
-            raise FileFormatError(
-                f"{file}: has no property {label!r} in any entry, but "
-                f"{listed(sorted(there))}. Check 'labels'."
-            )
+            why = f"has no property {label!r} in any entry, but {listed(sorted(there))}"
+            raise FileFormatError(f"{file}: {why}. Check 'labels'.")
 
     def stamp(self, index: int) -> str:
         """What tells the entry from any other."""

@@ -109,11 +109,9 @@ def _check(mapping: Any) -> None:
         for names in members:
             fits = isinstance(names, Sequence) and not isinstance(names, str)
             if not fits or not all(isinstance(name, str) for name in names):
-                raise AtomEncodingError(
-                    f"'mapping' has {beads!r} for residue {residue!r}: {mend}"
-                )
+                text = f"'mapping' has {beads!r} for residue {residue!r}: {mend}"
+                raise AtomEncodingError(text)
             named += names
         for name in sorted(name for name in named if named.count(name) > 1):
-            raise AtomEncodingError(
-                f"'mapping' names atom {name!r} of residue {residue!r} twice."
-            )
+            text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
+            raise AtomEncodingError(text)

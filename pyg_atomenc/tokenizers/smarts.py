@@ -63,9 +63,9 @@ class Smarts:
             with base.BlockLogs():
                 query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
             if not query or not query.GetNumAtoms() or not isinstance(name, str):
+                mend = "pass text, and SMARTS that RDKit does not refuse."
                 raise AtomEncodingError(
-                    f"'patterns' has {pattern!r} for {name!r}, and needs text, and "
-                    f"SMARTS that RDKit does not refuse."
+                    f"'patterns' has {pattern!r} for {name!r}: {mend}"
                 )
             queries.append((name, query))
         return queries

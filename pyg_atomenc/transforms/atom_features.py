@@ -62,8 +62,7 @@ class AtomFeatures(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
         edges = check_graph(data)
-        readers = "from_structure, from_atom_array, from_smiles or from_rdmol"
-        mend = f"read it with {readers}."
+        mend = "read it with from_structure, from_smiles or from_rdmol."
         check_has(data, mend, "z", "formal_charge", "num_hydrogens")
         check_range("z", data.z, self.sizes[0], "elements")
         bonds, types = unique_bonds(*edges)
