@@ -17,14 +17,10 @@ from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conform
 from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
+# By the place of each, its code; small labels of the CIP rules are pseudoasymmetric.
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
-"""The codes of :func:`hybridization`, by their place."""
-
 CHIRALITY = ("", "R", "S", "r", "s")
-"""The codes of atoms' CIP labels by their place; r and s are pseudoasymmetric."""
-
 STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
-"""The codes of bonds' CIP labels by their place, small where pseudoasymmetric."""
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
@@ -43,23 +39,16 @@ def is_mol(source: Any) -> bool:
 def check_mol(mol: Any) -> None:
     """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms."""
     chem = require_package("rdkit.Chem", "a molecule")
+    mend = "pass an rdkit.Chem.Mol, or a SMILES to from_smiles."
     if mol is None:
-        raise AtomEncodingError(
-            "'mol' is None, which is what RDKit returns for a molecule that it cannot "
-            "read: check the text or file that it was read from."
-        )
-    mend = "pass an rdkit.Chem.Mol; for a SMILES, use pyg_atomenc.io.from_smiles."
+        mend = "RDKit could not read it: check what it was read from."
     check_type("mol", mol, chem.Mol, mend)
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
 
 
 def as_atom_array(source: Any) -> Any:
-    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError.
-
-    A molecule's residues are those of its PDB information; without, it is one residue
-    named ``UNL``, as in the files that RDKit writes.
-    """
+    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError."""
     if not is_mol(source):
         check_atom_array(source)
         return source
@@ -68,8 +57,7 @@ def as_atom_array(source: Any) -> Any:
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
     bare = chem.Mol(source)
     bare.RemoveAllConformers()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
     # RDKit pads what it takes from columns of a PDB file.
     for name in ("chain_id", "ins_code", "res_name"):
@@ -89,10 +77,9 @@ def as_mol(source: Any) -> Any:
     kinds = require_package("biotite.structure", "an AtomArray as a molecule").BondType
     bonds = source.bonds.copy()
     bonds.remove_aromaticity()
-    odd = {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
-    pairs = [
-        (a, b, odd.get(k) or kinds(k).name) for a, b, k in bonds.as_array().tolist()
-    ]
+    names = {int(kind): kind.name for kind in kinds}
+    names |= {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
+    pairs = [(a, b, names[kind]) for a, b, kind in bonds.as_array().tolist()]
     z = atomic_numbers(source.element)
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
@@ -108,8 +95,8 @@ def as_mol(source: Any) -> Any:
 def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
     """A molecule, with no hydrogens but those that are told where they are explicit.
 
-    Of every atom its number, charge, hydrogens that are no atoms, radical electrons,
-    and whether it is aromatic; of every bond its atoms, and RDKit's name of its type.
+    Of atoms' number, charge, implicit hydrogens, radical electrons and whether they are
+    aromatic, and of bonds' atoms and RDKit's name of their type.
     """
     chem = require_package("rdkit.Chem", "a molecule")
     mol = chem.RWMol()
@@ -133,34 +120,26 @@ def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool)
 def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
     """What PDB information says of the residues of some atoms, -1 for none, or of all.
 
-    Lists of text ``res_name``, ``chain_id`` and ``ins_code``; ``res_id``, int64, and
-    ``hetero``, bool, ``[N]``. An atom without information is one of the hetero residue
-    ``UNL`` 0; a hydrogen is in the residue of its atom.
+    Without any, they are in the hetero residue ``UNL`` 0; a hydrogen is in the residue
+    of its atom.
     """
     rows = []
     for i in range(mol.GetNumAtoms()) if index is None else index:
-        name, chain, code, number, hetero = "UNL", "", "", 0, True
-        if i < 0:
-            name, hetero = "", False
-        elif info := _residue_info(mol.GetAtomWithIdx(i)):
-            name, chain = (
-                info.GetResidueName().strip() or name,
-                info.GetChainId().strip(),
-            )
-            code, number = info.GetInsertionCode().strip(), info.GetResidueNumber()
-            hetero = info.GetIsHeteroAtom()
-        rows.append((name, chain, code, number, hetero))
+        atom = mol.GetAtomWithIdx(i) if i >= 0 else None
+        info = atom and atom.GetPDBResidueInfo()
+        if atom and not info and atom.GetAtomicNum() == 1:
+            near = [other.GetPDBResidueInfo() for other in atom.GetNeighbors()]
+            info = next(filter(None, near), None)
+        if info:
+            texts = info.GetResidueName(), info.GetChainId(), info.GetInsertionCode()
+            name, chain, code = (text.strip() for text in texts)
+            number, hetero = info.GetResidueNumber(), info.GetIsHeteroAtom()
+            rows.append((name or "UNL", chain, code, number, hetero))
+        else:
+            rows.append(("UNL" if atom else "", "", "", 0, atom is not None))
     names, chains, codes, numbers, are_hetero = map(list, zip(*rows, strict=True))
     known: dict[str, Any] = dict(res_name=names, chain_id=chains, ins_code=codes)
     return known | dict(res_id=torch.tensor(numbers), hetero=torch.tensor(are_hetero))
-
-
-def _residue_info(atom: Any) -> Any:
-    info = atom.GetPDBResidueInfo()
-    if info is None and atom.GetAtomicNum() == 1:
-        near = (other.GetPDBResidueInfo() for other in atom.GetNeighbors())
-        info = next((found for found in near if found is not None), None)
-    return info
 
 
 def atoms_of(mol: Any) -> list[Any]:
@@ -202,26 +181,37 @@ def without_hydrogens(mol: Any) -> tuple[Any, Integers]:
 
 
 def with_hydrogens(mol: Any, piece: Integers) -> Integers:
-    """Give each hydrogen bonded to one heavy atom that atom's piece ``[N]``."""
+    """Give each hydrogen that is bonded to a heavy atom that atom's piece ``[N]``."""
     out = piece.copy()
     for atom in atoms_of(mol) if mol.GetNumHeavyAtoms() < len(piece) else ():
-        if atom.GetAtomicNum() == 1:
-            near = [a.GetIdx() for a in atom.GetNeighbors() if a.GetAtomicNum() != 1]
-            if near:
-                out[atom.GetIdx()] = piece[near[-1]]
+        for near in atom.GetNeighbors() if atom.GetAtomicNum() == 1 else ():
+            if near.GetAtomicNum() != 1:
+                out[atom.GetIdx()] = piece[near.GetIdx()]
     return out
 
 
-def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
-    """A molecule of a graph, with rings and hybridisation, valid chemistry or not.
+def graph_atoms(data: Any, bonds: Tensor, types: Tensor) -> Tensor:
+    """The rows of a graph's atoms as :func:`_build` takes them ``[N, 5]``, on the CPU.
 
-    ``atoms`` are columns ``[N]`` as of :func:`_build`, ``bonds`` ``[2, B]``, and
-    ``types`` ``[B]`` places in ``BOND_TYPES``; all on the CPU.
+    Of ``bonds`` ``[2, B]``, and ``types`` ``[B]``, places in ``BOND_TYPES``.
     """
+    z, charge, hydrogens = data.z.cpu(), data.formal_charge.cpu(), data.num_hydrogens
+    # Hydrogens may be atoms, implicit, or both: each counts once.
+    ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
+    bonded = ends[z[others] == 1].bincount(minlength=len(z))
+    implicit = (hydrogens.cpu() - bonded).clamp(min=0)
+    radicals = data.get("num_radical_electrons", 0 * z).cpu().clamp(min=0)
+    aromatic = torch.zeros_like(z)
+    aromatic[bonds[:, types == _BONDS.index("AROMATIC")].flatten()] = 1
+    return torch.stack([z, charge, implicit, radicals, aromatic], dim=1)
+
+
+def graph_mol(atoms: Tensor, bonds: Tensor, types: Tensor) -> Any:
+    """A molecule of :func:`graph_atoms`, rings perceived, valid chemistry or not."""
     chem = require_package("rdkit.Chem", "AtomFeatures")
     kinds = [_BONDS[column] for column in types.tolist()]
-    rows, pairs = torch.stack(list(atoms), dim=1).tolist(), bonds.tolist()
-    mol = _build(rows, zip(*pairs, kinds, strict=True), explicit=True)
+    pairs = zip(*bonds.tolist(), kinds, strict=True)
+    mol = _build(atoms.tolist(), pairs, explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)
@@ -250,20 +240,17 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
         chem.AssignStereochemistryFrom3D(mol)
     code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
-    lost = pos.isnan().any(dim=1).cpu()
     ends = torch.from_numpy(bond_ends(mol))
-    code[ends[lost[ends].any(dim=1)].flatten()] = 0
+    lost = pos.isnan().any(dim=1).cpu()[ends].any(dim=1)
+    code[ends[lost]] = 0
     return code
 
 
-def stereo_codes(
-    mol: Any, atoms: list[Any], bonds: list[Any]
-) -> tuple[list[int], list[int]]:
-    """The CIP codes of atoms and bonds, into :data:`CHIRALITY` and :data:`STEREO`.
+def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
+    """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``.
 
-    Of a molecule whose rings and stereo are perceived; it keeps the labels, and
-    RDKit's older ones, which invert sulfur, go. 0 for no or an unknown centre; -1 where
-    the rules take too long for one of a large symmetrical molecule.
+    Of a molecule whose rings and stereo are perceived; it keeps the labels, and RDKit's
+    older ones, which invert sulfur, go. -1 for a centre where the rules take too long.
     """
     for atom in atoms:
         atom.ClearProp(_LABEL)
@@ -275,13 +262,12 @@ def stereo_codes(
         for item in marked + [bond for bond in bonds if bond.GetStereo() > 0]:
             if not item.HasProp(_LABEL):
                 item.SetProp(_LABEL, "?")
-    return _codes(atoms, CHIRALITY), _codes(bonds, STEREO)
-
-
-def _codes(items: list[Any], names: Sequence[str]) -> list[int]:
-    code = {"?": -1} | {name: i for i, name in enumerate(names)}
-    labels = (item.GetProp(_LABEL) if item.HasProp(_LABEL) else "" for item in items)
-    return [code.get(label, 0) for label in labels]
+    found = []
+    for items, names in ((atoms, CHIRALITY), (bonds, STEREO)):
+        code = {"?": -1} | {name: i for i, name in enumerate(names)}
+        labels = [i.GetProp(_LABEL) if i.HasProp(_LABEL) else "" for i in items]
+        found.append([code.get(label, 0) for label in labels])
+    return found
 
 
 def short_name(symbol: str, number: int) -> str:
@@ -296,10 +282,7 @@ def short_name(symbol: str, number: int) -> str:
 
 
 def rank_names(smiles: str) -> list[str]:
-    """The names that Boltz gives the atoms of a SMILES, as ``C20``, hydrogens last.
-
-    The number is an atom's canonical rank in the molecule with its hydrogens.
-    """
+    """Boltz's names of a SMILES' atoms: ranks among all, with hydrogens as the last."""
     chem = require_package("rdkit.Chem", "names of atoms")
     mol = chem.AddHs(chem.MolFromSmiles(smiles))
     ranks = zip(atoms_of(mol), chem.CanonicalRankAtoms(mol), strict=True)

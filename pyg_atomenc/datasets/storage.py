@@ -33,10 +33,8 @@ def open_graphs(folder: Path) -> Iterator[sqlite3.Connection]:
             database.execute(f"CREATE TABLE IF NOT EXISTS graphs ({columns})")
             yield database
     except sqlite3.Error as error:
-        raise FileFormatError(
-            f"{path}: is damaged, or no data set of graphs ({error}). "
-            f"Delete it, so that it is made anew."
-        ) from error
+        text = f"{path}: is damaged, or no data set of graphs ({error}). Delete it."
+        raise FileFormatError(text) from error
 
 
 def insert(folder: Path, rows: Iterable[dict[str, Any]]) -> None:

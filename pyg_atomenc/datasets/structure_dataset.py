@@ -22,7 +22,7 @@ from torch import Tensor
 from torch_geometric.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from pyg_atomenc.checks import check_callable, check_choice, check_integer
+from pyg_atomenc.checks import check_callable, check_choice, check_integer, found
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.datasets import storage
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
@@ -46,8 +46,7 @@ class StructureDataset(Dataset):
     """Graphs of structure files, or of SMILES, that are read once and kept on disk.
 
     They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
-    without pickle, by the files' names, each with its file as ``source``. An access
-    reads one graph, so that the set may be larger than memory.
+    without pickle. An access reads one graph: the set may be larger than memory.
 
     New and changed files, by name, size and time of change, are read when the data set
     is opened; other options have another folder. A function counts by its name and an
@@ -57,8 +56,8 @@ class StructureDataset(Dataset):
     Args:
         root (str or os.PathLike): Where the graphs are kept.
         source (Any, optional): A folder or list of structure files, a table ``*.csv``
-            or ``*.csv.gz`` with a column ``smiles``, an SDF or MOL2 file,
-            ``StructureFiles``, a ``SmilesTable``, a ``MoleculeFile`` or the like.
+            with a column ``smiles``, an SDF or MOL2 file, or what has ``names``,
+            ``options``, ``stamp`` and ``read``, as ``StructureFiles``.
             (default: what :meth:`to_on_disk` wrote to ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
         transform (callable, optional): At every access. (default: ``None``)
@@ -132,13 +131,20 @@ class StructureDataset(Dataset):
                     lines = "\n".join(["source\treason", *map("\t".join, self.report)])
                     (self.folder / "skipped.tsv").write_text(lines + "\n", "utf-8")
         self.transform = transform
-        self._check_report(on_error)
+        if self.report:
+            text = (
+                f"{len(self.report)} of {len(self.source.names)} files or rows cannot "
+                f"be read, the first is {' - '.join(self.report[0])} (see 'report')."
+            )
+            if on_error == "raise" or len(self) == 0:
+                raise FileFormatError(text)
+            warnings.warn(text, stacklevel=2)
 
     def _look_up(self, retry_skipped: bool = False) -> list[int]:
         """Find the graphs that are kept; gives the items that are not."""
         names = [] if self.source is None else map(_plain, self.source.names)
         items = {(name, self.source.stamp(i)): i for i, name in enumerate(names)}
-        found = []
+        kept = []
         with storage.open_graphs(self.folder) as database:
             if retry_skipped:
                 database.execute("DELETE FROM graphs WHERE reason != ''")
@@ -146,14 +152,14 @@ class StructureDataset(Dataset):
             for *row, name, stamp, reason in database.execute(query):
                 index = row[0] if self.source is None else items.get((name, stamp))
                 if index is not None:
-                    found.append((index, row, name, reason))
-        found.sort()
-        self.report = [Skipped(name, why) for *_, name, why in found if why]
-        self._names = [name for *_, name, why in found if why is None]
+                    kept.append((index, row, name, reason))
+        kept.sort()
+        self.report = [Skipped(name, why) for *_, name, why in kept if why]
+        self._names = [name for *_, name, why in kept if why is None]
         # The row of every graph, its atoms and its pairs.
-        rows = [row for _, row, _, why in found if why is None]
+        rows = [row for _, row, _, why in kept if why is None]
         self._graphs = torch.tensor(rows).view(-1, 3).long()
-        return sorted({*items.values()} - {index for index, *_ in found})
+        return sorted({*items.values()} - {index for index, *_ in kept})
 
     def _keep(self, results: Any, on_error: str) -> None:
         rows, saved = Rows(), time.monotonic()
@@ -168,18 +174,6 @@ class StructureDataset(Dataset):
                     storage.insert(self.folder, full)
         finally:
             storage.insert(self.folder, rows)
-
-    def _check_report(self, on_error: str) -> None:
-        if not self.report:
-            return
-        text = (
-            f"{len(self.report)} of {len(self.source.names)} files or rows cannot be "
-            f"read, the first is {' - '.join(self.report[0])} (see 'report', or "
-            f"{self.folder / 'skipped.tsv'})."
-        )
-        if on_error == "raise" or len(self) == 0:
-            raise FileFormatError(text)
-        warnings.warn(text, stacklevel=3)
 
     def _results(
         self, missing: list[int], num_workers: int, method: Optional[str]
@@ -212,9 +206,8 @@ class StructureDataset(Dataset):
                     done.result()
         except BrokenProcessPool as error:
             raise AtomEncodingError(
-                "'num_workers': a process that reads files died (too little memory, or "
-                "no `if __name__ == '__main__':` in the script?). What was read is "
-                "kept: open the data set again, with num_workers=0 to see the file."
+                "'num_workers': a process died (too little memory, or no `if __name__ "
+                "== '__main__':`?). What was read is kept: go on with num_workers=0."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -230,10 +223,9 @@ class StructureDataset(Dataset):
         except ImportError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())
-            if not isinstance(error, ValueError) or not reason:
-                reason = f"{type(error).__name__}: {reason}"
-            rows = [{"reason": _plain(reason)}]
+            own = isinstance(error, AtomEncodingError)
+            text = str(error) if own else f"{type(error).__name__}: {error}"
+            rows = [{"reason": _plain(" ".join(text.split()))}]
         name = _plain(self.source.names[index])
         rows = rows or [{"reason": ""}]
         return [{**row, "source": name, "stamp": stamp} for row in rows]
@@ -262,10 +254,8 @@ class StructureDataset(Dataset):
         except ImportError:
             raise
         except Exception as error:
-            raise FileFormatError(
-                f"{self.folder}: {self._names[idx]} is damaged, or gone ({error}). "
-                f"Delete graphs.db, so that it is made anew."
-            ) from error
+            text = f"{self._names[idx]} is damaged, or gone ({error}): delete graphs.db"
+            raise FileFormatError(f"{self.folder}: {text}.") from error
 
     def to_on_disk(
         self, root: PathLike, transform: Optional[Callable[[Any], Any]] = None
@@ -299,18 +289,16 @@ def _read(index: int) -> Rows:
 
 def _as_source(source: Any) -> Any:
     is_path = isinstance(source, (str, os.PathLike))
-    if is_path and os.fspath(source).lower().endswith((".csv", ".csv.gz")):
-        return SmilesTable.from_csv(source)
     name = os.fspath(source).lower().removesuffix(".gz") if is_path else ""
+    if name.endswith(".csv"):
+        return SmilesTable.from_csv(source)
     if name.endswith(SUFFIXES):
         return MoleculeFile(source)
     if is_path or isinstance(source, (list, tuple)):
         return StructureFiles(source)
     if not all(hasattr(source, name) for name in ("names", "options", "stamp", "read")):
-        raise AtomEncodingError(
-            f"'source' is of type {type(source).__name__}: pass a folder, a list of "
-            f"files, StructureFiles or SmilesTable."
-        )
+        mend = "pass a folder, a list of files, StructureFiles or SmilesTable."
+        raise AtomEncodingError(f"'source' is {found(source)}: {mend}")
     return source
 
 

@@ -46,9 +46,8 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``z`` ``[N]``, int64: atomic numbers, 0 where not known
         - ``pos`` ``[N, 3]``, float32: in ångström
         - ``formal_charge`` ``[N]``, int64: in elementary charges, 0 where not known
-        - ``num_hydrogens`` ``[N]``, int64: hydrogens of each atom by its valence,
-          those that are atoms themselves included; bonds of an unknown order count as
-          single, and without ``bonds`` all are 0
+        - ``num_hydrogens`` ``[N]``, int64: by the valence, those that are atoms
+          included; an unknown bond counts as single, and without ``bonds`` all are 0
         - ``chirality`` ``[N]``, int64: 0 for no stereocentre, 1 for R, 2 for S by the
           Chemical Component Dictionary, -1 for a component that it does not know
         - ``isotope`` ``[N]``, int64: mass numbers, those of ``D`` and ``T``, else 0
@@ -60,30 +59,26 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         - ``atom_name``, ``res_name``, ``chain_id``, ``ins_code``: lists of text, and
           ``res_id`` ``[N]``, int64, and ``hetero`` ``[N]``, bool
         - ``atom_to_token`` ``[N]``, int64, and ``num_tokens``
-        - ``is_representative`` ``[N]``, bool: the Cα of a residue, the C1′ of a
-          nucleotide, else the first atom of a token; ``token_pos`` ``[T, 3]``,
-          float32: its position in ångström, NaN for a token without atoms
+        - ``is_representative`` ``[N]``, bool: a residue's Cα, a nucleotide's C1′, else
+          the first atom of a token; ``token_pos`` ``[T, 3]``, float32: its position
         - ``is_resolved`` ``[N]``, bool: whether its position is known
         - ``token_*``: what the tokenizer gives, and what it leaves out of the features
           of :class:`~pyg_atomenc.tokenizers.Residue`
-        - ``smiles``, ``given_smiles``, ``source``: ``""``, where a SMILES or a data set
-          would be named
+        - ``smiles``, ``given_smiles``, ``source``: ``""``
 
-        All readers give these, so that graphs of any of them batch together: what is
-        not known is NaN in ``pos`` and ``token_pos``, and ``""`` in text.
+        All readers give these, so that their graphs batch together: what is not known
+        is NaN in ``pos`` and ``token_pos``, and ``""`` in text.
 
     Raises:
-        ValueError: If ``atoms`` is no ``AtomArray``, is empty, has a position that is
-            not finite or further than 1e6 Å from the origin, one atom twice or a symbol
-            that is no element, or if the tokens do not fit.
+        ValueError: If ``atoms`` is no ``AtomArray``, is empty, has an impossible
+            position, one atom twice or an unknown element, or if the tokens do not fit.
         ImportError: If biotite is not installed.
     """
     check_atom_array(atoms)
     known = atoms.get_annotation_categories()
     z = components.atomic_numbers(atoms.element)
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
-    resolved = atoms.is_resolved.astype(bool) if "is_resolved" in known else None
-    check_positions(atoms, coord, resolved)
+    _check_positions(atoms, coord)
 
     def told(name: str, default: NDArray[Any]) -> NDArray[np.int64]:
         return integers(getattr(atoms, name), name) if name in known else default
@@ -121,34 +116,26 @@ def make_graph(
 ) -> AtomTokenData:
     """The graph of any reader, of what ``bond_tensors`` takes and is known of atoms.
 
-    What ``tokens`` may lack ``features`` gives, of the token of every atom and how many
-    there are.
+    Of what ``tokens`` may lack ``features`` are called.
     """
-    attributes = dict(tokens.attributes)
-    if not TOKEN_FEATURES <= attributes.keys():
+    known = dict(tokens.attributes)
+    if not TOKEN_FEATURES <= known.keys():
         more = features(tokens.atom_to_token.numpy(), tokens.num_tokens)
-        attributes = {**more.attributes, **attributes}
-    edge_index, edge_attr, edge_stereo = bond_tensors(*bonds)
-    for name, values in columns.items():
-        if isinstance(values, np.ndarray):
-            columns[name] = torch.from_numpy(values)
-    data = AtomTokenData(
-        edge_index=edge_index,
-        edge_attr=edge_attr,
-        edge_stereo=edge_stereo,
-        atom_to_token=tokens.atom_to_token,
-        num_tokens=tokens.num_tokens,
-        **columns,
-        **attributes,
+        known = {**more.attributes, **known}
+    known.update(
+        (name, torch.from_numpy(values) if isinstance(values, np.ndarray) else values)
+        for name, values in columns.items()
     )
+    index, count = tokens.atom_to_token, tokens.num_tokens
+    data = AtomTokenData(atom_to_token=index, num_tokens=count, **known)
+    data.edge_index, data.edge_attr, data.edge_stereo = bond_tensors(*bonds)
     data.is_resolved = data.pos.isfinite().all(dim=1)
     atom = tokens.representative
     assert atom is not None
     found = atom >= 0
-    data.is_representative = torch.zeros(len(tokens.atom_to_token), dtype=torch.bool)
+    data.is_representative = torch.zeros_like(data.is_resolved)
     data.is_representative[atom[found]] = True
-    data.token_pos = data.pos.new_full((tokens.num_tokens, 3), torch.nan)
-    data.token_pos[found] = data.pos[atom[found]]
+    data.token_pos = torch.where(found[:, None], data.pos[atom], torch.nan)
     data.smiles = data.given_smiles = data.source = ""
     return data
 
@@ -160,29 +147,23 @@ def to_atom_array(
 ) -> Any:
     """Turn a graph back into an ``AtomArray`` of biotite.
 
-    With ``token_values`` every atom carries its token's value, for example in the
-    B-factor column of a PDB file, by which viewers colour.
+    With ``token_values`` every atom carries its token's, by which viewers colour.
 
     Args:
-        data (AtomTokenData): One graph with ``z`` and ``pos``, such as a reader gives;
-            of a batch, ``batch[i]``. A molecule becomes one residue ``UNL``.
+        data (AtomTokenData): One graph with ``z`` and ``pos``, of a batch ``batch[i]``.
         token_values (Tensor, optional): One number a token ``[T]``. (default: ``None``)
         annotation (str): The name of the annotation that holds them, none that names
             atoms. (default: ``"b_factor"``)
 
     Returns:
         biotite.structure.AtomArray: ``N`` atoms with bonds and all that
-        :func:`from_atom_array` reads, so that it makes the same graph again, but for
-        the ``edge_stereo`` of a molecule, of which it can tell nothing.
+        :func:`from_atom_array` reads: it makes the same graph again, but for the
+        ``edge_stereo`` of a molecule, which becomes one residue ``UNL``.
 
     Raises:
         ValueError: If ``data`` is a batch, has no ``z`` or ``pos`` or values that
             cannot be, or if ``token_values`` has not one real number per token.
         ImportError: If biotite is not installed.
-
-    Example:
-        >>> atoms = to_atom_array(data, weights)  # doctest: +SKIP
-        >>> biotite.structure.io.save_structure("a.pdb", atoms)  # doctest: +SKIP
     """
     structure = require_package("biotite.structure", "to_atom_array")
     check_single(data)
@@ -198,8 +179,8 @@ def to_atom_array(
     for symbol, mass in _ISOTOPES.items() if "isotope" in data else ():
         atoms.element[((data.z == 1) & (data.isotope == mass)).cpu().numpy()] = symbol
     _set_annotations(atoms, data)
-    absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="")
-    for name, value in dict(absent, res_id=1, hetero=True).items():
+    absent = dict(atom_name="", res_name="UNL", chain_id="A", ins_code="", res_id=1)
+    for name, value in dict(absent, hetero=True).items():
         values = data.get(name, [value] * count)
         values = values.cpu().numpy() if isinstance(values, Tensor) else values
         setattr(atoms, name, np.array(values))
@@ -216,12 +197,12 @@ def to_atom_array(
         taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
         taken -= {"b_factor", "occupancy"}
         if not isinstance(annotation, str) or annotation in taken:
-            raise AtomEncodingError(
-                f"'annotation' is {annotation!r}: pass a name that the atoms do not "
-                f"have yet, such as 'b_factor'."
-            )
-        values = _token_values(data, token_values)
-        atoms.set_annotation(annotation, values[data.atom_to_token.cpu()].numpy())
+            mend = "pass a name that is not there yet, such as 'b_factor'."
+            raise AtomEncodingError(f"'annotation' is {annotation!r}: {mend}")
+        hint = "one number per token"
+        check_shape("token_values", token_values, data.total_num_tokens, hint=hint)
+        values = token_values.detach().cpu().double()[data.atom_to_token.cpu()]
+        atoms.set_annotation(annotation, values.numpy())
     return atoms
 
 
@@ -239,57 +220,38 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
     if "atom_to_token" not in data or "token_sym_id" not in data:
         return
-    index = data.atom_to_token.cpu()
+    index = data.atom_to_token.cpu().numpy()
     if data.token_sym_id.any():
-        atoms.set_annotation("sym_id", data.token_sym_id.cpu()[index].numpy())
+        atoms.set_annotation("sym_id", data.token_sym_id.cpu().numpy()[index])
     if any(data.token_label_chain):
-        chain = np.array(data.token_label_chain)[index.numpy()]
-        atoms.set_annotation("label_asym_id", chain)
-        number = data.token_label_res_id.cpu()[index].numpy()
+        atoms.set_annotation("label_asym_id", np.array(data.token_label_chain)[index])
+        number = data.token_label_res_id.cpu().numpy()
         number = np.where(number > 0, number.astype(str), ".")
-        atoms.set_annotation("label_seq_id", number)
+        atoms.set_annotation("label_seq_id", number[index])
 
 
-def _token_values(data: AtomTokenData, token_values: Any) -> Tensor:
-    mend = f"pass one real number for each of the {data.total_num_tokens} tokens."
-    try:
-        values = torch.as_tensor(token_values).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        kind = type(token_values).__name__
-        raise AtomEncodingError(f"'token_values' is of type {kind}: {mend}") from None
-    if values.shape != (data.total_num_tokens,) or values.is_complex():
-        shape = f"shape {list(values.shape)} of {values.dtype}"
-        raise AtomEncodingError(f"'token_values' has {shape}: {mend}")
-    return values.double()
-
-
-def check_positions(
-    atoms: Any, coord: NDArray[Any], resolved: Optional[NDArray[np.bool_]] = None
-) -> None:
+def _check_positions(atoms: Any, coord: NDArray[Any]) -> None:
     """Raise a ValueError if a position cannot be, or an atom stands there twice."""
-    with np.errstate(invalid="ignore"):
-        wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
-    if resolved is not None:
-        wrong &= resolved
+    known = atoms.get_annotation_categories()
+    wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
+    if "is_resolved" in known:
+        wrong &= atoms.is_resolved.astype(bool)
     if wrong.any():
         atom = int(wrong.argmax())
-        raise AtomEncodingError(
-            f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}: every position "
-            f"must be finite and less than {_FARTHEST:g} Å from the origin; remove "
-            f"atoms that were not observed."
+        mend = (
+            f"remove what is not finite, or not within {_FARTHEST:g} Å of the origin."
         )
+        place = f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}"
+        raise AtomEncodingError(f"{place}: {mend}")
     # Sorting by one coordinate is enough to find the few that are equal in all.
-    known = atoms.get_annotation_categories()
     names = [getattr(atoms, name) for name in _NAMES if name in known]
     order = np.argsort(coord[:, 0], kind="stable")
     equal = (np.diff(coord[order], axis=0) == 0).all(axis=1)
     for i in np.flatnonzero(equal).tolist():
         one, other = sorted((int(order[i]), int(order[i + 1])))
         if all(values[one] == values[other] for values in names):
-            raise AtomEncodingError(
-                f"{_tell(atoms, other)} is there twice, first as atom {one}, at the "
-                f"same position: remove one of them."
-            )
+            mend = f"is there twice, first as atom {one}: remove one of them."
+            raise AtomEncodingError(f"{_tell(atoms, other)} {mend}")
 
 
 def _tell(atoms: Any, atom: int) -> str:

@@ -31,8 +31,7 @@ class MoleculeFile:
 
     Args:
         path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
-            each also with ``.gz``. Atom types of a MOL2 file are to be Corina's, and
-            all hydrogens there, from which RDKit tells charges.
+            each also with ``.gz``. A MOL2 file needs Corina's types and all hydrogens.
         labels (str or sequence): Which properties of an SDF become ``y``, float32; one
             that an entry lacks is NaN. (default: none)
         limits (Limits, optional): What the file may hold. (default: ``Limits()``)
@@ -56,9 +55,7 @@ class MoleculeFile:
         self.options = {"labels": self._labels, **options}
         name = file.name.lower().removesuffix(".gz")
         if not name.endswith(SUFFIXES):
-            raise FileFormatError(
-                f"{file}: ends in none of {', '.join(SUFFIXES)}. Rename it."
-            )
+            raise FileFormatError(f"{file}: ends in none of {SUFFIXES}. Rename it.")
         content = read_bytes(file, limits or Limits())
         try:
             text = content.decode("utf-8-sig")
@@ -67,22 +64,16 @@ class MoleculeFile:
             text = content.decode("latin-1")
         text = re.sub("\r\n?", "\n", text)
         self._is_mol2 = name.endswith(".mol2")
-        if self._is_mol2:
-            # What stands before the first is a comment.
-            self._entries = _START.split(text)[1:]
-        else:
-            self._entries = _END.split(text)
-            if not self._entries[-1].strip():
-                self._entries.pop()
+        # In MOL2, what stands before the first is a comment.
+        entries = _START.split(text)[1:] if self._is_mol2 else _END.split(text)
+        self._entries = entries if entries and entries[-1].strip() else entries[:-1]
         self.names = [f"entry {i}" for i in range(1, len(self._entries) + 1)]
         if not self._entries:
             raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
         there = {name for entry in self._entries for name in _PROPERTY.findall(entry)}
-        if lost := [name for name in self._labels if name not in there]:
-            raise FileFormatError(
-                f"{file}: has no property {lost[0]!r} in any entry, but "
-                f"{listed(sorted(there))}. Check 'labels'."
-            )
+        for label in [label for label in self._labels if label not in there]:
+            why = f"has no property {label!r} in any entry, but {listed(sorted(there))}"
+            raise FileFormatError(f"{file}: {why}. Check 'labels'.")
 
     def stamp(self, index: int) -> str:
         """What tells the entry from any other."""
@@ -90,15 +81,11 @@ class MoleculeFile:
 
     def read(self, index: int, tokenizer: Optional[Tokenizer] = None) -> Any:
         """The graph of an entry, in a list."""
-        parse = partial(self._parse, self._entries[index])
-        mol = parsed(
-            parse, "RDKit refuses it", "it is no such entry", "Mend the entry."
-        )
+        parse, start = partial(self._parse, self._entries[index]), "RDKit refuses it"
+        mol = parsed(parse, start, "it is no such entry", "Mend the entry.")
         # The format knows no radicals, and RDKit adds no hydrogens to it.
         if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
-            raise AtomEncodingError(
-                "it lacks hydrogens, which MOL2 needs: add them, or use an SDF."
-            )
+            raise AtomEncodingError("it lacks hydrogens, which MOL2 needs: add them.")
         data = from_rdmol(mol, tokenizer, **self._reading)
         data.name, *labels = (
             mol.GetProp(name) if mol.HasProp(name) else ""
@@ -112,9 +99,8 @@ class MoleculeFile:
             return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
         # RDKit would leave out all but the first without a word.
         if (count := entry.count("\nM  END")) > 1:
-            raise AtomEncodingError(
-                f"it holds {count} molecules: put a line of $$$$ between them."
-            )
+            mend = "put a line of $$$$ between them."
+            raise AtomEncodingError(f"it holds {count} molecules: {mend}")
         supplier = chem.SDMolSupplier()
         supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
         return supplier[0] if len(supplier) else None
@@ -143,8 +129,7 @@ def from_sdf(
         as ``"entry 3"``, ``name``, and ``y`` where there are labels.
 
     Raises:
-        ValueError: If the file cannot be read, or no entry of it, or with ``"raise"``
-            one cannot.
+        ValueError: If the file, all entries, or with ``"raise"`` one cannot be read.
         ImportError: If RDKit is not installed.
     """
     check_choice("on_error", on_error, ("skip", "raise"))
@@ -154,10 +139,10 @@ def from_sdf(
         try:
             graphs += file.read(index, tokenizer)
         except ValueError as error:
-            bad.append(f"\n{name}: {error}")
+            bad.append(f"{name}: {error}")
     if bad:
-        count = f"{len(bad)} of {len(file.names)}"
-        text = f"{path}: {count} molecules cannot be read.{''.join(bad)}"
+        count = f"{len(bad)} of {len(file.names)} molecules cannot be read."
+        text = "\n".join([f"{path}: {count}", *bad])
         if on_error == "raise" or not graphs:
             raise FileFormatError(text)
         warnings.warn(text, stacklevel=2)

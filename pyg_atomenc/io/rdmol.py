@@ -20,17 +20,14 @@ from pyg_atomenc.tokenizers.features import molecule_tokens
 from pyg_atomenc.tokenizers.fragments import BRICS
 
 _FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
-_NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error")
+_NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error").match
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def from_rdmol(
     mol: Any, tokenizer: Optional[Tokenizer] = None, *, conformer: Optional[int] = -1
 ) -> AtomTokenData:
-    """Read a molecule of RDKit.
-
-    Atoms keep their order, and no hydrogen is added or removed. Dummy atoms (``*``)
-    are read as atoms with ``z = 0``.
+    """Read a molecule of RDKit, as it is; dummy atoms (``*``) have ``z = 0``.
 
     Args:
         mol (rdkit.Chem.Mol): The molecule; it is not changed.
@@ -50,8 +47,7 @@ def from_rdmol(
         - ``num_hydrogens``: as RDKit counts those of each atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
           3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
-          newer CIP rules, of the isomer that is drawn where a group stands for several;
-          -1 for a centre that they would need seconds for
+          newer CIP rules; -1 for a centre that they would need seconds for
         - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
         - ``num_radical_electrons`` ``[N]``, int64
         - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
@@ -61,13 +57,11 @@ def from_rdmol(
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
         - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
           file, else the residue ``UNL`` 0
-        - ``token_*``: by the tokenizer, whose default's ``token_name`` is SMILES, else
-          those of the residue of a token's first atom
+        - ``token_*``: by the tokenizer, else those of the first atom's residue
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
-            conformer, if it is 2D or its positions are not finite, or if the
-            tokenizer's tokens do not fit.
+            conformer, it is 2D or not finite, or if the tokens do not fit.
         ImportError: If RDKit is not installed.
     """
     chem = require_package("rdkit.Chem", "from_rdmol")
@@ -115,8 +109,7 @@ def from_smiles(
     """Read a molecule from its SMILES.
 
     Args:
-        smiles (str): One SMILES, or CXSMILES. A name behind it is refused, since a
-            blank may as well be a slip of the pen.
+        smiles (str): One SMILES, or CXSMILES, without a name behind it.
         tokenizer (callable, optional): Takes the ``rdkit.Chem.Mol``, gives its
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
@@ -124,10 +117,9 @@ def from_smiles(
         max_length (int): How many characters are too many. (default: ``5_000``)
 
     Returns:
-        AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, the canonical
-        SMILES without the added hydrogens, and ``given_smiles``, whose order of atoms
-        is that of the data. Positions are NaN: embed the molecule with RDKit and use
-        :func:`from_rdmol` for those.
+        AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, canonical without
+        the added hydrogens, and ``given_smiles``, whose order of atoms is that of the
+        data. Positions are NaN: for those, embed it and use :func:`from_rdmol`.
 
     Raises:
         ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit,
@@ -156,32 +148,23 @@ def _parse(text: str, max_length: int) -> Any:
     chem = require_package("rdkit.Chem", "from_smiles")
     # Older releases of RDKit would read what stands before a NUL.
     if _NO_TEXT.search(text[: max_length + 1]):
-        raise AtomEncodingError(
-            f"'smiles' is {text[:50]!r}, which holds a NUL or half a character: read "
-            f"the text it comes from in its true encoding."
-        )
+        why = "which holds a NUL or half a character: mend the encoding."
+        raise AtomEncodingError(f"'smiles' is {text[:50]!r}, {why}")
     if len(text) > max_length:
-        raise AtomEncodingError(
-            f"'smiles' has {len(text):,} characters, and the limit is {max_length:,}: "
-            f"pass max_length=... if you trust it. It starts with {text[:20]!r}."
-        )
+        mend = f"pass max_length=... if you trust {text[:20]!r} and what follows."
+        size = f"{len(text):,} characters, and the limit is {max_length:,}"
+        raise AtomEncodingError(f"'smiles' has {size}: {mend}")
     short = repr(text if len(text) < 500 else f"{text[:500]} …")
-    _, *rest = text.split(maxsplit=1) or [""]
-    if rest and not rest[0].startswith("|"):
-        raise AtomEncodingError(
-            f"'smiles' is {short}, with {rest[0][:500]!r} behind a blank: pass the "
-            f"SMILES alone, without a name."
-        )
-    start, unknown = (
-        f"'smiles' is {short}, which RDKit refuses",
-        "it does not follow the grammar of SMILES",
-    )
-    mol = parsed(
-        partial(chem.MolFromSmiles, text), start, unknown, "Correct the SMILES."
-    )
+    name = "".join(text.split(maxsplit=1)[1:])
+    if name and name[0] != "|":
+        why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
+        raise AtomEncodingError(f"'smiles' is {short}, {why}")
+    start, unknown = f"'smiles' is {short}, which RDKit refuses", "it is no SMILES"
+    parse = partial(chem.MolFromSmiles, text)
+    mol = parsed(parse, start, unknown, "Correct the SMILES.")
     if mol.GetNumAtoms() == 0:
         raise AtomEncodingError(
-            f"'smiles' is {text!r}, which holds no atoms: pass one such as 'CCO'."
+            f"'smiles' is {text!r}, which holds no atoms: give some."
         )
     return mol
 
@@ -202,35 +185,28 @@ def read_templates(ligands: Any) -> dict[str, Any]:
 
 
 def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> Any:
-    """What RDKit parses, sanitized or not, else a ValueError in its own words.
-
-    As far as it tells them, without which the reason is ``unknown``.
-    """
+    """What RDKit parses, else a ValueError with its reason, if told, or ``unknown``."""
+    chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
+    # Syntax errors go to RDKit's log only, which older versions cannot capture.
+    capture = getattr(base, "CaptureErrorLog", base.BlockLogs)
     with base.BlockLogs():
         try:
             if (mol := parse()) is not None:
                 return mol
-            reason = _reason_of(parse) or unknown
+            with capture() as log:
+                mol = parse(sanitize=False)
+            if mol is None:
+                found = _FAULT.findall(getattr(log, "messages", ""))
+                lines = [text.rstrip(": .") for text in found if not _NO_FAULT(text)]
+            else:
+                lines = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
+            reason = "; ".join(dict.fromkeys(lines)) or unknown
         except (RuntimeError, UnicodeDecodeError) as error:
             # A fault of RDKit's own, such as of [CH99999], or half a letter in its log.
             text = str(error).strip()
             reason = (_FAULT.findall(text) or text.split("\n"))[-1].strip()
     raise AtomEncodingError(f"{start}: {reason[:500]}. {mend}")
-
-
-def _reason_of(parse: Callable[[bool], Any]) -> str:
-    chem = require_package("rdkit.Chem", "molecules")
-    base = require_package("rdkit.rdBase", "molecules")
-    # Syntax errors go to RDKit's log only, which older versions cannot capture.
-    with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
-        mol = parse(False)
-    if mol is not None:
-        problems = [fault.Message() for fault in chem.DetectChemistryProblems(mol)]
-        return "; ".join(problems) or "it cannot be sanitized"
-    lines = _FAULT.findall(getattr(log, "messages", ""))
-    lines = [line.rstrip(": .") for line in lines if not _NO_FAULT.match(line)]
-    return "; ".join(dict.fromkeys(lines))
 
 
 def _atom_names(atoms: list[Any]) -> list[str]:
@@ -244,28 +220,20 @@ def _atom_names(atoms: list[Any]) -> list[str]:
 
 
 def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
-    known = {found.GetId(): found for found in mol.GetConformers()}
+    known = {found.GetId(): found for found in mol.GetConformers() if found.Is3D()}
     if conformer == -1:
-        conformer = next((i for i, found in known.items() if found.Is3D()), None)
+        conformer = next(iter(known), None)
     if conformer is None:
         return torch.full((len(names), 3), torch.nan)
     if conformer not in known:
         raise AtomEncodingError(
-            f"'conformer' is {conformer!r}, but 'mol' has the conformers "
-            f"{list(known)}: pass one of them, or -1 for the first that is 3D."
-        )
-    if not known[conformer].Is3D():
-        raise AtomEncodingError(
-            f"'conformer' is {conformer}, which is a 2D drawing without positions in "
-            f"ångström: embed the molecule in 3D, pass conformer=None, or mark it with "
-            f"mol.GetConformer({conformer}).Set3D(True) if it is 3D after all."
+            f"'conformer' is {conformer!r}, and those in 3D are {list(known)}: pass "
+            f"one, -1 for the first, or None; mark others as 3D with Set3D(True)."
         )
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
     wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if wrong:
-        raise AtomEncodingError(
-            f"'mol' has positions that are not finite in conformer {conformer}, "
-            f"first {pos[wrong[0]].tolist()} for atom {wrong[0]} ({names[wrong[0]]}): "
-            f"embed the molecule again, or pass conformer=None to leave positions out."
-        )
+        where = f"conformer {conformer}, first of atom {wrong[0]} ({names[wrong[0]]})"
+        mend = f"not finite in {where}: embed it again, or pass conformer=None."
+        raise AtomEncodingError(f"'mol' has positions that are {mend}")
     return pos

@@ -4,6 +4,7 @@ import csv
 import inspect
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -11,6 +12,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_atomenc.checks import check_rows
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -19,6 +21,8 @@ from pyg_atomenc.io.rdmol import from_smiles
 from pyg_atomenc.io.structure import SUFFIXES, from_structure
 
 PathLike = Union[str, "os.PathLike[str]"]
+_ENDS = "|".join(map(re.escape, SUFFIXES))
+_STRUCTURE = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
 
 
 class StructureFiles:
@@ -29,9 +33,9 @@ class StructureFiles:
 
     Args:
         files (str, os.PathLike or iterable): A folder, or paths of files.
-        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``.
-            (default: all whose names end as structure files do)
-        recursive (bool): Look into folders of the folder, too. (default: ``False``)
+        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``, or
+            with those of its folders ``"**/*.cif"``. (default: all whose names end as
+            structure files do)
         **options: As for :func:`~pyg_atomenc.io.from_structure`: ``waters`` and so on.
 
     Raises:
@@ -42,22 +46,19 @@ class StructureFiles:
         self,
         files: Union[PathLike, Iterable[PathLike]],
         pattern: Optional[str] = None,
-        recursive: bool = False,
         **options: Any,
     ) -> None:
         self._reading, self._folder = check_options(from_structure, options), Path("/")
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
-            find = self._folder.rglob if recursive else self._folder.glob
             found = [
                 path.relative_to(self._folder)
-                for path in find(pattern or "*")
-                if path.is_file() and (pattern or _is_structure(path.name))
+                for path in self._folder.glob(pattern or "*")
+                if path.is_file() and (pattern or _STRUCTURE.search(path.name))
             ]
-        elif pattern is not None or recursive:
+        elif pattern is not None:
             raise AtomEncodingError(
-                "'pattern' and 'recursive' are for a folder, and 'files' is a list of "
-                "files: pass the folder, or leave them out."
+                "'pattern' is for a folder: leave it out of a list."
             )
         else:
             try:
@@ -67,11 +68,8 @@ class StructureFiles:
                 raise AtomEncodingError(mend) from error
         self.names = sorted({path.as_posix() for path in found})
         if not found:
-            named = pattern or f"that ends in {', '.join(SUFFIXES)}, also with .gz"
-            raise FileFormatError(
-                f"{files}: is no folder, or holds no file {named}. Check 'pattern', "
-                f"'recursive'."
-            )
+            mend = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
+            raise FileFormatError(f"{files}: {mend}")
         self.options = {"folder": str(self._folder), **options}
 
     def warm_up(self) -> None:
@@ -97,18 +95,13 @@ class StructureFiles:
         return graphs
 
 
-def _is_structure(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith(SUFFIXES) and name[0] != "."
-
-
 def check_options(reader: Callable[..., Any], options: dict[str, Any]) -> Any:
     """The options, if the reader has them all."""
     try:
         inspect.signature(reader).bind(None, None, **options)
     except TypeError as error:
-        raise AtomEncodingError(
-            f"{reader.__name__} {error}: see its options."
-        ) from error
+        mend = f"{reader.__name__} {error}: see its options."
+        raise AtomEncodingError(mend) from error
     return options
 
 
@@ -130,9 +123,8 @@ class SmilesTable:
 
     def __init__(self, smiles: Any, labels: Any = None, **options: Any) -> None:
         if isinstance(smiles, (str, bytes)) or not isinstance(smiles, Iterable):
-            raise AtomEncodingError(
-                f"'smiles' is {smiles!r}: pass a list, or SmilesTable.from_csv(path)."
-            )
+            mend = "pass a list, or SmilesTable.from_csv(path)."
+            raise AtomEncodingError(f"'smiles' is {smiles!r}: {mend}")
         self.options = check_options(from_smiles, options)
         self._smiles = list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
@@ -140,17 +132,14 @@ class SmilesTable:
             raise AtomEncodingError("'smiles' is empty: pass at least one.")
         # Of each row a tensor [1, L], or from a file the cells.
         self._labels: Any = [()] * len(self.names)
-        try:
-            if labels is not None:
+        if labels is not None:
+            try:
                 rows = torch.as_tensor(labels)
-                self._labels = rows.reshape(len(rows), 1, -1)
-            if len(self._labels) != len(self.names):
-                raise ValueError(f"found {len(self._labels)}")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise AtomEncodingError(
-                f"'labels' must be one number, or one row of numbers, for each of "
-                f"{len(self.names)} SMILES ({error})."
-            ) from error
+            except (TypeError, ValueError, RuntimeError) as error:
+                mend = f"'labels' must be one number or row for each SMILES: {error}."
+                raise AtomEncodingError(mend) from error
+            check_rows("labels", rows, len(self.names), "SMILES")
+            self._labels = rows.reshape(len(rows), 1, -1)
 
     @classmethod
     def from_csv(
@@ -188,9 +177,8 @@ class SmilesTable:
             reader = csv.DictReader(text, delimiter=delimiter, strict=True)
             header, rows = list(reader.fieldnames or []), list(reader)
         except (TypeError, ValueError, csv.Error) as error:
-            raise FileFormatError(
-                f"{path}: cannot be read as a table in UTF-8 ({error}). Save it as CSV."
-            ) from error
+            why = f"cannot be read as a table in UTF-8 ({error}). Mend it."
+            raise FileFormatError(f"{path}: {why}") from error
         for name in (smiles_column, *labels):
             if header.count(name) != 1 or not rows:
                 raise FileFormatError(
@@ -229,6 +217,5 @@ def _number(cell: Any) -> float:
         return float(cell.strip() or "nan")
     except (AttributeError, ValueError) as error:
         why = "the row is too short" if cell is None else f"{cell!r} is no number"
-        raise AtomEncodingError(
-            f"a label cannot be read, {why}: mend the row, or leave the cell empty."
-        ) from error
+        text = f"a label cannot be read, {why}: mend the row, or clear the cell."
+        raise AtomEncodingError(text) from error

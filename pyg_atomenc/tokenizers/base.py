@@ -26,9 +26,8 @@ class Tokens:
             int64, ``-1`` for none. (default: each token's first atom)
 
     Raises:
-        ValueError: If ``atom_to_token`` is no int64 vector or leaves
-            ``[0, num_tokens)``, an attribute's name or length does not fit, or a
-            representative is no atom of its token.
+        ValueError: If ``atom_to_token`` is no int64 vector in ``[0, num_tokens)``, an
+            attribute's name or length does not fit, or a representative is not its.
     """
 
     atom_to_token: Tensor
@@ -44,10 +43,8 @@ class Tokens:
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
             if not name.startswith(TOKEN_PREFIX):
-                raise AtomEncodingError(
-                    f"'attributes' names {name!r}: token attributes are named "
-                    f"{TOKEN_PREFIX}*, so that they batch by token."
-                )
+                mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
+                raise AtomEncodingError(f"'attributes' names {name!r}: {mend}")
             listed = hasattr(values, "__len__") and not isinstance(values, str)
             if not isinstance(values, Tensor):
                 values = torch.empty(len(values) if listed else ())
@@ -56,20 +53,18 @@ class Tokens:
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")
         first = first.where(first < count, -1)
-        atom = first if self.representative is None else self.representative
+        atom = self.representative
+        if atom is None:
+            # A frozen dataclass sets its own fields this way.
+            return object.__setattr__(self, "representative", first)
         fits = isinstance(atom, Tensor) and atom.dtype == torch.long
         if fits := fits and atom.shape == first.shape and bool((atom < count).all()):
             # A token has a representative if it has atoms, and it is one of them.
             token = torch.cat([index, index.new_tensor([-1])])[atom.clamp(min=-1)]
             fits = token.equal(torch.arange(self.num_tokens).where(first >= 0, -1))
         if not fits:
-            raise AtomEncodingError(
-                f"'representative' is {atom!r}: give one atom of each of the "
-                f"{self.num_tokens} tokens as an int64 tensor, -1 for one without "
-                f"atoms."
-            )
-        # A frozen dataclass sets its own fields this way.
-        object.__setattr__(self, "representative", atom)
+            mend = "give an atom of each token, -1 for one without atoms, as int64."
+            raise AtomEncodingError(f"'representative' is {atom!r}: {mend}")
 
 
 Tokenizer = Callable[[Any], Tokens]

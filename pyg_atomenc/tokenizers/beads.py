@@ -104,16 +104,14 @@ def _check(mapping: Any) -> None:
     mend = "pass a dict: residue name → bead → list of atom names."
     check_type("mapping", mapping, Mapping, mend)  # type: ignore[type-abstract]
     for residue, beads in mapping.items():
-        of, named = f"residue {residue!r}", list[str]()
-        if not isinstance(beads, Mapping):
-            raise AtomEncodingError(f"'mapping' has {beads!r} for {of}: {mend}")
-        for bead, members in beads.items():
-            fits = isinstance(members, Sequence) and not isinstance(members, str)
-            if not fits or not all(isinstance(member, str) for member in members):
-                of = f"bead {bead!r} of {of}"
-                raise AtomEncodingError(f"'mapping' has {members!r} for {of}: {mend}")
-            named += members
+        named: list[str] = []
+        members: Any = beads.values() if isinstance(beads, Mapping) else [None]
+        for names in members:
+            fits = isinstance(names, Sequence) and not isinstance(names, str)
+            if not fits or not all(isinstance(name, str) for name in names):
+                text = f"'mapping' has {beads!r} for residue {residue!r}: {mend}"
+                raise AtomEncodingError(text)
+            named += names
         for name in sorted(name for name in named if named.count(name) > 1):
-            raise AtomEncodingError(
-                f"'mapping' names atom {name!r} of {of} twice: it has one bead."
-            )
+            text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
+            raise AtomEncodingError(text)

@@ -32,10 +32,7 @@ def structure_tokens(
     names: Optional[list[str]] = None,
     count: Optional[int] = None,
 ) -> Tokens:
-    """Tokens with the features of their first atoms' residues, but for ``names``.
-
-    From the token of every atom ``[N]``; of ``count``, empty ones are nameless ligands.
-    """
+    """Tokens with the features of their first atoms' residues, but for ``names``."""
     atoms, count = residues.atoms, int(token.max()) + 1 if count is None else count
     first = _first_atoms(token, count)
     empty = first < 0
@@ -85,10 +82,7 @@ def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
 def molecule_tokens(
     mol: Any, token: Integers, names: Optional[list[str]] = None, count: int = 0
 ) -> Tokens:
-    """Tokens of a molecule, all of them ligands; else as :func:`structure_tokens`.
-
-    Residues are those of its PDB information. Without ``names`` there are ``count``.
-    """
+    """Tokens of a molecule, all of them ligands, named, or ``count`` of them."""
     count = count if names is None else len(names)
     known = residue_columns(mol, _first_atoms(token, count).tolist())
     attributes = {

@@ -51,10 +51,10 @@ class AF3:
             # A bond to another residue that is none of a backbone.
             ends = residues.bonds_between()
             names = residues.atoms.atom_name[ends]
-            backbone = np.zeros(len(ends), dtype=bool)
             for link in POLYMER_LINKS:
-                backbone |= np.isin(names, link.backbone).all(axis=1)
-            split[residues.index[ends[~backbone]].ravel()] = True
+                other = ~np.isin(names, link.backbone).all(axis=1)
+                ends, names = ends[other], names[other]
+            split[residues.index[ends].ravel()] = True
         return split_residues(residues, split)
 
 
@@ -91,13 +91,11 @@ class Boltz1:
 class Boltz2(Boltz1):
     """Makes a residue or nucleotide of a polymer one token, all else one an atom.
 
-    As in `Boltz-2 <https://doi.org/10.1101/2025.06.14.659707>`_: other than in
-    :class:`Boltz1`, a modified residue is one token. It is told from a ligand by its
-    number in the sequence where the file tells, else by a peptide or phosphodiester
-    bond to another residue. Shapes and errors are those of :class:`Boltz1`.
+    As in `Boltz-2 <https://doi.org/10.1101/2025.06.14.659707>`_: as :class:`Boltz1`,
+    but a modified residue is one token. It is told from a ligand by its number in the
+    sequence, if any, else by a peptide or phosphodiester bond to another residue.
     """
 
     def _whole(self, residues: Residues) -> NDArray[np.bool_]:
-        numbered = residues.numbered
-        polymer = residues.linked if numbered is None else numbered
-        return super()._whole(residues) | polymer
+        told = residues.numbered
+        return super()._whole(residues) | (residues.linked if told is None else told)

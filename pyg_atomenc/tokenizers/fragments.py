@@ -22,13 +22,11 @@ class BRICS:
 
     BRICS bonds are those that retrosynthesis would make, such as amides, esters, ethers
     and bonds to rings (`"On the Art of Compiling and Using 'Drug-Like' Chemical
-    Fragment Spaces" <https://doi.org/10.1002/cmdc.200800178>`_). A ring is never cut. A
-    molecule without a BRICS bond is one token for each connected component, so a salt
-    gives one token for each ion. Tokens are numbered by their first atom.
+    Fragment Spaces" <https://doi.org/10.1002/cmdc.200800178>`_). A ring is never cut;
+    a salt gives one token for each ion. Tokens are numbered by their first atom.
 
     Explicit hydrogens go with the atom that they are bonded to, and change no fragment.
-    Aromaticity is taken from the molecule as it is: a molecule whose aromatic flags are
-    cleared may be cut elsewhere.
+    Aromaticity is that of the molecule as it is.
 
     ``token_name`` is the canonical SMILES of each fragment without its hydrogens, with
     ``*`` at every cut: aspirin has ``*C(C)=O``, ``*O*``, ``*c1ccccc1*`` and others.
@@ -41,12 +39,6 @@ class BRICS:
 
     Raises:
         ValueError: If the input is neither, has no atoms or an array no bonds.
-
-    Example:
-        >>> from rdkit import Chem
-        >>> mol = Chem.MolFromSmiles("CC(=O)Oc1ccccc1")
-        >>> BRICS()(mol).attributes["token_name"]
-        ['*C(C)=O', '*O*', '*c1ccccc1']
     """
 
     def __call__(self, source: Any) -> Tokens:
@@ -100,15 +92,11 @@ def fragments(source: Any, find_cuts: Any = None, mark: str = "") -> Tokens:
 
 
 def _bonds_that_leave_rings(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
-    inside = _ring_bonds(mol)
+    # All at once: older releases of RDKit find the rings anew for each bond.
+    inside = {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
     atoms = {atom for bond in inside for atom in ends[bond]}
     # A bond that leaves a ring joins nothing; one in a chain does.
     return [i not in inside and not atoms.isdisjoint(p) for i, p in enumerate(ends)]
-
-
-def _ring_bonds(mol: Any) -> set[int]:
-    # All at once: older releases of RDKit find the rings anew for each bond.
-    return {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
 
 
 def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
@@ -120,7 +108,8 @@ def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
             own[match[0]] |= 1 << bit
             for of, more in zip(partners, others, strict=True):
                 of[match[0]] |= more
-    cuts, in_ring = [], _ring_bonds(mol)
+    cuts = []
+    in_ring = {bond for ring in mol.GetRingInfo().BondRings() for bond in ring}
     for index, (a, b) in enumerate(ends):
         single, double = (of[a] & own[b] for of in partners)
         # Few bonds are asked for their type, which takes long in Python.

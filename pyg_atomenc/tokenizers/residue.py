@@ -7,7 +7,7 @@ import numpy as np
 
 from pyg_atomenc.chem.codes import by_first_atom, connected
 from pyg_atomenc.chem.rdkit import as_atom_array, check_mol, is_mol
-from pyg_atomenc.chem.residues import check_atom_array, check_bonds, find_residues
+from pyg_atomenc.chem.residues import check_bonds, find_residues
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import molecule_tokens, structure_tokens
 from pyg_atomenc.tokenizers.fragments import fragments
@@ -18,10 +18,9 @@ class Residue:
     """Makes every residue, nucleotide, water and ligand molecule one token.
 
     Atoms of the same chain, residue number, insertion code and residue name belong
-    together, also where they stand apart, as hydrogens at the end of a file do. Where
-    an atom name comes back, as in waters of one number or when numbers start anew after
-    9,999, another residue starts. Tokens are numbered by their first atom. A molecule
-    of RDKit has the residues of its PDB information; without, it is one.
+    together, also where they stand apart. Where an atom name comes back, as in waters
+    of one number, another residue starts. Tokens are numbered by their first atom. A
+    molecule of RDKit has the residues of its PDB information; without, it is one.
 
     Every tokenizer of structures gives, for ``T`` tokens:
 
@@ -56,9 +55,8 @@ class Residue:
 class Atom:
     """Makes every atom a token.
 
-    For a structure the tokens know their residue, as those of :class:`Residue`; for a
-    molecule ``token_name`` is the element's symbol. Shapes and errors are those of
-    :class:`Residue`; ``atom_to_token`` is 0 to ``N - 1``.
+    Those of a molecule have the element's symbol as ``token_name``; else features,
+    shapes and errors are those of :class:`Residue`.
     """
 
     def __call__(self, source: Any) -> Tokens:
@@ -67,8 +65,7 @@ class Atom:
             check_mol(source)
             names = [atom.GetSymbol() for atom in source.GetAtoms()]
             return molecule_tokens(source, np.arange(len(names)), names)
-        check_atom_array(source)
-        residues = find_residues(source)
+        residues = find_residues(as_atom_array(source))
         return structure_tokens(residues, np.arange(len(residues.index)))
 
 
@@ -85,8 +82,7 @@ class Components:
         """Assign every atom to its component; see the class."""
         if is_mol(source):
             return fragments(source)
-        check_atom_array(source)
+        residues = find_residues(as_atom_array(source))
         check_bonds(source)
-        piece = connected(source.array_length(), source.bonds.as_array()[:, :2])
-        token, _ = by_first_atom(piece)
-        return structure_tokens(find_residues(source), token)
+        piece = connected(len(residues.index), source.bonds.as_array()[:, :2])
+        return structure_tokens(residues, by_first_atom(piece)[0])

@@ -19,11 +19,10 @@ class Smarts:
     """Makes every match of a pattern one token.
 
     Patterns are tried in their order, the matches of each in the order of RDKit; a
-    match that needs an atom of an earlier match is left out. What no pattern takes
-    makes tokens by ``rest``. Hydrogens that no pattern takes go with their atom.
-    ``token_name`` is the pattern's name, or the element's symbol (``"atom"``) or
-    ``"rest"`` (``"component"``). Tokens are numbered by their first atoms; shapes are
-    those of :class:`~pyg_atomenc.tokenizers.BRICS`.
+    match that needs an atom of an earlier match is left out, and hydrogens that no
+    pattern takes go with their atom. ``token_name`` is the pattern's name, or the
+    element's symbol (``"atom"``) or ``"rest"`` (``"component"``). Tokens are numbered
+    by their first atoms; shapes are those of :class:`~pyg_atomenc.tokenizers.BRICS`.
 
     Args:
         patterns (dict or sequence): SMARTS by name, or SMARTS that are their own names.
@@ -44,11 +43,10 @@ class Smarts:
     def __init__(
         self, patterns: Union[Mapping[str, str], Sequence[str]], rest: str = "atom"
     ) -> None:
-        known = isinstance(patterns, (Mapping, Sequence)) and len(patterns) > 0
-        if isinstance(patterns, str) or not known:
+        fits = isinstance(patterns, (Mapping, Sequence)) and patterns
+        if isinstance(patterns, str) or not fits:
             raise AtomEncodingError(
-                f"'patterns' is {patterns!r}: pass a list of SMARTS, or a dict of them "
-                f"by name, with at least one."
+                f"'patterns' is {patterns!r}: pass SMARTS, a list or a dict by name."
             )
         check_choice("rest", rest, ("atom", "component"))
         if not isinstance(patterns, Mapping):
@@ -60,17 +58,15 @@ class Smarts:
     def _compile(self) -> list[tuple[str, Any]]:
         # Not kept: RDKit's molecules need not travel to DataLoader workers.
         chem = require_package("rdkit.Chem", "Smarts")
-        queries = []
+        queries, base = [], require_package("rdkit.rdBase", "Smarts")
         for name, pattern in self.patterns.items():
-            with require_package("rdkit.rdBase", "Smarts").BlockLogs():
+            with base.BlockLogs():
                 query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
-            if not query or query.GetNumAtoms() == 0:
+            if not query or not query.GetNumAtoms() or not isinstance(name, str):
+                mend = "pass text, and SMARTS that RDKit does not refuse."
                 raise AtomEncodingError(
-                    f"'patterns' has {pattern!r} for {name!r}, which RDKit refuses: "
-                    f"correct the SMARTS."
+                    f"'patterns' has {pattern!r} for {name!r}: {mend}"
                 )
-            if not isinstance(name, str):
-                raise AtomEncodingError(f"'patterns' names {name!r}: names are text.")
             queries.append((name, query))
         return queries
 
@@ -79,27 +75,24 @@ class Smarts:
         chem = require_package("rdkit.Chem", "Smarts")
         mol = chem.Mol(as_mol(source))
         chem.FastFindRings(mol)
-        count = mol.GetNumAtoms()
+        count, names = mol.GetNumAtoms(), list[str]()
         piece = np.full(count, -1)
-        names: list[str] = []
         for name, query in self._compile():
             matches = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
             # RDKit stops at so many without a word.
             if len(matches) == _MOST_MATCHES:
                 raise AtomEncodingError(
-                    f"'patterns' has {self.patterns[name]!r}, which matches "
-                    f"{_MOST_MATCHES:,} times or more: use a more specific pattern."
+                    f"'patterns' has {self.patterns[name]!r}, which matches too often."
                 )
-            for match in matches:
-                atoms = list(match)
-                if (piece[atoms] < 0).all():
-                    piece[atoms] = len(names)
+            for match in map(list, matches):
+                if (piece[match] < 0).all():
+                    piece[match] = len(names)
                     names.append(name)
-        taken, own, ends = piece >= 0, np.arange(count), bond_ends(mol)
+        taken, own = piece >= 0, np.arange(count)
         rest = [atom.GetSymbol() for atom in mol.GetAtoms()]
         if self.rest == "component":
+            ends, rest = bond_ends(mol), ["rest"] * count
             own = connected(count, ends[~taken[ends].any(axis=1)])
-            rest = ["rest"] * count
         full = np.where(taken, piece, len(names) + own)
         full = np.where(taken, full, with_hydrogens(mol, full))
         return chemical_tokens(source, full, names + rest)

@@ -8,7 +8,7 @@ from torch_geometric.transforms import BaseTransform
 
 from pyg_atomenc.checks import check_has, check_range
 from pyg_atomenc.chem import rdkit
-from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
+from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
 from pyg_atomenc.errors import AtomEncodingError
@@ -44,12 +44,6 @@ class AtomFeatures(BaseTransform):
         ValueError: If ``z``, ``formal_charge`` or ``num_hydrogens`` is missing, or
             ``edge_attr`` holds no bond types.
         ImportError: If RDKit is not installed.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> data = AtomFeatures()(from_smiles("C[C@H](N)C(=O)O"))
-        >>> dict(zip(AtomFeatures.columns[:4], data.x[1].tolist()))
-        {'element': 6, 'charge': 5, 'degree': 4, 'hybridization': 4}
     """
 
     columns = "element charge degree hybridization".split()
@@ -68,21 +62,13 @@ class AtomFeatures(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
         edges = check_graph(data)
-        readers = "from_structure, from_atom_array, from_smiles or from_rdmol"
-        names = ("z", "formal_charge", "num_hydrogens")
-        check_has(data, f"read it with {readers}.", *names)
+        mend = "read it with from_structure, from_smiles or from_rdmol."
+        check_has(data, mend, "z", "formal_charge", "num_hydrogens")
         check_range("z", data.z, self.sizes[0], "elements")
-        z, charge, hydrogens = (data[name].cpu() for name in names)
         bonds, types = unique_bonds(*edges)
-        aromatic = torch.zeros_like(z)
-        aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-        # Hydrogens may be atoms, implicit, or both: each counts once.
-        ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
-        heavy = ends[z[others] != 1].bincount(minlength=len(z))
-        bonded = ends.bincount(minlength=len(z)) - heavy
-        implicit = (hydrogens - bonded).clamp(min=0)
-        radicals = data.get("num_radical_electrons", 0 * z).cpu().clamp(min=0)
-        mol = rdkit.graph_mol((z, charge, implicit, radicals, aromatic), bonds, types)
+        atoms = rdkit.graph_atoms(data, bonds, types)
+        z, charge, implicit, radicals, aromatic = atoms.unbind(1)
+        mol = rdkit.graph_mol(atoms, bonds, types)
         hybridization, ring = rdkit.hybridization_and_ring(mol)
         hand = data.get("chirality", torch.full_like(z, -1)).cpu()
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
@@ -91,12 +77,12 @@ class AtomFeatures(BaseTransform):
         features = dict(
             element=z,
             charge=charge + 5,
-            degree=heavy + hydrogens,
+            degree=bonds.flatten().bincount(minlength=len(z)) + implicit,
             hybridization=hybridization,
             is_aromatic=aromatic,
             ring_size=ring.where(ring <= _LARGEST_RING, 0),
             chirality=hand,
-            num_hydrogens=hydrogens,
+            num_hydrogens=data.num_hydrogens.cpu(),
             isotope=data.get("isotope", 0 * z).cpu(),
             num_radical_electrons=radicals,
             bond_stereo=_bond_stereo(data, edges[0]),
@@ -110,13 +96,12 @@ class AtomFeatures(BaseTransform):
 def _bond_stereo(data: AtomTokenData, edges: Tensor) -> Tensor:
     """The highest code of the bonds of every atom ``[N]``."""
     code, highest = data.get("edge_stereo"), torch.zeros_like(data.z, device="cpu")
-    if code is None or code.shape != edges.shape[1:]:
-        if code is not None and code.any():
-            warnings.warn(
-                f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds, and "
-                f"'bond_stereo' is 0: use AtomFeatures before edges are added or lost.",
-                stacklevel=4,
-            )
+    if code is None or not code.any():
         return highest
-    ends, code = edges.cpu().flatten(), code.cpu().repeat(2)
-    return highest.scatter_reduce(0, ends, code, "amax")
+    if len(code) != edges.size(1):
+        text = f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds"
+        warnings.warn(f"{text}, and 'bond_stereo' is 0.", stacklevel=4)
+        return highest
+    return highest.scatter_reduce(
+        0, edges.cpu().flatten(), code.cpu().repeat(2), "amax"
+    )

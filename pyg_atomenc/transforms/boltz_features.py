@@ -13,8 +13,8 @@ from torch_geometric.utils import scatter
 
 from pyg_atomenc.checks import check_choice, check_has, check_integer
 from pyg_atomenc.chem import rdkit
-from pyg_atomenc.chem.bonds import BOND_TYPES, unique_bonds
-from pyg_atomenc.chem.codes import code, connected, places
+from pyg_atomenc.chem.bonds import unique_bonds
+from pyg_atomenc.chem.codes import connected
 from pyg_atomenc.chem.components import ideal_conformer
 from pyg_atomenc.chem.residues import AMINO_ACIDS, DNA, LIGAND, PROTEIN, RNA
 from pyg_atomenc.data import AtomTokenData
@@ -32,13 +32,13 @@ NUCLEIC_BACKBONE = "P OP1 OP2 O5' C5' C4' O4' C3' O3' C2' O2' C1'".split()
 _NUCLEIC = {name: i for i, name in enumerate(NUCLEIC_BACKBONE, 5)}
 _PROTEIN = {name: i for i, name in enumerate(PROTEIN_BACKBONE, 1)}
 _BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
-_UNKNOWN = {PROTEIN: "UNK", DNA: "DN", RNA: "N", LIGAND: "UNK"}
+# By the kind of the token: protein, DNA, RNA, ligand.
+_UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])
 # What residues are called that nobody named.
 _NAMELESS = ("", "UNL")
 # What leaves a residue in a polymer, and stays at its end.
 _LEAVING = ("OXT", "OP3")
 _CONFORMERS = ("ideal", "computed", "given")
-_NOWHERE = np.full(3, np.nan, dtype=np.float32)
 
 
 @dataclass(eq=False)
@@ -118,10 +118,10 @@ class BoltzFeatures(BaseTransform):
             mend += " Or set it, of positions in pyg_atomenc.tokenizers.ENTITY_KINDS."
             check_has(data, mend, "token_entity_kind")
         if "MSE" in names:
-            names = _read_as_methionine(data, names)
+            _read_as_methionine(data, names)
         if names and not self.keep_atoms:
-            data = _own_atoms(data, names)
-            names = _residue_names(data)
+            data = _own_atoms(data, _residue_names(data))
+        names = _residue_names(data)
         atom_name = data.atom_name
         if self.rank_names and not names and data.get("given_smiles"):
             atom_name = rdkit.rank_names(data.given_smiles)[: len(atom_name)]
@@ -129,25 +129,24 @@ class BoltzFeatures(BaseTransform):
         data.ref_space_uid = _reference_spaces(data, names)
         pos, data.ref_charge = self._conformers(data, names)
         data.ref_pos = self._move(pos, data)
-        unknown = data.atom_to_token.new_full((data.total_num_tokens,), LIGAND)
-        kinds = (data.token_entity_kind if names else unknown).tolist()
+        unknown = torch.full((data.total_num_tokens,), LIGAND)
+        kinds = data.token_entity_kind if names else unknown
         if self.backbone:
-            atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
-            codes = [_BACKBONE_CODES[kinds[i]].get(name, 0) for name, i in atoms]
+            atoms = zip(data.atom_name, kinds[data.atom_to_token].tolist(), strict=True)
+            codes = [_BACKBONE_CODES[kind].get(name, 0) for name, kind in atoms]
             data.backbone = torch.tensor(codes)
         if self.residue:
-            of = list(zip(names or [""] * len(kinds), kinds, strict=True))
-            modified = [k != LIGAND and n not in RESIDUE_TYPES for n, k in of]
-            known = [(n, k) if k != LIGAND else ("", k) for n, k in of]
-            types = [n if n in RESIDUE_TYPES else _UNKNOWN[k] for n, k in known]
+            names = names or [""] * len(kinds)
+            known, polymer = np.isin(names, RESIDUE_TYPES), kinds.numpy() != LIGAND
+            types = np.where(known & polymer, names, _UNKNOWN[kinds.numpy()]).tolist()
             data.token_res_type = torch.tensor([*map(RESIDUE_TYPES.index, types)])
-            data.token_modified = torch.tensor(modified).long()
-            data.token_mol_type = torch.tensor(kinds)
+            data.token_modified = torch.from_numpy(polymer & ~known).long()
+            data.token_mol_type = kinds.clone()
         return data
 
     def _conformers(self, data: Any, names: list[str]) -> tuple[Tensor, Tensor]:
         """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
-        charge = data.formal_charge.float()
+        charge = data.formal_charge.to(torch.float32, copy=True)
         pos = torch.full((len(charge), 3), torch.nan)
         way = self.conformers or _CONFORMERS[self.version == 1]
         if way == "given":
@@ -157,22 +156,23 @@ class BoltzFeatures(BaseTransform):
             made = rdkit.embed(data.given_smiles, self.seed, None, True)
             pos = pos if made is None else made[: len(pos)].clone()
         else:
-            for rows in places(code(data.ref_space_uid.numpy())) if names else ():
-                name = names[int(data.atom_to_token[rows[0]])]
-                known = rdkit.component_conformer(name, self.seed, way == "computed")
-                own = ((data.atom_name[i], float(charge[i])) for i in rows.tolist())
-                found = [known.get(n, (_NOWHERE, q)) for n, q in own]
-                pos[rows] = torch.from_numpy(np.stack([at for at, _ in found]))
-                charge[rows] = torch.tensor([q for _, q in found])
+            atoms = zip(data.atom_name, data.atom_to_token.tolist(), strict=True)
+            # Arrays that share the tensors' memory are written faster.
+            at, charges = pos.numpy(), charge.numpy()
+            for i, (atom, token) in enumerate(atoms if names else ()):
+                computed = way == "computed"
+                known = rdkit.component_conformer(names[token], self.seed, computed)
+                if atom in known:
+                    at[i], charges[i] = known[atom]
             if not pos.isfinite().all():
                 _embed_residues(data, pos, self.seed)
         unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if unknown:
             raise AtomEncodingError(
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
-                f"({data.atom_name[unknown[0]]}): RDKit needs a SMILES, or bonds of "
-                f"known orders that join a residue, and positions of stereocentres, "
-                f"and finds none of most with over 800 atoms. Give those, or a "
+                f"({data.atom_name[unknown[0]]}): give a SMILES, or bonds of known "
+                f"orders that join the residue, with positions of stereocentres, of "
+                f"not much over 800 atoms with hydrogens, or a "
                 f"conformer as 'pos' with conformers='given'."
             )
         return pos, charge
@@ -208,10 +208,8 @@ def name_codes(names: Iterable[str]) -> Tensor:
     for atom, name in enumerate(names):
         text = str(name).strip().upper()
         if len(text) > 4 or not all(32 <= ord(letter) < 128 for letter in text):
-            raise AtomEncodingError(
-                f"'atom_name' is {name!r} for atom {atom}: Boltz encodes up to four "
-                f"ASCII characters; shorten the name."
-            )
+            mend = "Boltz encodes up to four ASCII characters."
+            raise AtomEncodingError(f"'atom_name' is {name!r} for atom {atom}: {mend}")
         rows.append([(ord(letter) - 32) % 64 for letter in text.ljust(4)])
     return torch.tensor(rows, dtype=torch.long).view(-1, 4)
 
@@ -247,7 +245,7 @@ def _own_atoms(data: AtomTokenData, names: list[str]) -> AtomTokenData:
     return out.drop_empty_tokens() if lost else out
 
 
-def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
+def _read_as_methionine(data: AtomTokenData, names: list[str]) -> None:
     """Turn selenomethionine into methionine; nothing that was read is written to."""
     mse = torch.tensor([n == "MSE" for n in names]) & (data.token_entity_kind < LIGAND)
     inside = mse[data.atom_to_token]
@@ -258,7 +256,6 @@ def _read_as_methionine(data: AtomTokenData, names: list[str]) -> list[str]:
     data.z = torch.where(inside & (data.z == 34), 16, data.z)
     atoms = zip(data.atom_name, inside.tolist(), strict=True)
     data.atom_name = ["SD" if m and name == "SE" else name for name, m in atoms]
-    return ["MET" if m else name for name, m in zip(names, mse.tolist(), strict=True)]
 
 
 def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
@@ -276,23 +273,18 @@ def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
 
 def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
     """Compute by their bonds the conformers of residues that ``pos`` lacks atoms of."""
-    lost = data.ref_space_uid[~pos.isfinite().all(dim=1)].unique()
     check_has(data, "conformers are computed by it.", "num_hydrogens")
     bonds, types = unique_bonds(*read_bonds(data))
-    space, count = data.ref_space_uid, len(pos)
-    ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
-    # Hydrogens that are no atoms, and one in place of each bond to another residue.
-    bonded = ends[data.z[others] == 1].bincount(minlength=count)
-    cut = ends[space[ends] != space[others]].bincount(minlength=count)
-    hydrogens = (data.num_hydrogens - bonded).clamp(min=0) + cut
-    radicals = data.get("num_radical_electrons", 0 * space).clamp(min=0)
-    aromatic = torch.zeros_like(space)
-    aromatic[bonds[:, types == BOND_TYPES.index("aromatic")].flatten()] = 1
-    marked = data.get("chirality", torch.zeros(count)) > 0
+    space = data.ref_space_uid
+    atoms = rdkit.graph_atoms(data, bonds, types)
+    # One hydrogen in place of each bond to another residue.
+    cut = bonds[:, space[bonds[0]] != space[bonds[1]]].flatten()
+    atoms[:, 2] += cut.bincount(minlength=len(pos))
+    marked = data.get("chirality", torch.zeros(len(pos))) > 0
     if "edge_stereo" in data and "edge_index" in data:
         marked[data.edge_index[:, data.edge_stereo > 0]] = True
     place = torch.zeros_like(space)
-    for uid in lost:
+    for uid in space[~pos.isfinite().all(dim=1)].unique():
         rows = (space == uid).nonzero().flatten()
         place[rows] = torch.arange(len(rows))
         inside = (space[bonds] == uid).all(dim=0)
@@ -301,7 +293,6 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
         told = bool(hand.isfinite().all()) or not marked[rows].any()
         joined = not connected(len(rows), own.t().numpy()).any() and kinds.lt(4).all()
         if told and (joined or not space.any()):
-            columns = (data.z, data.formal_charge, hydrogens, radicals, aromatic)
-            atoms = [column[rows] for column in columns]
-            found = rdkit.embed(rdkit.graph_mol(atoms, own, kinds), seed, hand, True)
+            mol = rdkit.graph_mol(atoms[rows], own, kinds)
+            found = rdkit.embed(mol, seed, hand, True)
         pos[rows] = torch.nan if found is None else found[: len(rows)]

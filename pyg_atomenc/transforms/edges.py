@@ -37,11 +37,6 @@ class RadiusEdges(BaseTransform):
     Raises:
         ValueError: If an argument is out of range, or ``pos`` is missing.
         ImportError: If SciPy is not installed.
-
-    Example:
-        >>> data = AtomTokenData(pos=torch.tensor([[0.0, 0, 0], [3, 0, 0], [9, 0, 0]]))
-        >>> RadiusEdges(cutoff=4.0)(data).radius_edge_index.tolist()
-        [[1, 0], [0, 1]]
     """
 
     cutoff: float = 5.0
@@ -83,12 +78,6 @@ class TokenEdges(BaseTransform):
     Raises:
         ValueError: If an argument is out of range, or a kind's positions are missing.
         ImportError: If SciPy is not installed and a kind goes by distance.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> data = TokenEdges(["bond"])(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> data.token_edge_index.tolist()
-        [[0, 1, 1, 2], [1, 0, 2, 1]]
     """
 
     kinds: Sequence[str] = ("bond", "representative")
@@ -100,9 +89,8 @@ class TokenEdges(BaseTransform):
         one = isinstance(kinds, str) or not isinstance(kinds, Sequence)
         self.kinds = kinds = (kinds,) if one else tuple(kinds)
         if not kinds or set(kinds) - set(_KINDS) or len(set(kinds)) < len(kinds):
-            raise AtomEncodingError(
-                f"'kinds' is {kinds!r}: pass one or more of {_KINDS}, each once."
-            )
+            mend = f"pass one or more of {_KINDS}, each once."
+            raise AtomEncodingError(f"'kinds' is {kinds!r}: {mend}")
         check_neighbors(self.cutoff, self.max_neighbors)
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
@@ -136,8 +124,7 @@ def neighbors(
 ) -> Tensor:
     """The pairs (neighbour, point) of points ``[N, 3]`` at most ``cutoff`` apart.
 
-    They are sorted by the point, then by the neighbour; points that are not finite have
-    none. By SciPy's k-d tree, on the CPU.
+    Sorted by the point, then by the neighbour; points that are not finite have none.
     """
     spatial = require_package("scipy.spatial", "neighbours in space")
     place = pos.detach().double().cpu().numpy()

@@ -46,17 +46,6 @@ class ToHetero(BaseTransform):
 
     Raises:
         ValueError: If it is no ``AtomTokenData``, a batch, or lacks ``atom_to_token``.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> data = ToHetero()(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> data.node_types
-        ['atom', 'token']
-        >>> data["atom", "in", "token"].edge_index[1].tolist()
-        [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
-        >>> token = data.subgraph({"token": torch.tensor([2])})["token"]
-        >>> [token.lists["name"][i] for i in token.list_id]
-        ['*c1ccccc1']
     """
 
     def forward(self, data: AtomTokenData) -> HeteroData:
@@ -111,26 +100,22 @@ class FromHetero(BaseTransform):
         """Make the graph; tensors are shared, not copied."""
         check_single(data, HeteroData)
         needed, there = {"atom", "token", _INSIDE}, data.node_types + data.edge_types
-        if not needed <= set(there):
-            raise AtomEncodingError(
-                f"'data' has the nodes {data.node_types} and edges {data.edge_types}: "
-                f"it needs nodes 'atom' and 'token', joined by {_INSIDE}."
-            )
+        for kind in needed.difference(there):
+            mend = f"it needs nodes 'atom' and 'token', joined by {_INSIDE}."
+            raise AtomEncodingError(f"'data' has {there}, but not {kind!r}: {mend}")
         for kind in there:
             known = needed.union(kind for kind, _ in _NAMES)
             if kind not in known or (kind != _BOND and "adj_t" in data[kind]):
+                mend = "remove it, or apply T.ToSparseTensor after FromHetero."
                 raise AtomEncodingError(
-                    f"'data' has {kind!r}, or 'adj_t' in it, for which there is no "
-                    f"place: remove it, or apply T.ToSparseTensor after FromHetero."
+                    f"'data' has {kind!r}, or 'adj_t' in it: {mend}"
                 )
         out, (atom, token) = AtomTokenData(), data[_INSIDE].edge_index
         out.num_tokens = int(data["token"].num_nodes)
         count, order = data["atom"].num_nodes, atom.argsort(stable=True)
         if not torch.equal(atom[order], torch.arange(count, device=atom.device)):
-            raise AtomEncodingError(
-                f"{_INSIDE} has {atom.numel()} edges for {count} atoms: it must give "
-                f"every atom exactly one token."
-            )
+            mend = f"{count} atoms: it must give every atom exactly one token."
+            raise AtomEncodingError(f"{_INSIDE} has {atom.numel()} edges for {mend}")
         out.atom_to_token = token[order]
         for kind in [kind for kind in there if kind != _INSIDE]:
             for name, value in _items(data[kind]):
@@ -139,16 +124,12 @@ class FromHetero(BaseTransform):
                     out[_NAMES.get((kind, name), own_name)] = value
                 # Their order is that of the layout, which the features have to keep.
                 elif not torch.equal(value, out.token_layout().to_edge_index()):
-                    raise AtomEncodingError(
-                        f"{_PAIR} has other edges than the layout of the tokens: leave "
-                        f"them in their order, or remove them."
-                    )
+                    mend = "leave them in their order, or remove them."
+                    raise AtomEncodingError(f"{_PAIR} has other edges: {mend}")
         for name, value in data._global_store.items():
             if name in out:
-                raise AtomEncodingError(
-                    f"'data' has {name!r} for the whole graph, and for nodes or edges, "
-                    f"too: rename one of them."
-                )
+                mend = "for the whole graph, and for nodes or edges: rename one."
+                raise AtomEncodingError(f"'data' has {name!r} {mend}")
             out[name] = value
         out.validate()
         return out

@@ -41,15 +41,6 @@ class PairFeatures(BaseTransform):
     Raises:
         ValueError: If an argument is out of range, if ``pos`` is missing where there
             are Gaussians, or if ``edge_attr`` holds no bond types.
-
-    Example:
-        >>> from pyg_atomenc.io import from_smiles
-        >>> features = PairFeatures(num_rbf=0)
-        >>> data = features(from_smiles("CC(=O)Oc1ccccc1"))
-        >>> encoder = AtomAttentionEncoder(119, edge_dim=features.edge_dim)
-        >>> x = torch.nn.functional.one_hot(data.z, 119).float()
-        >>> encoder(x, data.token_layout(), edge_attr=data.pair_attr).shape
-        torch.Size([3, 128])
     """
 
     num_rbf: int = 16
@@ -57,9 +48,7 @@ class PairFeatures(BaseTransform):
 
     def __post_init__(self) -> None:
         if check_integer("num_rbf", self.num_rbf, 0) == 1:
-            raise AtomEncodingError(
-                "'num_rbf' is 1: pass 2 or more Gaussians, or 0 for none."
-            )
+            raise AtomEncodingError("'num_rbf' is 1: pass 2 or more, or 0 for none.")
         check_positive("cutoff", self.cutoff, "in ångström")
 
     @property

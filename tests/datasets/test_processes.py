@@ -50,7 +50,7 @@ def test_a_process_that_dies_ends_the_run_and_what_was_read_is_kept(
     # The files 004 and 009 have five residues.
     folder = write_folder(tmp_path / "pdb", 10)
     tokenizer, options = Dying(20), {"num_workers": 1, **needs("fork")}
-    with pytest.raises(ValueError, match="'num_workers': a process .* died .* is kept"):
+    with pytest.raises(ValueError, match="'num_workers': a process died .* is kept"):
         open_set(tmp_path, folder, tokenizer, **options)
     # Without these files, what was read before them is not read again.
     for name in ("004.pdb", "009.pdb"):

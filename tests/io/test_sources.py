@@ -26,14 +26,14 @@ def test_a_folder(folder):
     source = StructureFiles(folder)
     assert source.names == ["000.pdb", "001.pdb", "002.pdb"]
     assert StructureFiles(str(folder), "*1*").names == ["001.pdb"]
-    deep = StructureFiles(folder, recursive=True)
+    deep = StructureFiles(folder, "**/[0x]*")
     assert deep.names == ["000.pdb", "001.pdb", "002.pdb", "deep/er/x.PDB.gz"]
     # What is asked for by name is not left out silently.
     assert "README.md" in StructureFiles(folder, "*.md").names
 
 
 def test_a_graph_is_that_of_the_reader(folder):
-    source = StructureFiles(folder, recursive=True, hydrogens=False)
+    source = StructureFiles(folder, "**/[0x]*", hydrogens=False)
     (data,) = source.read(3, None)
     assert data.source == "deep/er/x.PDB.gz"
     data.source = ""
@@ -69,14 +69,14 @@ def test_a_stamp_changes_with_the_file(folder):
 
 def test_bad_arguments(folder, tmp_path):
     for files, pattern in ((tmp_path / "nowhere", None), (folder / "deep", None)):
-        with pytest.raises(ValueError, match=f"{files}: is no folder, or holds no fil"):
+        with pytest.raises(ValueError, match=f"{files}: is no folder, or holds no "):
             StructureFiles(files, pattern)
-    with pytest.raises(ValueError, match=r"holds no file \*.bcif.*Check 'pattern'"):
+    with pytest.raises(ValueError, match=r"holds no \*.bcif.*Check 'pattern'"):
         StructureFiles(folder, "*.bcif")
     with pytest.raises(ValueError, match="from_structure got an unexpected .*'water'"):
         StructureFiles(folder, water=False)
     for files in ([], [3], 3, b"files"):
         with pytest.raises(ValueError):
             StructureFiles(files)
-    with pytest.raises(ValueError, match="'pattern' and 'recursive' are for a folder"):
-        StructureFiles([folder / "000.pdb"], recursive=True)
+    with pytest.raises(ValueError, match="'pattern' is for a folder"):
+        StructureFiles([folder / "000.pdb"], "*.pdb")

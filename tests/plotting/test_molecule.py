@@ -60,5 +60,5 @@ def test_bad_input(mol, weights, options, message):
 def test_no_molecule():
     with pytest.raises(ValueError, match="'mol' is of type NoneType"):
         draw_atom_weights(None, [])
-    with pytest.raises(ValueError, match="'mol' is without atoms"):
+    with pytest.raises(ValueError, match="'mol' has no atoms"):
         draw_atom_weights(Chem.Mol(), [])

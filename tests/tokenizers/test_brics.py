@@ -67,7 +67,7 @@ def test_leaves_the_molecule_alone():
 @pytest.mark.parametrize(
     "mol, message",
     [
-        (None, "'mol' is None, which is what RDKit returns"),
+        (None, "'mol' is of type NoneType: RDKit"),
         ("CCO", "'mol' is of type str.*from_smiles"),
         (Chem.Mol(), "'mol' has no atoms"),
     ],

@@ -40,5 +40,5 @@ def test_of_a_structure():
     atoms.bonds = None
     with pytest.raises(ValueError, match="'atoms' has no bonds"):
         RingsAndChains()(atoms)
-    with pytest.raises(ValueError, match="'mol' is None"):
+    with pytest.raises(ValueError, match="'mol' is of type NoneType"):
         RingsAndChains()(None)
