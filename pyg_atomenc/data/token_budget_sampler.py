@@ -18,8 +18,6 @@ from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
 Sizes = Union[Tensor, Sequence[int]]
-# What must be equal for a position in an epoch to mean the same batches.
-_SETTINGS = "max_pairs max_atoms shuffle seed num_replicas drop_last oversized".split()
 
 
 @dataclass(eq=False, repr=False)
@@ -87,7 +85,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.seed = check_integer("seed", self.seed, 0)
         check_choice("oversized", self.oversized, ("alone", "skip", "raise"))
         self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
-        self.epoch = self._start = self._given = 0
+        self.epoch = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
         budgets = {name: most for name, most in both.items() if most is not None}
@@ -122,49 +120,15 @@ class TokenBudgetSampler(Sampler[list[int]]):
         warnings.warn(f"{text}: they are left out.", stacklevel=3)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of another epoch; the present one goes on where it is."""
-        epoch = check_integer("epoch", epoch, 0)
-        if epoch != self.epoch:
-            self.epoch, self._start, self._given = epoch, 0, 0
+        """Draw the batches of another epoch; the present one goes on as it is."""
+        self.epoch = check_integer("epoch", epoch, 0)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self._batches()
-        start, self._start = self._start, 0
-        for number, batch in enumerate(batches[start:], start + 1):
-            self._given = number
-            yield batch
+        return iter(self._batches())
 
     def __len__(self) -> int:
         """This rank's batches in the whole epoch, as many as any other's."""
         return len(self._batches())
-
-    def state_dict(self, consumed: Optional[int] = None) -> dict[str, Any]:
-        """Where the sampler is, in numbers and text, to go on in another run.
-
-        By default behind the batches that were given out. A ``DataLoader`` with workers
-        asks for some ahead: pass there how many of the epoch were ``consumed``.
-        """
-        given = self._given if consumed is None else consumed
-        state = {name: getattr(self, name) for name in _SETTINGS}
-        state |= {"samples": len(self._sizes), "epoch": self.epoch}
-        return {**state, "given": check_integer("consumed", given, 0)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the batches that were given; the next epoch is whole again.
-
-        Raises:
-            ValueError: If the sampler of the state made other batches.
-        """
-        check_type("state", state, dict, "pass what a sampler's state_dict() gave.")
-        for name, own in self.state_dict().items():
-            free = name in ("epoch", "given")
-            if name not in state or not (free or state[name] == own):
-                raise AtomEncodingError(
-                    f"'state' is of a sampler with {name}={state.get(name)!r}, and "
-                    f"this one has {own!r}: make the sampler with the same arguments."
-                )
-        self.set_epoch(state["epoch"])
-        self._start = self._given = state["given"]
 
     def __repr__(self) -> str:
         budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"

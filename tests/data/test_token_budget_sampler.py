@@ -160,23 +160,6 @@ def test_a_subset_is_measured_by_its_own_graphs():
     assert list(sampler) == [[0], [1, 2]]
 
 
-def test_it_goes_on_where_it_stopped():
-    options = {"max_atoms": 50, "atoms": torch.arange(1, 99) % 17, "shuffle": True}
-    sampler = TokenBudgetSampler(**options)
-    sampler.set_epoch(5)
-    whole = list(sampler)
-    iterator = iter(sampler)
-    begun = [next(iterator) for _ in range(4)]
-    other = TokenBudgetSampler(**options)
-    other.load_state_dict(sampler.state_dict())
-    assert begun + list(other) == whole
-    assert list(other) == whole and len(other) == len(whole)
-    other.load_state_dict(sampler.state_dict(consumed=2))
-    assert list(other) == whole[2:]
-    with pytest.raises(ValueError, match="'state' is .* seed=0, and this one has 9"):
-        TokenBudgetSampler(seed=9, **options).load_state_dict(sampler.state_dict())
-
-
 BAD = [
     ({}, "'max_pairs' and 'max_atoms' are both None"),
     ({"max_pairs": 0, "pairs": [1]}, "'max_pairs' is 0: pass a positive int"),
@@ -221,31 +204,6 @@ def test_a_million_graphs_take_seconds():
     # A fifth of a million; quadratic work would take hours.
     assert time.perf_counter() - begin < 20
     assert count < 1.02 * int(sizes.sum()) / 50_000 + 1
-
-
-def test_setting_the_present_epoch_keeps_the_place():
-    arguments = dict(pairs=list(range(1, 30)), max_pairs=40, shuffle=True)
-    sampler = TokenBudgetSampler(**arguments)
-    sampler.set_epoch(2)
-    whole = list(sampler)
-    given = [batch for batch, _ in zip(sampler, range(3), strict=False)]
-    assert given == whole[:3]
-    other = TokenBudgetSampler(**arguments)
-    state = sampler.state_dict(consumed=3)
-    other.load_state_dict(state)
-    other.set_epoch(state["epoch"])
-    assert list(other) == whole[3:] and len(other) == len(whole)
-    other.set_epoch(3)
-    assert len(list(other)) == len(other)
-
-
-@pytest.mark.parametrize("state", [None, {}, {"epoch": 1}])
-def test_what_is_no_state(state):
-    sampler = TokenBudgetSampler(pairs=[1, 2], max_pairs=4)
-    with pytest.raises(ValueError, match="'state' is of"):
-        sampler.load_state_dict(state)
-    with pytest.raises(ValueError, match="'consumed' is -3"):
-        sampler.state_dict(-3)
 
 
 @pytest.mark.parametrize(
