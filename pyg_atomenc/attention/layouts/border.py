@@ -44,8 +44,7 @@ def as_layout(
     transposed as PyG has it, with a row a target, which such a flow refuses, as in PyG.
     A ValueError if it is none of these, or does not fit the nodes.
     """
-    if num_targets is None:
-        num_targets = num_sources
+    num_targets = num_sources if num_targets is None else num_targets
     if not isinstance(edges, Layout):
         forward = flow == "source_to_target"
         if isinstance(edges, SparseTensor) or is_torch_sparse_tensor(edges):

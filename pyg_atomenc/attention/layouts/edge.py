@@ -20,8 +20,7 @@ class EdgeLayout(Layout):
 
     Attributes:
         edge_index (Tensor): Rows (source, target) = (key, query), ``[2, E]``, int64.
-        num_sources (int): The number of nodes that are attended to.
-        num_targets (int): The number of nodes that attend.
+        num_sources, num_targets (int): How many nodes are attended to, and attend.
     """
 
     edge_index: Tensor
@@ -46,8 +45,7 @@ class EdgeLayout(Layout):
             edge_index (Tensor): Rows (source, target), ``[2, E]``, int64 or int32; of
                 int64 no copy is made, so do not edit it while the layout is used.
             num_sources (int): The number of source nodes.
-            num_targets (int, optional): The number of target nodes.
-                (default: ``num_sources``)
+            num_targets (int, optional): Of target nodes. (default: ``num_sources``)
             check (bool, optional): Whether to look at the values, for which a GPU
                 waits. (default: on the CPU, outside of traces)
             name (str): What errors call the edges. (default: ``"edge_index"``)
@@ -55,8 +53,7 @@ class EdgeLayout(Layout):
         Raises:
             ValueError: If the edges are no such list, or leave the nodes.
         """
-        if num_targets is None:
-            num_targets = num_sources
+        num_targets = num_sources if num_targets is None else num_targets
         is_edges = isinstance(edge_index, Tensor) and edge_index.dim() == 2
         is_edges = is_edges and edge_index.size(0) == 2
         if not is_edges or edge_index.dtype not in (torch.int64, torch.int32):

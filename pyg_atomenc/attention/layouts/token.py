@@ -47,8 +47,7 @@ class TokenLayout(Layout):
             ``[T + 1]``, int64.
         host_ptr (Tensor): The same on the CPU, from which backends plan without waiting
             for a device.
-        num_pairs (int, optional): The number of edges of :meth:`to_edge_index`, where
-            it is known without waiting for a device.
+        num_pairs (int, optional): See :class:`Layout`.
     """
 
     atom_to_token: Tensor
@@ -82,9 +81,8 @@ class TokenLayout(Layout):
             name (str): What errors call the assignment; the number of tokens is
                 ``dim_size`` where that is ``"index"``. (default: ``"atom_to_token"``)
 
-        Returns:
-            TokenLayout: The layout, on the device of ``atom_to_token``. Ids that start
-            again from 0 give a UserWarning, unless the highest id or ``batch`` is told.
+        Ids that start again from 0 give a UserWarning, unless the highest id or
+        ``batch`` is told.
 
         Raises:
             ValueError: As :func:`~pyg_atomenc.attention.check_token_index` does.
@@ -131,12 +129,10 @@ class TokenLayout(Layout):
         _check_graphs(self.atom_to_token, self.num_tokens, batch)
 
     def to_edge_index(self) -> Tensor:
-        """The fully connected edges inside tokens, self pairs included.
+        """All pairs of a token's atoms ``[2, E]``, int64, rows (source, target).
 
-        Returns:
-            Tensor: ``[2, E]``, int64, rows (source, target), ``E`` the sum of the
-            squared token sizes. Edges are sorted by token, then by target atom, then
-            by source atom, atoms of a token in the order of ``perm``.
+        Edges are sorted by token, then by target atom, then by source atom, atoms of a
+        token in the order of ``perm``.
         """
         sizes = self.sizes
         # Every atom is the target of as many edges as its token has atoms.
@@ -159,11 +155,9 @@ def _sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]
 # For operators that ask the CPU for sizes: a recorded CUDA graph would repeat what they
 # launched for its own layout, so torch.compile is told to leave them out. Versions
 # without that tag record no graph that has a tensor on the CPU.
-NOT_RECORDED: dict[str, Any] = (
-    {"tags": (torch.Tag.cudagraph_unsafe,)}
-    if hasattr(torch.Tag, "cudagraph_unsafe")
-    else {}
-)
+NOT_RECORDED: dict[str, Any] = {}
+if hasattr(torch.Tag, "cudagraph_unsafe"):
+    NOT_RECORDED["tags"] = (torch.Tag.cudagraph_unsafe,)
 
 
 @torch.library.custom_op("pyg_atomenc::sort_atoms", mutates_args=(), **NOT_RECORDED)

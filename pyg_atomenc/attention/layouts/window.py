@@ -15,9 +15,6 @@ from pyg_atomenc.attention.tracing import check_readable, unwrapped
 from pyg_atomenc.checks import check_index, check_shape, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
-# More than any memory holds: a mistake in the pointers.
-MAX_ATOMS = 10**9
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WindowLayout(Layout):
@@ -63,11 +60,7 @@ class WindowLayout(Layout):
 
     @staticmethod
     def from_batch(
-        batch_or_ptr: Any,
-        queries: int = 32,
-        keys: int = 128,
-        *,
-        shifted: bool = False,
+        batch_or_ptr: Any, queries: int = 32, keys: int = 128, *, shifted: bool = False
     ) -> "WindowLayout":
         """Cut every graph of a batch into windows.
 
@@ -84,9 +77,6 @@ class WindowLayout(Layout):
                 as AlphaFold 3's own code does, rather than cut them off.
                 (default: ``False``)
 
-        Returns:
-            WindowLayout: The windows, on the device of the batch.
-
         Raises:
             ValueError: If the graphs are not in order, or the sizes break the rules.
         """
@@ -97,18 +87,7 @@ class WindowLayout(Layout):
     def from_ptr(
         ptr: Tensor, queries: int = 32, keys: int = 128, *, shifted: bool = False
     ) -> "WindowLayout":
-        """Cut every graph into windows, as :meth:`from_batch` does.
-
-        Args:
-            ptr (Tensor): The atoms of graph ``g`` are ``ptr[g]`` to ``ptr[g + 1] - 1``;
-                ``[G + 1]``, integers.
-            queries (int): As there. (default: ``32``)
-            keys (int): As there. (default: ``128``)
-            shifted (bool): As there. (default: ``False``)
-
-        Raises:
-            ValueError: If pointers do not start at 0 or fall, or sizes break the rules.
-        """
+        """As :meth:`from_batch`, from the graphs' pointers ``[G + 1]`` alone."""
         check_window_sizes(queries, keys)
         ptr = _check_rising("ptr", ptr)
         if ptr.numel() == 0:
@@ -137,45 +116,35 @@ class WindowLayout(Layout):
         return self.query_start.size(0)
 
     def query_index(self) -> tuple[Tensor, Tensor]:
-        """The queries of every window ``[K, W]``, and which of them are atoms.
-
-        Places past the end of a graph hold the window's last query.
-        """
+        """The queries of every window ``[K, W]``, and which are atoms; else the last."""
         return _places(self.query_start, self.query_stop, self.queries)
 
     def key_index(self) -> tuple[Tensor, Tensor]:
-        """The keys of every window ``[K, H]``, and which of them are atoms."""
+        """The keys of every window ``[K, H]``, and which are atoms; else the last."""
         return _places(self.key_start, self.key_stop, self.keys)
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
         return self.query_stop - self.query_start, self.key_stop - self.key_start
 
-    def pair_ptr(self) -> Tensor:
-        """The first edge of every window ``[K + 1]``."""
-        queries, keys = self._sizes()
-        return pointers(queries * keys)
-
     def pair_index(self, windows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edge of every place of the windows ``[K, W, H]``, and which are edges.
 
         Places that are no edge hold one that is.
-
-        Args:
-            windows (slice): For which of the windows. (default: all)
         """
         row = torch.arange(self.queries, device=self.device).view(1, -1, 1)
         column = torch.arange(self.keys, device=self.device).view(1, 1, -1)
-        rows, columns = (size[windows].view(-1, 1, 1) for size in self._sizes())
+        rows, columns = self._sizes()
+        first = pointers(rows * columns)[:-1]
+        first, rows, columns = (
+            x[windows].view(-1, 1, 1) for x in (first, rows, columns)
+        )
         place = row.minimum(rows - 1) * columns + column.minimum(columns - 1)
-        edge = self.pair_ptr()[:-1][windows].view(-1, 1, 1) + place
-        return edge, (row < rows) & (column < columns)
+        return first + place, (row < rows) & (column < columns)
 
     def to_edge_index(self) -> Tensor:
-        """The edges from keys to queries.
+        """The edges ``[2, E]``, int64, rows (source, target) = (key, query).
 
-        Returns:
-            Tensor: ``[2, E]``, int64, rows (source, target) = (key, query), sorted by
-            window, then by target, then by source.
+        They are sorted by window, then by target, then by source.
         """
         sizes, degree = self._sizes()
         # Every query of a window is the target of as many edges as it has keys.
@@ -210,29 +179,12 @@ class WindowBias:
 
     @staticmethod
     def from_edges(bias: Tensor, layout: WindowLayout) -> "WindowBias":
-        """Sort a bias into windows.
-
-        Args:
-            bias (Tensor): ``[E, H]``, one row an edge of ``layout.to_edge_index()``.
-            layout (WindowLayout): The windows.
-
-        Raises:
-            ValueError: If there is not one row an edge.
-        """
+        """Sort a bias ``[E, H]``, one row an edge of ``layout.to_edge_index()``."""
         hint = "one row for every edge of layout.to_edge_index()"
         check_shape("bias", bias, layout.num_pairs, "heads", hint=hint)
         edge, _ = layout.pair_index()
-        return WindowBias.from_windows(take(bias, edge).movedim(-1, 1), layout)
-
-    @staticmethod
-    def from_windows(values: Tensor, layout: WindowLayout) -> "WindowBias":
-        """Close the places that are no keys.
-
-        Args:
-            values (Tensor): ``[K, H, W, keys]``, finite.
-            layout (WindowLayout): The windows.
-        """
         _, is_key = layout.key_index()
+        values = take(bias, edge).movedim(-1, 1)
         return WindowBias(values.masked_fill(~is_key[:, None, None], -torch.inf))
 
     def to_edges(self, layout: WindowLayout) -> Tensor:
@@ -300,10 +252,5 @@ def _check_rising(name: str, given: Tensor) -> Tensor:
         raise AtomEncodingError(
             f"'{name}' goes from {first} with steps of {least} and more: it must start "
             f"at 0 and never fall; sort the atoms by graph."
-        )
-    if given.numel() and given[-1] > MAX_ATOMS:
-        raise AtomEncodingError(
-            f"'{name}' ends at {int(given[-1])}, and every window takes memory: pass "
-            f"pointers to at most {MAX_ATOMS} atoms."
         )
     return given
