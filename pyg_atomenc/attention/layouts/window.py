@@ -116,11 +116,11 @@ class WindowLayout(Layout):
         return self.query_start.size(0)
 
     def query_index(self) -> tuple[Tensor, Tensor]:
-        """The queries of every window ``[K, W]``, and which are atoms; else the last."""
+        """The queries of every window ``[K, W]``, and which of them are atoms."""
         return _places(self.query_start, self.query_stop, self.queries)
 
     def key_index(self) -> tuple[Tensor, Tensor]:
-        """The keys of every window ``[K, H]``, and which are atoms; else the last."""
+        """The keys of every window ``[K, H]``, and which of them are atoms."""
         return _places(self.key_start, self.key_stop, self.keys)
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
