@@ -36,7 +36,7 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
         train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,
             optional): Each gives :class:`~pyg_atomenc.data.AtomTokenData`.
             (default: ``None``)
-        max_pairs, max_atoms, seed, oversized: As for the sampler.
+        max_pairs, max_atoms, seed: As for the sampler.
         **kwargs: As for :class:`torch_geometric.loader.DataLoader`. By default
             ``batch_size`` is 1, ``pin_memory`` set where there is CUDA and
             ``persistent_workers`` with workers; ``drop_last`` is for training alone.
@@ -57,7 +57,6 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
         max_pairs: Optional[int] = None,
         max_atoms: Optional[int] = None,
         seed: int = 0,
-        oversized: str = "alone",
         **kwargs: Any,
     ) -> None:
         bounded = max_pairs is not None or max_atoms is not None
@@ -81,7 +80,6 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
         if bounded:
             del self.kwargs["batch_size"]
             self.sampling = dict(max_pairs=max_pairs, max_atoms=max_atoms, seed=seed)
-            self.sampling["oversized"] = oversized
         self._loaders: dict[Any, BudgetLoader] = {}
 
     def dataloader(self, dataset: Any, shuffle: bool, **kwargs: Any) -> Any:

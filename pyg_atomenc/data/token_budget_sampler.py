@@ -2,7 +2,6 @@
 
 import math
 import random
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from itertools import cycle, islice
@@ -13,7 +12,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from pyg_atomenc.checks import check_choice, check_integer, check_type
+from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.data.packing import dataset_sizes, pack
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -50,15 +49,14 @@ class TokenBudgetSampler(Sampler[list[int]]):
             else 1 and 0)
         drop_last (bool): Drop the batches that not every rank gets, instead of
             repeating some. (default: ``False``)
-        oversized (str): What to do with a graph that alone is over a budget:
-            ``"alone"`` gives it a batch of its own, ``"skip"`` leaves it out with a
-            warning, ``"raise"`` is an error. ``oversized_index`` holds their indices
-            either way. (default: ``"alone"``)
+
+    Attributes:
+        oversized_index (Tensor): The graphs that alone are over a budget, each of which
+            has a batch of its own.
 
     Raises:
-        ValueError: If there is no budget or no size to hold against it, a size or an
-            option cannot be, or a graph is over a budget and ``oversized="raise"``;
-            when batches are made, if ``drop_last`` leaves none.
+        ValueError: If there is no budget or no size to hold against it, or one cannot
+            be; when batches are made, if ``drop_last`` leaves none.
 
     Example:
         >>> sampler = TokenBudgetSampler(max_pairs=10, pairs=[4, 4, 9, 1])
@@ -77,20 +75,20 @@ class TokenBudgetSampler(Sampler[list[int]]):
     num_replicas: Optional[int] = None
     rank: Optional[int] = None
     drop_last: bool = False
-    oversized: str = "alone"
 
     def __post_init__(
         self, dataset: Any, pairs: Optional[Sizes], atoms: Optional[Sizes]
     ) -> None:
         self.seed = check_integer("seed", self.seed, 0)
-        check_choice("oversized", self.oversized, ("alone", "skip", "raise"))
         self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
         self.epoch = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {name: most for name, most in both.items() if most is not None}
-        for name, most in budgets.items():
-            budgets[name] = check_integer(f"max_{name}", most)
+        budgets = {
+            name: check_integer(f"max_{name}", most)
+            for name, most in both.items()
+            if most is not None
+        }
         if not budgets:
             raise AtomEncodingError(
                 "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
@@ -105,19 +103,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
         over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
         self.oversized_index = torch.tensor(over, dtype=torch.long)
-        left_out = set(over) if self.oversized == "skip" else set()
-        self._index = [i for i in range(len(self._sizes)) if i not in left_out]
-        if not over or self.oversized == "alone":
-            return
-        sizes = [f"{found[n][over[0]]:,} of {m:,} {n}" for n, m in budgets.items()]
-        text = f"{len(over)} of {len(self._sizes)} graphs are over the budget alone, "
-        text += f"the first is graph {over[0]} with {' and '.join(sizes)}"
-        if self.oversized == "raise":
-            raise AtomEncodingError(
-                f"'oversized' is 'raise', and {text}: raise the budget, or pass "
-                f"oversized='alone' or 'skip'."
-            )
-        warnings.warn(f"{text}: they are left out.", stacklevel=3)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of another epoch; the present one goes on as it is."""
@@ -138,7 +123,8 @@ class TokenBudgetSampler(Sampler[list[int]]):
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
-        order, draw = self._index.copy(), random.Random(self.seed + self.epoch)
+        order = list(range(len(self._sizes)))
+        draw = random.Random(self.seed + self.epoch)
         shuffle = draw.shuffle if self.shuffle else lambda _: None
         shuffle(order)
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
@@ -179,12 +165,7 @@ def _find_sizes(
             values = sizes.tolist() if isinstance(sizes, Tensor) else sizes
             mend = "pass a vector of integers, one for each graph."
             check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
-            found[name] = [
-                size
-                if type(size) is int and size >= 0
-                else check_integer(name, size, 0)
-                for size in values
-            ]
+            found[name] = [check_integer(name, size, 0) for size in values]
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
         raise AtomEncodingError(

@@ -121,17 +121,6 @@ def test_by_hand():
     )
 
 
-def test_oversized_graphs():
-    sizes = {"pairs": [4, 11, 4], "max_pairs": 10}
-    with pytest.warns(UserWarning, match="1 of 3 graphs .* graph 1 with 11 of 10 pair"):
-        sampler = TokenBudgetSampler(oversized="skip", **sizes)
-    assert list(sampler) == [[0, 2]] and sampler.oversized_index.tolist() == [1]
-    with pytest.raises(ValueError, match="'oversized' is 'raise', and 1 of 3 graphs"):
-        TokenBudgetSampler(oversized="raise", **sizes)
-    with pytest.raises(ValueError, match="'oversized' is 'drop': choose one of"):
-        TokenBudgetSampler(oversized="drop", **sizes)
-
-
 def test_sizes_near_the_limits_of_integers_are_exact():
     pairs, atoms = [2**61, 2**61, 1], [2**31 - 1, 1, 1]
     sampler = TokenBudgetSampler(
