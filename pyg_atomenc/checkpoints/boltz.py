@@ -177,9 +177,8 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     if tensors.keys().isdisjoint(known):
         raise AtomEncodingError(
-            f"'path_or_state_dict' is a checkpoint of neither Boltz-1 nor Boltz-2: it "
-            f"has neither '{known[0]}' nor '{known[1]}', which part={part!r} needs; it "
-            f"has {listed(sorted(tensors))}."
+            f"'path_or_state_dict' is of neither Boltz-1 nor Boltz-2: part={part!r} "
+            f"needs {known[0]!r} or {known[1]!r}, it has {listed(sorted(tensors))}."
         )
 
     def size(name: str, dim: int = 0) -> int:

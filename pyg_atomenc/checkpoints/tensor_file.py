@@ -1,7 +1,6 @@
 """Reading tensors from checkpoints without running what else is in them."""
 
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -59,7 +58,8 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     """
     mend, kinds = "pass the path of a checkpoint, or its content.", (str, Path, Mapping)
     check_type("path_or_state_dict", source, kinds, mend)  # type: ignore[arg-type]
-    content = source if isinstance(source, Mapping) else _read(Path(source))
+    read = source if isinstance(source, Mapping) else _read(Path(source))
+    content = read if isinstance(read, Mapping) else {}
     inner = content.get("state_dict")
     content = inner if isinstance(inner, Mapping) else content
     named = ((k, v) for k, v in content.items() if isinstance(k, str))
@@ -72,29 +72,19 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     return tensors
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileFormatError(f"{path}: there is no such file; pass a checkpoint.")
     kind = "safetensors" if path.suffix == ".safetensors" else "a file of torch.save"
     if kind == "safetensors":
         read = require_package("safetensors.torch", "reading .safetensors").load_file
-    elif zipfile.is_zipfile(path):
-        read = partial(torch.load, map_location="cpu", pickle_module=_PICKLE)
-        read = partial(read, weights_only=False, mmap=True)
     else:
-        raise FileFormatError(
-            f"{path}: neither a file of torch.save in its zip format nor .safetensors, "
-            f"or cut short; fetch it anew, or save it with a newer torch."
-        )
+        read = partial(torch.load, map_location="cpu", pickle_module=_PICKLE)
+        # Of memory-mapped files torch takes its zip format alone.
+        read = partial(read, weights_only=False, mmap=True)
     try:
-        content = read(str(path))
+        return read(str(path))
     except Exception as error:
         raise FileFormatError(
             f"{path}: not readable as {kind}, maybe cut short ({error}): fetch it anew."
         ) from error
-    if not isinstance(content, Mapping):
-        raise FileFormatError(
-            f"{path}: holds a {type(content).__name__}, not tensors by name; pass a "
-            f"checkpoint or a saved state_dict."
-        )
-    return content
