@@ -13,17 +13,13 @@ from pyg_atomenc.attention.tracing import is_readable, unwrapped
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.errors import AtomEncodingError
 
-_MENDS = {
-    Layout: "pass TokenLayout.from_index(atom_to_token, num_tokens), "
-    "WindowLayout.from_batch(batch), or EdgeLayout.from_edge_index(...).",
-    TokenLayout: "pass TokenLayout.from_index(atom_to_token, num_tokens), which has "
-    "tokens to pool atoms into.",
-}
-
 
 def check_layout(layout: Any, kind: Any = Layout) -> Any:
     """The layout, if it is one, or a TokenLayout where ``kind`` says so."""
-    layout = check_type("layout", layout, kind, _MENDS[kind])
+    mend = ", WindowLayout.from_batch(batch), or EdgeLayout.from_edge_index(...)."
+    mend = mend if kind is Layout else ", which has tokens to pool atoms into."
+    mend = f"pass TokenLayout.from_index(atom_to_token, num_tokens){mend}"
+    layout = check_type("layout", layout, kind, mend)
     for name in layout.tensors:
         unwrapped("layout", getattr(layout, name))
     return layout

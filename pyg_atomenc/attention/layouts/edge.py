@@ -36,18 +36,15 @@ class EdgeLayout(Layout):
         num_sources: int,
         num_targets: Optional[int] = None,
         *,
-        check: Optional[bool] = None,
         name: str = "edge_index",
     ) -> "EdgeLayout":
-        """Check edges once.
+        """Check edges once; on a GPU, which would wait for it, not their values.
 
         Args:
             edge_index (Tensor): Rows (source, target), ``[2, E]``, int64 or int32; of
                 int64 no copy is made, so do not edit it while the layout is used.
             num_sources (int): The number of source nodes.
             num_targets (int, optional): Of target nodes. (default: ``num_sources``)
-            check (bool, optional): Whether to look at the values, for which a GPU
-                waits. (default: on the CPU, outside of traces)
             name (str): What errors call the edges. (default: ``"edge_index"``)
 
         Raises:
@@ -66,7 +63,7 @@ class EdgeLayout(Layout):
         if not is_tracing():
             num_sources = check_integer("num_sources", num_sources, 0)
             num_targets = check_integer("num_targets", num_targets, 0)
-        if check or (check is None and edge_index.device.type == "cpu" and readable):
+        if edge_index.is_cpu and readable:
             check_range(f"{name}[0]", edge_index[0], num_sources, "source nodes")
             check_range(f"{name}[1]", edge_index[1], num_targets, "target nodes")
         if readable and edge_index.is_inference():

@@ -285,7 +285,6 @@ def _check_graphs(atom_to_token: Tensor, num_tokens: int, batch: Tensor) -> None
         token = int(torn[0])
         raise AtomEncodingError(
             f"'atom_to_token' puts atoms of graphs {int(first[token])} and "
-            f"{int(last[token])} of 'batch' into token {token}: the batch was made "
-            f"from plain Data objects, which do not shift token ids. Make each graph a "
-            f"pyg_atomenc.data.AtomTokenData before batching."
+            f"{int(last[token])} of 'batch' into token {token}, as batches of plain "
+            f"Data do: make each graph an AtomTokenData before batching."
         )

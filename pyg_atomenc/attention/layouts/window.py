@@ -213,9 +213,8 @@ def check_window_sizes(queries: Any, keys: Any) -> None:
     half = queries // 2
     if keys < queries or keys % half or keys // half % 2:
         raise AtomEncodingError(
-            f"'keys' is {keys} for {queries} queries: pass an even multiple of "
-            f"{half}, at least {queries}, so that as many keys stand before a window "
-            f"as behind it."
+            f"'keys' is {keys} for {queries} queries: pass an even multiple of {half}, "
+            f"at least {queries}."
         )
 
 

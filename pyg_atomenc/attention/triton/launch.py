@@ -15,10 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pyg_atomenc.errors import AtomEncodingError
-
-# Of the first dimension of a grid.
-MAX_PROGRAMS = 2**31 - 1
 # No kernel has a loop whose loads could be under way ahead of their step.
 NUM_STAGES = 1
 
@@ -97,15 +93,9 @@ class Launch:
         return getattr(module, self.kernel)
 
     def submit(self, device: torch.device) -> None:
-        """Queue it on a device; a ValueError where that takes too few programs."""
+        """Queue it on a device."""
         if self.programs == 0:
             return
-        if self.programs > MAX_PROGRAMS:
-            raise AtomEncodingError(
-                f"'layout' has so many tokens that {self.kernel} would need "
-                f"{self.programs:,} programs, and a GPU takes {MAX_PROGRAMS:,} at "
-                f"once: split the batch."
-            )
         function = self.function()
         given = {name: self.arguments[name] for name in function.arg_names}
         options = {"num_warps": self.num_warps, "num_stages": NUM_STAGES}
