@@ -44,9 +44,8 @@ def _collate_with_layout(collate: Any, graphs: Sequence[Any]) -> Batch:
         if missing := sorted(names[0] ^ other):
             lacks = 0 if missing[0] in other else number
             raise AtomEncodingError(
-                f"'dataset' gives graphs with and without {missing[0]!r} in one batch, "
-                f"of which graph {lacks} lacks it: set it in all of them, or pass "
-                f"exclude_keys={missing!r}."
+                f"'dataset' gives a batch whose graph {lacks} lacks {missing[0]!r}: "
+                f"set it in all of them, or pass exclude_keys={missing!r}."
             )
     batch = collate(graphs)
     batch._store.keep_layout(batch.token_layout())

@@ -90,9 +90,8 @@ def check_flat(data: Any) -> None:
     found = torch.as_tensor(number).numel()
     if found != data.num_graphs:
         raise AtomEncodingError(
-            f"'num_tokens' has {found} numbers for a batch of {data.num_graphs}: "
-            f"flatten nested batches first, by Batch.from_data_list([data for batch in "
-            f"batches for data in batch.to_data_list()])."
+            f"'num_tokens' has {found} numbers for a batch of {data.num_graphs}: batch "
+            f"the graphs of nested batches, of each batch.to_data_list(), at once."
         )
 
 

@@ -203,7 +203,7 @@ def test_batches_of_batches_are_to_be_flattened():
         lambda: nested.subgraph(torch.arange(3)),
         lambda: token_graph(nested, x),
     ):
-        with pytest.raises(ValueError, match="8 numbers for .* 2: flatten nested"):
+        with pytest.raises(ValueError, match="8 numbers for .* 2: batch the graphs"):
             edit()
 
 
