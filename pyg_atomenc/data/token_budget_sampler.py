@@ -19,7 +19,7 @@ from pyg_atomenc.errors import AtomEncodingError
 Sizes = Union[Tensor, Sequence[int]]
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class TokenBudgetSampler(Sampler[list[int]]):
     r"""Batches of graphs, bounded by :math:`\sum_t n_t^2` and by atoms.
 
@@ -28,10 +28,10 @@ class TokenBudgetSampler(Sampler[list[int]]):
     need about the same memory and time.
 
     Shuffled graphs are packed by best fit into up to 64 open batches, anew in every
-    epoch. Without shuffling, batches keep the dataset's order. Every graph is in one
-    batch of an epoch. Every rank takes every ``num_replicas``-th batch; where that does
-    not come out even, the first batches come a second time, as samples do in
-    :class:`torch.utils.data.distributed.DistributedSampler`, or the last are dropped.
+    epoch; else batches keep the dataset's order. Every rank takes every
+    ``num_replicas``-th batch; where that does not come out even, the first batches come
+    a second time, as in :class:`torch.utils.data.distributed.DistributedSampler`, or
+    the last are dropped.
 
     Args:
         dataset (Dataset or sequence, optional): Gives
@@ -114,10 +114,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         """This rank's batches in the whole epoch, as many as any other's."""
         return len(self._batches())
-
-    def __repr__(self) -> str:
-        budgets = f"max_pairs={self.max_pairs}, max_atoms={self.max_atoms}"
-        return f"{type(self).__name__}({budgets}, shuffle={self.shuffle})"
 
     def _batches(self) -> list[list[int]]:
         """This rank's batches, made once an epoch."""

@@ -64,13 +64,9 @@ class AttentionProjections(torch.nn.Module):
         checks.check_dropout(dropout)
         check_backend(backend)
         super().__init__(**kwargs)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.heads = heads
-        self.concat = concat
-        self.edge_dim = edge_dim
-        self.dropout = dropout
-        self.backend = backend
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.heads, self.concat, self.edge_dim = heads, concat, edge_dim
+        self.dropout, self.backend = dropout, backend
         width, options = heads * out_channels, {"weight_initializer": "glorot"}
         self.lin_query = Linear(target, width, bias, **options)
         self.lin_key = Linear(source, width, bias, **options)

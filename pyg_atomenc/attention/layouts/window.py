@@ -34,12 +34,10 @@ class WindowLayout(Layout):
     Attributes:
         ptr (Tensor): The atoms of graph ``g`` are ``ptr[g]`` to ``ptr[g + 1] - 1``;
             ``[G + 1]``, int64.
-        query_start (Tensor): The first query of every window ``[K]``, int64.
-        query_stop (Tensor): One past the last ``[K]``.
-        key_start (Tensor): The first key of every window ``[K]``, int64.
-        key_stop (Tensor): One past the last ``[K]``.
-        queries (int): Queries of a full window ``W``.
-        keys (int): Keys of a full window ``H``.
+        query_start, query_stop (Tensor): The first query of every window, and one past
+            the last, each ``[K]``, int64.
+        key_start, key_stop (Tensor): Of the keys, likewise.
+        queries, keys (int): Queries ``W`` and keys ``H`` of a full window.
         num_atoms (int): The number of atoms ``N``.
         num_pairs (int): The number of edges of :meth:`to_edge_index`.
     """

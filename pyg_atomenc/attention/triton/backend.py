@@ -76,8 +76,8 @@ def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
         return ()
     if device != "cuda":
         return (
-            f"the tensors are on '{device}', and it runs on NVIDIA GPUs (elsewhere in "
-            f"Triton's interpreter alone, which TRITON_INTERPRET=1 turns on)",
+            f"the tensors are on '{device}', and it runs on NVIDIA GPUs, or with "
+            f"TRITON_INTERPRET=1 in Triton's interpreter",
         )
     if torch.version.hip is not None:
         return ("the GPU is an AMD one, on which its kernels were never compiled",)

@@ -208,7 +208,7 @@ def swap(x):
 
 
 @triton.jit
-def row_offsets(
+def rows_at(
     atom, head, row_stride, head_stride, inside,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -225,9 +225,7 @@ def load_rows(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Rows ``[.., S, BLOCK]``: zeros past the width, and where no atom is."""
-    offsets, mask = row_offsets(
-        atom, head, row_stride, head_stride, inside, WIDTH, BLOCK
-    )
+    offsets, mask = rows_at(atom, head, row_stride, head_stride, inside, WIDTH, BLOCK)
     return tl.load(x + offsets, mask=mask, other=0.0)
 
 
@@ -237,9 +235,7 @@ def store_rows(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write rows, in the type of ``x``."""
-    offsets, mask = row_offsets(
-        atom, head, row_stride, head_stride, inside, WIDTH, BLOCK
-    )
+    offsets, mask = rows_at(atom, head, row_stride, head_stride, inside, WIDTH, BLOCK)
     tl.store(x + offsets, rows.to(x.dtype.element_ty), mask=mask)
 
 
