@@ -69,8 +69,7 @@ class WindowLayout(Layout):
                 graph ids, any other for pointers; where graphs may be empty, or all
                 have one atom, say which with :meth:`from_ptr`.
             queries (int): Queries of a window ``W``, even. (default: ``32``)
-            keys (int): Keys of a window ``H``, an even multiple of ``W / 2`` and at
-                least ``W``. (default: ``128``)
+            keys (int): Keys of a window ``H``, a multiple of ``W``. (default: ``128``)
             shifted (bool): Shift windows of keys that leave their graph back into it,
                 as AlphaFold 3's own code does, rather than cut them off.
                 (default: ``False``)
@@ -208,11 +207,9 @@ def check_window_sizes(queries: Any, keys: Any) -> None:
     check_sizes(queries=queries, keys=keys)
     if queries % 2:
         raise AtomEncodingError(f"'queries' is {queries}: pass an even number.")
-    half = queries // 2
-    if keys < queries or keys % half or keys // half % 2:
+    if keys % queries:
         raise AtomEncodingError(
-            f"'keys' is {keys} for {queries} queries: pass an even multiple of {half}, "
-            f"at least {queries}."
+            f"'keys' is {keys} for {queries} queries: pass a multiple of them."
         )
 
 
