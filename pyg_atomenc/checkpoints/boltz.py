@@ -12,7 +12,7 @@ from torch import Tensor
 from pyg_atomenc.checkpoints.tensor_file import read_tensors
 from pyg_atomenc.checks import check_choice, listed
 from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.boltz import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
+from pyg_atomenc.nn import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
 
 _TRUNK = "input_embedder."
 _SCORE = "structure_module.score_model."

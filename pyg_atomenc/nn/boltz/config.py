@@ -25,18 +25,15 @@ class BoltzConfig:
         position_channels (int): Of the noisy coordinates; all past the third are zero.
         shared_pair_norm (bool): Whether encoder layers share the pairs' LayerNorm.
         atom_names (bool): Whether the characters of the atoms' names are features.
-        backbone (bool): Whether the kind of a backbone atom is one.
-        residue (bool): Whether those of the residue are.
+        backbone, residue (bool): Whether kinds of backbone atoms are, and residues'.
         post_norm (bool): Whether layers end with a LayerNorm.
         atom_channels (int): Channels of an atom, ``atom_s``.
         pair_channels (int): Channels of a pair of atoms, ``atom_z``.
         token_channels (int): Channels of a token in the trunk, ``token_s``.
         token_pair_channels (int): Channels of a pair of tokens, ``token_z``.
-        queries (int): Queries of a window ``W``.
-        keys (int): Keys of a window ``H``.
+        queries, keys (int): Queries ``W`` and keys ``H`` of a window.
         heads (int): Number of heads.
-        encoder_depth (int): Layers of the encoder.
-        decoder_depth (int): Layers of the decoder.
+        encoder_depth, decoder_depth (int): Layers of the encoder and of the decoder.
 
     Raises:
         ValueError: If a size is not positive, or the windows break their rules.

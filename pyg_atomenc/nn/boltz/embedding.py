@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout, take
 from pyg_atomenc.checks import check_range
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.data.storage import to_ids
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
 from pyg_atomenc.nn.boltz.config import NAME_CHARACTERS, NAME_LENGTH, BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
@@ -180,11 +180,7 @@ def _columns(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _codes(inputs: BoltzInputs, name: str, kinds: int, *shape: int) -> Tensor:
-    codes = inputs.shaped(name, *shape)
-    if codes.dtype.is_floating_point:
-        raise AtomEncodingError(
-            f"'{name}' is of type {codes.dtype}: pass integer codes, not one-hot rows."
-        )
+    codes = to_ids(name, inputs.shaped(name, *shape))
     if not torch.compiler.is_compiling():
-        check_range(name, codes.long(), kinds, "kinds")
-    return codes.long()
+        check_range(name, codes, kinds, "kinds")
+    return codes

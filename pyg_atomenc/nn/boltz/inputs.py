@@ -41,9 +41,8 @@ class BoltzInputs(TensorDataclass):
             ``[G, n, n, token_pair_channels]``; needed in the diffusion form.
         backbone (Tensor, optional): Kinds of backbone atoms ``[N]``, 0 to 16, where the
             config has them.
-        token_res_type (Tensor, optional): Residue types ``[T]``, 0 to 32, likewise.
-        token_modified (Tensor, optional): Whether a residue is modified ``[T]``.
-        token_mol_type (Tensor, optional): Molecule types ``[T]``, 0 to 3.
+        token_res_type, token_modified, token_mol_type (Tensor, optional): Of residues,
+            the type, 0 to 32, whether modified, and of molecules, 0 to 3 ``[T]``.
 
     Raises:
         ValueError: If something that needs to be a tensor is none.

@@ -8,8 +8,7 @@ import torch
 from boltz_oracle import SMALL, close, fill, make, run
 from torch.optim import swa_utils
 
-from pyg_atomenc.nn import BoltzConfig
-from pyg_atomenc.nn.boltz import BoltzInputs
+from pyg_atomenc.nn import BoltzConfig, BoltzInputs
 
 
 def scale(layers, factor=1.5):

@@ -6,8 +6,7 @@ from boltz_oracle import SMALL, make
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from pyg_atomenc.nn import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
-from pyg_atomenc.nn.boltz import BoltzInputs
+from pyg_atomenc.nn import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig, BoltzInputs
 
 
 def test_inputs_are_read_of_data_and_replaced():
