@@ -29,8 +29,7 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
     training they are shuffled. With a budget,
     :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them and shares them among ranks
     itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs then differ in
-    their number of batches, so the trainer is made to ask for it in each
-    (``reload_dataloaders_every_n_epochs=1``); workers live on.
+    length, for which ``reload_dataloaders_every_n_epochs`` is set to 1.
 
     Args:
         train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,

@@ -84,11 +84,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.epoch = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {
-            name: check_integer(f"max_{name}", most)
-            for name, most in both.items()
-            if most is not None
-        }
+        budgets = {name: most for name, most in both.items() if most is not None}
+        for name, most in budgets.items():
+            budgets[name] = check_integer(f"max_{name}", most)
         if not budgets:
             raise AtomEncodingError(
                 "'max_pairs' and 'max_atoms' are both None: pass at least one budget."

@@ -38,11 +38,9 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
     As an :class:`~torch_geometric.nn.aggr.Aggregation` it also pools graphs,
     ``encoder(x, batch)``, and is the ``aggr`` of message passing layers, whose messages
     to a node then attend to each other; what merely scales a message, such as an edge
-    weight, is lost in the LayerNorm. It is the core of the
-    atom attention encoder of AlphaFold 3 (`"Accurate structure prediction of
-    biomolecular interactions with AlphaFold 3"
-    <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 5 of its supplement),
-    with tokens in place of sequence-local windows.
+    weight, is lost in the LayerNorm. It is the core of the atom attention encoder of
+    `AlphaFold 3 <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 5 of its
+    supplement, with tokens in place of sequence-local windows.
 
     Args:
         in_channels (int): Channels ``C`` of the atoms, ``-1`` for the first input's.
@@ -181,11 +179,7 @@ def _index_of(
                 f"'ptr' goes from {' to '.join(map(str, ends))}, or falls, for "
                 f"{num_atoms} atoms: {mend}"
             )
-        if dim_size not in (None, ptr.numel() - 1):
-            raise AtomEncodingError(
-                f"'dim_size' is {dim_size}, but 'ptr' has {ptr.numel() - 1} tokens: "
-                f"leave 'dim_size' out."
-            )
+        check_choice("dim_size", dim_size, (None, ptr.numel() - 1))
     # Exported, torch.bucketize would search no more pointers than the example had.
     starts = ptr.new_zeros(num_atoms + 1)
     starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))

@@ -210,9 +210,7 @@ class AtomTransformer(torch.nn.Module):
         The other arguments are those of :meth:`condition`, or what it gave, alone.
         """
         if not isinstance(layout, TransformerConditioning):
-            mend = "pass the condition of every atom, or a conditioning alone."
-            cond = checks.check_tensor("cond", cond, mend)
-            layout = self.condition(layout, cond, pair)
+            layout = self.condition(layout, checks.check_tensor("cond", cond), pair)
         elif cond is not None or pair is not None:
             raise AtomEncodingError(
                 "'cond' and 'pair' are part of the conditioning: leave them out."

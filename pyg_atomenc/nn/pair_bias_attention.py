@@ -48,15 +48,9 @@ class PairBias(torch.nn.Module):
     .. math:: \beta^l_{ab} = W^l \, \mathrm{LN}^l(p_{ab})
 
     the pair bias of Algorithm 24 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w). The arguments are those of
-    :class:`~pyg_atomenc.nn.AtomTransformer`.
-
-    Shapes:
-        - input: ``[E, C]``, one row an edge; or, of a
-          :class:`~pyg_atomenc.attention.WindowLayout`, a function that makes the
-          features of some windows' pairs, ``[C, k, W, keys]``
-        - output: ``depth`` biases ``[E, H]``, or
-          :class:`~pyg_atomenc.attention.WindowBias`
+    (https://doi.org/10.1038/s41586-024-07487-w). Features ``[E, C]``, one row an edge,
+    give ``depth`` biases ``[E, H]``; a function that makes those of some windows, see
+    ``WindowPairs``, gives :class:`~pyg_atomenc.attention.WindowBias`.
     """
 
     def __init__(

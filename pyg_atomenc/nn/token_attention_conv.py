@@ -13,7 +13,8 @@ from pyg_atomenc.attention import (
     attention,
     check_layout_device,
 )
-from pyg_atomenc.errors import AtomEncodingError, BackendError
+from pyg_atomenc.checks import check_choice
+from pyg_atomenc.errors import BackendError
 from pyg_atomenc.nn.projections import AttentionProjections
 
 # Hooks of MessagePassing that only see anything when messages are passed.
@@ -44,12 +45,10 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
             first input; a tuple for source and target nodes of a bipartite graph.
         out_channels (int): Channels ``d`` of every head.
         heads (int): Number of heads ``H``. (default: ``1``)
-        concat (bool): Concatenate the heads; else average them. (default: ``True``)
-        bias (bool): Give the projections an additive bias. (default: ``False``)
-        edge_dim (int, optional): Number of edge features. (default: ``None``)
-        dropout (float): Probability to drop a weight in training. (default: ``0.0``)
-        backend (str): How to attend over a layout: ``"auto"`` or a backend's name.
-            Edge lists are always attended over as messages. (default: ``"auto"``)
+        concat, bias, edge_dim, dropout: As for
+            :class:`~pyg_atomenc.nn.AtomAttentionEncoder`.
+        backend (str): As there, for layouts. Edge lists are always attended over as
+            messages. (default: ``"auto"``)
         **kwargs: Of :class:`torch_geometric.nn.conv.MessagePassing`, but for ``aggr``.
 
     Shapes:
@@ -90,11 +89,8 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         self.check_features(source, "lin_key", "lin_value")
         self.check_features(target, "lin_query")
         counts = source.size(0), target.size(0)
-        told = zip(counts[::order], size or (None, None), strict=True)
-        if any(other not in (None, count) for count, other in told):
-            raise AtomEncodingError(
-                f"'size' is {size}, but 'x' has {counts[::order]} nodes: leave it out."
-            )
+        for count, told in zip(counts[::order], size or (None, None), strict=True):
+            check_choice("size", told, (None, count))
         layout = as_layout(edge_index, *counts, flow=str(self.flow))
         if layout is not edge_index and self.backend not in ("auto", "edges"):
             raise BackendError(

@@ -16,8 +16,7 @@ from pyg_atomenc.testing.layer_checks import TOLERANCE, LayerChecks
 class LayerCheck:
     """One check: ``check(layer, **options)``, with those of :func:`check_layer`.
 
-    It has a ``name`` and, in one line, a ``reason``. It raises an AssertionError where
-    the layer does not pass, and ``unittest.SkipTest`` where it does not apply.
+    An AssertionError tells what fails, ``unittest.SkipTest`` why it does not apply.
     """
 
     name: str

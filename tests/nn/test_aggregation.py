@@ -144,7 +144,7 @@ def test_index_and_pointers_may_come_together():
     torch.testing.assert_close(encoder(x, index, ptr, num_tokens, -2), expected)
     with pytest.raises(ValueError, match="'index' and 'ptr' are both there and tell"):
         encoder(x, index.flip(0), ptr)
-    with pytest.raises(ValueError, match="'dim_size' is 9, but 'ptr' has 5 tokens"):
+    with pytest.raises(ValueError, match="'dim_size' is 9: choose one of None, 5"):
         encoder(x, index, ptr, 9)
 
 

@@ -426,7 +426,7 @@ BAD_CALLS = {
     "count of pointers": (
         (X, None, torch.tensor([0, 2, 3]), 5),
         {},
-        "'dim_size' is 5, but 'ptr' has 2 tokens",
+        "'dim_size' is 5: choose one of None, 2",
     ),
     "short pointers": (
         (X, None, torch.tensor([0, 2])),

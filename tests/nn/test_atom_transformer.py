@@ -177,9 +177,7 @@ def test_bad_input():
         AtomTransformer(9, 2)
     with pytest.raises(ValueError, match="'depth' is 0"):
         AtomTransformer(8, 2, 0)
-    with pytest.raises(
-        ValueError, match="'cond' is of type NoneType: pass the condition"
-    ):
+    with pytest.raises(ValueError, match="'cond' is of type NoneType: pass a tensor"):
         transformer(x, layout)
     with pytest.raises(ValueError, match="'pair' is missing"):
         transformer(x, layout, cond)

@@ -20,14 +20,13 @@ from pyg_atomenc.errors import AtomEncodingError
 class WindowLayout(Layout):
     r"""Windows of consecutive atoms that attend to the atoms around them.
 
-    This is the local attention of AlphaFold 3's atom transformer (`"Accurate structure
-    prediction of biomolecular interactions with AlphaFold 3"
-    <https://doi.org/10.1038/s41586-024-07487-w>`_, Algorithm 7 of its supplement) as
-    Boltz computes it. Window :math:`k` of a graph holds its atoms :math:`Wk` to
-    :math:`Wk + W - 1` as queries; they attend to the :math:`H` atoms around the
-    window's middle, :math:`Wk - (H - W) / 2` to :math:`Wk + (H + W) / 2 - 1`, as far as
-    the graph has them. Windows start anew at every graph, so none crosses two graphs,
-    and no atom is padded.
+    This is the local attention of `AlphaFold 3's
+    <https://doi.org/10.1038/s41586-024-07487-w>`_ atom transformer, Algorithm 7 of its
+    supplement, as Boltz computes it. Window :math:`k` of a graph holds its atoms
+    :math:`Wk` to :math:`Wk + W - 1` as queries; they attend to the :math:`H` atoms
+    around the window's middle, :math:`Wk - (H - W) / 2` to
+    :math:`Wk + (H + W) / 2 - 1`, as far as the graph has them. Windows start anew at
+    every graph, so none crosses two graphs, and no atom is padded.
 
     Build one with :meth:`from_batch`; :meth:`to_edge_index` writes out what it means.
 
