@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.cif import ATOM_COLUMNS, LONGEST, TABLES, choose_block, entry_of
+from pyg_atomenc.io.cif import LONGEST, TABLES, choose_block, entry_of
 from pyg_atomenc.io.entry import Entry, Table
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
@@ -41,16 +41,15 @@ def read_bcif(
         rows = _size(category["rowCount"], 16 * limits.atoms)
         if name == "atom_site":
             limits.check_atoms(file, rows)
-        columns = ATOM_COLUMNS if name == "atom_site" else None
-        tables[name] = _category(category, columns, rows)
+        tables[name] = _category(category, TABLES[name], rows)
     return entry_of(tables, notes)
 
 
-def _category(category: Any, columns: Optional[Collection[str]], rows: int) -> Table:
+def _category(category: Any, columns: Collection[str], rows: int) -> Table:
     made: Table = {}
     for column in category["columns"]:
         name = column["name"]
-        if columns is not None and name not in columns:
+        if columns and name not in columns:
             continue
         if name in made:
             raise AtomEncodingError(f"it has the column {name} more than once")

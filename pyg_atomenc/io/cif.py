@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,36 +11,32 @@ from numpy.typing import NDArray
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.entry import PLACE, Entry, Table
+from pyg_atomenc.io.entry import PLACE, Entry, Table, numbers
 from pyg_atomenc.io.limits import Limits, check_text
 from pyg_atomenc.io.notes import Notes
 
 POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
-# What is read of the atoms, and which tables beside them.
-ATOM_COLUMNS = {
-    *POSITION, "label_asym_id", "label_seq_id", "group_PDB", "type_symbol",
-    "label_atom_id", "label_alt_id", "label_comp_id", "auth_asym_id", "auth_seq_id",
-    "auth_comp_id", "auth_atom_id", "pdbx_PDB_ins_code", "pdbx_PDB_model_num",
-    "pdbx_formal_charge", "occupancy",
-}  # fmt: skip
-TABLES = (
-    "atom_site chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
-    "pdbx_struct_oper_list struct_conn"
+# Which tables are read, and of the atoms, which columns; () for all.
+TABLES: dict[str, Collection[str]] = dict.fromkeys(
+    "chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
+    "pdbx_struct_oper_list struct_conn".split(),
+    (),
+)
+TABLES["atom_site"] = (
+    "Cartn_x Cartn_y Cartn_z label_asym_id label_seq_id label_atom_id label_alt_id "
+    "label_comp_id auth_asym_id auth_seq_id auth_comp_id auth_atom_id group_PDB "
+    "type_symbol pdbx_PDB_ins_code pdbx_PDB_model_num pdbx_formal_charge occupancy"
 ).split()
-# Of these, few values are there twice.
-_NUMBERS = (*POSITION, "occupancy")
 _NOTHING = (".", "?", "")
 _UNTOLD = -(2**40)
-_BOND = ("comp_id", "atom_id_1", "atom_id_2")
 # Orders and aromatic flags → biotite's BondType; 0 is any.
 _KINDS = {
     ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
     ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
     ("AROM", "N"): 9,
 }  # fmt: skip
-_GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
-_MATRIX = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
-_MATRIX += [f"vector[{i}]" for i in "123"]
+_OPERATOR = ["id", *(f"matrix[{i}][{j}]" for i in "123" for j in "123")]
+_OPERATOR += [f"vector[{i}]" for i in "123"]
 # How struct_conn names what names an atom.
 _PARTNER = {
     "chain_id": ("auth_asym_id", "label_asym_id"), "ins_code": ("PDB_ins_code",),
@@ -49,27 +44,20 @@ _PARTNER = {
     "res_name": ("label_comp_id",), "atom_name": ("label_atom_id",),
     "label_asym_id": ("label_asym_id",),
 }  # fmt: skip
-# What struct_conn lists that is a bond → its type; 8 is a coordination.
-_LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1} | {
-    f"covale_{part}": 1 for part in ("base", "phosphate", "sugar")
-}
+# What struct_conn lists that is a bond, as covale_base is → its type; 8 coordinates.
+_LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1}
 # The longest text of a table that may have a row for every atom.
 LONGEST = 1024
 # The head of the archive's files, which close each of their categories with '#'.
 _ARCHIVE = re.compile(rb"data_\S*\s*\n#\s*\n_entry\.id")
 _NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
 _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
-_UNCERTAINTY = re.compile(r"\(\d+\)$")
 
 
 def read_cif(
     content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
 ) -> Entry:
-    """Parse an mmCIF file; of several blocks the first with atoms, or the named one.
-
-    Raises:
-        ValueError: If the file is damaged, has no atoms, or is over the limit.
-    """
+    """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
     gemmi = require_package("gemmi", "from_structure")
     content = check_text(content)
     document = gemmi.cif.read_string(content)
@@ -83,20 +71,14 @@ def read_cif(
     elif content[-1:] != b"\n" and content.split()[-1] + b"\n" not in content:
         # What ends no other line may be half of a value.
         notes.add("the last line has no end, the file may have been cut short")
-    tables = {name: chosen.find_mmcif_category(f"_{name}.") for name in TABLES}
-    for name, table in tables.items():
+    tables = {}
+    for name in TABLES:
+        table = chosen.find_mmcif_category(f"_{name}.")
         # Other tables may have several rows for each atom.
         limits.check_atoms(file, len(table) // (1 if name == "atom_site" else 16))
-    return entry_of(
-        {
-            name: _columns(
-                gemmi.cif, table, ATOM_COLUMNS if name == "atom_site" else ()
-            )
-            for name, table in tables.items()
-            if len(table)
-        },
-        notes,
-    )
+        if len(table):
+            tables[name] = _columns(gemmi.cif, table, TABLES[name])
+    return entry_of(tables, notes)
 
 
 def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
@@ -114,21 +96,20 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
 
 def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
     """A category's columns by name, all of them if none is named."""
-    tags = [tag.rpartition(".")[2] for tag in table.tags]
+    tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
     wanted = {name.lower(): name for name in columns or tags}
-    found: Table = {}
-    for i, tag in enumerate(tags):
-        key = wanted.get(tag.lower())
-        if key is not None:
-            # One after another: all texts of a large table crowd the memory's caches.
-            values = list(table.column(i))
-            number = key in _NUMBERS
-            found[key] = np.array(values, object) if number else _texts(cif, values)
-    return found
+    # One after another: all texts of a large table crowd the memory's caches.
+    return {
+        wanted[tag]: _values(cif, list(table.column(i)), wanted[tag])
+        for i, tag in enumerate(tags)
+        if tag in wanted
+    }
 
 
-def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
+def _values(cif: Any, values: list[str], name: str) -> NDArray[Any]:
     """Texts without their quotes; NumPy makes few distinct ones much faster."""
+    if name in POSITION or name == "occupancy":
+        return np.array(values, object)
     number = {value: i for i, value in enumerate(dict.fromkeys(values))}
     known = [v if v in _NOTHING else cif.as_string(v).strip() for v in number]
     longest = max(map(len, known))
@@ -141,9 +122,9 @@ def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
 def entry_of(tables: Table, notes: Notes) -> Entry:
     """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
     site = tables["atom_site"]
-    for name in POSITION:
-        if name not in site:
-            raise AtomEncodingError(f"atom_site has no {name}")
+    missing = [name for name in POSITION if name not in site]
+    if missing:
+        raise AtomEncodingError(f"atom_site has no {missing[0]}")
     count = len(site["Cartn_x"])
     atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
@@ -155,17 +136,26 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
         # The rows of a model need not stand together.
         order = np.argsort(model, kind="stable")
         atoms = {name: column[order] for name, column in atoms.items()}
-    ends = np.cumsum(np.bincount(model))
-    entry = Entry(atoms, np.concatenate([[0], ends]))
+    entry = Entry(atoms, np.cumsum([0, *np.bincount(model)]))
     entry.sequence = tables.get("pdbx_poly_seq_scheme")
-    for (name, a, b), kind in _component_bonds(tables.get("chem_comp_bond")):
+    bonds = tables.get("chem_comp_bond", {})
+    ends = _rows(bonds, ("comp_id", "atom_id_1", "atom_id_2"))
+    orders = _told(bonds, len(ends), "value_order", "type").tolist()
+    rings = _told(bonds, len(ends), "pdbx_aromatic_flag", "aromatic").tolist()
+    for (name, a, b), order, ring in zip(ends, orders, rings, strict=True):
+        # Some programs write whole words, and no flag.
+        kind = _KINDS.get((order[:4].upper(), ring[:1].upper() or "N"), 0)
         entry.component_bonds.setdefault(name, {})[a, b] = kind
-    made = _rows(tables.get("pdbx_struct_assembly_gen"), _GENERATOR)
-    entry.generators = [(name, how, chains.split(",")) for name, how, chains in made]
-    operators = tables.get("pdbx_struct_oper_list") or {}
-    for name, *values in _rows(operators, ("id", *_MATRIX)):
-        numbers = np.array(values).astype(np.float64)
-        entry.operators[name] = numbers[:9].reshape(3, 3), numbers[9:]
+    entry.generators = [
+        (name, expression, chains.split(","))
+        for name, expression, chains in _rows(
+            tables.get("pdbx_struct_assembly_gen", {}),
+            ("assembly_id", "oper_expression", "asym_id_list"),
+        )
+    ]
+    for name, *values in _rows(tables.get("pdbx_struct_oper_list", {}), _OPERATOR):
+        matrix = np.array(values).astype(np.float64)
+        entry.operators[name] = matrix[:9].reshape(3, 3), matrix[9:]
     if "label_asym_id" in site:
         entry.chain_column, entry.place = "label_asym_id", (*PLACE, "label_asym_id")
     if "conn_type_id" in tables.get("struct_conn", ()):
@@ -215,20 +205,6 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     return atoms
 
 
-def _component_bonds(table: Optional[Table]) -> Any:
-    """Rows of a component and two atoms, each with biotite's type of their bond."""
-    rows = list(_rows(table, _BOND))
-    if table is None or not rows:
-        return ()
-    orders = _told(table, len(rows), "value_order", "type").tolist()
-    rings = _told(table, len(rows), "pdbx_aromatic_flag", "aromatic").tolist()
-    # Some programs write whole words, and no flag.
-    return [
-        (row, _KINDS.get((order[:4].upper(), ring[:1].upper() or "N"), 0))
-        for row, order, ring in zip(rows, orders, rings, strict=True)
-    ]
-
-
 def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
     """The first of some columns that tells a text, which is empty where none does."""
     found = None
@@ -240,35 +216,21 @@ def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
     return np.full(count, "") if found is None else found
 
 
-def _rows(table: Optional[Table], names: Collection[str]) -> Any:
+def _rows(table: Table, names: Collection[str]) -> list[Any]:
     """Rows of some columns, as texts; none where one of them is missing."""
-    if table is None or not set(names) <= set(table):
-        return ()
+    if not set(names) <= set(table):
+        return []
     columns = [table[name].astype(str).tolist() for name in names]
-    return zip(*columns, strict=True)
+    return list(zip(*columns, strict=True))
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
-    """A column of numbers, NaN where there is none; uncertainties are dropped."""
+    """A column of numbers, NaN where there is none."""
     values = table[name]
     if values.dtype.kind not in "UO":
         return values.astype(np.float64)
-    texts = values.tolist()
-    # Python reads 1_0 as 10.
-    if "_" not in "".join(texts):
-        with suppress(ValueError):
-            return np.array(list(map(float, texts)))
-    found = []
-    for row, text in enumerate(texts):
-        text = text.strip("'\"")
-        text = "nan" if text in _NOTHING else _UNCERTAINTY.sub("", text)
-        try:
-            found.append(float(text if "_" not in text else "_"))
-        except ValueError:
-            raise AtomEncodingError(
-                f"{name} is {texts[row][:20]!r} in row {row} of atom_site"
-            ) from None
-    return np.array(found)
+    texts = [text.strip("'\"") for text in values.tolist()]
+    return numbers(texts, _NOTHING, lambda row: f"row {row} of {name}")
 
 
 def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
@@ -293,7 +255,10 @@ def _whole(text: str, name: str) -> int:
 def _links(table: Table, place: Collection[str]) -> list[Any]:
     """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
     count = len(table["conn_type_id"])
-    kinds = [_LINKS.get(kind.lower(), 0) for (kind,) in _rows(table, ["conn_type_id"])]
+    kinds = [
+        _LINKS.get(kind.lower().partition("_")[0], 0)
+        for (kind,) in _rows(table, ["conn_type_id"])
+    ]
     ends = []
     for i in "12":
         columns = [

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -187,6 +187,18 @@ class Entry:
         structure = require_package("biotite.structure", "from_structure")
         whole = structure.concatenate(made)
         return whole[np.argsort(whole.sym_id, kind="stable")]
+
+
+def numbers(
+    texts: list[str], nothing: Collection[str], where: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """Numbers of texts, without uncertainties; NaN for ``nothing`` and for ``nan``."""
+    as_number = require_package("gemmi", "from_structure").cif.as_number
+    found = np.array(list(map(as_number, texts)), dtype=np.float64)
+    for row in np.flatnonzero(np.isnan(found)).tolist():
+        if texts[row].lower() not in (*nothing, "nan"):
+            raise AtomEncodingError(f"{where(row)} has the number {texts[row][:20]!r}")
+    return found
 
 
 def _ranges(step: str) -> list[Any]:

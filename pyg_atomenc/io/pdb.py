@@ -7,7 +7,7 @@ none of that can be told from what it gives. The columns themselves can.
 
 import re
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.names import FOUR_LETTERS, LIPIDS
 from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.entry import Entry, Table
+from pyg_atomenc.io.entry import Entry, Table, numbers
 from pyg_atomenc.io.limits import Limits, check_text
 from pyg_atomenc.io.notes import Notes
 
@@ -102,9 +102,10 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain
-    position = [_numbers(letters, i, i + 8, lines, None) for i in (30, 38, 46)]
+    position = [_numbers(letters[:, i : i + 8], lines, ()) for i in (30, 38, 46)]
     atoms["coord"] = np.column_stack(position)
-    atoms["occupancy"] = _numbers(letters, 54, 60, lines, 1.0)
+    weight = _numbers(letters[:, 54:60], lines, ("",))
+    atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
     element = np.char.upper(_texts(letters, 76, 78))
     charge = codes.of_distinct(_charge, _texts(letters, 78, 80))
     # Old files number their lines there.
@@ -132,29 +133,12 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
 
 
 def _numbers(
-    letters: NDArray[np.uint8], start: int, stop: int, lines: list[int], blank: Any
+    letters: NDArray[np.uint8], lines: list[int], nothing: Collection[str]
 ) -> NDArray[np.float64]:
-    """Numbers of a field; NaN for one that did not fit, an error for what is none."""
-    field = _field(letters, start, stop)
-    part = letters[:, start:stop]
-    if (part == ord("*")).any():
-        field = np.where((part == ord("*")).any(axis=1), b"nan", field)
-    empty = (part == 32).all(axis=1)
-    if blank is not None and empty.any():
-        field = np.where(empty, str(blank).encode(), field)
-    # Python reads 1_0 as 10.
-    field = np.where((part == ord("_")).any(axis=1), b"_", field)
-    with suppress(ValueError):
-        return field.astype(np.float64)
-    for line, value, text in zip(lines, field.tolist(), part, strict=True):
-        try:
-            float(value)
-        except ValueError:
-            what = bytes(text).decode().strip()
-            raise AtomEncodingError(
-                f"line {line + 1} has the number {what!r}"
-            ) from None
-    raise AssertionError("one of these is no number")
+    """Numbers of some columns; NaN for one that did not fit, and for ``nothing``."""
+    texts = _field(letters, 0, letters.shape[1]).astype(str).tolist()
+    texts = ["nan" if "*" in text else text.strip() for text in texts]
+    return numbers(texts, nothing, lambda row: f"line {lines[row] + 1}")
 
 
 def _hybrid36(text: str, width: int) -> int:
