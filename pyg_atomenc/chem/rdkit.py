@@ -95,7 +95,7 @@ def as_mol(source: Any) -> Any:
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
     rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
-    mol = _build(rows, pairs, explicit=(z == 1).any())
+    mol = build_mol(rows, pairs, explicit=(z == 1).any())
     # Charges are often missing from files: valences may be odd, and stay so.
     steps = chem.SANITIZE_ALL ^ chem.SANITIZE_PROPERTIES
     with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
@@ -103,7 +103,9 @@ def as_mol(source: Any) -> Any:
     return mol
 
 
-def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
+def build_mol(
+    atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool
+) -> Any:
     """A molecule, with no hydrogens but those that are told where they are explicit.
 
     Of every atom its number, charge, hydrogens that are no atoms, radical electrons,
@@ -213,13 +215,13 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
 def graph_mol(atoms: Sequence[Tensor], bonds: Tensor, types: Tensor) -> Any:
     """A molecule of a graph, with rings and hybridisation, valid chemistry or not.
 
-    ``atoms`` are columns ``[N]`` as of :func:`_build`, ``bonds`` ``[2, B]``, and
+    ``atoms`` are columns ``[N]`` as of :func:`build_mol`, ``bonds`` ``[2, B]``, and
     ``types`` ``[B]`` places in ``BOND_TYPES``; all on the CPU.
     """
     chem = require_package("rdkit.Chem", "AtomFeatures")
     kinds = [_BONDS[column] for column in types.tolist()]
     rows, pairs = torch.stack(list(atoms), dim=1).tolist(), bonds.tolist()
-    mol = _build(rows, zip(*pairs, kinds, strict=True), explicit=True)
+    mol = build_mol(rows, zip(*pairs, kinds, strict=True), explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)

@@ -40,7 +40,7 @@ def read_bcif(
             raise AtomEncodingError(f"it has {name} more than once")
         rows = _size(category["rowCount"], 16 * limits.atoms)
         if name == "atom_site":
-            limits.check_atoms(file, rows)
+            limits.check(file, "atoms", rows)
         tables[name] = _category(category, TABLES[name], rows)
     return entry_of(tables, notes)
 

@@ -75,7 +75,7 @@ def read_cif(
     for name in TABLES:
         table = chosen.find_mmcif_category(f"_{name}.")
         # Other tables may have several rows for each atom.
-        limits.check_atoms(file, len(table) // (1 if name == "atom_site" else 16))
+        limits.check(file, "atoms", len(table) // (1 if name == "atom_site" else 16))
         if len(table):
             tables[name] = _columns(gemmi.cif, table, TABLES[name])
     return entry_of(tables, notes)

@@ -171,7 +171,7 @@ class Entry:
             rows = np.flatnonzero(np.isin(chain, chains))
             steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
             total += len(rows) * prod(sum(map(len, step)) for step in steps)
-            limits.check_atoms(file, total)
+            limits.check(file, "atoms", total)
             before = np.array([copies[name] for name in chain[rows].tolist()], int)
             names = [[str(n) for part in step for n in part] for step in steps]
             for copy, operation in enumerate(product(*names)):

@@ -8,11 +8,7 @@ from pyg_atomenc.errors import FileFormatError
 
 
 class Notes:
-    """What a reader assumed of a file, by kind.
-
-    Args:
-        file (pathlib.Path): Its name, for messages.
-    """
+    """What a reader assumed of a file, by kind."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

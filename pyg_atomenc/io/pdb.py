@@ -44,7 +44,8 @@ def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
             too many atoms.
     """
     content = check_text(content)
-    limits.check_atoms(file, content.count(b"\nATOM") + content.count(b"\nHETATM"))
+    count = content.count(b"\nATOM") + content.count(b"\nHETATM")
+    limits.check(file, "atoms", count)
     lines = content.split(b"\n")
     numbers = [i for i, line in enumerate(lines) if line.startswith(_ATOM)]
     if not numbers:
