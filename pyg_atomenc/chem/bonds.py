@@ -54,10 +54,9 @@ def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, T
 def unique_bonds(
     edge_index: Tensor, edge_attr: Optional[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Each bond of ``edge_index``, listed one way or both, once, with its type.
+    """Each bond once, its atoms ``[2, B]``, the lesser first, and its column ``[B]``.
 
-    The two atoms ``[2, B]``, the lesser first, and the column in :data:`BOND_TYPES`
-    ``[B]``, int64 on the CPU; a ValueError if there are bonds, but no one-hot types.
+    On the CPU; a ValueError if there are bonds, but no one-hot types.
     """
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))

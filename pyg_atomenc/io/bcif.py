@@ -20,13 +20,12 @@ def read_bcif(
 ) -> Entry:
     """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`.
 
-    biotite decodes the arrays, one step after another; here is checked that each has
-    as many values as the file says, since biotite fills up what is missing with zeros.
+    biotite decodes the arrays, but fills up what is missing with zeros: checked is that
+    each has as many values as the file says.
     """
     msgpack = require_package("msgpack", "BinaryCIF")
-    blocks = msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]
     found: dict[str, Any] = {}
-    for part in blocks:
+    for part in msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]:
         if part["header"] in found:
             raise AtomEncodingError(f"it has two blocks {part['header']}")
         names = [category["name"].lstrip("_") for category in part["categories"]]
@@ -53,16 +52,16 @@ def _category(category: Any, columns: Collection[str], rows: int) -> Table:
             continue
         if name in made:
             raise AtomEncodingError(f"it has the column {name} more than once")
-        data = _decode(column["data"]["data"], column["data"]["encoding"], rows)
-        mask = column["mask"]
-        if mask is not None:
-            mask = _decode(mask["data"], mask["encoding"], rows)
-            if not np.isin(mask, (0, 1, 2)).all():
-                raise AtomEncodingError(f"the mask of {name} is none")
-        for array in (data, mask):
+        data, mask = arrays = [
+            part and _decode(part["data"], part["encoding"], rows)
+            for part in (column["data"], column["mask"])
+        ]
+        for array in arrays:
             if array is not None and array.shape != (rows,):
                 raise AtomEncodingError(f"{name}: {array.size} values for {rows} rows")
         if mask is not None and mask.any():
+            if not np.isin(mask, (0, 1, 2)).all():
+                raise AtomEncodingError(f"the mask of {name} is none")
             # As in a text: '.' for none, '?' for not known.
             nothing = np.array(["", ".", "?"])[mask]
             data = np.where(mask != 0, nothing, data.astype(str))
@@ -101,9 +100,7 @@ def _decode(data: Any, steps: Any, rows: int) -> NDArray[Any]:
 def _count_packed(data: NDArray[Any]) -> int:
     """How many numbers packed integers make: an extreme one goes on in the next."""
     info = np.iinfo(data.dtype)
-    goes_on = data == info.max
-    if info.min < 0:
-        goes_on |= data == info.min
+    goes_on = (data == info.max) | ((data == info.min) & (info.min < 0))
     return -1 if len(data) and goes_on[-1] else int((~goes_on).sum())
 
 

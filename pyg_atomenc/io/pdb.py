@@ -37,12 +37,7 @@ _CUT = "the file may have been cut short"
 
 
 def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
-    """Parse a PDB file.
-
-    Raises:
-        ValueError: If a line ends within an atom, or a value cannot be, or there are
-            too many atoms.
-    """
+    """Parse a PDB file."""
     content = check_text(content)
     count = content.count(b"\nATOM") + content.count(b"\nHETATM")
     limits.check(file, "atoms", count)
@@ -51,19 +46,18 @@ def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
     if not numbers:
         raise AtomEncodingError("it has no atoms")
     rows = [lines[i] for i in numbers]
-    if min(map(len, rows)) < 54:
-        row = next(i for i in numbers if len(lines[i]) < 54)
-        raise AtomEncodingError(f"line {row + 1} ends within an atom")
+    for i in numbers:
+        if len(lines[i]) < 54:
+            raise AtomEncodingError(f"line {i + 1} ends within an atom")
     letters = np.array(rows, dtype="S80").view(np.uint8).reshape(len(rows), 80)
     letters[letters == 0] = 32
-    if (letters > 127).any():
-        row = numbers[int((letters > 127).any(axis=1).argmax())]
+    if letters.max() > 127:
+        row = numbers[int(letters.max(axis=1).argmax())]
         raise AtomEncodingError(f"line {row + 1} has letters beyond ASCII")
     others = [line for line in lines if not line.startswith(_ATOM)]
-    odd = [line for line in others if line.count(b".") > 2]
-    odd = [line for line in odd if not line.startswith(_OTHERS)]
-    odd = [line for line in odd if _COORDINATES.search(line[20:])]
-    notes.add("lines with coordinates that are no atoms", len(odd))
+    odd = [line for line in others if not line.startswith(_OTHERS)]
+    count = sum(_COORDINATES.search(line, 20) is not None for line in odd)
+    notes.add("lines with coordinates that are no atoms", count)
     header = b"\n".join(line for line in others if line.startswith(_HEADER))
     atoms = _columns(letters, numbers, notes)
     starts, segment = _parts(lines, numbers, atoms, notes)
@@ -156,10 +150,9 @@ def _hybrid36(text: str, width: int) -> int:
 
 
 def _charge(text: str) -> int:
-    digits = text.strip("+-") if text else "0"
-    if not digits.isdigit():
-        return _BAD
-    return -int(digits) if "-" in text else int(digits)
+    digits = text.strip("+-") or text or "0"
+    sign = -1 if "-" in text else 1
+    return sign * int(digits) if digits.isdigit() else _BAD
 
 
 def _parts(
@@ -198,9 +191,7 @@ def _parts(
     sizes = {b - a for a, b in pairwise([*known, count])}
     if len(sizes) > 1 and len(begun) != len(ended):
         notes.add("models have different numbers of atoms")
-    segment = np.zeros(count + 1, dtype=np.int64)
-    np.add.at(segment, ter, 1)
-    return np.array(known), np.cumsum(segment)[:-1]
+    return np.array(known), np.cumsum(np.bincount(ter, minlength=count + 1))[:count]
 
 
 def _read_header(
@@ -209,11 +200,10 @@ def _read_header(
     """Declared bonds and assemblies, as gemmi reads them."""
     gemmi = require_package("gemmi", "from_structure")
     structure = gemmi.read_pdb_string(header + b"\nEND\n")
-    kinds = {gemmi.ConnectionType.MetalC: 8}
     for bond in structure.connections:
         if bond.asu != gemmi.Asu.Different:
-            one, other = _place(bond.partner1), _place(bond.partner2)
-            entry.links.append((one, other, kinds.get(bond.type, 1)))
+            kind = 8 if bond.type == gemmi.ConnectionType.MetalC else 1
+            entry.links.append((_place(bond.partner1), _place(bond.partner2), kind))
     for assembly in structure.assemblies:
         for generator in assembly.generators:
             names = []
@@ -221,9 +211,8 @@ def _read_header(
                 # Not the name of the operator, which may be there with another meaning.
                 names.append(str(len(entry.operators)))
                 moved = operator.transform
-                entry.operators[names[-1]] = (
-                    np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
-                )  # fmt: skip
+                matrix = np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
+                entry.operators[names[-1]] = matrix
             entry.generators.append((assembly.name, ",".join(names), generator.chains))
     # A bond of a higher order is listed as often.
     pairs: dict[tuple[int, ...], int] = {}
