@@ -156,22 +156,17 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     for name, *values in _rows(tables.get("pdbx_struct_oper_list", {}), _OPERATOR):
         matrix = np.array(values).astype(np.float64)
         entry.operators[name] = matrix[:9].reshape(3, 3), matrix[9:]
-    if "label_asym_id" in site:
-        entry.chain_column, entry.place = "label_asym_id", (*PLACE, "label_asym_id")
     if "conn_type_id" in tables.get("struct_conn", ()):
-        entry.links = _links(tables["struct_conn"], entry.place)
+        place = [name for name in PLACE if name in atoms]
+        entry.links = _links(tables["struct_conn"], place)
     return entry
 
 
 def _names(site: Table, count: int, notes: Notes) -> Table:
     """All that names atoms, by the author where the author tells."""
-    atoms: Table = {
-        name: _told(site, count, f"auth_{column}", f"label_{column}")
-        for name, column in (
-            ("chain_id", "asym_id"), ("res_name", "comp_id"), ("atom_name", "atom_id")
-        )
-    }  # fmt: skip
+    atoms: Table = {"chain_id": _told(site, count, "auth_asym_id", "label_asym_id")}
     for name, column in (("res_name", "comp_id"), ("atom_name", "atom_id")):
+        atoms[name] = _told(site, count, f"auth_{column}", f"label_{column}")
         if (atoms[name] == "").any():
             row = int((atoms[name] == "").argmax())
             raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
@@ -199,8 +194,7 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
         row = int(other.argmax())
         raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
     atoms["hetero"] = np.where(group == "", ~standard, group == "HETATM")
-    symbol = _told(site, count, "type_symbol")
-    atoms["element"] = codes.of_distinct(str.upper, symbol)
+    atoms["element"] = codes.of_distinct(str.upper, _told(site, count, "type_symbol"))
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
 

@@ -23,8 +23,8 @@ from pyg_atomenc.io.duplicates import choose_altloc
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
-# What names an atom in a table of bonds.
-PLACE = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "altloc_id")
+# What names an atom in a table of bonds; the last one is not in every format.
+PLACE = "chain_id res_id ins_code res_name atom_name altloc_id label_asym_id".split()
 Table = dict[str, Any]
 
 
@@ -36,9 +36,8 @@ class Entry:
     atoms: Table
     # Where each model starts, and the end [M + 1].
     models: NDArray[np.int64]
-    # Declared bonds: two atoms, as values of the columns `place`, and biotite's type.
+    # Declared bonds: two atoms, as values of what PLACE names, and biotite's type.
     links: list[Any] = field(default_factory=list)
-    place: tuple[str, ...] = PLACE
     # Bonds between two rows of `atoms`, and how often each is listed [B, 3].
     pairs: Any = None
     # Component → its bonds, by the file itself.
@@ -47,7 +46,6 @@ class Entry:
     generators: list[tuple[str, str, list[str]]] = field(default_factory=list)
     # Name → rotation [3, 3] and shift [3].
     operators: Table = field(default_factory=dict)
-    chain_column: str = "chain_id"
     # pdbx_poly_seq_scheme.
     sequence: Optional[Table] = None
 
@@ -126,8 +124,9 @@ class Entry:
             wanted = {end[1] for *ends, _ in self.links for end in ends}
             near = codes.of_distinct(lambda n: str(n) in wanted, atoms.res_id)
             some = np.flatnonzero(near)
-            columns = [getattr(atoms, name)[some].astype(str) for name in self.place]
-            keys = zip(*(column.tolist() for column in columns), strict=True)
+            columns = (getattr(atoms, name)[some].astype(str).tolist()
+                       for name in PLACE if name in self.atoms)  # fmt: skip
+            keys = zip(*columns, strict=True)
             # Of atoms that are named alike, the first one.
             found = dict(zip([*keys][::-1], some.tolist()[::-1], strict=True))
             ends = [[found.get(a, -1), found.get(b, -1), t] for a, b, t in self.links]
@@ -143,7 +142,8 @@ class Entry:
         return np.concatenate(parts)
 
     def _assembly(self, atoms: Any, assembly: str, file: Path, limits: Limits) -> Any:
-        chain = getattr(atoms, self.chain_column)
+        labels = "label_asym_id" in self.atoms
+        chain = atoms.label_asym_id if labels else atoms.chain_id
         made: list[Any] = []
         copies, total = Counter[str](), 0
         for name, expression, chains in self.generators:

@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from pyg_atomenc.checks import check_choice, check_type
+from pyg_atomenc.checks import check_choice, check_integer, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -96,7 +96,13 @@ def from_structure(
     """
     for package in ("biotite.structure", "gemmi"):
         require_package(package, "from_structure")
-    _check_options(model, assembly, chains, numbering)
+    if model != "all":
+        check_integer("model", model)
+    if assembly is not None:
+        check_type("assembly", assembly, str, "pass its id as text, such as '1'.")
+    if chains is not None and (isinstance(chains, str) or not list(chains)):
+        raise AtomEncodingError(f"'chains' is {chains!r}: pass a list such as ['A'].")
+    check_choice("numbering", numbering, ("author", "label"))
     file, limits = Path(path), limits or Limits()
     suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
     if suffix not in _FORMATS:
@@ -146,27 +152,9 @@ def from_structure(
     return graphs if model == "all" else graphs[0]
 
 
-def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> None:
-    number = isinstance(model, int) and not isinstance(model, bool) and model > 0
-    if model != "all" and not number:
-        raise AtomEncodingError(
-            f"'model' is {model!r}: pass a model's number, from 1, or 'all'."
-        )
-    mend = "pass the assembly's id as text, such as '1'."
-    check_type("assembly", "" if assembly is None else assembly, str, mend)
-    if chains is not None and (isinstance(chains, str) or not list(chains)):
-        raise AtomEncodingError(
-            f"'chains' is {chains!r}: pass a list of names, such as ['A', 'B']."
-        )
-    check_choice("numbering", numbering, ("author", "label"))
-
-
 @contextmanager
 def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
-    """Whatever the parsers raise on a damaged file, the user gets one kind of error.
-
-    They warn of what they fill up: missing columns that others stand in for.
-    """
+    """Whatever the parsers raise on a damaged file, the user gets one kind of error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -174,34 +162,25 @@ def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
     except FileFormatError:
         raise
     except Exception as error:
+        reason = error if isinstance(error, AtomEncodingError) else repr(error)
         raise FileFormatError(
-            f"{file}: cannot be read as {kind} ({_reason(error)}). Check that the file "
-            f"is complete and that its name ends in its true format."
+            f"{file}: cannot be read as {kind} ({reason}). Check that the file is "
+            f"complete and that its name ends in its true format."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return f"no {text}" if isinstance(error, KeyError) else text
 
 
 def _prepare(
     atoms: Any, sequence: Any, kind: str, numbering: str, unresolved: bool
 ) -> Any:
     if unresolved:
-        if kind == "PDB":
-            raise AtomEncodingError(
-                "'unresolved' is True, but a PDB file does not number its sequence: "
-                "pass the entry's mmCIF file, or unresolved=False."
-            )
         try:
             atoms = add_unresolved(atoms, sequence)
+        except AtomEncodingError:
+            raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            if isinstance(error, AtomEncodingError):
-                raise
             raise AtomEncodingError(
                 f"'unresolved' is True, but pdbx_poly_seq_scheme cannot be read "
-                f"({_reason(error)}): pass unresolved=False."
+                f"({error!r}): pass unresolved=False."
             ) from error
     if numbering == "label":
         if "label_seq_id" not in atoms.get_annotation_categories():

@@ -26,8 +26,8 @@ def add_unresolved(atoms: Any, scheme: Optional[dict[str, Any]]) -> Any:
     known = atoms.get_annotation_categories()
     if scheme is None or "label_asym_id" not in known:
         raise AtomEncodingError(
-            "'unresolved' is True, but the file has no pdbx_poly_seq_scheme to tell "
-            "its full sequence: pass unresolved=False"
+            "'unresolved' is True, but the file has no pdbx_poly_seq_scheme, which "
+            "tells its sequence: pass the entry's mmCIF file, or unresolved=False."
         )
     # Every copy of an assembly has its own gaps.
     copy = atoms.sym_id if "sym_id" in known else np.zeros(atoms.array_length())
