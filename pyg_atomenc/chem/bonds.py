@@ -186,8 +186,8 @@ def _along(residues: Residues) -> NDArray[np.int64]:
             ends.append(atom[of])
         # Where nobody saw the atoms, their numbers have to do.
         distance = _distance(atoms, *ends)
-        near = ~(distance > np.where(sure[start], _FARTHEST, _LONGEST))
-        near &= sure[start] | ~np.isnan(distance)
+        near = distance <= np.where(sure[start], _FARTHEST, _LONGEST)
+        near |= np.isnan(distance) & sure[start]
         near &= (ends[0] >= 0) & (ends[1] >= 0)
         parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
     return np.concatenate(parts)
@@ -205,18 +205,13 @@ def _follows(
 
     Numbers may jump, above all those of authors, or stay as insertion codes count.
     """
-    known = atoms.get_annotation_categories()
-    same = np.ones(len(first) - 1, dtype=bool)
-    for name in ("chain_id", "label_asym_id", "sym_id", "segment"):
-        if name in known:
-            value = getattr(atoms, name)[first]
-            same &= value[1:] == value[:-1]
+    names = ("chain_id", "label_asym_id", "sym_id", "segment")
+    same = np.diff(codes.of_columns(atoms, names)[first]) == 0
     number = atoms.res_id[first]
-    if "label_seq_id" in known:
+    if "label_seq_id" in atoms.get_annotation_categories():
         label = atoms.label_seq_id[first].astype(str)
         told = np.char.isdigit(label)
         if told.any():
             same &= told[1:] & told[:-1]
             number = np.where(told, label, "0").astype(int)
-    step = np.diff(number)
-    return same, (step == 0) | (step == 1)
+    return same, np.isin(np.diff(number), (0, 1))

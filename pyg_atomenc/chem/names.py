@@ -198,6 +198,5 @@ def _element(component: str, name: str) -> tuple[str, bool]:
     letters = name.upper().lstrip("0123456789'\"*")
     if letters == component.upper() and letters in SYMBOLS:
         return letters, True
-    if letters[:2] in _ELEMENTS:
-        return letters[:2], False
-    return (letters[:1] if letters[:1] in (*SYMBOLS, "D") else "X"), False
+    short = letters[: 2 if letters[:2] in _ELEMENTS else 1]
+    return (short if short in (*SYMBOLS, "D") else "X"), False

@@ -1,5 +1,6 @@
 """The one truth about residues: which there are, of what kind, and what links them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Optional
@@ -100,16 +101,13 @@ class Residues:
 
     @cached_property
     def numbered(self) -> Optional[NDArray[np.bool_]]:
-        """Which have a number in a sequence ``[R]``; ``None`` if none are told.
-
-        Some programs number all residues. A component that is made for no polymer is in
-        a sequence only if a polymer bond joins it to another residue.
-        """
+        """Which have a number in a sequence ``[R]``; ``None`` if none are told."""
         if "label_seq_id" not in self.atoms.get_annotation_categories():
             return None
         known = ~untold(self.atoms.label_seq_id)
         if not known.any():
             return None
+        # Some programs number all residues, ligands and waters, too.
         told = np.bincount(self.index[known], minlength=len(self)) > 0
         return told & (self.linked | (self._made_for != LIGAND))
 
@@ -234,15 +232,12 @@ def check_bonds(atoms: Any) -> None:
 
 def integers(values: NDArray[Any], name: str) -> NDArray[np.int64]:
     """An annotation ``[N]`` as int64, or a ValueError if a value is no whole number."""
-    try:
+    with suppress(ArithmeticError, TypeError, ValueError):
         with np.errstate(invalid="ignore"):
             found = values.astype(np.int64)
-        same = values.dtype.kind not in "fc" or bool((found == values).all())
-    except (ArithmeticError, TypeError, ValueError):
-        same = False
-    if not same:
-        raise AtomEncodingError(
-            f"'{name}' holds {values[:3].tolist()} …, of which some are no whole "
-            f"numbers: give every atom an integer."
-        )
-    return found
+        if values.dtype.kind not in "fc" or (found == values).all():
+            return found
+    raise AtomEncodingError(
+        f"'{name}' holds {values[:3].tolist()} …, of which some are no whole numbers: "
+        f"give every atom an integer."
+    )

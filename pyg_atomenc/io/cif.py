@@ -29,12 +29,8 @@ TABLES["atom_site"] = (
 ).split()
 _NOTHING = (".", "?", "")
 _UNTOLD = -(2**40)
-# Orders and aromatic flags → biotite's BondType; 0 is any.
-_KINDS = {
-    ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
-    ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
-    ("AROM", "N"): 9,
-}  # fmt: skip
+# Orders → biotite's BondType, which is 4 more for aromatic single to triple bonds.
+_KINDS = {"SING": 1, "DOUB": 2, "TRIP": 3, "QUAD": 4, "AROM": 9}
 _OPERATOR = ["id", *(f"matrix[{i}][{j}]" for i in "123" for j in "123")]
 _OPERATOR += [f"vector[{i}]" for i in "123"]
 # How struct_conn names what names an atom.
@@ -85,13 +81,12 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
     """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
     if block is not None and block not in found:
         raise AtomEncodingError(f"'block' is {block!r}, but its blocks are {[*found]}")
-    some = [part for part in found.values() if part is not None]
-    chosen = found[block] if block is not None else next(iter(some), None)
-    if chosen is None:
+    some = [part for name, part in found.items()
+            if part is not None and block in (None, name)]  # fmt: skip
+    if not some:
         raise AtomEncodingError("it has no atom_site")
-    if block is None:
-        notes.add("blocks with atoms that are not read", len(some) - 1)
-    return chosen
+    notes.add("blocks with atoms that are not read", len(some) - 1)
+    return some[0]
 
 
 def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
@@ -144,7 +139,8 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     rings = _told(bonds, len(ends), "pdbx_aromatic_flag", "aromatic").tolist()
     for (name, a, b), order, ring in zip(ends, orders, rings, strict=True):
         # Some programs write whole words, and no flag.
-        kind = _KINDS.get((order[:4].upper(), ring[:1].upper() or "N"), 0)
+        kind = _KINDS.get(order[:4].upper(), 0)
+        kind += 4 if kind in (1, 2, 3) and ring[:1] in ("Y", "y") else 0
         entry.component_bonds.setdefault(name, {})[a, b] = kind
     entry.generators = [
         (name, expression, chains.split(","))
@@ -232,35 +228,34 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     values = table.get(name)
     if values is not None and values.dtype.kind in "iu":
         return values.astype(np.int64)
-    texts = _told(table, len(other), name)
-    found = codes.of_distinct(lambda text: _whole(text, name), texts)
-    return np.where(texts == "", other, found)
-
-
-def _whole(text: str, name: str) -> int:
     # Charges may have zeros behind a point, or their sign at the end.
-    how = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
-    found = how.fullmatch(text or "0")
-    if found is None:
-        raise AtomEncodingError(f"a value of {name} is no whole number: {text[:20]!r}")
-    return int(f"{found[1] or found[3]}{found[2]}")
+    pattern = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
+
+    def whole(text: str) -> int:
+        found = pattern.fullmatch(text or "0")
+        if found is None:
+            raise AtomEncodingError(f"{name} has no whole number: {text[:20]!r}")
+        return int(f"{found[1] or found[3]}{found[2]}")
+
+    texts = _told(table, len(other), name)
+    return np.where(texts == "", other, codes.of_distinct(whole, texts))
 
 
 def _links(table: Table, place: Collection[str]) -> list[Any]:
     """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
     count = len(table["conn_type_id"])
-    kinds = [
-        _LINKS.get(kind.lower().partition("_")[0], 0)
-        for (kind,) in _rows(table, ["conn_type_id"])
-    ]
-    ends = []
+    kinds = [kind.lower().partition("_")[0]
+             for kind in _told(table, count, "conn_type_id").tolist()]  # fmt: skip
+    ends, moves = [], []
     for i in "12":
-        columns = [
+        columns = (
             _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")
                                   for name in _PARTNER[key])).tolist()
             for key in place
-        ]  # fmt: skip
+        )  # fmt: skip
         ends.append(list(zip(*columns, strict=True)))
-        moved = ~np.isin(_told(table, count, f"ptnr{i}_symmetry"), ("", "1_555"))
-        kinds = [0 if m else kind for m, kind in zip(moved, kinds, strict=True)]
-    return [link for link in zip(*ends, kinds, strict=True) if link[2]]
+        moves.append(_told(table, count, f"ptnr{i}_symmetry"))
+    here: Any = np.isin(moves, ("", "1_555")).all(axis=0)
+    return [(one, other, _LINKS[kind])
+            for one, other, kind, near in zip(*ends, kinds, here, strict=True)
+            if near and kind in _LINKS]  # fmt: skip

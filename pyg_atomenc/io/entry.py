@@ -49,16 +49,6 @@ class Entry:
     # pdbx_poly_seq_scheme.
     sequence: Optional[Table] = None
 
-    @property
-    def num_models(self) -> int:
-        """How many models there are."""
-        return len(self.models) - 1
-
-    @property
-    def assemblies(self) -> list[str]:
-        """The ids of the biological assemblies."""
-        return list(dict.fromkeys(name for name, *_ in self.generators))
-
     def read(
         self,
         model: int,
@@ -95,7 +85,7 @@ class Entry:
                    if not table and len(component_atoms(name)[0]) != 1]  # fmt: skip
         bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
-        if "segment" in atoms.get_annotation_categories():
+        if "segment" in self.atoms:
             atoms.del_annotation("segment")
         hidden = np.isnan(atoms.coord).any(axis=1)
         notes.add("atoms without a position are unresolved", hidden.sum())

@@ -111,9 +111,8 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     atoms["charge"][odd] = 0
     notes.add("charges that are no number read as 0", odd.sum())
     number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
-    if (number == _BAD).any():
-        row = lines[int((number == _BAD).argmax())]
-        raise AtomEncodingError(f"line {row + 1} has a residue number that is none")
+    for row in np.flatnonzero(number == _BAD).tolist():
+        raise AtomEncodingError(f"line {lines[row] + 1} has no residue number")
     blank = (letters[:, 22:26] == 32).all(axis=1)
     notes.add("atoms without a residue number", blank.sum())
     unknown = number == _STARS
@@ -161,13 +160,12 @@ def _parts(
     """Where models start, and which of TER's stretches every atom is in."""
     marks = [(i, line[:6].rstrip()) for i, line in enumerate(lines)
              if line.startswith((b"TER", b"END", b"MODEL", b"MASTER"))]  # fmt: skip
-    place = np.searchsorted(numbers, [i for i, _ in marks]).tolist()
-    at_mark: dict[bytes, list[int]] = {}
-    for at, (_, mark) in zip(place, marks, strict=True):
-        at_mark.setdefault(mark, []).append(at)
-    ter, ends = at_mark.get(b"TER", []), set(at_mark.get(b"END", []))
-    begun, ended = (at_mark.get(mark, []) for mark in (b"MODEL", b"ENDMDL"))
-    starts, count = {0, *begun, *ended}, len(numbers)
+    # Before which atoms each of them stands.
+    ter, end, begun, ended = (
+        np.searchsorted(numbers, [i for i, mark in marks if mark == name]).tolist()
+        for name in (b"TER", b"END", b"MODEL", b"ENDMDL")
+    )
+    ends, starts, count = {*end}, {0, *begun, *ended}, len(numbers)
     # Behind an END stands another model if it has the same atoms, else more of them.
     for at in sorted(ends - {0, count} - starts):
         start = max(start for start in starts if start < at)

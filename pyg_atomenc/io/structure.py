@@ -118,7 +118,8 @@ def from_structure(
         else:
             read = read_bcif if kind == "BinaryCIF" else read_cif
             entry = read(content, file, limits, notes, block)
-    count, known = entry.num_models, entry.assemblies
+    count = len(entry.models) - 1
+    known = list(dict.fromkeys(name for name, *_ in entry.generators))
     numbers = range(1, count + 1) if model == "all" else [int(model)]
     if numbers[-1] > count:
         raise FileFormatError(
@@ -135,7 +136,7 @@ def from_structure(
         with _one_kind_of_error(file, kind):
             atoms = entry.read(number, assembly, file, limits, notes, ligands or {})
         try:
-            atoms = _prepare(atoms, entry.sequence, kind, numbering, unresolved)
+            atoms = _prepare(atoms, entry.sequence, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)
             if left.array_length() == 0:
                 raise AtomEncodingError(
@@ -169,9 +170,7 @@ def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
         ) from error
 
 
-def _prepare(
-    atoms: Any, sequence: Any, kind: str, numbering: str, unresolved: bool
-) -> Any:
+def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any:
     if unresolved:
         try:
             atoms = add_unresolved(atoms, sequence)
@@ -185,8 +184,8 @@ def _prepare(
     if numbering == "label":
         if "label_seq_id" not in atoms.get_annotation_categories():
             raise AtomEncodingError(
-                f"'numbering' is 'label', which a {kind} file without label_seq_id "
-                f"does not have: pass 'author'."
+                "'numbering' is 'label', but the file has no label_seq_id: pass "
+                "'author'."
             )
         # The authors' numbers tell waters apart, which have none of the sequence.
         atoms.set_annotation("auth_seq_id", atoms.res_id)
@@ -200,13 +199,13 @@ def _select(
     atoms: Any, chains: Optional[Sequence[str]], waters: bool, hydrogens: bool
 ) -> Any:
     keep = np.ones(atoms.array_length(), dtype=bool)
-    if chains is not None:
-        there = list(dict.fromkeys(atoms.chain_id.tolist()))
-        missing = [name for name in chains if name not in there]
-        if missing:
+    there = list(dict.fromkeys(atoms.chain_id.tolist()))
+    for name in chains or ():
+        if name not in there:
             raise AtomEncodingError(
-                f"has no chain {missing[0]!r}, but {there}: see 'chains', 'numbering'."
+                f"has no chain {name!r}, but {there}: see 'chains', 'numbering'."
             )
+    if chains is not None:
         keep &= np.isin(atoms.chain_id, list(chains))
     if not waters:
         keep &= (atoms.res_name != "HOH") & (atoms.res_name != "DOD")

@@ -8,11 +8,8 @@ from numpy.typing import NDArray
 from pyg_atomenc.chem.bonds import residue_bonds
 from pyg_atomenc.chem.codes import by_first_atom, code, places
 from pyg_atomenc.chem.components import component_atoms, component_bonds
-from pyg_atomenc.chem.residues import find_residues
+from pyg_atomenc.chem.residues import NO_SEQUENCE, find_residues, untold
 from pyg_atomenc.errors import AtomEncodingError, require_package
-
-_NONE = (".", "?", "")
-_PHOSPHATE = ("P", "OP1", "OP2")
 
 
 def add_unresolved(atoms: Any, scheme: Optional[dict[str, Any]]) -> Any:
@@ -77,7 +74,7 @@ def _missing_atoms(atoms: Any) -> list[Any]:
         missing = ~np.isin(names, atoms.atom_name[rows])
         if atoms.label_seq_id[rows[0]] == "1" and "P" not in atoms.atom_name[rows]:
             # A nucleic acid starts with O5' where nobody saw a phosphate before it.
-            missing &= ~np.isin(names, _PHOSPHATE)
+            missing &= ~np.isin(names, ("P", "OP1", "OP2"))
         if missing.any():
             parts.append(_make(atoms, rows[0], missing))
     return parts
@@ -86,22 +83,21 @@ def _missing_atoms(atoms: Any) -> list[Any]:
 def _missing_residues(atoms: Any, scheme: Any) -> list[Any]:
     keys = "asym_id seq_id mon_id pdb_strand_id pdb_seq_num pdb_ins_code".split()
     rows = zip(*(scheme[key].astype(str).tolist() for key in keys), strict=True)
-    shown = atoms.label_asym_id.tolist()
+    shown, parts = atoms.label_asym_id.tolist(), []
     there = set(zip(shown, atoms.label_seq_id.tolist(), strict=True))
-    shown, parts = set(shown), []
+    chains = set(shown)
     for asym, seq, name, chain, number, letter in rows:
-        if asym not in shown or (asym, seq) in there:
-            continue
-        letter = "" if letter in _NONE else letter
-        named = dict(chain_id=chain, res_id=int(number), ins_code=letter)
-        labels = dict(label_asym_id=asym, label_seq_id=seq, res_name=name, hetero=False)
-        parts.append(_make(atoms, 0, slice(None), **named, **labels))
+        if asym in chains and (asym, seq) not in there:
+            letter = "" if letter in NO_SEQUENCE else letter
+            named = dict(chain_id=chain, res_id=int(number), ins_code=letter)
+            named |= dict(label_asym_id=asym, label_seq_id=seq, res_name=name)
+            parts.append(_make(atoms, 0, slice(None), hetero=False, **named))
     return parts
 
 
 def _sequence_order(atoms: Any) -> NDArray[np.int64]:
     chain, _ = by_first_atom(code(atoms.label_asym_id))
-    numbered = ~np.isin(atoms.label_seq_id, _NONE)
-    number = np.where(numbered, atoms.label_seq_id, "0").astype(int)
-    residue = np.where(numbered, 0, find_residues(atoms).index)
+    outside = untold(atoms.label_seq_id)
+    number = np.where(outside, "0", atoms.label_seq_id).astype(int)
+    residue = np.where(outside, find_residues(atoms).index, 0)
     return np.lexsort((residue, number, chain))
