@@ -71,10 +71,7 @@ def unique_bonds(
 
 def check_bond_types(edge_attr: Optional[Tensor]) -> Tensor:
     """The one-hot bond types ``[E, 5]``, or a ValueError if it is none."""
-    hint = (
-        "read the data with from_structure, from_atom_array, from_smiles or "
-        "from_rdmol, or set the one-hot bond types of pyg_atomenc.io.BOND_TYPES"
-    )
+    hint = "read the data with pyg_atomenc.io, or set one-hot types as its BOND_TYPES"
     return check_shape("edge_attr", edge_attr, "E", BOND_COLUMNS, hint=hint)
 
 

@@ -81,8 +81,7 @@ def _perceive(
     if template is not None:
         if not isinstance(like, chem.Mol):
             raise AtomEncodingError(
-                "'ligands' has a template that is no molecule: pass SMILES, or RDKit's "
-                "Mol."
+                "'ligands' has a template that is no molecule: pass a SMILES or a Mol."
             )
         # Hydrogens go to the nearest atom later; a template has none.
         rows = rows[~np.isin(atoms.element[rows], ("H", "D", "T"))]
@@ -107,14 +106,13 @@ def _perceive(
                 more = ", orders by valence" if ordered is not None else ""
                 how = f"bonded as the file says{more}"
     if ordered is None:
-        how += ", without orders"
-    else:
-        atoms.charge[rows] = [atom.GetFormalCharge() for atom in ordered.GetAtoms()]
-    kinds = {} if ordered is None else _KINDS
-    mol = mol if ordered is None else ordered
-    bonds = rdkit.bonds_of(rdkit.atoms_of(mol))
-    types = [kinds.get(bond.GetBondType().name, 0) for bond in bonds]
-    ends = rows[rdkit.bond_ends(mol)]
+        ends = rows[rdkit.bond_ends(mol)]
+        return np.insert(ends, 2, 0, axis=1), f"{how}, without orders"
+    found = rdkit.atoms_of(ordered)
+    atoms.charge[rows] = [atom.GetFormalCharge() for atom in found]
+    bonds = rdkit.bonds_of(found)
+    types = [_KINDS.get(bond.GetBondType().name, 0) for bond in bonds]
+    ends = rows[rdkit.bond_ends(ordered)]
     return np.column_stack([ends, types]).astype(np.int64), how
 
 
@@ -135,10 +133,9 @@ def _molecule(chem: Any, atoms: Any, rows: Any, own: Any) -> Any:
 
 def _by_valence(chem: Any, determine: Any, mol: Any) -> Any:
     """The molecule with orders that fit, if all hydrogens are there."""
-    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-    if 1 not in numbers or len(numbers) > _MOST:
+    if not mol.GetNumHeavyAtoms() < mol.GetNumAtoms() <= _MOST:
         return None
-    charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
+    charge = chem.GetFormalCharge(mol)
     # Most files tell no charges.
     for total in (charge,) if charge else (0, 1, -1, 2, -2):
         with suppress(ValueError, RuntimeError):

@@ -32,8 +32,7 @@ NO_SEQUENCE = (".", "?", "", "-1")
 """What stands in ``label_seq_id`` for no number."""
 
 _IDENTITY = ("chain_id", "res_id", "ins_code", "res_name")
-# Annotations that readers add where a file has them; each tells residues apart, too,
-# which all atoms of tell.
+# Where all atoms of a residue tell these, they tell residues apart, too.
 _MORE_IDENTITY = ("sym_id", "label_asym_id", "auth_seq_id")
 
 
@@ -213,9 +212,7 @@ def _component_kind(name: str) -> int:
 def check_atom_array(atoms: Any) -> None:
     """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms."""
     structure = require_package("biotite.structure", "an AtomArray")
-    mend = "pass a biotite.structure.AtomArray."
-    if isinstance(atoms, structure.AtomArrayStack):
-        mend = "pass one model of the stack, such as stack[0]."
+    mend = "pass a biotite.structure.AtomArray, one model as stack[0] of a stack."
     check_type("atoms", atoms, structure.AtomArray, mend)
     if atoms.array_length() == 0:
         raise AtomEncodingError("'atoms' has no atoms: check what filtered them.")
@@ -225,8 +222,8 @@ def check_bonds(atoms: Any) -> None:
     """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
     if atoms.bonds is None:
         raise AtomEncodingError(
-            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, for "
-            "example to biotite.structure.connect_via_residue_names(atoms)."
+            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, as "
+            "to biotite.structure.connect_via_residue_names(atoms)."
         )
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Collection
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,7 @@ from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
 
-def read_bcif(
-    content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
-) -> Entry:
+def read_bcif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
     """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`.
 
     biotite decodes the arrays, but fills up what is missing with zeros: checked is that
@@ -39,7 +36,7 @@ def read_bcif(
             raise AtomEncodingError(f"it has {name} more than once")
         rows = _size(category["rowCount"], 16 * limits.atoms)
         if name == "atom_site":
-            limits.check(file, "atoms", rows)
+            limits.check(notes.file, "atoms", rows)
         tables[name] = _category(category, TABLES[name], rows)
     return entry_of(tables, notes)
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -50,9 +49,7 @@ _NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
 _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
 
 
-def read_cif(
-    content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
-) -> Entry:
+def read_cif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
     """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
     gemmi = require_package("gemmi", "from_structure")
     content = check_text(content)
@@ -71,7 +68,8 @@ def read_cif(
     for name in TABLES:
         table = chosen.find_mmcif_category(f"_{name}.")
         # Other tables may have several rows for each atom.
-        limits.check(file, "atoms", len(table) // (1 if name == "atom_site" else 16))
+        often = 1 if name == "atom_site" else 16
+        limits.check(notes.file, "atoms", len(table) // often)
         if len(table):
             tables[name] = _columns(gemmi.cif, table, TABLES[name])
     return entry_of(tables, notes)
@@ -123,8 +121,9 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     count = len(site["Cartn_x"])
     atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
-    weight = _numbers(site, "occupancy") if "occupancy" in site else np.ones(count)
-    atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
+    atoms["occupancy"] = np.ones(count)
+    if "occupancy" in site:
+        atoms["occupancy"] = np.nan_to_num(_numbers(site, "occupancy"), nan=1.0)
     model = _integers(site, "pdbx_PDB_model_num", np.ones(count, dtype=np.int64))
     model, first = codes.by_first_atom(model)
     if len(first) > 1:
@@ -142,13 +141,9 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
         kind = _KINDS.get(order[:4].upper(), 0)
         kind += 4 if kind in (1, 2, 3) and ring[:1] in ("Y", "y") else 0
         entry.component_bonds.setdefault(name, {})[a, b] = kind
-    entry.generators = [
-        (name, expression, chains.split(","))
-        for name, expression, chains in _rows(
-            tables.get("pdbx_struct_assembly_gen", {}),
-            ("assembly_id", "oper_expression", "asym_id_list"),
-        )
-    ]
+    made = tables.get("pdbx_struct_assembly_gen", {})
+    rows = _rows(made, ("assembly_id", "oper_expression", "asym_id_list"))
+    entry.generators = [(name, how, chains.split(",")) for name, how, chains in rows]
     for name, *values in _rows(tables.get("pdbx_struct_oper_list", {}), _OPERATOR):
         matrix = np.array(values).astype(np.float64)
         entry.operators[name] = matrix[:9].reshape(3, 3), matrix[9:]
@@ -234,7 +229,8 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     def whole(text: str) -> int:
         found = pattern.fullmatch(text or "0")
         if found is None:
-            raise AtomEncodingError(f"{name} has no whole number: {text[:20]!r}")
+            what = text[:20]
+            raise AtomEncodingError(f"a value of {name} is no whole number: {what!r}")
         return int(f"{found[1] or found[3]}{found[2]}")
 
     texts = _told(table, len(other), name)

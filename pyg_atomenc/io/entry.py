@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -53,7 +52,6 @@ class Entry:
         self,
         model: int,
         assembly: Optional[str],
-        file: Path,
         limits: Limits,
         notes: Notes,
         ligands: Mapping[str, Any],
@@ -75,11 +73,10 @@ class Entry:
         atoms = standard_names(atoms, notes)
         bond_disulfides(atoms, notes)
         if assembly is not None:
-            atoms = self._assembly(atoms, assembly, file, limits)
+            atoms = self._assembly(atoms, assembly, limits, notes)
         tables = self._tables(atoms) | dict.fromkeys(ligands, {})
-        bonds, declared = residue_bonds(atoms, tables), atoms.bonds
         # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = declared.merge(bonds) if declared.get_bond_count() else bonds
+        atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
         # Ions have no bonds, and need none.
         unknown = [name for name, table in tables.items()
                    if not table and len(component_atoms(name)[0]) != 1]  # fmt: skip
@@ -131,7 +128,7 @@ class Entry:
             parts.append(listed)
         return np.concatenate(parts)
 
-    def _assembly(self, atoms: Any, assembly: str, file: Path, limits: Limits) -> Any:
+    def _assembly(self, atoms: Any, assembly: str, limits: Limits, notes: Notes) -> Any:
         labels = "label_asym_id" in self.atoms
         chain = atoms.label_asym_id if labels else atoms.chain_id
         made: list[Any] = []
@@ -142,7 +139,7 @@ class Entry:
             rows = np.flatnonzero(np.isin(chain, chains))
             steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
             total += len(rows) * prod(sum(map(len, step)) for step in steps)
-            limits.check(file, "atoms", total)
+            limits.check(notes.file, "atoms", total)
             before = np.array([copies[name] for name in chain[rows].tolist()], int)
             names = [[str(n) for part in step for n in part] for step in steps]
             for copy, operation in enumerate(product(*names)):

@@ -62,8 +62,7 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise FileFormatError(
-            f"{file}: is no complete gzip file ({error}). Fetch it anew, or drop '.gz' "
-            f"from its name if it is not compressed."
+            f"{file}: is no complete gzip file ({error}). Fetch or rename it."
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

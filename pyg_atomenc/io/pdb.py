@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,11 +35,11 @@ _HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 
 
-def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
+def read_pdb(content: bytes, limits: Limits, notes: Notes) -> Entry:
     """Parse a PDB file."""
     content = check_text(content)
     count = content.count(b"\nATOM") + content.count(b"\nHETATM")
-    limits.check(file, "atoms", count)
+    limits.check(notes.file, "atoms", count)
     lines = content.split(b"\n")
     numbers = [i for i, line in enumerate(lines) if line.startswith(_ATOM)]
     if not numbers:
@@ -80,8 +79,7 @@ def _texts(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.str_
 def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Table:
     atoms: Table = {"hetero": letters[:, 0] == ord("H")}
     spans = {"atom_name": (12, 16), "altloc_id": (16, 17), "ins_code": (26, 27)}
-    for key, span in spans.items():
-        atoms[key] = _texts(letters, *span)
+    atoms |= {name: _texts(letters, *span) for name, span in spans.items()}
     name, chain = _texts(letters, 17, 20), _texts(letters, 20, 22)
     if (letters[:, 20] != 32).any():
         # A known name of four letters, else a chain of two.
@@ -100,7 +98,7 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     position = [_numbers(letters[:, i : i + 8], lines, ()) for i in (30, 38, 46)]
     atoms["coord"] = np.column_stack(position)
     weight = _numbers(letters[:, 54:60], lines, ("",))
-    atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
+    atoms["occupancy"] = np.nan_to_num(weight, nan=1.0)
     element = np.char.upper(_texts(letters, 76, 78))
     charge = codes.of_distinct(_charge, _texts(letters, 78, 80))
     # Old files number their lines there.
@@ -238,7 +236,6 @@ def _read_header(
 
 def _place(end: Any) -> tuple[str, ...]:
     residue = end.res_id
-    return (
-        end.chain_name, str(residue.seqid.num), residue.seqid.icode.strip(),
-        residue.name, end.atom_name, end.altloc.strip("\0 "),
-    )  # fmt: skip
+    number, letter = str(residue.seqid.num), residue.seqid.icode.strip()
+    altloc = end.altloc.strip("\0 ")
+    return end.chain_name, number, letter, residue.name, end.atom_name, altloc

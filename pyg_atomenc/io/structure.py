@@ -107,34 +107,29 @@ def from_structure(
     suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
     if suffix not in _FORMATS:
         raise FileFormatError(
-            f"{file}: its name ends in none of {', '.join(_FORMATS)} (with or without "
-            f".gz). Rename the file after its format."
+            f"{file}: its name ends in none of {', '.join(_FORMATS)}: rename the file."
         )
     kind, notes = _FORMATS[suffix], Notes(file)
     content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
         if kind == "PDB":
-            entry = read_pdb(content, file, limits, notes)
+            entry = read_pdb(content, limits, notes)
         else:
             read = read_bcif if kind == "BinaryCIF" else read_cif
-            entry = read(content, file, limits, notes, block)
+            entry = read(content, limits, notes, block)
     count = len(entry.models) - 1
     known = list(dict.fromkeys(name for name, *_ in entry.generators))
     numbers = range(1, count + 1) if model == "all" else [int(model)]
     if numbers[-1] > count:
-        raise FileFormatError(
-            f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
-            f"to {count}, or 'all'."
-        )
+        raise FileFormatError(f"{file}: has {count} models, but 'model' is {model}.")
     if assembly is not None and assembly not in known:
         raise FileFormatError(
-            f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these as "
-            f"'assembly', or None."
+            f"{file}: has no assembly {assembly!r}, but {known}: pass one, or None."
         )
     graphs = []
     for number in numbers:
         with _one_kind_of_error(file, kind):
-            atoms = entry.read(number, assembly, file, limits, notes, ligands or {})
+            atoms = entry.read(number, assembly, limits, notes, ligands or {})
         try:
             atoms = _prepare(atoms, entry.sequence, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)
@@ -184,8 +179,7 @@ def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any
     if numbering == "label":
         if "label_seq_id" not in atoms.get_annotation_categories():
             raise AtomEncodingError(
-                "'numbering' is 'label', but the file has no label_seq_id: pass "
-                "'author'."
+                "'numbering' is 'label', but there is no label_seq_id: pass 'author'."
             )
         # The authors' numbers tell waters apart, which have none of the sequence.
         atoms.set_annotation("auth_seq_id", atoms.res_id)
