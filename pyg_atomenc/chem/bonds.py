@@ -185,7 +185,7 @@ def _along(residues: Residues) -> NDArray[np.int64]:
         distance = _distance(atoms, *ends)
         near = distance <= np.where(sure[start], _FARTHEST, _LONGEST)
         near |= np.isnan(distance) & sure[start]
-        near &= (ends[0] >= 0) & (ends[1] >= 0)
+        near &= np.minimum(*ends) >= 0
         parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
     return np.concatenate(parts)
 
@@ -195,9 +195,7 @@ def _distance(atoms: Any, one: Integers, other: Integers) -> NDArray[Any]:
     return np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
 
 
-def _follows(
-    atoms: Any, first: Integers
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _follows(atoms: Any, first: Integers) -> tuple[NDArray[Any], NDArray[Any]]:
     """Whether a residue may be bonded to the next one, and comes next ``[R - 1]``.
 
     Numbers may jump, above all those of authors, or stay as insertion codes count.

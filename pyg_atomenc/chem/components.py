@@ -28,8 +28,8 @@ def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
     if (numbers < 0).any():
         atom = int(numbers.argmin())
         raise AtomEncodingError(
-            f"'element' is {str(elements[atom])!r} for atom {atom}: give every atom "
-            f"the symbol of its element, or 'X' where it is not known."
+            f"'element' is {str(elements[atom])!r} for atom {atom}: give the symbol of "
+            f"an element, or 'X' where it is not known."
         )
     return numbers.astype(np.int64)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -59,13 +59,8 @@ def bond_ligands(
     atoms.bonds = type(atoms.bonds)(len(lone), bonds)
 
 
-def _perceive(
-    atoms: Any, rows: Any, template: Optional[Any], own: Any
-) -> tuple[Any, str]:
-    """Bonds ``[B, 3]`` between atoms of a residue, and how they were found.
-
-    ``own`` are those that the file lists ``[B, 3]``, biotite's types of bonds.
-    """
+def _perceive(atoms: Any, rows: Any, template: Any, own: Any) -> tuple[Any, str]:
+    """Bonds ``[B, 3]`` in a residue, of which a file lists its own, and how found."""
     listed = len(own) > 0 and template is None
     if not listed and not np.isfinite(atoms.coord[rows]).all():
         return own[:0], "without positions and bonds"

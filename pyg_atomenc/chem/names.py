@@ -110,8 +110,7 @@ def standard_names(atoms: Any, notes: Any) -> Any:
                 notes.add(f"residues {name} read as {target}", len(rows))
         else:
             for place in codes.places(find_residues(atoms[rows]).index):
-                own = frozenset(names[place].tolist())
-                found = _target(name.upper(), own)
+                found = _target(name.upper(), frozenset(names[place].tolist()))
                 if found is not None:
                     notes.add(f"residues {name} read as {found}")
                     atoms.res_name[rows[place]] = found

@@ -53,9 +53,8 @@ def _category(category: Any, columns: Collection[str], rows: int) -> Table:
             part and _decode(part["data"], part["encoding"], rows)
             for part in (column["data"], column["mask"])
         ]
-        for array in arrays:
-            if array is not None and array.shape != (rows,):
-                raise AtomEncodingError(f"{name}: {array.size} values for {rows} rows")
+        if any(a is not None and a.shape != (rows,) for a in arrays):
+            raise AtomEncodingError(f"{name} has not as many values as rows: {rows}")
         if mask is not None and mask.any():
             if not np.isin(mask, (0, 1, 2)).all():
                 raise AtomEncodingError(f"the mask of {name} is none")

@@ -152,8 +152,7 @@ class Entry:
             copies.update(dict.fromkeys(chain[rows].tolist(), prod(map(len, names))))
         if not made:
             raise AtomEncodingError(f"assembly {assembly!r} has no atoms")
-        structure = require_package("biotite.structure", "from_structure")
-        whole = structure.concatenate(made)
+        whole = require_package("biotite.structure", "assembly").concatenate(made)
         return whole[np.argsort(whole.sym_id, kind="stable")]
 
 
@@ -175,9 +174,7 @@ def _ranges(step: str) -> list[Any]:
     return [range(int(a), int(b) + 1) if dash else [a] for a, dash, b in ends]
 
 
-def _kinds(
-    atoms: Any, ends: NDArray[np.int64], times: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _kinds(atoms: Any, ends: NDArray[Any], times: NDArray[Any]) -> NDArray[np.int64]:
     """Biotite's types of bonds that are listed so often ``[B]``.
 
     Within residues, one that is listed once is of any order (0). As in mmCIF, between

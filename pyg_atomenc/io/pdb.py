@@ -1,8 +1,7 @@
 """PDB files → `Entry`: atoms by their columns, what links and copies them by gemmi.
 
-gemmi's own atoms of a PDB file are not taken. It joins residues of one number, reads
-what is no number as 0, drops what stands behind an END, and takes POT for polonium;
-none of that can be told from what it gives. The columns themselves can.
+gemmi's own atoms are not taken: it joins residues of one number, reads what is no
+number as 0, drops what stands behind an END, and takes POT for polonium.
 """
 
 import re
@@ -105,12 +104,12 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     there = np.char.isalpha(element)
     atoms["element"] = np.where(there, element, "")
     atoms["charge"] = np.where(there | (element == ""), charge, 0)
-    odd = atoms["charge"] == _BAD
-    atoms["charge"][odd] = 0
-    notes.add("charges that are no number read as 0", odd.sum())
+    notes.add("charges that are no number read as 0", (atoms["charge"] == _BAD).sum())
+    atoms["charge"][atoms["charge"] == _BAD] = 0
     number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
-    for row in np.flatnonzero(number == _BAD).tolist():
-        raise AtomEncodingError(f"line {lines[row] + 1} has no residue number")
+    if (number == _BAD).any():
+        row = lines[int((number == _BAD).argmax())]
+        raise AtomEncodingError(f"line {row + 1} has a residue number that is none")
     blank = (letters[:, 22:26] == 32).all(axis=1)
     notes.add("atoms without a residue number", blank.sum())
     unknown = number == _STARS

@@ -94,8 +94,8 @@ def from_structure(
             that cannot be. Its message starts with the file's name.
         ImportError: If biotite is not installed.
     """
-    for package in ("biotite.structure", "gemmi"):
-        require_package(package, "from_structure")
+    require_package("biotite.structure", "from_structure")
+    require_package("gemmi", "from_structure")
     if model != "all":
         check_integer("model", model)
     if assembly is not None:
@@ -189,18 +189,14 @@ def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any
     return atoms
 
 
-def _select(
-    atoms: Any, chains: Optional[Sequence[str]], waters: bool, hydrogens: bool
-) -> Any:
-    keep = np.ones(atoms.array_length(), dtype=bool)
+def _select(atoms: Any, chains: Any, waters: bool, hydrogens: bool) -> Any:
     there = list(dict.fromkeys(atoms.chain_id.tolist()))
     for name in chains or ():
         if name not in there:
             raise AtomEncodingError(
                 f"has no chain {name!r}, but {there}: see 'chains', 'numbering'."
             )
-    if chains is not None:
-        keep &= np.isin(atoms.chain_id, list(chains))
+    keep = np.isin(atoms.chain_id, there if chains is None else list(chains))
     if not waters:
         keep &= (atoms.res_name != "HOH") & (atoms.res_name != "DOD")
     if not hydrogens:

@@ -13,10 +13,7 @@ pytest.importorskip("biotite.structure", reason="biotite is not installed")
     "limits, message",
     [
         (Limits(file_bytes=1000), "more than 1,000 file bytes, .*file_bytes="),
-        (
-            Limits(unpacked_bytes=1000),
-            "1,000 unpacked bytes, .*unpacked_bytes=",
-        ),
+        (Limits(unpacked_bytes=1000), "1,000 unpacked bytes, .*unpacked_bytes="),
         (Limits(atoms=50), "more than 50 atoms, which is the limit"),
     ],
 )

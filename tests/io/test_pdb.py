@@ -154,7 +154,7 @@ def test_files_that_others_read(lines, tmp_path):
         ([ATOM[:30] + "   0_000" + ATOM[38:]], "line 1 has the number '0_000'"),
         ([ATOM[:30] + "   one  " + ATOM[38:]], "line 1 has the number 'one'"),
         ([ATOM[:30] + "        " + ATOM[38:]], "line 1 has the number ''"),
-        ([ATOM[:22] + " 1.5" + ATOM[26:]], "line 1 has no residue number"),
+        ([ATOM[:22] + " 1.5" + ATOM[26:]], "line 1 has a residue number"),
         ([ATOM[:12] + "\xc4" + ATOM[13:]], "line 1 has letters beyond ASCII"),
     ],
 )
