@@ -45,23 +45,18 @@ def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, T
     """
     ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     ends = np.concatenate([ends, ends[:, ::-1]])
-    column = np.tile(np.asarray(types, dtype=np.int64).reshape(-1), 2)
     order = np.lexsort((ends[:, 1], ends[:, 0]))
-    edge_attr = np.zeros((len(order), BOND_COLUMNS), dtype=np.float32)
-    edge_attr[np.arange(len(order)), column[order]] = 1
-    edge_index = np.ascontiguousarray(ends[order].T)
-    edge_stereo = np.tile(np.asarray(stereo, dtype=np.int64).reshape(-1), 2)[order]
-    one, other, more = map(torch.from_numpy, (edge_index, edge_attr, edge_stereo))
-    return one, other, more
+    column, code = (torch.tensor(np.tile(c, 2)[order]).long() for c in (types, stereo))
+    edge_index = torch.from_numpy(np.ascontiguousarray(ends[order].T))
+    return edge_index, torch.eye(BOND_COLUMNS)[column], code
 
 
 def unique_bonds(
     edge_index: Tensor, edge_attr: Optional[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Each bond of ``edge_index``, listed one way or both, once, with its type.
+    """Each bond once, its atoms ``[2, B]``, the lesser first, and its column ``[B]``.
 
-    The two atoms ``[2, B]``, the lesser first, and the column in :data:`BOND_TYPES`
-    ``[B]``, int64 on the CPU; a ValueError if there are bonds, but no one-hot types.
+    On the CPU; a ValueError if there are bonds, but no one-hot types.
     """
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))
@@ -76,55 +71,39 @@ def unique_bonds(
 
 def check_bond_types(edge_attr: Optional[Tensor]) -> Tensor:
     """The one-hot bond types ``[E, 5]``, or a ValueError if it is none."""
-    hint = (
-        "read the data with from_structure, from_atom_array, from_smiles or "
-        "from_rdmol, or set the one-hot bond types of pyg_atomenc.io.BOND_TYPES"
-    )
+    hint = "read the data with pyg_atomenc.io, or set one-hot types as its BOND_TYPES"
     return check_shape("edge_attr", edge_attr, "E", BOND_COLUMNS, hint=hint)
 
 
 def residue_bonds(atoms: Any, table: Table) -> Any:
-    """Bond the atoms of every residue, and each residue to the next of its polymer.
-
-    The atoms of a residue need not stand together. ``table`` has biotite's bond type
-    of pairs of atom names of every component.
-    """
+    """Bond the atoms of every residue, by a table, and polymers along their chains."""
     structure = require_package("biotite.structure", "bonds")
     residues = find_residues(atoms)
-    residue = residues.index
     parts = [_along(residues)]
     for rows in codes.places(codes.code(atoms.res_name)):
         bonds = table.get(str(atoms.res_name[rows[0]]))
         if bonds:
-            parts.append(_within(rows, residue[rows], atoms.atom_name[rows], bonds))
-    return structure.BondList(len(residue), np.concatenate(parts))
+            parts.append(_within(residues, rows, bonds))
+    return structure.BondList(atoms.array_length(), np.concatenate(parts))
 
 
 def bond_hydrogens(atoms: Any, notes: Any) -> None:
-    """Bond hydrogens of unknown names to the nearest heavy atom of their residue.
+    """Bond hydrogens of names unknown or far away to the nearest heavy atom.
 
-    So are those that their names bond to an atom far away, as programs number them
-    in ways of their own.
+    That of their residue; programs number hydrogens in ways of their own.
     """
     hydrogen = np.isin(atoms.element, ("H", "D", "T"))
-    heavy = np.flatnonzero(~hydrogen & np.isfinite(atoms.coord).all(axis=1))
     bonds = atoms.bonds.as_array()
     far = hydrogen[bonds[:, :2]].any(axis=1)
     far[far] = _distance(atoms, *bonds[far, :2].T) > _HYDROGEN
     alone = hydrogen.copy()
     alone[bonds[:, :2].ravel()] = False
     alone[bonds[far, :2].ravel()] = True
-    rows = np.flatnonzero(alone & hydrogen & np.isfinite(atoms.coord).all(axis=1))
-    if len(rows) == 0 or len(heavy) == 0:
+    pairs = _near(atoms, alone & hydrogen, ~hydrogen, _HYDROGEN)
+    if len(pairs) == 0:
         return
-    spatial = require_package("scipy.spatial", "bonds of hydrogens")
-    tree = spatial.cKDTree(atoms.coord[heavy])
-    distance, nearest = tree.query(atoms.coord[rows], distance_upper_bound=_HYDROGEN)
-    near = np.isfinite(distance)
-    rows, ends = rows[near], heavy[nearest[near]]
     residue = find_residues(atoms).index
-    same = residue[rows] == residue[ends]
-    pairs = np.stack([rows, ends, np.ones_like(rows)], axis=1)[same]
+    pairs = pairs[residue[pairs[:, 0]] == residue[pairs[:, 1]]]
     # Those of the first residue and deuterium are where the PDB says they are.
     told = np.isin(atoms.atom_name[pairs[:, 0]], ("H1", "H2", "H3"))
     told &= codes.of_distinct(link_type, atoms.res_name[pairs[:, 0]]) != ""
@@ -138,35 +117,44 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
 
 
 def bond_disulfides(atoms: Any, notes: Any) -> None:
-    """Bond the sulfurs of cysteines that are as near as in a disulfide.
+    """Bond the sulfurs of cysteines that are near; many programs declare none."""
+    sulfur = (atoms.res_name == "CYS") & (atoms.atom_name == "SG")
+    bonds = atoms.bonds.as_array()
+    # Not those that are bonded to each other already.
+    alone = sulfur.copy()
+    alone[bonds[sulfur[bonds[:, :2]].all(axis=1), :2].ravel()] = False
+    pairs = _near(atoms, alone, alone, _DISULFIDE)
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    notes.add("disulfides bonded by distance", len(pairs))
+    atoms.bonds = type(atoms.bonds)(len(sulfur), np.concatenate([bonds, pairs]))
 
-    Many programs declare none.
-    """
-    found = (atoms.res_name == "CYS") & (atoms.atom_name == "SG")
-    rows = np.flatnonzero(found & np.isfinite(atoms.coord).all(axis=1))
-    ends = atoms.bonds.as_array()[:, :2]
-    # Those that are bonded to each other already.
-    rows = np.setdiff1d(rows, ends[found[ends].all(axis=1)])
-    if len(rows) > 1:
-        spatial = require_package("scipy.spatial", "disulfides")
-        tree = spatial.cKDTree(atoms.coord[rows])
-        pairs = rows[tree.query_pairs(_DISULFIDE, output_type="ndarray").reshape(-1, 2)]
-        notes.add("disulfides bonded by distance", len(pairs))
-        pairs = np.insert(pairs, 2, 1, axis=1)
-        atoms.bonds = atoms.bonds.merge(type(atoms.bonds)(len(found), pairs))
+
+def _near(
+    atoms: Any, some: NDArray[np.bool_], others: NDArray[np.bool_], most: float
+) -> NDArray[np.int64]:
+    """Single bonds ``[B, 3]`` from some atoms to the nearest of others, if it is so."""
+    known = np.isfinite(atoms.coord).all(axis=1)
+    rows, ends = np.flatnonzero(some & known), np.flatnonzero(others & known)
+    if len(rows) == 0 or len(ends) == 0:
+        return np.zeros((0, 3), dtype=np.int64)
+    tree = require_package("scipy.spatial", "bonds by distance").cKDTree
+    # An atom is the nearest to itself.
+    which = [2 if some[ends].any() else 1]
+    distance, nearest = tree(atoms.coord[ends]).query(atoms.coord[rows], which)
+    near = distance[:, 0] < most
+    rows, ends = rows[near], ends[nearest[near, 0]]
+    return np.stack([rows, ends, np.ones_like(rows)], axis=1)
 
 
 def _within(
-    rows: Integers,
-    residue: Integers,
-    names: NDArray[Any],
-    bonds: Mapping[tuple[str, str], int],
+    residues: Residues, rows: Integers, bonds: Mapping[tuple[str, str], int]
 ) -> NDArray[np.int64]:
-    """Bonds in all the residues of one component."""
+    """Bonds ``[B, 3]`` in all the residues of one component, whose atoms are given."""
     named = dict.fromkeys(name for pair in bonds for name in pair)
     number = {name: i for i, name in enumerate(named)}
+    names = residues.atoms.atom_name[rows]
     column = codes.of_distinct(lambda name: number.get(name, -1), names)
-    row = codes.code(residue)
+    row = codes.code(residues.index[rows])
     there = column >= 0
     # Which atom each name is in each residue.
     place = np.full((row.max() + 1, len(number)), -1)
@@ -197,9 +185,9 @@ def _along(residues: Residues) -> NDArray[np.int64]:
             ends.append(atom[of])
         # Where nobody saw the atoms, their numbers have to do.
         distance = _distance(atoms, *ends)
-        near = ~(distance > np.where(sure[start], _FARTHEST, _LONGEST))
-        near &= sure[start] | ~np.isnan(distance)
-        near &= (ends[0] >= 0) & (ends[1] >= 0)
+        near = distance <= np.where(sure[start], _FARTHEST, _LONGEST)
+        near |= np.isnan(distance) & sure[start]
+        near &= np.minimum(*ends) >= 0
         parts.append(np.stack([*ends, np.ones_like(start)], axis=1)[near])
     return np.concatenate(parts)
 
@@ -209,25 +197,18 @@ def _distance(atoms: Any, one: Integers, other: Integers) -> NDArray[Any]:
     return np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
 
 
-def _follows(
-    atoms: Any, first: Integers
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _follows(atoms: Any, first: Integers) -> tuple[NDArray[Any], NDArray[Any]]:
     """Whether a residue may be bonded to the next one, and comes next ``[R - 1]``.
 
     Numbers may jump, above all those of authors, or stay as insertion codes count.
     """
-    known = atoms.get_annotation_categories()
-    same = np.ones(len(first) - 1, dtype=bool)
-    for name in ("chain_id", "label_asym_id", "sym_id", "segment"):
-        if name in known:
-            value = getattr(atoms, name)[first]
-            same &= value[1:] == value[:-1]
+    names = ("chain_id", "label_asym_id", "sym_id", "segment")
+    same = np.diff(codes.of_columns(atoms, names)[first]) == 0
     number = atoms.res_id[first]
-    if "label_seq_id" in known:
+    if "label_seq_id" in atoms.get_annotation_categories():
         label = atoms.label_seq_id[first].astype(str)
         told = np.char.isdigit(label)
         if told.any():
             same &= told[1:] & told[:-1]
             number = np.where(told, label, "0").astype(int)
-    step = np.diff(number)
-    return same, (step == 0) | (step == 1)
+    return same, np.isin(np.diff(number), (0, 1))

@@ -1,6 +1,6 @@
 """Integer codes that are equal where annotations of atoms are equal."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -51,6 +51,12 @@ def _packed(values: NDArray[Any]) -> Optional[NDArray[np.uint64]]:
 def code(values: NDArray[Any]) -> Integers:
     """Number the distinct values of ``[N]`` in sorted order; which one each is."""
     return distinct(values)[1]
+
+
+def of_columns(atoms: Any, names: Sequence[str]) -> Integers:
+    """Codes ``[N]`` that are equal where all annotations of these names are equal."""
+    known = atoms.get_annotation_categories()
+    return join(*(code(getattr(atoms, name)) for name in names if name in known))
 
 
 def join(first: Integers, *others: Integers) -> Integers:

@@ -23,17 +23,13 @@ _NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS)} | {"D": 1, "
 
 
 def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Atomic numbers ``[N]``, int64, of symbols in any case.
-
-    ``D`` and ``T`` are hydrogen, ``X`` is an unknown atom, 0; a ValueError for what is
-    no element.
-    """
+    """Atomic numbers ``[N]`` of symbols in any case, or a ValueError; 0 for ``X``."""
     numbers = of_distinct(lambda symbol: _NUMBER.get(symbol.upper(), -1), elements)
     if (numbers < 0).any():
         atom = int(numbers.argmin())
         raise AtomEncodingError(
-            f"'element' is {str(elements[atom])!r} for atom {atom}: give every atom "
-            f"the symbol of its element, or 'X' where it is not known."
+            f"'element' is {str(elements[atom])!r} for atom {atom}: give the symbol of "
+            f"an element, or 'X' where it is not known."
         )
     return numbers.astype(np.int64)
 
@@ -54,11 +50,10 @@ _ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
 def count_hydrogens(
     z: NDArray[np.int64], charge: NDArray[np.int64], bonds: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Hydrogens of every atom ``[N]``, int64, those that are atoms themselves included.
+    """Hydrogens of every atom ``[N]``: those bonded to it, and what its valence leaves.
 
-    Those bonded to it, and as many as its valence leaves room for; none more for metals
-    and unknown atoms. Of bonds ``[B, 3]``, two atoms and biotite's bond type, those of
-    an unknown order count as single.
+    None more for metals and unknown atoms. Of bonds ``[B, 3]``, two atoms and biotite's
+    bond type, those of an unknown order count as single.
     """
     ends = bonds[:, :2].astype(np.int64)
     weight = np.repeat(of_distinct(lambda kind: _ORDER.get(kind, 0), bonds[:, 2]), 2)
@@ -88,12 +83,17 @@ def component_bonds(name: str) -> dict[tuple[str, str], int]:
     return {} if name in PLACEHOLDERS else info.bonds_in_residue(name)
 
 
+def _table(name: str, table: str, columns: str) -> list[Any]:
+    """Columns of a table of the dictionary; none for a component not known."""
+    info = require_package("biotite.structure.info", "components")
+    if name in PLACEHOLDERS:
+        return []
+    found = [info.get_from_ccd(table, name, column) for column in columns.split()]
+    return [] if found[0] is None else found
+
+
 # Of a component: atom name → position [3] in ångström, charge in elementary charges.
 Conformer = dict[str, tuple[NDArray[np.float32], float]]
-
-_COLUMNS = (
-    "atom_id", "type_symbol", "charge", "pdbx_leaving_atom_flag", "pdbx_stereo_config",
-)  # fmt: skip
 
 
 @lru_cache(maxsize=10_000)
@@ -104,14 +104,9 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
     component is bonded to another, and handedness as ``"R"``, ``"S"`` or ``"N"``. Empty
     for a component that is not known.
     """
-    info = require_package("biotite.structure.info", "components")
-    found = [None]
-    if name not in PLACEHOLDERS:
-        found = [info.get_from_ccd("chem_comp_atom", name, key) for key in _COLUMNS]
-    if found[0] is None:
-        empty = np.array([], dtype="U1")
-        return empty, empty, empty.astype(np.int64), empty.astype(bool), empty
-    names, elements, charges, leaving, stereo = (c.as_array(str) for c in found)
+    columns = "atom_id type_symbol charge pdbx_leaving_atom_flag pdbx_stereo_config"
+    found = [c.as_array(str) for c in _table(name, "chem_comp_atom", columns)]
+    names, elements, charges, leaving, stereo = found or [np.array([], "U1")] * 5
     charges = np.where(np.isin(charges, (".", "?", "")), "0", charges).astype(np.int64)
     return names, np.char.upper(elements), charges, leaving == "Y", stereo
 
@@ -136,26 +131,16 @@ def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
 @lru_cache(maxsize=10_000)
 def _component_stereo(name: str) -> dict[frozenset[str], int]:
     """The E (1) and Z (2) bonds of a component, by the names of their atoms."""
-    info = require_package("biotite.structure.info", "components")
-    keys = ("atom_id_1", "atom_id_2", "pdbx_stereo_config")
-    found = [info.get_from_ccd("chem_comp_bond", name, key) for key in keys]
-    if found[0] is None:
-        return {}
-    code = {"E": 1, "Z": 2}
-    rows = zip(*(column.as_array(str).tolist() for column in found), strict=True)
+    columns = "atom_id_1 atom_id_2 pdbx_stereo_config"
+    found = (c.as_array(str).tolist() for c in _table(name, "chem_comp_bond", columns))
+    rows, code = zip(*found, strict=True), {"E": 1, "Z": 2}
     return {frozenset((a, b)): code[stereo] for a, b, stereo in rows if stereo in code}
 
 
 def dictionary_stereo(atoms: Any, bonds: NDArray[Any]) -> NDArray[np.int64]:
-    """Which double bonds are E or Z, by the dictionary.
+    """Which bonds ``[B, 3]`` of atoms are E (1) or Z (2), by the dictionary ``[B]``.
 
-    Args:
-        atoms (biotite.structure.AtomArray): The ``N`` atoms.
-        bonds (numpy.ndarray): Bonds ``[B, 3]``: two atoms and biotite's bond type.
-
-    Returns:
-        numpy.ndarray: ``[B]``, int64: 0 for none, 1 for E, 2 for Z, −1 for a double
-        bond of a component that the dictionary does not know.
+    0 for others, −1 for a double bond of a component that the dictionary does not know.
     """
     found = np.zeros(len(bonds), dtype=np.int64)
     rows = np.flatnonzero(bonds[:, 2] == _DOUBLE)
@@ -179,9 +164,8 @@ def ideal_conformer(name: str) -> Conformer:
     NaN where the dictionary has but a position in a crystal, which biotite would give.
     """
     names, _, charges, *_ = component_atoms(name)
-    info = require_package("biotite.structure.info", "ideal conformers")
-    keys = [f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz" if len(names)]
-    axes = [info.get_from_ccd("chem_comp_atom", name, key) for key in keys]
+    columns = " ".join(f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz")
+    axes = _table(name, "chem_comp_atom", columns)
     pos = zip(*(axis.as_array(np.float32, np.nan) for axis in axes), strict=True)
     rows = zip(names.tolist(), map(np.array, pos), charges.tolist(), strict=True)
     return {atom: (at, float(charge)) for atom, at, charge in rows}

@@ -7,6 +7,7 @@ from its remediation of 2007.
 """
 
 from functools import lru_cache
+from itertools import product
 from typing import Any, Optional
 
 import numpy as np
@@ -47,10 +48,9 @@ _ATOMS = {
 }  # fmt: skip
 # What stands for the element of a site that is none.
 _VIRTUAL = ("EP", "LP", "VS", "DU")
+_IN_WATER = {"O": "O", "OW": "O", "OH": "O", "H": "H", "HW": "H", "D": "H"}
 _SITES = ("M", "MW", "OM", "EPW", "DOH", *_VIRTUAL)
-_IN_WATER = {name: kind for kind, names in (
-    ("O", ("O", "OW", "OH")), ("H", ("H", "HW", "D")), ("virtual", _SITES)
-) for name in names}  # fmt: skip
+_IN_WATER |= dict.fromkeys(_SITES, "virtual")
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
 _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
@@ -64,19 +64,17 @@ def _options() -> dict[str, tuple[str, ...]]:
             found.setdefault(name, []).append(target)
     # Of such a component the atom alone may have another name.
     found |= {name: [name] for name in _IONS}
-    for amino in (*AMINO_ACIDS, "HYP"):
-        # The ends of a chain, in AMBER.
+    # The ends of a chain, in AMBER.
+    for end, amino in product("NC", (*AMINO_ACIDS, "HYP")):
         for name in (amino, *_OTHERS.get(amino, "").split()):
-            for end in "NC":
-                found.setdefault(end + name, []).append(amino)
-    for base in "ACGTU":
-        for end in "53N":
-            if base != "T":
-                found[base + end] = found[f"R{base}{end}"] = [base]
-            if base != "U":
-                found[f"D{base}{end}"] = ["D" + base]
+            found.setdefault(end + name, []).append(amino)
+    for base, end in product("ACGTU", ("5", "3", "N", "")):
         if base != "T":
-            found[f"R{base}"] = [base]
+            found[f"R{base}{end}"] = [base]
+        if base != "T" and end:
+            found[base + end] = [base]
+        if base != "U" and end:
+            found[f"D{base}{end}"] = ["D" + base]
     return {name: tuple(targets) for name, targets in found.items()}
 
 
@@ -86,17 +84,10 @@ FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4} | LIPIDS
 
 
 def standard_names(atoms: Any, notes: Any) -> Any:
-    """Give residues and atoms the names of the PDB, and atoms their elements.
+    """Give an ``AtomArray`` the PDB's names, and elements; leave out virtual sites.
 
     A name that is one of the component dictionary, too, is changed only if the
     residue's atoms are those of the other component and not its own.
-
-    Args:
-        atoms (biotite.structure.AtomArray): The atoms; may be changed.
-        notes (Notes): Keeps what was changed.
-
-    Returns:
-        biotite.structure.AtomArray: Without virtual sites.
     """
     _part_patches(atoms, notes)
     virtual = codes.among(atoms.element, _VIRTUAL)
@@ -116,11 +107,8 @@ def standard_names(atoms: Any, notes: Any) -> Any:
                 if name != target:
                     notes.add(f"residues {name} read as HOH", (kinds == "O").sum())
         elif target in _IONS:
-            if {*np.char.upper(names)} <= {
-                name.upper(),
-                target,
-                *_IONS[target].split(),
-            }:
+            called = {name.upper(), target, *_IONS[target].split()}
+            if called.issuperset(np.char.upper(names).tolist()):
                 atoms.res_name[rows] = atoms.atom_name[rows] = target
                 what = f"residues {name} read as {target}"
                 if name == target:
@@ -129,22 +117,15 @@ def standard_names(atoms: Any, notes: Any) -> Any:
                 atoms.element[rows] = target
                 notes.add(what, len(rows))
         else:
-            _rename_residues(atoms, rows, name, notes)
+            for place in codes.places(find_residues(atoms[rows]).index):
+                found = _target(name.upper(), frozenset(names[place].tolist()))
+                if found is not None:
+                    notes.add(f"residues {name} read as {found}")
+                    atoms.res_name[rows[place]] = found
     notes.add("virtual sites left out", virtual.sum())
     atoms = atoms[~virtual] if virtual.any() else atoms
     _rename_atoms(atoms, notes)
     return atoms
-
-
-def _rename_residues(atoms: Any, rows: Any, name: str, notes: Any) -> None:
-    """Give residues of one name that of the component whose atoms they have."""
-    index = find_residues(atoms[rows]).index
-    for place in codes.places(index):
-        there = rows[place]
-        target = _target(name.upper(), frozenset(atoms.atom_name[there].tolist()))
-        if target is not None:
-            notes.add(f"residues {name} read as {target}")
-            atoms.res_name[there] = target
 
 
 @lru_cache(maxsize=10_000)
@@ -179,8 +160,8 @@ def _part_patches(atoms: Any, notes: Any) -> None:
     if not np.isin(atoms.atom_name, list(_PATCHES)).any():
         return
     for rows in codes.places(find_residues(atoms).index):
-        names = atoms.atom_name[rows]
-        if not np.isin(names, list(_PATCHES)).any() or not {"N", "CA", "C"} <= {*names}:
+        names = {*atoms.atom_name[rows].tolist()}
+        if names.isdisjoint(_PATCHES) or not names.issuperset(("N", "CA", "C")):
             continue
         known = component_atoms(str(atoms.res_name[rows[0]]))[0]
         for atom, (patch, members) in _PATCHES.items():
@@ -195,10 +176,9 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
     residues, residue = codes.distinct(atoms.res_name)
     names, atom = codes.distinct(atoms.atom_name)
     pairs, which = codes.distinct(residue * len(names) + atom)
-    found = [(str(residues[p // len(names)]), str(names[p % len(names)]))
-             for p in pairs.tolist()]  # fmt: skip
-    new = np.array([_atom_name(name, component) for component, name in found])
-    changed = new != [name for _, name in found]
+    residues, old = residues[pairs // len(names)], names[pairs % len(names)]
+    new = np.array(list(map(_atom_name, old.tolist(), residues.tolist())))
+    changed = new != old
     if changed.any():
         rows = np.flatnonzero(changed[which])
         # Not where the residue has an atom of that name already.
@@ -210,9 +190,8 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
         atoms.atom_name[rows] = new[which[rows]]
     blank = atoms.element == ""
     if blank.any():
-        guessed = [_element(component, name) for (component, _), name
-                   in zip(found, new.tolist(), strict=True)]  # fmt: skip
-        symbol, known = (np.array(part) for part in zip(*guessed, strict=True))
+        guessed = map(_element, residues.tolist(), new.tolist())
+        symbol, known = map(np.array, zip(*guessed, strict=True))
         atoms.element[blank] = symbol[which[blank]]
         notes.add("elements told from names of atoms", (~known[which[blank]]).sum())
 
@@ -226,6 +205,5 @@ def _element(component: str, name: str) -> tuple[str, bool]:
     letters = name.upper().lstrip("0123456789'\"*")
     if letters == component.upper() and letters in SYMBOLS:
         return letters, True
-    if letters[:2] in _ELEMENTS:
-        return letters[:2], False
-    return (letters[:1] if letters[:1] in (*SYMBOLS, "D") else "X"), False
+    short = letters[: 2 if letters[:2] in _ELEMENTS else 1]
+    return (short if short in (*SYMBOLS, "D") else "X"), False

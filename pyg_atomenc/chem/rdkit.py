@@ -84,7 +84,7 @@ def as_mol(source: Any) -> Any:
     known = "charge" in source.get_annotation_categories()
     charge = source.charge.astype(int) if known else 0 * z
     rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
-    mol = _build(rows, pairs, explicit=(z == 1).any())
+    mol = build_mol(rows, pairs, explicit=(z == 1).any())
     # Charges are often missing from files: valences may be odd, and stay so.
     steps = chem.SANITIZE_ALL ^ chem.SANITIZE_PROPERTIES
     with require_package("rdkit.rdBase", "an AtomArray as a molecule").BlockLogs():
@@ -92,7 +92,9 @@ def as_mol(source: Any) -> Any:
     return mol
 
 
-def _build(atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool) -> Any:
+def build_mol(
+    atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool
+) -> Any:
     """A molecule, with no hydrogens but those that are told where they are explicit.
 
     Of atoms' number, charge, implicit hydrogens, radical electrons and whether they are
@@ -191,7 +193,7 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
 
 
 def graph_atoms(data: Any, bonds: Tensor, types: Tensor) -> Tensor:
-    """The rows of a graph's atoms as :func:`_build` takes them ``[N, 5]``, on the CPU.
+    """The rows of a graph's atoms as :func:`build_mol` takes them ``[N, 5]``.
 
     Of ``bonds`` ``[2, B]``, and ``types`` ``[B]``, places in ``BOND_TYPES``.
     """
@@ -211,7 +213,7 @@ def graph_mol(atoms: Tensor, bonds: Tensor, types: Tensor) -> Any:
     chem = require_package("rdkit.Chem", "AtomFeatures")
     kinds = [_BONDS[column] for column in types.tolist()]
     pairs = zip(*bonds.tolist(), kinds, strict=True)
-    mol = _build(atoms.tolist(), pairs, explicit=True)
+    mol = build_mol(atoms.tolist(), pairs, explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         chem.GetSSSR(mol)

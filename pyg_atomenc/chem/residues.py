@@ -1,5 +1,6 @@
 """The one truth about residues: which there are, of what kind, and what links them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Optional
@@ -31,8 +32,7 @@ NO_SEQUENCE = (".", "?", "", "-1")
 """What stands in ``label_seq_id`` for no number."""
 
 _IDENTITY = ("chain_id", "res_id", "ins_code", "res_name")
-# Annotations that readers add where a file has them; each tells residues apart, too,
-# which all atoms of tell.
+# Where all atoms of a residue tell these, they tell residues apart, too.
 _MORE_IDENTITY = ("sym_id", "label_asym_id", "auth_seq_id")
 
 
@@ -76,10 +76,9 @@ class Residues:
     def kinds(self) -> Integers:
         """The kind of every residue ``[R]``, int64: positions in :data:`ENTITY_KINDS`.
 
-        A residue is protein, DNA or RNA if it stands in such a polymer: by its number
-        in the sequence where the atoms tell of any, else because it is no hetero
-        residue of a component that is made for one, or a polymer bond joins it to
-        another residue. A component that is made for none is what its chain is.
+        It is that of a polymer by the number in its sequence, where atoms tell of any,
+        by a polymer bond, or if its component is made for one and the residue not
+        hetero. A component that is made for none is what its chain is.
         """
         own, polymer = self._made_for, self.numbered
         made = own != LIGAND
@@ -87,10 +86,8 @@ class Residues:
             polymer = (~self.atoms.hetero[self.first] & made) | self.linked
         else:
             polymer = polymer | (self.linked & made)
-        known = self.atoms.get_annotation_categories()
-        names = [n for n in ("chain_id", "label_asym_id", "sym_id") if n in known]
-        values = (getattr(self.atoms, name)[self.first] for name in names)
-        chain = codes.join(*(codes.code(value) for value in values))
+        names = ("chain_id", "label_asym_id", "sym_id")
+        chain = codes.code(codes.of_columns(self.atoms, names)[self.first])
         votes = np.bincount((chain * 4 + own)[polymer & made], minlength=4 * len(self))
         votes = votes.reshape(-1, 4)
         of_chain = np.where(votes.any(axis=1), votes.argmax(axis=1), LIGAND)[chain]
@@ -103,16 +100,13 @@ class Residues:
 
     @cached_property
     def numbered(self) -> Optional[NDArray[np.bool_]]:
-        """Which have a number in a sequence ``[R]``; ``None`` if none are told.
-
-        Some programs number all residues. A component that is made for no polymer is in
-        a sequence only if a polymer bond joins it to another residue.
-        """
+        """Which have a number in a sequence ``[R]``; ``None`` if none are told."""
         if "label_seq_id" not in self.atoms.get_annotation_categories():
             return None
         known = ~untold(self.atoms.label_seq_id)
         if not known.any():
             return None
+        # Some programs number all residues, ligands and waters, too.
         told = np.bincount(self.index[known], minlength=len(self)) > 0
         return told & (self.linked | (self._made_for != LIGAND))
 
@@ -142,14 +136,13 @@ class Residues:
 
 
 def find_residues(atoms: Any) -> Residues:
-    """Tell the residues of an ``AtomArray`` apart by all that names them.
+    """Tell residues apart by all that names them, and number them by their first atoms.
 
-    They are numbered by their first atoms, which need not stand together. Where an atom
-    name comes back, as in waters of one number, another residue starts; but for those
-    that stand together in a residue of an unknown component, which may all have one.
+    Where an atom name comes back, as in waters of one number, another residue starts;
+    but for atoms of an unknown component that stand together: all may have one name.
     """
     known = atoms.get_annotation_categories()
-    residue = codes.join(*(codes.code(getattr(atoms, n)) for n in _IDENTITY))
+    residue = codes.of_columns(atoms, _IDENTITY)
     for name in _MORE_IDENTITY:
         if name in known:
             values = getattr(atoms, name)
@@ -157,17 +150,13 @@ def find_residues(atoms: Any) -> Residues:
             partly[residue[untold(values)]] = True
             more = np.where(partly[residue], 0, codes.code(values) + 1)
             residue = codes.join(residue, more)
-    atom = codes.code(atoms.atom_name)
-    if "altloc_id" in known:
-        atom = codes.join(atom, codes.code(atoms.altloc_id))
+    atom = codes.of_columns(atoms, ("atom_name", "altloc_id"))
     run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
     split = split_repeats(run, atom)
     if split[-1:] > run[-1:]:
-        known = codes.of_distinct(
-            lambda n: len(component_atoms(n)[0]) > 0, atoms.res_name
-        )
-        known &= atoms.atom_name != ""
-        run = split_repeats(run, np.where(known, atom, np.arange(-len(atom), 0)))
+        size = codes.of_distinct(lambda n: len(component_atoms(n)[0]), atoms.res_name)
+        named = (size > 0) & (atoms.atom_name != "")
+        run = split_repeats(run, np.where(named, atom, np.arange(-len(atom), 0)))
     runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
     if len(np.unique(runs)) < len(runs):
         residue = codes.join(residue, _copy_of_run(residue, run, atom)[run])
@@ -209,57 +198,43 @@ def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
 
 @lru_cache(maxsize=100_000)
 def link_type(name: str) -> str:
-    """What the dictionary calls a component's place in polymers, in capitals.
-
-    It is ``""`` for a component that the dictionary does not know.
-    """
-    if name in PLACEHOLDERS:
-        return ""
+    """What the dictionary calls a component's place in polymers, in capitals."""
     info = require_package("biotite.structure.info", "entity kinds")
-    return (info.link_type(name) or "").upper()
+    return "" if name in PLACEHOLDERS else (info.link_type(name) or "").upper()
 
 
 def _component_kind(name: str) -> int:
     """The kind of polymer that a component is made for."""
-    for word, kind in (("PEPTIDE", PROTEIN), ("DNA", DNA), ("RNA", RNA)):
-        if word in link_type(name):
-            return kind
-    return LIGAND
+    words = {"PEPTIDE": PROTEIN, "DNA": DNA, "RNA": RNA}
+    return next((words[word] for word in words if word in link_type(name)), LIGAND)
 
 
 def check_atom_array(atoms: Any) -> None:
     """Raise a ValueError unless ``atoms`` is a biotite ``AtomArray`` with atoms."""
     structure = require_package("biotite.structure", "an AtomArray")
-    mend = "pass a biotite.structure.AtomArray."
-    if isinstance(atoms, structure.AtomArrayStack):
-        mend = "pass one model of the stack, such as stack[0]."
+    mend = "pass a biotite.structure.AtomArray, one model as stack[0] of a stack."
     check_type("atoms", atoms, structure.AtomArray, mend)
     if atoms.array_length() == 0:
-        raise AtomEncodingError(
-            "'atoms' has no atoms: pass at least one, check what filtered them."
-        )
+        raise AtomEncodingError("'atoms' has no atoms: check what filtered them.")
 
 
 def check_bonds(atoms: Any) -> None:
     """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
     if atoms.bonds is None:
         raise AtomEncodingError(
-            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, for "
-            "example to biotite.structure.connect_via_residue_names(atoms)."
+            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, as "
+            "to biotite.structure.connect_via_residue_names(atoms)."
         )
 
 
 def integers(values: NDArray[Any], name: str) -> NDArray[np.int64]:
     """An annotation ``[N]`` as int64, or a ValueError if a value is no whole number."""
-    try:
+    with suppress(ArithmeticError, TypeError, ValueError):
         with np.errstate(invalid="ignore"):
             found = values.astype(np.int64)
-        same = values.dtype.kind not in "fc" or bool((found == values).all())
-    except (ArithmeticError, TypeError, ValueError):
-        same = False
-    if not same:
-        raise AtomEncodingError(
-            f"'{name}' holds {values[:3].tolist()} …, of which some are no whole "
-            f"numbers: give every atom an integer."
-        )
-    return found
+        if values.dtype.kind not in "fc" or (found == values).all():
+            return found
+    raise AtomEncodingError(
+        f"'{name}' holds {values[:3].tolist()} …, of which some are no whole numbers: "
+        f"give every atom an integer."
+    )

@@ -2,31 +2,27 @@
 
 from collections.abc import Collection
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.cif import ATOM_COLUMNS, LONGEST, TABLES, choose_block, entry_of
+from pyg_atomenc.io.cif import LONGEST, TABLES, choose_block, entry_of
 from pyg_atomenc.io.entry import Entry, Table
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
 
-def read_bcif(
-    content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
-) -> Entry:
+def read_bcif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
     """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`.
 
-    biotite decodes the arrays, one step after another; here is checked that each has
-    as many values as the file says, since biotite fills up what is missing with zeros.
+    biotite decodes the arrays, but fills up what is missing with zeros: checked is that
+    each has as many values as the file says.
     """
     msgpack = require_package("msgpack", "BinaryCIF")
-    blocks = msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]
     found: dict[str, Any] = {}
-    for part in blocks:
+    for part in msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]:
         if part["header"] in found:
             raise AtomEncodingError(f"it has two blocks {part['header']}")
         names = [category["name"].lstrip("_") for category in part["categories"]]
@@ -40,30 +36,28 @@ def read_bcif(
             raise AtomEncodingError(f"it has {name} more than once")
         rows = _size(category["rowCount"], 16 * limits.atoms)
         if name == "atom_site":
-            limits.check_atoms(file, rows)
-        columns = ATOM_COLUMNS if name == "atom_site" else None
-        tables[name] = _category(category, columns, rows)
+            limits.check(notes.file, "atoms", rows)
+        tables[name] = _category(category, TABLES[name], rows)
     return entry_of(tables, notes)
 
 
-def _category(category: Any, columns: Optional[Collection[str]], rows: int) -> Table:
+def _category(category: Any, columns: Collection[str], rows: int) -> Table:
     made: Table = {}
     for column in category["columns"]:
         name = column["name"]
-        if columns is not None and name not in columns:
+        if columns and name not in columns:
             continue
         if name in made:
             raise AtomEncodingError(f"it has the column {name} more than once")
-        data = _decode(column["data"]["data"], column["data"]["encoding"], rows)
-        mask = column["mask"]
-        if mask is not None:
-            mask = _decode(mask["data"], mask["encoding"], rows)
+        data, mask = arrays = [
+            part and _decode(part["data"], part["encoding"], rows)
+            for part in (column["data"], column["mask"])
+        ]
+        if any(a is not None and a.shape != (rows,) for a in arrays):
+            raise AtomEncodingError(f"{name} has not as many values as rows: {rows}")
+        if mask is not None and mask.any():
             if not np.isin(mask, (0, 1, 2)).all():
                 raise AtomEncodingError(f"the mask of {name} is none")
-        for array in (data, mask):
-            if array is not None and array.shape != (rows,):
-                raise AtomEncodingError(f"{name}: {array.size} values for {rows} rows")
-        if mask is not None and mask.any():
             # As in a text: '.' for none, '?' for not known.
             nothing = np.array(["", ".", "?"])[mask]
             data = np.where(mask != 0, nothing, data.astype(str))
@@ -102,9 +96,7 @@ def _decode(data: Any, steps: Any, rows: int) -> NDArray[Any]:
 def _count_packed(data: NDArray[Any]) -> int:
     """How many numbers packed integers make: an extreme one goes on in the next."""
     info = np.iinfo(data.dtype)
-    goes_on = data == info.max
-    if info.min < 0:
-        goes_on |= data == info.min
+    goes_on = (data == info.max) | ((data == info.min) & (info.min < 0))
     return -1 if len(data) and goes_on[-1] else int((~goes_on).sum())
 
 

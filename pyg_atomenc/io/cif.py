@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Collection
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -12,36 +10,28 @@ from numpy.typing import NDArray
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
-from pyg_atomenc.io.entry import PLACE, Entry, Table
+from pyg_atomenc.io.entry import PLACE, Entry, Table, numbers
 from pyg_atomenc.io.limits import Limits, check_text
 from pyg_atomenc.io.notes import Notes
 
 POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
-# What is read of the atoms, and which tables beside them.
-ATOM_COLUMNS = {
-    *POSITION, "label_asym_id", "label_seq_id", "group_PDB", "type_symbol",
-    "label_atom_id", "label_alt_id", "label_comp_id", "auth_asym_id", "auth_seq_id",
-    "auth_comp_id", "auth_atom_id", "pdbx_PDB_ins_code", "pdbx_PDB_model_num",
-    "pdbx_formal_charge", "occupancy",
-}  # fmt: skip
-TABLES = (
-    "atom_site chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
-    "pdbx_struct_oper_list struct_conn"
+# Which tables are read, and of the atoms, which columns; () for all.
+TABLES: dict[str, Collection[str]] = dict.fromkeys(
+    "chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
+    "pdbx_struct_oper_list struct_conn".split(),
+    (),
+)
+TABLES["atom_site"] = (
+    "Cartn_x Cartn_y Cartn_z label_asym_id label_seq_id label_atom_id label_alt_id "
+    "label_comp_id auth_asym_id auth_seq_id auth_comp_id auth_atom_id group_PDB "
+    "type_symbol pdbx_PDB_ins_code pdbx_PDB_model_num pdbx_formal_charge occupancy"
 ).split()
-# Of these, few values are there twice.
-_NUMBERS = (*POSITION, "occupancy")
 _NOTHING = (".", "?", "")
 _UNTOLD = -(2**40)
-_BOND = ("comp_id", "atom_id_1", "atom_id_2")
-# Orders and aromatic flags → biotite's BondType; 0 is any.
-_KINDS = {
-    ("SING", "N"): 1, ("DOUB", "N"): 2, ("TRIP", "N"): 3, ("QUAD", "N"): 4,
-    ("SING", "Y"): 5, ("DOUB", "Y"): 6, ("TRIP", "Y"): 7, ("AROM", "Y"): 9,
-    ("AROM", "N"): 9,
-}  # fmt: skip
-_GENERATOR = ("assembly_id", "oper_expression", "asym_id_list")
-_MATRIX = [f"matrix[{i}][{j}]" for i in "123" for j in "123"]
-_MATRIX += [f"vector[{i}]" for i in "123"]
+# Orders → biotite's BondType, which is 4 more for aromatic single to triple bonds.
+_KINDS = {"SING": 1, "DOUB": 2, "TRIP": 3, "QUAD": 4, "AROM": 9}
+_OPERATOR = ["id", *(f"matrix[{i}][{j}]" for i in "123" for j in "123")]
+_OPERATOR += [f"vector[{i}]" for i in "123"]
 # How struct_conn names what names an atom.
 _PARTNER = {
     "chain_id": ("auth_asym_id", "label_asym_id"), "ins_code": ("PDB_ins_code",),
@@ -49,27 +39,18 @@ _PARTNER = {
     "res_name": ("label_comp_id",), "atom_name": ("label_atom_id",),
     "label_asym_id": ("label_asym_id",),
 }  # fmt: skip
-# What struct_conn lists that is a bond → its type; 8 is a coordination.
-_LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1} | {
-    f"covale_{part}": 1 for part in ("base", "phosphate", "sugar")
-}
+# What struct_conn lists that is a bond, as covale_base is → its type; 8 coordinates.
+_LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1}
 # The longest text of a table that may have a row for every atom.
 LONGEST = 1024
 # The head of the archive's files, which close each of their categories with '#'.
 _ARCHIVE = re.compile(rb"data_\S*\s*\n#\s*\n_entry\.id")
 _NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
 _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
-_UNCERTAINTY = re.compile(r"\(\d+\)$")
 
 
-def read_cif(
-    content: bytes, file: Path, limits: Limits, notes: Notes, block: Optional[str]
-) -> Entry:
-    """Parse an mmCIF file; of several blocks the first with atoms, or the named one.
-
-    Raises:
-        ValueError: If the file is damaged, has no atoms, or is over the limit.
-    """
+def read_cif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
+    """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
     gemmi = require_package("gemmi", "from_structure")
     content = check_text(content)
     document = gemmi.cif.read_string(content)
@@ -83,20 +64,15 @@ def read_cif(
     elif content[-1:] != b"\n" and content.split()[-1] + b"\n" not in content:
         # What ends no other line may be half of a value.
         notes.add("the last line has no end, the file may have been cut short")
-    tables = {name: chosen.find_mmcif_category(f"_{name}.") for name in TABLES}
-    for name, table in tables.items():
+    tables = {}
+    for name in TABLES:
+        table = chosen.find_mmcif_category(f"_{name}.")
         # Other tables may have several rows for each atom.
-        limits.check_atoms(file, len(table) // (1 if name == "atom_site" else 16))
-    return entry_of(
-        {
-            name: _columns(
-                gemmi.cif, table, ATOM_COLUMNS if name == "atom_site" else ()
-            )
-            for name, table in tables.items()
-            if len(table)
-        },
-        notes,
-    )
+        often = 1 if name == "atom_site" else 16
+        limits.check(notes.file, "atoms", len(table) // often)
+        if len(table):
+            tables[name] = _columns(gemmi.cif, table, TABLES[name])
+    return entry_of(tables, notes)
 
 
 def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
@@ -106,33 +82,31 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
             f"{notes.file}: 'block' is {block!r}, but its blocks are {[*found]}: pass "
             f"one of these, or None for the first with atoms."
         )
-    some = [part for part in found.values() if part is not None]
-    chosen = found[block] if block is not None else next(iter(some), None)
-    if chosen is None:
+    some = [part for name, part in found.items()
+            if part is not None and block in (None, name)]  # fmt: skip
+    if not some:
         where = "" if block is None else f" in block {block}"
         raise AtomEncodingError(f"it has no atom_site{where}")
-    if block is None:
-        notes.add("blocks with atoms that are not read", len(some) - 1)
-    return chosen
+    notes.add("blocks with atoms that are not read", len(some) - 1)
+    return some[0]
 
 
 def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
     """A category's columns by name, all of them if none is named."""
-    tags = [tag.rpartition(".")[2] for tag in table.tags]
+    tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
     wanted = {name.lower(): name for name in columns or tags}
-    found: Table = {}
-    for i, tag in enumerate(tags):
-        key = wanted.get(tag.lower())
-        if key is not None:
-            # One after another: all texts of a large table crowd the memory's caches.
-            values = list(table.column(i))
-            number = key in _NUMBERS
-            found[key] = np.array(values, object) if number else _texts(cif, values)
-    return found
+    # One after another: all texts of a large table crowd the memory's caches.
+    return {
+        wanted[tag]: _values(cif, list(table.column(i)), wanted[tag])
+        for i, tag in enumerate(tags)
+        if tag in wanted
+    }
 
 
-def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
+def _values(cif: Any, values: list[str], name: str) -> NDArray[Any]:
     """Texts without their quotes; NumPy makes few distinct ones much faster."""
+    if name in POSITION or name == "occupancy":
+        return np.array(values, object)
     number = {value: i for i, value in enumerate(dict.fromkeys(values))}
     known = [v if v in _NOTHING else cif.as_string(v).strip() for v in number]
     longest = max(map(len, known))
@@ -145,47 +119,49 @@ def _texts(cif: Any, values: list[str]) -> NDArray[np.str_]:
 def entry_of(tables: Table, notes: Notes) -> Entry:
     """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
     site = tables["atom_site"]
-    for name in POSITION:
-        if name not in site:
-            raise AtomEncodingError(f"atom_site has no {name}")
+    missing = [name for name in POSITION if name not in site]
+    if missing:
+        raise AtomEncodingError(f"atom_site has no {missing[0]}")
     count = len(site["Cartn_x"])
     atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
-    weight = _numbers(site, "occupancy") if "occupancy" in site else np.ones(count)
-    atoms["occupancy"] = np.where(np.isnan(weight), 1.0, weight)
+    atoms["occupancy"] = np.ones(count)
+    if "occupancy" in site:
+        atoms["occupancy"] = np.nan_to_num(_numbers(site, "occupancy"), nan=1.0)
     model = _integers(site, "pdbx_PDB_model_num", np.ones(count, dtype=np.int64))
     model, first = codes.by_first_atom(model)
     if len(first) > 1:
         # The rows of a model need not stand together.
         order = np.argsort(model, kind="stable")
         atoms = {name: column[order] for name, column in atoms.items()}
-    ends = np.cumsum(np.bincount(model))
-    entry = Entry(atoms, np.concatenate([[0], ends]))
+    entry = Entry(atoms, np.cumsum([0, *np.bincount(model)]))
     entry.sequence = tables.get("pdbx_poly_seq_scheme")
-    for (name, a, b), kind in _component_bonds(tables.get("chem_comp_bond")):
+    bonds = tables.get("chem_comp_bond", {})
+    ends = _rows(bonds, ("comp_id", "atom_id_1", "atom_id_2"))
+    orders = _told(bonds, len(ends), "value_order", "type").tolist()
+    rings = _told(bonds, len(ends), "pdbx_aromatic_flag", "aromatic").tolist()
+    for (name, a, b), order, ring in zip(ends, orders, rings, strict=True):
+        # Some programs write whole words, and no flag.
+        kind = _KINDS.get(order[:4].upper(), 0)
+        kind += 4 if kind in (1, 2, 3) and ring[:1] in ("Y", "y") else 0
         entry.component_bonds.setdefault(name, {})[a, b] = kind
-    made = _rows(tables.get("pdbx_struct_assembly_gen"), _GENERATOR)
-    entry.generators = [(name, how, chains.split(",")) for name, how, chains in made]
-    operators = tables.get("pdbx_struct_oper_list") or {}
-    for name, *values in _rows(operators, ("id", *_MATRIX)):
-        numbers = np.array(values).astype(np.float64)
-        entry.operators[name] = numbers[:9].reshape(3, 3), numbers[9:]
-    if "label_asym_id" in site:
-        entry.chain_column, entry.place = "label_asym_id", (*PLACE, "label_asym_id")
+    made = tables.get("pdbx_struct_assembly_gen", {})
+    rows = _rows(made, ("assembly_id", "oper_expression", "asym_id_list"))
+    entry.generators = [(name, how, chains.split(",")) for name, how, chains in rows]
+    for name, *values in _rows(tables.get("pdbx_struct_oper_list", {}), _OPERATOR):
+        matrix = np.array(values).astype(np.float64)
+        entry.operators[name] = matrix[:9].reshape(3, 3), matrix[9:]
     if "conn_type_id" in tables.get("struct_conn", ()):
-        entry.links = _links(tables["struct_conn"], entry.place)
+        place = [name for name in PLACE if name in atoms]
+        entry.links = _links(tables["struct_conn"], place)
     return entry
 
 
 def _names(site: Table, count: int, notes: Notes) -> Table:
     """All that names atoms, by the author where the author tells."""
-    atoms: Table = {
-        name: _told(site, count, f"auth_{column}", f"label_{column}")
-        for name, column in (
-            ("chain_id", "asym_id"), ("res_name", "comp_id"), ("atom_name", "atom_id")
-        )
-    }  # fmt: skip
+    atoms: Table = {"chain_id": _told(site, count, "auth_asym_id", "label_asym_id")}
     for name, column in (("res_name", "comp_id"), ("atom_name", "atom_id")):
+        atoms[name] = _told(site, count, f"auth_{column}", f"label_{column}")
         if (atoms[name] == "").any():
             row = int((atoms[name] == "").argmax())
             raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
@@ -213,24 +189,9 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
         row = int(other.argmax())
         raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
     atoms["hetero"] = np.where(group == "", ~standard, group == "HETATM")
-    symbol = _told(site, count, "type_symbol")
-    atoms["element"] = codes.of_distinct(str.upper, symbol)
+    atoms["element"] = codes.of_distinct(str.upper, _told(site, count, "type_symbol"))
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
     return atoms
-
-
-def _component_bonds(table: Optional[Table]) -> Any:
-    """Rows of a component and two atoms, each with biotite's type of their bond."""
-    rows = list(_rows(table, _BOND))
-    if table is None or not rows:
-        return ()
-    orders = _told(table, len(rows), "value_order", "type").tolist()
-    rings = _told(table, len(rows), "pdbx_aromatic_flag", "aromatic").tolist()
-    # Some programs write whole words, and no flag.
-    return [
-        (row, _KINDS.get((order[:4].upper(), ring[:1].upper() or "N"), 0))
-        for row, order, ring in zip(rows, orders, rings, strict=True)
-    ]
 
 
 def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
@@ -244,35 +205,21 @@ def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
     return np.full(count, "") if found is None else found
 
 
-def _rows(table: Optional[Table], names: Collection[str]) -> Any:
+def _rows(table: Table, names: Collection[str]) -> list[Any]:
     """Rows of some columns, as texts; none where one of them is missing."""
-    if table is None or not set(names) <= set(table):
-        return ()
+    if not set(names) <= set(table):
+        return []
     columns = [table[name].astype(str).tolist() for name in names]
-    return zip(*columns, strict=True)
+    return list(zip(*columns, strict=True))
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
-    """A column of numbers, NaN where there is none; uncertainties are dropped."""
+    """A column of numbers, NaN where there is none."""
     values = table[name]
     if values.dtype.kind not in "UO":
         return values.astype(np.float64)
-    texts = values.tolist()
-    # Python reads 1_0 as 10.
-    if "_" not in "".join(texts):
-        with suppress(ValueError):
-            return np.array(list(map(float, texts)))
-    found = []
-    for row, text in enumerate(texts):
-        text = text.strip("'\"")
-        text = "nan" if text in _NOTHING else _UNCERTAINTY.sub("", text)
-        try:
-            found.append(float(text if "_" not in text else "_"))
-        except ValueError:
-            raise AtomEncodingError(
-                f"{name} is {texts[row][:20]!r} in row {row} of atom_site"
-            ) from None
-    return np.array(found)
+    texts = [text.strip("'\"") for text in values.tolist()]
+    return numbers(texts, _NOTHING, lambda row: f"row {row} of {name}")
 
 
 def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
@@ -280,32 +227,35 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     values = table.get(name)
     if values is not None and values.dtype.kind in "iu":
         return values.astype(np.int64)
-    texts = _told(table, len(other), name)
-    found = codes.of_distinct(lambda text: _whole(text, name), texts)
-    return np.where(texts == "", other, found)
-
-
-def _whole(text: str, name: str) -> int:
     # Charges may have zeros behind a point, or their sign at the end.
-    how = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
-    found = how.fullmatch(text or "0")
-    if found is None:
-        raise AtomEncodingError(f"a value of {name} is no whole number: {text[:20]!r}")
-    return int(f"{found[1] or found[3]}{found[2]}")
+    pattern = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
+
+    def whole(text: str) -> int:
+        found = pattern.fullmatch(text or "0")
+        if found is None:
+            what = text[:20]
+            raise AtomEncodingError(f"a value of {name} is no whole number: {what!r}")
+        return int(f"{found[1] or found[3]}{found[2]}")
+
+    texts = _told(table, len(other), name)
+    return np.where(texts == "", other, codes.of_distinct(whole, texts))
 
 
 def _links(table: Table, place: Collection[str]) -> list[Any]:
     """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
     count = len(table["conn_type_id"])
-    kinds = [_LINKS.get(kind.lower(), 0) for (kind,) in _rows(table, ["conn_type_id"])]
-    ends = []
+    kinds = [kind.lower().partition("_")[0]
+             for kind in _told(table, count, "conn_type_id").tolist()]  # fmt: skip
+    ends, moves = [], []
     for i in "12":
-        columns = [
+        columns = (
             _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")
                                   for name in _PARTNER[key])).tolist()
             for key in place
-        ]  # fmt: skip
+        )  # fmt: skip
         ends.append(list(zip(*columns, strict=True)))
-        moved = ~np.isin(_told(table, count, f"ptnr{i}_symmetry"), ("", "1_555"))
-        kinds = [0 if m else kind for m, kind in zip(moved, kinds, strict=True)]
-    return [link for link in zip(*ends, kinds, strict=True) if link[2]]
+        moves.append(_told(table, count, f"ptnr{i}_symmetry"))
+    here: Any = np.isin(moves, ("", "1_555")).all(axis=0)
+    return [(one, other, _LINKS[kind])
+            for one, other, kind, near in zip(*ends, kinds, here, strict=True)
+            if near and kind in _LINKS]  # fmt: skip

@@ -5,26 +5,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import code, join
-
-NO_ALTLOC = (".", "?", " ", "")
+from pyg_atomenc.chem.codes import code, join, of_columns
 
 
 def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
-    """Which atoms stay ``[N]``, where one alternate location is chosen per residue.
+    """Which atoms stay ``[N]``: in each place, the location of the highest occupancy.
 
-    It goes by chain, residue number and insertion code, wherever the atoms stand and
-    whatever the residue's name: of a serine that is a threonine in other copies of
-    the molecule, only one may stay, that with the highest summed occupancy, or the
-    first in the file.
+    A place has one chain, residue number and insertion code, whatever its residues'
+    names: of a serine that is a threonine in other copies, only one may stay.
     """
-    ids = np.where(np.isin(atoms.altloc_id, NO_ALTLOC), "", atoms.altloc_id)
+    ids = np.where(np.isin(atoms.altloc_id, (".", "?", " ")), "", atoms.altloc_id)
     keep = ids == ""
     if keep.all():
         return keep
-    known = atoms.get_annotation_categories()
-    names = ("chain_id", "res_id", "ins_code", "sym_id")
-    place = join(*(code(getattr(atoms, name)) for name in names if name in known))
+    place = of_columns(atoms, ("chain_id", "res_id", "ins_code"))
     # Of an atom with a location and the same without one, one is an alternative.
     atom = join(place, code(atoms.atom_name))
     keep &= ~np.isin(atom, atom[~keep])

@@ -2,11 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -23,13 +22,8 @@ from pyg_atomenc.io.duplicates import choose_altloc
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
-# What every atom has beside its position; those behind are of some formats.
-COLUMNS = (
-    "chain_id res_id ins_code res_name hetero atom_name element charge occupancy "
-    "altloc_id label_asym_id label_seq_id segment"
-).split()
-# What names an atom in a table of bonds.
-PLACE = ("chain_id", "res_id", "ins_code", "res_name", "atom_name", "altloc_id")
+# What names an atom in a table of bonds; the last one is not in every format.
+PLACE = "chain_id res_id ins_code res_name atom_name altloc_id label_asym_id".split()
 Table = dict[str, Any]
 
 
@@ -37,13 +31,12 @@ Table = dict[str, Any]
 class Entry:
     """A structure file: what all parsers give."""
 
-    # `coord` [A, 3] in ångström, and what COLUMNS names [A], of all models.
+    # `coord` [A, 3] in ångström, and annotations of atoms [A], of all models.
     atoms: Table
     # Where each model starts, and the end [M + 1].
     models: NDArray[np.int64]
-    # Declared bonds: two atoms, as values of the columns `place`, and biotite's type.
+    # Declared bonds: two atoms, as values of what PLACE names, and biotite's type.
     links: list[Any] = field(default_factory=list)
-    place: tuple[str, ...] = PLACE
     # Bonds between two rows of `atoms`, and how often each is listed [B, 3].
     pairs: Any = None
     # Component → its bonds, by the file itself.
@@ -52,46 +45,27 @@ class Entry:
     generators: list[tuple[str, str, list[str]]] = field(default_factory=list)
     # Name → rotation [3, 3] and shift [3].
     operators: Table = field(default_factory=dict)
-    chain_column: str = "chain_id"
     # pdbx_poly_seq_scheme.
     sequence: Optional[Table] = None
-
-    @property
-    def num_models(self) -> int:
-        """How many models there are."""
-        return len(self.models) - 1
-
-    @property
-    def assemblies(self) -> list[str]:
-        """The ids of the biological assemblies."""
-        return list(dict.fromkeys(name for name, *_ in self.generators))
 
     def read(
         self,
         model: int,
         assembly: Optional[str],
-        file: Path,
         limits: Limits,
         notes: Notes,
         ligands: Mapping[str, Any],
     ) -> Any:
-        """One model, or an assembly of it, with one location per residue.
-
-        Returns:
-            biotite.structure.AtomArray: With bonds, ``charge`` and ``occupancy``, and
-            ``label_asym_id`` and ``label_seq_id`` where the file has them.
-        """
+        """One model as an ``AtomArray`` with bonds, or an assembly of it."""
         structure = require_package("biotite.structure", "from_structure")
-        span = slice(*self.models[model - 1 : model + 1])
-        rows = np.arange(span.start, span.stop)
+        rows = np.arange(*self.models[model - 1 : model + 1])
         atoms = structure.AtomArray(len(rows))
-        atoms.coord = self.atoms["coord"][span]
-        for name in COLUMNS:
-            if name in self.atoms:
-                values = self.atoms[name][span]
-                # Names may become longer, as of an ion without its element.
-                wide = values.dtype.kind == "U" and values.dtype < np.dtype("U4")
-                atoms.set_annotation(name, values.astype("U4") if wide else values)
+        atoms.coord = self.atoms["coord"][rows]
+        for name in [name for name in self.atoms if name != "coord"]:
+            values = self.atoms[name][rows]
+            # Names may become longer, as of an ion without its element.
+            wide = values.dtype.kind == "U" and values.dtype < np.dtype("U4")
+            atoms.set_annotation(name, values.astype("U4") if wide else values)
         keep = choose_altloc(atoms)
         rows, atoms = rows[keep], atoms if keep.all() else atoms[keep]
         atoms.bonds = structure.BondList(len(rows), self._declared(atoms, rows))
@@ -99,41 +73,34 @@ class Entry:
         atoms = standard_names(atoms, notes)
         bond_disulfides(atoms, notes)
         if assembly is not None:
-            atoms = self._assembly(atoms, assembly, file, limits)
+            atoms = self._assembly(atoms, assembly, limits, notes)
         tables = self._tables(atoms) | dict.fromkeys(ligands, {})
-        bonds, declared = residue_bonds(atoms, tables), atoms.bonds
         # Of two lists that hold a bond, the second one's type wins.
-        atoms.bonds = declared.merge(bonds) if declared.get_bond_count() else bonds
-        unknown = [name for name, table in tables.items() if not table]
+        atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
         # Ions have no bonds, and need none.
-        unknown = [name for name in unknown if len(component_atoms(name)[0]) != 1]
+        unknown = [name for name, table in tables.items()
+                   if not table and len(component_atoms(name)[0]) != 1]  # fmt: skip
         bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
-        if "segment" in atoms.get_annotation_categories():
+        if "segment" in self.atoms:
             atoms.del_annotation("segment")
         hidden = np.isnan(atoms.coord).any(axis=1)
-        if hidden.any():
-            notes.add("atoms without a position are unresolved", hidden.sum())
-            atoms.coord[hidden] = np.nan
-            atoms.set_annotation("is_resolved", ~hidden)
+        notes.add("atoms without a position are unresolved", hidden.sum())
+        atoms.coord[hidden] = np.nan
+        atoms.set_annotation("is_resolved", ~hidden)
         return atoms
 
     def _tables(self, atoms: Any) -> Table:
-        """The bonds of components, the file's own first.
-
-        A ligand may have a name that means another component: it has that one's bonds
-        only if all of its heavy atoms are there.
-        """
+        """The bonds of components that have all atoms there are, the file's first."""
         tables = {}
         heavy = ~np.isin(atoms.element, ("H", "D", "T"))
         for name in codes.distinct(atoms.res_name)[0].tolist():
             table = self.component_bonds.get(name) or component_bonds(name)
-            rows = np.flatnonzero(atoms.res_name == name)
             if name not in STANDARD:
-                named = {atom for pair in table for atom in pair}
-                named.update(component_atoms(name)[0].tolist())
-                if not named.issuperset(atoms.atom_name[rows[heavy[rows]]].tolist()):
-                    table = {}
+                named = {*component_atoms(name)[0].tolist()}.union(*table)
+                found = atoms.atom_name[heavy & (atoms.res_name == name)]
+                # A ligand's name may mean another component.
+                table = table if named.issuperset(found.tolist()) else {}
             tables[name] = table
         return tables
 
@@ -141,14 +108,14 @@ class Entry:
         """The bonds that the file lists, between atoms that are kept ``[B, 3]``."""
         parts = [np.zeros((0, 3), dtype=np.int64)]
         if self.links:
-            wanted = {end for *ends, _ in self.links for end in ends}
-            columns = [getattr(atoms, name) for name in self.place]
-            numbers = [int(e[1]) for e in wanted if e[1].lstrip("-").isdigit()]
-            some = np.flatnonzero(np.isin(columns[1], numbers))
-            keys = zip(*(column[some].tolist() for column in columns), strict=True)
-            found: dict[Any, int] = {}
-            for atom, key in zip(some.tolist(), keys, strict=True):
-                found.setdefault(tuple(map(str, key)), atom)
+            wanted = {end[1] for *ends, _ in self.links for end in ends}
+            near = codes.of_distinct(lambda n: str(n) in wanted, atoms.res_id)
+            some = np.flatnonzero(near)
+            columns = (getattr(atoms, name)[some].astype(str).tolist()
+                       for name in PLACE if name in self.atoms)  # fmt: skip
+            keys = zip(*columns, strict=True)
+            # Of atoms that are named alike, the first one.
+            found = dict(zip([*keys][::-1], some.tolist()[::-1], strict=True))
             ends = [[found.get(a, -1), found.get(b, -1), t] for a, b, t in self.links]
             listed = np.array(ends, dtype=np.int64)
             parts.append(listed[(listed[:, :2] >= 0).all(axis=1)])
@@ -157,12 +124,13 @@ class Entry:
             place[rows] = np.arange(len(rows))
             listed = np.column_stack([place[self.pairs[:, :2]], self.pairs[:, 2]])
             listed = listed[(listed >= 0).all(axis=1)]
-            listed[:, 2] = _kinds(atoms, *np.split(listed, [2], axis=1))
+            listed[:, 2] = _kinds(atoms, listed[:, :2], listed[:, 2])
             parts.append(listed)
         return np.concatenate(parts)
 
-    def _assembly(self, atoms: Any, assembly: str, file: Path, limits: Limits) -> Any:
-        chain = getattr(atoms, self.chain_column)
+    def _assembly(self, atoms: Any, assembly: str, limits: Limits, notes: Notes) -> Any:
+        labels = "label_asym_id" in self.atoms
+        chain = atoms.label_asym_id if labels else atoms.chain_id
         made: list[Any] = []
         copies, total = Counter[str](), 0
         for name, expression, chains in self.generators:
@@ -171,7 +139,7 @@ class Entry:
             rows = np.flatnonzero(np.isin(chain, chains))
             steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
             total += len(rows) * prod(sum(map(len, step)) for step in steps)
-            limits.check_atoms(file, total)
+            limits.check(notes.file, "atoms", total)
             before = np.array([copies[name] for name in chain[rows].tolist()], int)
             names = [[str(n) for part in step for n in part] for step in steps]
             for copy, operation in enumerate(product(*names)):
@@ -184,9 +152,20 @@ class Entry:
             copies.update(dict.fromkeys(chain[rows].tolist(), prod(map(len, names))))
         if not made:
             raise AtomEncodingError(f"assembly {assembly!r} has no atoms")
-        structure = require_package("biotite.structure", "from_structure")
-        whole = structure.concatenate(made)
+        whole = require_package("biotite.structure", "assembly").concatenate(made)
         return whole[np.argsort(whole.sym_id, kind="stable")]
+
+
+def numbers(
+    texts: list[str], nothing: Collection[str], where: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """Numbers of texts, without uncertainties; NaN for ``nothing`` and for ``nan``."""
+    as_number = require_package("gemmi", "from_structure").cif.as_number
+    found = np.array(list(map(as_number, texts)), dtype=np.float64)
+    for row in np.flatnonzero(np.isnan(found)).tolist():
+        if texts[row].lower() not in (*nothing, "nan"):
+            raise AtomEncodingError(f"{where(row)} has the number {texts[row][:20]!r}")
+    return found
 
 
 def _ranges(step: str) -> list[Any]:
@@ -195,31 +174,17 @@ def _ranges(step: str) -> list[Any]:
     return [range(int(a), int(b) + 1) if dash else [a] for a, dash, b in ends]
 
 
-# The element of an atom may be told by its name only, later.
-_NONMETALS = [
-    "",
-    *"H D T HE B C N O F NE SI P S CL AR GE AS SE BR KR TE I XE AT RN X".split(),
-]
-
-
-def _kinds(
-    atoms: Any, ends: NDArray[np.int64], times: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _kinds(atoms: Any, ends: NDArray[Any], times: NDArray[Any]) -> NDArray[np.int64]:
     """Biotite's types of bonds that are listed so often ``[B]``.
 
-    Within residues, one that is listed once is of any order. As in mmCIF, between
-    residues they are single, or coordinate a metal.
+    Within residues, one that is listed once is of any order (0). As in mmCIF, between
+    residues they are single, or coordinate a metal (8).
     """
-    types = require_package("biotite.structure", "from_structure").BondType
-    metal = ~np.isin(np.char.upper(atoms.element[ends]), _NONMETALS).all(axis=1)
-    kind = np.where(metal, int(types.COORDINATION), int(types.SINGLE))
-    same = np.ones(len(ends), dtype=bool)
-    for name in ("chain_id", "res_id", "ins_code", "res_name"):
-        value = getattr(atoms, name)[ends]
-        same &= value[:, 0] == value[:, 1]
+    element = require_package("gemmi", "from_structure").Element
+    metal = codes.of_distinct(lambda e: element(e).is_metal, atoms.element)
+    residue = codes.of_columns(atoms, PLACE[:4])[ends]
     # Where even those to hydrogens are, the whole table is there more than once.
-    times = times[:, 0]
     hydrogen = np.isin(atoms.element[ends], ("H", "D", "T")).any(axis=1)
-    if (times[hydrogen] > 1).any():
-        times = np.ones_like(times)
-    return np.where(same, np.where(times > 1, times, int(types.ANY)), kind)
+    order = np.where(times > 1, times, 0) * (times[hydrogen] < 2).all()
+    between = np.where(metal[ends].any(axis=1), 8, 1)
+    return np.where(residue[:, 0] == residue[:, 1], order, between)

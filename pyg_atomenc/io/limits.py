@@ -36,70 +36,53 @@ class Limits:
         for name, value in vars(self).items():
             check_integer(name, value)
 
-    def check_atoms(self, file: Path, count: int) -> None:
-        """Raise a ValueError if a file holds more than ``atoms``."""
-        if count > self.atoms:
+    def check(self, file: Path, name: str, count: int) -> None:
+        """Raise a ValueError if a file holds more of what a limit counts."""
+        most = getattr(self, name)
+        if count > most:
+            what = name.replace("_", " ").replace("ratio", "bytes for each of its own")
             raise FileFormatError(
-                f"{file}: holds more than {self.atoms:,} atoms, which is the limit. "
-                f"Pass limits=Limits(atoms=...) if you trust the file."
+                f"{file}: holds more than {most:,} {what}, which is the limit. Pass "
+                f"limits=Limits({name}=...) if you trust the file."
             )
 
 
 def read_bytes(file: Path, limits: Limits) -> bytes:
-    """The content of a file, unpacked if its name ends in ``.gz``.
-
-    Raises:
-        ValueError: If it cannot be read, is empty, damaged, or over a limit.
-    """
+    """The content of a file, unpacked if its name ends in ``.gz``, or a ValueError."""
+    packed = file.suffix.lower() == ".gz"
     try:
         size = file.stat().st_size
-        if not file.is_file() and not file.is_dir():
+        if not file.is_file():
             raise ValueError("it is no regular file")
-        if size > limits.file_bytes:
-            raise FileFormatError(
-                f"{file}: has {size:,} bytes, and the limit is {limits.file_bytes:,}. "
-                f"Pass limits=Limits(file_bytes=...) if you trust the file."
-            )
-        if file.suffix.lower() == ".gz":
-            most = min(limits.unpacked_bytes, max(2**26, limits.unpacked_ratio * size))
-            with gzip.open(file) as stream:
-                content = stream.read(most + 1)
-        else:
-            content = file.read_bytes()
+        limits.check(file, "file_bytes", size)
+        most = min(limits.unpacked_bytes, max(2**26, limits.unpacked_ratio * size))
+        with gzip.open(file) if packed else file.open("rb") as stream:
+            content = stream.read(most + 1 if packed else -1)
     except FileFormatError:
         raise
-    except FileNotFoundError:
-        raise FileFormatError(f"{file}: does not exist. Check the path.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise FileFormatError(
-            f"{file}: is no complete gzip file ({error}). Fetch it anew, or drop '.gz' "
-            f"from its name if it is not compressed."
+            f"{file}: is no complete gzip file ({error}). Fetch or rename it."
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(
-            f"{file}: cannot be read ({reason}). Check the path and its permissions."
+            f"{file}: does not exist or cannot be read ({reason}). Check the path and "
+            f"its permissions."
         ) from error
-    if file.suffix.lower() == ".gz" and len(content) > most:
-        name = "bytes" if most == limits.unpacked_bytes else "ratio"
-        raise FileFormatError(
-            f"{file}: unpacks to more than {most:,} bytes, which is the limit. Pass "
-            f"limits=Limits(unpacked_{name}=...) if you trust the file."
-        )
+    if packed:
+        limits.check(file, "unpacked_bytes", len(content))
+        if len(content) > 2**26:
+            limits.check(file, "unpacked_ratio", -(-len(content) // size))
     if not content or content.isspace():
         raise FileFormatError(f"{file}: is empty. Fetch it anew.")
     return content
 
 
 def check_text(content: bytes) -> bytes:
-    r"""A text file with ``\n`` as line ends, and no mark at its start.
-
-    Raises:
-        ValueError: If it holds control characters, as no text does.
-    """
+    r"""A text file with ``\n`` as line ends and no mark, or a ValueError."""
     content = content.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if len(content.translate(None, _CONTROL)) < len(content):
         place = next(i for i, byte in enumerate(content) if byte in _CONTROL)
         line = content.count(b"\n", 0, place) + 1

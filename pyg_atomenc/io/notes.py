@@ -8,11 +8,7 @@ from pyg_atomenc.errors import FileFormatError
 
 
 class Notes:
-    """What a reader assumed of a file, by kind.
-
-    Args:
-        file (pathlib.Path): Its name, for messages.
-    """
+    """What a reader assumed of a file, by kind."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -30,12 +26,9 @@ class Notes:
 
     def tell(self, strict: bool) -> None:
         """Warn of all together, or raise a ValueError that holds them."""
-        if not self._found:
-            return
-        what = "; ".join(self.text.split("\n"))
-        if strict:
-            raise FileFormatError(
-                f"{self.file}: {what}. Mend the file, or pass strict=False to read it."
-            )
-        # As if the line that calls from_structure warned.
-        warnings.warn(f"{self.file}: {what}.", stacklevel=3)
+        told = f"{self.file}: {self.text}.".replace("\n", "; ")
+        if self._found and strict:
+            raise FileFormatError(f"{told} Mend it, or pass strict=False to read it.")
+        if self._found:
+            # As if the line that calls from_structure warned.
+            warnings.warn(told, stacklevel=3)

@@ -1,15 +1,13 @@
 """PDB files → `Entry`: atoms by their columns, what links and copies them by gemmi.
 
-gemmi's own atoms of a PDB file are not taken. It joins residues of one number, reads
-what is no number as 0, drops what stands behind an END, and takes POT for polonium;
-none of that can be told from what it gives. The columns themselves can.
+gemmi's own atoms are not taken: it joins residues of one number, reads what is no
+number as 0, drops what stands behind an END, and takes POT for polonium.
 """
 
 import re
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Collection
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.names import FOUR_LETTERS, LIPIDS
 from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.entry import Entry, Table
+from pyg_atomenc.io.entry import Entry, Table, numbers
 from pyg_atomenc.io.limits import Limits, check_text
 from pyg_atomenc.io.notes import Notes
 
@@ -36,33 +34,28 @@ _HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 
 
-def read_pdb(content: bytes, file: Path, limits: Limits, notes: Notes) -> Entry:
-    """Parse a PDB file.
-
-    Raises:
-        ValueError: If a line ends within an atom, or a value cannot be, or there are
-            too many atoms.
-    """
+def read_pdb(content: bytes, limits: Limits, notes: Notes) -> Entry:
+    """Parse a PDB file."""
     content = check_text(content)
-    limits.check_atoms(file, content.count(b"\nATOM") + content.count(b"\nHETATM"))
+    count = content.count(b"\nATOM") + content.count(b"\nHETATM")
+    limits.check(notes.file, "atoms", count)
     lines = content.split(b"\n")
     numbers = [i for i, line in enumerate(lines) if line.startswith(_ATOM)]
     if not numbers:
         raise AtomEncodingError("it has no atoms")
     rows = [lines[i] for i in numbers]
-    if min(map(len, rows)) < 54:
-        row = next(i for i in numbers if len(lines[i]) < 54)
-        raise AtomEncodingError(f"line {row + 1} ends within an atom")
+    for i in numbers:
+        if len(lines[i]) < 54:
+            raise AtomEncodingError(f"line {i + 1} ends within an atom")
     letters = np.array(rows, dtype="S80").view(np.uint8).reshape(len(rows), 80)
     letters[letters == 0] = 32
-    if (letters > 127).any():
-        row = numbers[int((letters > 127).any(axis=1).argmax())]
+    if letters.max() > 127:
+        row = numbers[int(letters.max(axis=1).argmax())]
         raise AtomEncodingError(f"line {row + 1} has letters beyond ASCII")
     others = [line for line in lines if not line.startswith(_ATOM)]
-    odd = [line for line in others if line.count(b".") > 2]
-    odd = [line for line in odd if not line.startswith(_OTHERS)]
-    odd = [line for line in odd if _COORDINATES.search(line[20:])]
-    notes.add("lines with coordinates that are no atoms", len(odd))
+    odd = [line for line in others if not line.startswith(_OTHERS)]
+    count = sum(_COORDINATES.search(line, 20) is not None for line in odd)
+    notes.add("lines with coordinates that are no atoms", count)
     header = b"\n".join(line for line in others if line.startswith(_HEADER))
     atoms = _columns(letters, numbers, notes)
     starts, segment = _parts(lines, numbers, atoms, notes)
@@ -85,8 +78,7 @@ def _texts(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.str_
 def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Table:
     atoms: Table = {"hetero": letters[:, 0] == ord("H")}
     spans = {"atom_name": (12, 16), "altloc_id": (16, 17), "ins_code": (26, 27)}
-    for key, span in spans.items():
-        atoms[key] = _texts(letters, *span)
+    atoms |= {name: _texts(letters, *span) for name, span in spans.items()}
     name, chain = _texts(letters, 17, 20), _texts(letters, 20, 22)
     if (letters[:, 20] != 32).any():
         # A known name of four letters, else a chain of two.
@@ -104,18 +96,18 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
         name = np.where(known, four, name)
         chain = np.where(known, _texts(letters, 21, 22), chain)
     atoms["res_name"], atoms["chain_id"] = name, chain
-    position = [_numbers(letters, i, i + 8, lines, None) for i in (30, 38, 46)]
+    position = [_numbers(letters[:, i : i + 8], lines, ()) for i in (30, 38, 46)]
     atoms["coord"] = np.column_stack(position)
-    atoms["occupancy"] = _numbers(letters, 54, 60, lines, 1.0)
+    weight = _numbers(letters[:, 54:60], lines, ("",))
+    atoms["occupancy"] = np.nan_to_num(weight, nan=1.0)
     element = np.char.upper(_texts(letters, 76, 78))
     charge = codes.of_distinct(_charge, _texts(letters, 78, 80))
     # Old files number their lines there.
     there = np.char.isalpha(element)
     atoms["element"] = np.where(there, element, "")
     atoms["charge"] = np.where(there | (element == ""), charge, 0)
-    odd = atoms["charge"] == _BAD
-    atoms["charge"][odd] = 0
-    notes.add("charges that are no number read as 0", odd.sum())
+    notes.add("charges that are no number read as 0", (atoms["charge"] == _BAD).sum())
+    atoms["charge"][atoms["charge"] == _BAD] = 0
     number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
     if (number == _BAD).any():
         row = lines[int((number == _BAD).argmax())]
@@ -134,29 +126,12 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
 
 
 def _numbers(
-    letters: NDArray[np.uint8], start: int, stop: int, lines: list[int], blank: Any
+    letters: NDArray[np.uint8], lines: list[int], nothing: Collection[str]
 ) -> NDArray[np.float64]:
-    """Numbers of a field; NaN for one that did not fit, an error for what is none."""
-    field = _field(letters, start, stop)
-    part = letters[:, start:stop]
-    if (part == ord("*")).any():
-        field = np.where((part == ord("*")).any(axis=1), b"nan", field)
-    empty = (part == 32).all(axis=1)
-    if blank is not None and empty.any():
-        field = np.where(empty, str(blank).encode(), field)
-    # Python reads 1_0 as 10.
-    field = np.where((part == ord("_")).any(axis=1), b"_", field)
-    with suppress(ValueError):
-        return field.astype(np.float64)
-    for line, value, text in zip(lines, field.tolist(), part, strict=True):
-        try:
-            float(value)
-        except ValueError:
-            what = bytes(text).decode().strip()
-            raise AtomEncodingError(
-                f"line {line + 1} has the number {what!r}"
-            ) from None
-    raise AssertionError("one of these is no number")
+    """Numbers of some columns; NaN for one that did not fit, and for ``nothing``."""
+    texts = _field(letters, 0, letters.shape[1]).astype(str).tolist()
+    texts = ["nan" if "*" in text else text.strip() for text in texts]
+    return numbers(texts, nothing, lambda row: f"line {lines[row] + 1}")
 
 
 def _hybrid36(text: str, width: int) -> int:
@@ -173,10 +148,9 @@ def _hybrid36(text: str, width: int) -> int:
 
 
 def _charge(text: str) -> int:
-    digits = text.strip("+-") if text else "0"
-    if not digits.isdigit():
-        return _BAD
-    return -int(digits) if "-" in text else int(digits)
+    digits = text.strip("+-") or text or "0"
+    sign = -1 if "-" in text else 1
+    return sign * int(digits) if digits.isdigit() else _BAD
 
 
 def _parts(
@@ -185,13 +159,12 @@ def _parts(
     """Where models start, and which of TER's stretches every atom is in."""
     marks = [(i, line[:6].rstrip()) for i, line in enumerate(lines)
              if line.startswith((b"TER", b"END", b"MODEL", b"MASTER"))]  # fmt: skip
-    place = np.searchsorted(numbers, [i for i, _ in marks]).tolist()
-    at_mark: dict[bytes, list[int]] = {}
-    for at, (_, mark) in zip(place, marks, strict=True):
-        at_mark.setdefault(mark, []).append(at)
-    ter, ends = at_mark.get(b"TER", []), set(at_mark.get(b"END", []))
-    begun, ended = (at_mark.get(mark, []) for mark in (b"MODEL", b"ENDMDL"))
-    starts, count = {0, *begun, *ended}, len(numbers)
+    # Before which atoms each of them stands.
+    ter, end, begun, ended = (
+        np.searchsorted(numbers, [i for i, mark in marks if mark == name]).tolist()
+        for name in (b"TER", b"END", b"MODEL", b"ENDMDL")
+    )
+    ends, starts, count = {*end}, {0, *begun, *ended}, len(numbers)
     # Behind an END stands another model if it has the same atoms, else more of them.
     for at in sorted(ends - {0, count} - starts):
         start = max(start for start in starts if start < at)
@@ -215,9 +188,7 @@ def _parts(
     sizes = {b - a for a, b in pairwise([*known, count])}
     if len(sizes) > 1 and len(begun) != len(ended):
         notes.add("models have different numbers of atoms")
-    segment = np.zeros(count + 1, dtype=np.int64)
-    np.add.at(segment, ter, 1)
-    return np.array(known), np.cumsum(segment)[:-1]
+    return np.array(known), np.cumsum(np.bincount(ter, minlength=count + 1))[:count]
 
 
 def _read_header(
@@ -226,11 +197,10 @@ def _read_header(
     """Declared bonds and assemblies, as gemmi reads them."""
     gemmi = require_package("gemmi", "from_structure")
     structure = gemmi.read_pdb_string(header + b"\nEND\n")
-    kinds = {gemmi.ConnectionType.MetalC: 8}
     for bond in structure.connections:
         if bond.asu != gemmi.Asu.Different:
-            one, other = _place(bond.partner1), _place(bond.partner2)
-            entry.links.append((one, other, kinds.get(bond.type, 1)))
+            kind = 8 if bond.type == gemmi.ConnectionType.MetalC else 1
+            entry.links.append((_place(bond.partner1), _place(bond.partner2), kind))
     for assembly in structure.assemblies:
         for generator in assembly.generators:
             names = []
@@ -238,9 +208,8 @@ def _read_header(
                 # Not the name of the operator, which may be there with another meaning.
                 names.append(str(len(entry.operators)))
                 moved = operator.transform
-                entry.operators[names[-1]] = (
-                    np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
-                )  # fmt: skip
+                matrix = np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
+                entry.operators[names[-1]] = matrix
             entry.generators.append((assembly.name, ",".join(names), generator.chains))
     # A bond of a higher order is listed as often.
     pairs: dict[tuple[int, ...], int] = {}
@@ -268,7 +237,6 @@ def _read_header(
 
 def _place(end: Any) -> tuple[str, ...]:
     residue = end.res_id
-    return (
-        end.chain_name, str(residue.seqid.num), residue.seqid.icode.strip(),
-        residue.name, end.atom_name, end.altloc.strip("\0 "),
-    )  # fmt: skip
+    number, letter = str(residue.seqid.num), residue.seqid.icode.strip()
+    altloc = end.altloc.strip("\0 ")
+    return end.chain_name, number, letter, residue.name, end.atom_name, altloc

@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from pyg_atomenc.checks import check_choice, check_type
+from pyg_atomenc.checks import check_choice, check_integer, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -95,17 +95,22 @@ def from_structure(
             that cannot be. Its message starts with the file's name.
         ImportError: If biotite is not installed.
     """
-    for package in ("biotite.structure", "gemmi"):
-        require_package(package, "from_structure")
-    _check_options(model, assembly, chains, numbering)
+    require_package("biotite.structure", "from_structure")
+    require_package("gemmi", "from_structure")
+    if model != "all":
+        check_integer("model", model)
+    if assembly is not None:
+        check_type("assembly", assembly, str, "pass its id as text, such as '1'.")
+    if chains is not None and (isinstance(chains, str) or not list(chains)):
+        raise AtomEncodingError(f"'chains' is {chains!r}: pass a list such as ['A'].")
+    check_choice("numbering", numbering, ("author", "label"))
     templates = read_templates({} if ligands is None else ligands)
     limits = check_type("limits", limits or Limits(), Limits, "pass a Limits.")
     file = Path(path)
     suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
     if suffix not in _FORMATS:
         raise FileFormatError(
-            f"{file}: its name ends in none of {', '.join(_FORMATS)} (with or without "
-            f".gz). Rename the file after its format."
+            f"{file}: its name ends in none of {', '.join(_FORMATS)}: rename the file."
         )
     kind, notes = _FORMATS[suffix], Notes(file)
     if kind == "PDB" and block is not None:
@@ -115,28 +120,25 @@ def from_structure(
     content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
         if kind == "PDB":
-            entry = read_pdb(content, file, limits, notes)
+            entry = read_pdb(content, limits, notes)
         else:
             read = read_bcif if kind == "BinaryCIF" else read_cif
-            entry = read(content, file, limits, notes, block)
-    count, known = entry.num_models, entry.assemblies
+            entry = read(content, limits, notes, block)
+    count = len(entry.models) - 1
+    known = list(dict.fromkeys(name for name, *_ in entry.generators))
     numbers = range(1, count + 1) if model == "all" else [int(model)]
     if numbers[-1] > count:
-        raise FileFormatError(
-            f"{file}: has {count} models, but 'model' is {model}. Pass a number from 1 "
-            f"to {count}, or 'all'."
-        )
+        raise FileFormatError(f"{file}: has {count} models, but 'model' is {model}.")
     if assembly is not None and assembly not in known:
         raise FileFormatError(
-            f"{file}: has no assembly {assembly!r}, but {known}. Pass one of these as "
-            f"'assembly', or None."
+            f"{file}: has no assembly {assembly!r}, but {known}: pass one, or None."
         )
     graphs = []
     for number in numbers:
         with _one_kind_of_error(file, kind):
-            atoms = entry.read(number, assembly, file, limits, notes, templates)
+            atoms = entry.read(number, assembly, limits, notes, templates)
         try:
-            atoms = _prepare(atoms, entry.sequence, kind, numbering, unresolved)
+            atoms = _prepare(atoms, entry.sequence, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)
             if left.array_length() == 0:
                 raise AtomEncodingError(
@@ -153,27 +155,9 @@ def from_structure(
     return graphs if model == "all" else graphs[0]
 
 
-def _check_options(model: Any, assembly: Any, chains: Any, numbering: Any) -> None:
-    number = isinstance(model, int) and not isinstance(model, bool) and model > 0
-    if model != "all" and not number:
-        raise AtomEncodingError(
-            f"'model' is {model!r}: pass a model's number, from 1, or 'all'."
-        )
-    mend = "pass the assembly's id as text, such as '1'."
-    check_type("assembly", "" if assembly is None else assembly, str, mend)
-    if chains is not None and (isinstance(chains, str) or not list(chains)):
-        raise AtomEncodingError(
-            f"'chains' is {chains!r}: pass a list of names, such as ['A', 'B']."
-        )
-    check_choice("numbering", numbering, ("author", "label"))
-
-
 @contextmanager
 def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
-    """Whatever the parsers raise on a damaged file, the user gets one kind of error.
-
-    They warn of what they fill up: missing columns that others stand in for.
-    """
+    """Whatever the parsers raise on a damaged file, the user gets one kind of error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -181,40 +165,28 @@ def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
     except FileFormatError:
         raise
     except Exception as error:
+        reason = error if isinstance(error, AtomEncodingError) else repr(error)
         raise FileFormatError(
-            f"{file}: cannot be read as {kind} ({_reason(error)}). Check that the file "
-            f"is complete and that its name ends in its true format."
+            f"{file}: cannot be read as {kind} ({reason}). Check that the file is "
+            f"complete and that its name ends in its true format."
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return f"no {text}" if isinstance(error, KeyError) else text
-
-
-def _prepare(
-    atoms: Any, sequence: Any, kind: str, numbering: str, unresolved: bool
-) -> Any:
+def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any:
     if unresolved:
-        if kind == "PDB":
-            raise AtomEncodingError(
-                "'unresolved' is True, but a PDB file does not number its sequence: "
-                "pass the entry's mmCIF file, or unresolved=False."
-            )
         try:
             atoms = add_unresolved(atoms, sequence)
+        except AtomEncodingError:
+            raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            if isinstance(error, AtomEncodingError):
-                raise
             raise AtomEncodingError(
                 f"'unresolved' is True, but pdbx_poly_seq_scheme cannot be read "
-                f"({_reason(error)}): pass unresolved=False."
+                f"({error!r}): pass unresolved=False."
             ) from error
     if numbering == "label":
         if "label_seq_id" not in atoms.get_annotation_categories():
             raise AtomEncodingError(
-                f"'numbering' is 'label', which a {kind} file without label_seq_id "
-                f"does not have: pass 'author'."
+                "'numbering' is 'label', but there is no label_seq_id: pass 'author'."
             )
         # The authors' numbers tell waters apart, which have none of the sequence.
         atoms.set_annotation("auth_seq_id", atoms.res_id)
@@ -224,18 +196,14 @@ def _prepare(
     return atoms
 
 
-def _select(
-    atoms: Any, chains: Optional[Sequence[str]], waters: bool, hydrogens: bool
-) -> Any:
-    keep = np.ones(atoms.array_length(), dtype=bool)
-    if chains is not None:
-        there = list(dict.fromkeys(atoms.chain_id.tolist()))
-        missing = [name for name in chains if name not in there]
-        if missing:
+def _select(atoms: Any, chains: Any, waters: bool, hydrogens: bool) -> Any:
+    there = list(dict.fromkeys(atoms.chain_id.tolist()))
+    for name in chains or ():
+        if name not in there:
             raise AtomEncodingError(
-                f"has no chain {missing[0]!r}, but {there}: see 'chains', 'numbering'."
+                f"has no chain {name!r}, but {there}: see 'chains', 'numbering'."
             )
-        keep &= np.isin(atoms.chain_id, list(chains))
+    keep = np.isin(atoms.chain_id, there if chains is None else list(chains))
     if not waters:
         keep &= (atoms.res_name != "HOH") & (atoms.res_name != "DOD")
     if not hydrogens:

@@ -8,41 +8,32 @@ from numpy.typing import NDArray
 from pyg_atomenc.chem.bonds import residue_bonds
 from pyg_atomenc.chem.codes import by_first_atom, code, places
 from pyg_atomenc.chem.components import component_atoms, component_bonds
-from pyg_atomenc.chem.residues import find_residues
+from pyg_atomenc.chem.residues import NO_SEQUENCE, find_residues, untold
 from pyg_atomenc.errors import AtomEncodingError, require_package
-
-_NONE = (".", "?", "")
-_PHOSPHATE = ("P", "OP1", "OP2")
 
 
 def add_unresolved(atoms: Any, scheme: Optional[dict[str, Any]]) -> Any:
     """Add the heavy atoms that were not observed, with NaN as positions.
 
-    Residues that are missing altogether come from ``scheme``, the columns of the file's
-    ``pdbx_poly_seq_scheme`` by name; atoms that are missing in a residue, from the
-    Chemical Component Dictionary, but for those that leave when a bond is formed.
-    Polymers then have the order of their sequence, and atoms the annotation
-    ``is_resolved``.
+    Missing residues come from ``scheme``, the columns of the file's
+    ``pdbx_poly_seq_scheme``, in whose order polymers then are; missing atoms of others
+    from the component dictionary, but for those that leave when a bond is formed.
     """
     structure = require_package("biotite.structure", "unresolved atoms")
-    if scheme is None or "label_asym_id" not in (atoms.get_annotation_categories()):
+    known = atoms.get_annotation_categories()
+    if scheme is None or "label_asym_id" not in known:
         raise AtomEncodingError(
-            "'unresolved' is True, but the file has no pdbx_poly_seq_scheme to tell "
-            "its full sequence: pass unresolved=False"
+            "'unresolved' is True, but the file has no pdbx_poly_seq_scheme, which "
+            "tells its sequence: pass the entry's mmCIF file, or unresolved=False."
         )
-    if "sym_id" not in atoms.get_annotation_categories():
-        return _complete(atoms, scheme)
     # Every copy of an assembly has its own gaps.
-    copies = dict.fromkeys(atoms.sym_id.tolist())
-    parts = [_complete(atoms[atoms.sym_id == copy], scheme) for copy in copies]
-    return structure.concatenate(parts)
+    copy = atoms.sym_id if "sym_id" in known else np.zeros(atoms.array_length())
+    return structure.concatenate(
+        [_complete(structure, atoms[copy == i], scheme) for i in np.unique(copy)]
+    )
 
 
-def _complete(atoms: Any, scheme: Any) -> Any:
-    atoms = atoms.copy()
-    if "is_resolved" not in atoms.get_annotation_categories():
-        atoms.set_annotation("is_resolved", np.ones(atoms.array_length(), dtype=bool))
-    structure = require_package("biotite.structure", "unresolved atoms")
+def _complete(structure: Any, atoms: Any, scheme: Any) -> Any:
     parts = [atoms, *_missing_atoms(atoms), *_missing_residues(atoms, scheme)]
     merged = structure.concatenate(parts)
     merged = merged[_sequence_order(merged)]
@@ -55,26 +46,24 @@ def _complete(atoms: Any, scheme: Any) -> Any:
     return merged
 
 
-def _component(name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _component(name: str) -> list[NDArray[Any]]:
     """Names, elements and charges of a component's atoms that stay in a bond."""
-    names, elements, charges, leaving, _ = component_atoms(name)
-    stays = ~leaving & ~np.isin(elements, ("H", "D"))
-    return names[stays], elements[stays], charges[stays]
+    *columns, leaving, _ = component_atoms(name)
+    stays = ~leaving & ~np.isin(columns[1], ("H", "D"))
+    return [column[stays] for column in columns]
 
 
 def _make(atoms: Any, row: int, missing: Any, **others: Any) -> Any:
     """Atoms without positions, annotated as ``atoms[row]`` but for what is given."""
     known = {k: getattr(atoms, k)[row] for k in atoms.get_annotation_categories()}
-    known |= others
+    known |= others | dict(occupancy=0.0, is_resolved=False)
     names, elements, charges = (c[missing] for c in _component(str(known["res_name"])))
     known |= dict(atom_name=names, element=elements, charge=charges)
-    known |= dict(occupancy=0.0, is_resolved=False)
-    structure = require_package("biotite.structure", "unresolved atoms")
-    part = structure.AtomArray(len(names))
+    part = type(atoms)(len(names))
     part.coord[:] = np.nan
     for key, value in known.items():
         part.set_annotation(key, np.array(np.broadcast_to(value, len(names))))
-    part.bonds = structure.BondList(len(names))
+    part.bonds = type(atoms.bonds)(len(names))
     return part
 
 
@@ -85,7 +74,7 @@ def _missing_atoms(atoms: Any) -> list[Any]:
         missing = ~np.isin(names, atoms.atom_name[rows])
         if atoms.label_seq_id[rows[0]] == "1" and "P" not in atoms.atom_name[rows]:
             # A nucleic acid starts with O5' where nobody saw a phosphate before it.
-            missing &= ~np.isin(names, _PHOSPHATE)
+            missing &= ~np.isin(names, ("P", "OP1", "OP2"))
         if missing.any():
             parts.append(_make(atoms, rows[0], missing))
     return parts
@@ -94,22 +83,21 @@ def _missing_atoms(atoms: Any) -> list[Any]:
 def _missing_residues(atoms: Any, scheme: Any) -> list[Any]:
     keys = "asym_id seq_id mon_id pdb_strand_id pdb_seq_num pdb_ins_code".split()
     rows = zip(*(scheme[key].astype(str).tolist() for key in keys), strict=True)
-    shown = atoms.label_asym_id.tolist()
+    shown, parts = atoms.label_asym_id.tolist(), []
     there = set(zip(shown, atoms.label_seq_id.tolist(), strict=True))
-    shown, parts = set(shown), []
+    chains = set(shown)
     for asym, seq, name, chain, number, letter in rows:
-        if asym not in shown or (asym, seq) in there:
-            continue
-        letter = "" if letter in _NONE else letter
-        named = dict(chain_id=chain, res_id=int(number), ins_code=letter)
-        labels = dict(label_asym_id=asym, label_seq_id=seq, res_name=name, hetero=False)
-        parts.append(_make(atoms, 0, slice(None), **named, **labels))
+        if asym in chains and (asym, seq) not in there:
+            letter = "" if letter in NO_SEQUENCE else letter
+            named = dict(chain_id=chain, res_id=int(number), ins_code=letter)
+            named |= dict(label_asym_id=asym, label_seq_id=seq, res_name=name)
+            parts.append(_make(atoms, 0, slice(None), hetero=False, **named))
     return parts
 
 
 def _sequence_order(atoms: Any) -> NDArray[np.int64]:
     chain, _ = by_first_atom(code(atoms.label_asym_id))
-    numbered = ~np.isin(atoms.label_seq_id, _NONE)
-    number = np.where(numbered, atoms.label_seq_id, "0").astype(int)
-    residue = np.where(numbered, 0, find_residues(atoms).index)
+    outside = untold(atoms.label_seq_id)
+    number = np.where(outside, "0", atoms.label_seq_id).astype(int)
+    residue = np.where(outside, find_residues(atoms).index, 0)
     return np.lexsort((residue, number, chain))

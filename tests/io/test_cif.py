@@ -152,7 +152,7 @@ def test_a_block_by_name(tmp_path):
         (text()[:-30], "cannot be read as mmCIF"),
         (text().replace("_atom_site.id\n", ""), "cannot be read as mmCIF"),
         (text() + "_x.y 'odd\n", "cannot be read as mmCIF"),
-        (text().replace("21.5", "21_5"), "Cartn_x is '21_5' in row 5"),
+        (text().replace("21.5", "21_5"), "row 5 of Cartn_x has the number '21_5'"),
         (text(auth_seq_id="1.5"), "a value of auth_seq_id is no whole number"),
         (text(group_PDB="TER"), "group_PDB is 'TER' in row 0"),
         (text(label_comp_id="?"), "no label_comp_id in row 0"),

@@ -12,8 +12,8 @@ pytest.importorskip("biotite.structure", reason="biotite is not installed")
 @pytest.mark.parametrize(
     "limits, message",
     [
-        (Limits(file_bytes=1000), "has .* bytes, and the limit is 1,000"),
-        (Limits(unpacked_bytes=1000), "unpacks to more than 1,000 .*unpacked_bytes="),
+        (Limits(file_bytes=1000), "more than 1,000 file bytes, .*file_bytes="),
+        (Limits(unpacked_bytes=1000), "1,000 unpacked bytes, .*unpacked_bytes="),
         (Limits(atoms=50), "more than 50 atoms, which is the limit"),
     ],
 )
