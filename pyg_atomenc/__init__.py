@@ -7,9 +7,6 @@ from pyg_atomenc.nn import AtomAttentionEncoder, TokenAttentionConv, token_graph
 __version__ = "0.2.0"
 
 __all__ = [
-    "AtomAttentionEncoder",
-    "AtomTokenData",
-    "TokenAttentionConv",
-    "TokenLayout",
+    "AtomAttentionEncoder", "AtomTokenData", "TokenAttentionConv", "TokenLayout",
     "token_graph",
-]
+]  # fmt: skip

@@ -46,6 +46,9 @@ class AtomTokenData(Data):
             ``[0, num_tokens)``.
     """
 
+    # What a reader assumed of a file; beside the graph, so that any two batch.
+    reading_notes = ""
+
     def __init__(
         self,
         x: Optional[Tensor] = None,

@@ -5,9 +5,5 @@ from pyg_atomenc.io.molecule_file import MoleculeFile
 from pyg_atomenc.io.sources import SmilesTable, StructureFiles
 
 __all__ = [
-    "MoleculeFile",
-    "Skipped",
-    "SmilesTable",
-    "StructureDataset",
-    "StructureFiles",
-]
+    "MoleculeFile", "Skipped", "SmilesTable", "StructureDataset", "StructureFiles",
+]  # fmt: skip

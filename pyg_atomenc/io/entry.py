@@ -18,7 +18,6 @@ from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.duplicates import choose_altloc
 from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
@@ -188,3 +187,28 @@ def _kinds(atoms: Any, ends: NDArray[Any], times: NDArray[Any]) -> NDArray[np.in
     order = np.where(times > 1, times, 0) * (times[hydrogen] < 2).all()
     between = np.where(metal[ends].any(axis=1), 8, 1)
     return np.where(residue[:, 0] == residue[:, 1], order, between)
+
+
+def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
+    """Which atoms stay ``[N]``: in each place, the location of the highest occupancy.
+
+    A place has one chain, residue number and insertion code, whatever its residues'
+    names: of a serine that is a threonine in other copies, only one may stay.
+    """
+    ids = np.where(np.isin(atoms.altloc_id, (".", "?", " ")), "", atoms.altloc_id)
+    keep = ids == ""
+    if keep.all():
+        return keep
+    place = codes.of_columns(atoms, ("chain_id", "res_id", "ins_code"))
+    # Of an atom with a location and the same without one, one is an alternative.
+    atom = codes.join(place, codes.code(atoms.atom_name))
+    keep &= ~np.isin(atom, atom[~keep])
+    option = codes.join(place, codes.code(ids))
+    weight = np.bincount(option, np.where(keep, 0.0, atoms.occupancy))[option]
+    some = np.flatnonzero(~keep)
+    # Within each place: the heaviest option first, of equal ones the one met first.
+    order = some[np.lexsort((some, -weight[some], place[some]))]
+    _, best = np.unique(place[order], return_index=True)
+    chosen = np.zeros(option.max() + 1, dtype=bool)
+    chosen[option[order[best]]] = True
+    return keep | chosen[option]

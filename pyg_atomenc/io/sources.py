@@ -33,9 +33,9 @@ class StructureFiles:
 
     Args:
         files (str, os.PathLike or iterable): A folder, or paths of files.
-        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``, or
-            with those of its folders ``"**/*.cif"``. (default: all whose names end as
-            structure files do)
+        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``.
+            (default: all whose names end as structure files do)
+        recursive (bool): Look into folders of the folder, too. (default: ``False``)
         **options: As for :func:`~pyg_atomenc.io.from_structure`: ``waters`` and so on.
 
     Raises:
@@ -46,20 +46,21 @@ class StructureFiles:
         self,
         files: Union[PathLike, Iterable[PathLike]],
         pattern: Optional[str] = None,
+        recursive: bool = False,
         **options: Any,
     ) -> None:
         self._reading, self._folder = check_options(from_structure, options), Path("/")
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
+            find = self._folder.rglob if recursive else self._folder.glob
             found = [
                 path.relative_to(self._folder)
-                for path in self._folder.glob(pattern or "*")
+                for path in find(pattern or "*")
                 if path.is_file() and (pattern or _STRUCTURE.search(path.name))
             ]
-        elif pattern is not None:
-            raise AtomEncodingError(
-                "'pattern' is for a folder: leave it out of a list."
-            )
+        elif pattern is not None or recursive:
+            mend = "are for a folder: leave them out of a list."
+            raise AtomEncodingError(f"'pattern' and 'recursive' {mend}")
         else:
             try:
                 found = [Path(file).absolute() for file in files]

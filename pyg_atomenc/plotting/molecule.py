@@ -16,7 +16,14 @@ Weights = Union[Tensor, Sequence[float]]
 _LOW, _HIGH = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.95, 0.45, 0.10])
 
 
-def draw_atom_weights(mol: Any, weights: Weights, **options: Any) -> str:
+def draw_atom_weights(
+    mol: Any,
+    weights: Weights,
+    *,
+    legend: str = "weight",
+    limits: Optional[tuple[float, float]] = None,
+    size: tuple[int, int] = (450, 350),
+) -> str:
     """Draw a molecule with its atoms coloured by weight, as SVG.
 
     Args:
@@ -24,10 +31,11 @@ def draw_atom_weights(mol: Any, weights: Weights, **options: Any) -> str:
             conformer is drawn as it is, else one is computed.
         weights (Tensor or sequence): One number for every atom ``[N]``; of heads'
             ``[N, H]`` take the mean, ``weights.mean(dim=1)``.
-        **options: ``legend`` (``"weight"``), what the weights are, stands below with
-            those at the ends of the colours; ``limits``, these ends, whose colours
-            weights beyond get (0 or the smallest weight, if less, and the largest);
-            ``size`` (``(450, 350)``), width and height in pixels.
+        legend (str): What the weights are; stands below, with those at the ends of the
+            colours. (default: ``"weight"``)
+        limits (tuple, optional): The weights at the ends of the colours, which those
+            beyond get. (default: 0 or the smallest weight, if less, and the largest)
+        size (tuple): Width and height in pixels. (default: ``(450, 350)``)
 
     Returns:
         str: The picture, to be written to a file or shown by ``IPython.display.SVG``.
@@ -37,7 +45,7 @@ def draw_atom_weights(mol: Any, weights: Weights, **options: Any) -> str:
             weight for every atom, or if ``limits`` or ``size`` cannot be drawn.
         ImportError: If RDKit is not installed.
     """
-    return str(_draw("MolDraw2DSVG", mol, weights, **options))
+    return str(_draw("MolDraw2DSVG", mol, weights, legend, limits, size))
 
 
 def draw_atom_weights_png(mol: Any, weights: Weights, **options: Any) -> bytes:
@@ -49,7 +57,6 @@ def _draw(
     canvas_type: str,
     mol: Any,
     weights: Weights,
-    *,
     legend: str = "weight",
     limits: Optional[tuple[float, float]] = None,
     size: tuple[int, int] = (450, 350),

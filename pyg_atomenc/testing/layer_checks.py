@@ -216,7 +216,8 @@ class LayerChecks:
             out = self.model.to(dtype)(x := x.to(dtype), layout)
             _expect(out.dtype == dtype, f"{out.dtype} of features of {dtype}")
             expected = self.model.to(exact)(x.to(exact), layout)
-            self._close(out, expected, f"rows in {dtype}", limit)
+            # Projections round as well as attention, whose tolerance it is.
+            self._close(out, expected, f"rows in {dtype}", 2 * limit)
 
     def second_derivative(self) -> None:
         """Forces are gradients, and learnt through theirs: every way gives the same."""

@@ -9,18 +9,7 @@ from pyg_atomenc.tokenizers.residue import Atom, Components, Residue
 from pyg_atomenc.tokenizers.smarts import Smarts
 
 __all__ = [
-    "AF3",
-    "BRICS",
-    "ENTITY_KINDS",
-    "MARTINI_PROTEIN",
-    "Atom",
-    "Beads",
-    "Boltz1",
-    "Boltz2",
-    "Components",
-    "Residue",
-    "RingsAndChains",
-    "Smarts",
-    "Tokenizer",
+    "AF3", "BRICS", "ENTITY_KINDS", "MARTINI_PROTEIN", "Atom", "Beads", "Boltz1",
+    "Boltz2", "Components", "Residue", "RingsAndChains", "Smarts", "Tokenizer",
     "Tokens",
-]
+]  # fmt: skip

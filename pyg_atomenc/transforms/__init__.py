@@ -7,11 +7,6 @@ from pyg_atomenc.transforms.hetero import FromHetero, ToHetero
 from pyg_atomenc.transforms.pair_features import PairFeatures
 
 __all__ = [
-    "AtomFeatures",
-    "BoltzFeatures",
-    "FromHetero",
-    "PairFeatures",
-    "RadiusEdges",
-    "ToHetero",
-    "TokenEdges",
-]
+    "AtomFeatures", "BoltzFeatures", "FromHetero", "PairFeatures", "RadiusEdges",
+    "ToHetero", "TokenEdges",
+]  # fmt: skip

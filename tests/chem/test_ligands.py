@@ -65,7 +65,7 @@ def test_a_template(suffix, molecule, tmp_path):
         assert bonds_of(data) == expected(bare)
         hydrogens = [atom.GetTotalNumHs() for atom in bare.GetAtoms()]
         assert data.num_hydrogens.tolist() == hydrogens
-    fault = "by distance, without orders, as their template does not fit: 1"
+    fault = "by distance, as their template does not fit, without orders: 1"
     with pytest.warns(UserWarning, match=fault):
         data = from_structure(path, ligands={"LIG": SMILES.replace("C#N", "CO")})
     assert bonds_of(data) == expected(bare, orders=False)
@@ -74,7 +74,7 @@ def test_a_template(suffix, molecule, tmp_path):
 @pytest.mark.parametrize(
     "ligands, message",
     [({"LIG": "CC(=O"}, r"'ligands' has for 'LIG': 'smiles' is 'CC\(=O', which RDKit"),
-     ({"LIG": None}, "'ligands' has for 'LIG': 'mol' is None"),
+     ({"LIG": None}, "'ligands' has for 'LIG': 'mol' is of type NoneType"),
      ({"LIG": 3}, "'ligands' has for 'LIG': 'mol' is of type int"),
      (["LIG"], "'ligands' is of type list: pass names with SMILES"),
      ("CCO", "'ligands' is of type str: pass names with SMILES")],

@@ -9,7 +9,7 @@ from torch_geometric.data import Batch, Data
 
 from pyg_atomenc import AtomTokenData
 from pyg_atomenc.data import dataset_sizes, graph_size
-from pyg_atomenc.data.packing import pack
+from pyg_atomenc.data.token_budget_sampler import pack
 
 PAIRS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=300)
 

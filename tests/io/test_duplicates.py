@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyg_atomenc.io.duplicates import choose_altloc
+from pyg_atomenc.io.entry import choose_altloc
 
 struc = pytest.importorskip("biotite.structure", reason="biotite is not installed")
 

@@ -214,7 +214,7 @@ def test_labels_that_some_lack_are_named():
     one.y = torch.ones(1, 1)
     for number, graphs in enumerate(([other, one], [one, other])):
         loader = AtomTokenLoader(graphs, batch_size=2)
-        with pytest.raises(ValueError, match=f"without 'y' in .* graph {number} lacks"):
+        with pytest.raises(ValueError, match=f"graph {number} lacks 'y'"):
             next(iter(loader))
         loader = AtomTokenLoader(graphs, batch_size=2, exclude_keys=["y"])
         assert next(iter(loader)).num_graphs == 2

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch_geometric.data import Batch
 
 from pyg_atomenc.io import from_structure
 
@@ -68,6 +69,8 @@ def test_residue_numbers_that_do_not_fit(tmp_path):
     data = read(tmp_path, line("O", "HOH", number=9999, element="O"), *waters)
     assert data.num_tokens == 4 and data.token_res_id.unique().numel() == 4
     assert "residue number did not fit its columns: 3" in data.reading_notes
+    # Notes are those of one file.
+    assert Batch.from_data_list([data]).reading_notes == ""
     more = [line("O", "HOH", number="A000", element="O"),
             line("O", "HOH", number="a000", xyz=(3, 0, 0), element="O")]  # fmt: skip
     data = read(tmp_path, *more)

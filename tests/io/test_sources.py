@@ -26,14 +26,14 @@ def test_a_folder(folder):
     source = StructureFiles(folder)
     assert source.names == ["000.pdb", "001.pdb", "002.pdb"]
     assert StructureFiles(str(folder), "*1*").names == ["001.pdb"]
-    deep = StructureFiles(folder, "**/[0x]*")
+    deep = StructureFiles(folder, recursive=True)
     assert deep.names == ["000.pdb", "001.pdb", "002.pdb", "deep/er/x.PDB.gz"]
     # What is asked for by name is not left out silently.
     assert "README.md" in StructureFiles(folder, "*.md").names
 
 
 def test_a_graph_is_that_of_the_reader(folder):
-    source = StructureFiles(folder, "**/[0x]*", hydrogens=False)
+    source = StructureFiles(folder, recursive=True, hydrogens=False)
     (data,) = source.read(3, None)
     assert data.source == "deep/er/x.PDB.gz"
     data.source = ""
@@ -78,5 +78,5 @@ def test_bad_arguments(folder, tmp_path):
     for files in ([], [3], 3, b"files"):
         with pytest.raises(ValueError):
             StructureFiles(files)
-    with pytest.raises(ValueError, match="'pattern' is for a folder"):
-        StructureFiles([folder / "000.pdb"], "*.pdb")
+    with pytest.raises(ValueError, match="'pattern' and 'recursive' are for a folder"):
+        StructureFiles([folder / "000.pdb"], recursive=True)

@@ -32,8 +32,8 @@ class BoltzInputs(TensorDataclass):
         batch (Tensor, optional): Graph of every atom ``[N]``, sorted. (default: all 0)
         ptr (Tensor, optional): First atoms of the graphs, and ``N`` ``[G + 1]``; needed
             where the last graphs have no atoms. (default: seen from ``batch``)
-        num_tokens (int or Tensor, optional): The number of tokens, in all or of every
-            graph ``[G]``. (default: seen from the atoms)
+        num_tokens (int or Tensor, optional): The number of tokens; of every graph
+            ``[G]`` where there are several and ``z_trunk``. (default: seen from atoms)
         s_trunk (Tensor, optional): Tokens ``[T, token_channels]``; for diffusion alone.
         z_trunk (Tensor, optional): Token pair features, as the pairwise conditioner
             gives them: the ``[n_g, n_g]`` blocks of all graphs flattened to
@@ -43,9 +43,6 @@ class BoltzInputs(TensorDataclass):
             config has them.
         token_res_type, token_modified, token_mol_type (Tensor, optional): Of residues,
             the type, 0 to 32, whether modified, and of molecules, 0 to 3 ``[T]``.
-
-    Raises:
-        ValueError: If something that needs to be a tensor is none.
     """
 
     ref_pos: Optional[Tensor] = None
@@ -63,11 +60,6 @@ class BoltzInputs(TensorDataclass):
     token_res_type: Optional[Tensor] = None
     token_modified: Optional[Tensor] = None
     token_mol_type: Optional[Tensor] = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and name not in ("atom_to_token", "num_tokens"):
-                check_tensor(name, value)
 
     @staticmethod
     def from_data(data: Any = None, **inputs: Any) -> "BoltzInputs":
@@ -87,63 +79,49 @@ class BoltzInputs(TensorDataclass):
 
     def layout(self) -> TokenLayout:
         """Which atoms form a token."""
-        index, number = self.atom_to_token, self.num_tokens
-        if index is None:
-            raise AtomEncodingError(
-                "'atom_to_token' is missing: pass every atom's token, or data with it."
-            )
+        number = self.num_tokens
         total = int(number.sum()) if isinstance(number, Tensor) else number
-        return as_token_layout(index, num_tokens=total, name="atom_to_token")
+        return as_token_layout(self.atom_to_token, None, total, name="atom_to_token")
 
     def graph_ptr(self, num_atoms: int) -> Tensor:
         """The first atom of every graph, and the number of atoms ``[G + 1]``."""
-        batch = self.batch
-        if batch is not None:
-            check_index("batch", batch, f"pass the graph of {num_atoms} atoms.")
-            check_shape("batch", batch, num_atoms)
-            if num_atoms > 1 and int(batch.diff().min()) < 0:
-                raise AtomEncodingError(
-                    "'batch' falls: sort the atoms by graph, as PyG's batches are."
-                )
         # A graph at the end without atoms does not show in the vector.
         if self.ptr is not None:
-            ends = self.ptr[:1].tolist() + self.ptr[-1:].tolist()
+            ptr = check_index("ptr", self.ptr, "pass where every graph starts.")
+            ends = ptr[:1].tolist() + ptr[-1:].tolist()
             if ends != [0, num_atoms]:
                 raise AtomEncodingError(f"'ptr' has ends {ends} for {num_atoms} atoms.")
-            return self.ptr.long()
-        atoms = torch.tensor([num_atoms]) if batch is None else batch.long().bincount()
-        return cumsum(atoms)
+            return ptr.long()
+        if self.batch is None:
+            return torch.tensor([0, num_atoms])
+        batch = check_index("batch", self.batch, "pass the graph of every atom.")
+        check_shape("batch", batch, num_atoms)
+        if bool((batch.diff() < 0).any()):
+            raise AtomEncodingError(
+                "'batch' falls: sort the atoms by graph, as PyG's batches are."
+            )
+        return cumsum(batch.long().bincount())
 
     def token_counts(self, layout: TokenLayout, ptr: Tensor) -> Tensor:
-        """Tokens of every graph ``[G]``, as told, or seen from their atoms."""
+        """Tokens of every graph ``[G]``."""
         graphs, number = ptr.numel() - 1, self.num_tokens
+        # One number is that of a single graph.
+        if not isinstance(number, Tensor) or number.dim() == 0:
+            number = torch.full((min(graphs, 1),), layout.num_tokens)
+        counts = number.to(layout.device).long()
+        if counts.shape != (graphs,) or int(counts.sum()) != layout.num_tokens:
+            raise AtomEncodingError(
+                f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs with "
+                f"{layout.num_tokens} tokens: pass one number for every graph."
+            )
         graph, token = ptr2index(ptr), layout.atom_to_token
-        if isinstance(number, Tensor) and number.dim() == 1:
-            counts = number.to(layout.device).long()
-            if counts.shape != (graphs,) or int(counts.sum()) != layout.num_tokens:
-                raise AtomEncodingError(
-                    f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs "
-                    f"with {layout.num_tokens} tokens: pass one number for every graph."
-                )
-        elif graphs == 1:
-            return torch.tensor([layout.num_tokens], device=layout.device)
-        else:
-            if not bool((layout.sizes > 0).all()) or not bool((ptr.diff() > 0).all()):
-                raise AtomEncodingError(
-                    "'num_tokens' is one number, but some tokens or graphs have no "
-                    "atoms: pass the number of tokens of every graph."
-                )
-            owner = layout.sizes.new_empty(layout.num_tokens)
-            owner[token] = graph
-            counts = owner.bincount(minlength=graphs)
         first = cumsum(counts)
         strange = (token < first[graph]) | (token >= first[graph + 1])
         if bool(strange.any()):
             atom = int(strange.nonzero()[0])
             raise AtomEncodingError(
-                f"'atom_to_token' puts atom {atom} of graph {int(graph[atom])} into "
-                f"token {int(token[atom])}, which belongs to another graph: number the "
-                f"tokens graph by graph, as AtomTokenData batches them."
+                f"'atom_to_token' puts atom {atom} into token {int(token[atom])}, "
+                f"which belongs to another graph: number the tokens graph by graph."
             )
         return counts
 
@@ -165,25 +143,14 @@ class TokenPairs(TensorDataclass):
         counts = inputs.token_counts(layout, ptr)
         z_trunk = check_tensor("z_trunk", inputs.z_trunk)
         if z_trunk.dim() == 4:
-            graphs, width = counts.numel(), z_trunk.size(1)
-            check_shape("z_trunk", z_trunk, graphs, width, width, channels)
-            largest = int(counts.max()) if graphs else 0
-            if width < largest:
-                raise AtomEncodingError(
-                    f"'z_trunk' has blocks of {width} tokens for a graph of {largest}."
-                )
+            width = max([z_trunk.size(1), *counts.tolist()])
+            sizes = (counts.numel(), width, width, channels)
+            check_shape("z_trunk", z_trunk, *sizes, hint="blocks of every graph")
             stride = torch.full_like(counts, width)
         else:
             stride, total = counts, int((counts**2).sum())
-            hint = f"or [graphs, n, n, {channels}]"
-            check_shape("z_trunk", z_trunk, "sum of n_g ** 2", channels, hint=hint)
-            if z_trunk.size(0) != total:
-                raise AtomEncodingError(
-                    f"'z_trunk' has {z_trunk.size(0)} rows, but graphs of "
-                    f"{listed(counts.tolist())} tokens have {total} pairs: flatten the "
-                    f"[n_g, n_g] blocks of all graphs one after the other, and say in "
-                    f"'num_tokens' how many tokens every graph has."
-                )
+            hint = "the [n, n] blocks of graphs of n tokens, one after the other, flat"
+            check_shape("z_trunk", z_trunk, total, channels, hint=hint)
         graph = ptr2index(ptr)
         local = layout.atom_to_token - cumsum(counts)[graph]
         row = cumsum(stride**2)[graph] + local * stride[graph]

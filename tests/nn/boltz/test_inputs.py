@@ -32,7 +32,7 @@ def test_bad_input():
     fails("'s_trunk' is missing", s_trunk=None)
     fails("'z_trunk' is missing", z_trunk=None)
     fails(r"'s_trunk' needs the shape", s_trunk=flat.s[1:])
-    fails("'z_trunk' has .* rows, but graphs of", z_trunk=flat.z[1:])
+    fails("'z_trunk' needs the shape .*blocks of graphs", z_trunk=flat.z[1:])
     fails("'z_trunk' needs the shape", z_trunk=flat.z[:, 1:])
     fails(r"'z_trunk' needs the shape \[3, ", z_trunk=flat.pad_pairs()[:2])
     fails("'num_tokens' is .* for 3 graphs", num_tokens=F.pad(flat.counts, [0, 1]))
@@ -40,7 +40,8 @@ def test_bad_input():
         "num_tokens": int(flat.counts.sum()) + 1,
         "s_trunk": F.pad(flat.s, [0, 0, 0, 1]),
     }
-    fails("'num_tokens' is one number, but", **more)
+    fails("'num_tokens' is .* for 3 graphs", **more)
+    fails("'num_tokens' is .* for 3 graphs", num_tokens=None)
     fails("which belongs to another graph", num_tokens=flat.counts.flip(0))
     fails("'ref_pos' needs .* BoltzFeatures", ref_pos=None)
     fails(r"'ref_pos' needs the shape \[118, 3\]", ref_pos=inputs["ref_pos"][1:])
@@ -51,11 +52,12 @@ def test_bad_input():
         ref_atom_name_chars=-torch.ones(118, 4).long(),
     )
     fails("'ref_space_uid' needs", ref_space_uid=None)
-    fails("'atom_to_token' is missing", atom_to_token=None)
+    fails("'atom_to_token' is of type NoneType", atom_to_token=None)
     fails("'batch' falls", batch=inputs["batch"].flip(0))
     fails(r"'batch' needs the shape \[118\]", batch=inputs["batch"][1:])
-    fails("'ref_pos' is of type list", ref_pos=[1.0])
-    fails("'s_trunk' is of type list", s_trunk=[1.0])
+    fails("'ref_pos' needs .* found: list", ref_pos=[1.0])
+    fails("'s_trunk' needs .* found: list", s_trunk=[1.0])
+    fails("'ptr' is of type list", ptr=[0, 118])
     fails("'num_tokens' is 24.5", num_tokens=24.5)
     conditioning = encoder.condition(**inputs, **trunk)
     with pytest.raises(ValueError, match="'conditioning' is of type NoneType"):
