@@ -173,7 +173,8 @@ def _index_of(
     # Inside a trace or on the meta device, values cannot be looked at.
     readable = is_readable(ptr)
     if readable:
-        ends = ptr[:1].tolist() + ptr[-1:].tolist()
+        # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
+        ends = [int(end) for end in (ptr[:1], ptr[-1:]) if ptr.numel()]
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():
             raise AtomEncodingError(
                 f"'ptr' goes from {' to '.join(map(str, ends))}, or falls, for "

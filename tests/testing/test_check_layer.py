@@ -124,9 +124,6 @@ def marks(layer, name):
 
 def known(layer, name):
     """What layers refuse."""
-    old = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7)
-    if layer == "encoder by index" and name == "vmap" and old:
-        return "torch 2.6 reads no token ids inside of torch.func transforms"
     if layer.endswith("edges") and name == "export":
         return "an exported program does not know the number of edges"
     return None
