@@ -1,8 +1,4 @@
-"""The one home of argument checks: each names the argument, what was found, the mend.
-
-Everything here raises :class:`~pyg_atomenc.errors.AtomEncodingError`, a ``ValueError``,
-and gives back the value where a caller goes on with it.
-"""
+"""The one home of argument checks, each of which raises an ``AtomEncodingError``."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
@@ -60,10 +56,8 @@ def check_wanted(name: str, value: Any, wanted: bool, option: str) -> None:
     if wanted and value is None:
         raise AtomEncodingError(f"'{name}' is missing: the layer's {option} needs it.")
     if not wanted and value is not None:
-        raise AtomEncodingError(
-            f"'{name}' was passed, but the layer has no weights for it: leave it out, "
-            f"or make the layer with {option}."
-        )
+        mend = f"no weights for it: leave it out, or make the layer with {option}."
+        raise AtomEncodingError(f"'{name}' was passed, but the layer has {mend}")
 
 
 def check_sizes(**sizes: Any) -> None:
@@ -94,18 +88,15 @@ def check_positive(name: str, value: Any, unit: str = "") -> float:
 def check_dropout(dropout: Any) -> float:
     """The probability, if it is at least 0 and below 1."""
     if not is_real(dropout) or not 0.0 <= dropout < 1.0:
-        raise AtomEncodingError(
-            f"'dropout' is {dropout!r}: pass a probability, at least 0 and below 1."
-        )
+        raise AtomEncodingError(f"'dropout' is {dropout!r}: pass a number in [0, 1).")
     return float(dropout)
 
 
 def check_callable(name: str, value: Optional[Any]) -> None:
     """Check that the value can be called, or is ``None``."""
     if value is not None and (isinstance(value, type) or not callable(value)):
-        raise AtomEncodingError(
-            f"'{name}' is {value!r}: pass a function, or an object that can be called."
-        )
+        mend = "pass a function, or an object that can be called."
+        raise AtomEncodingError(f"'{name}' is {value!r}: {mend}")
 
 
 def check_tensor(name: str, value: Any, mend: str = "pass a tensor.") -> Tensor:
@@ -117,26 +108,18 @@ def check_floating(name: str, value: Any) -> Tensor:
     """The value, if it is a tensor of floating numbers."""
     tensor = check_tensor(name, value, "pass a floating tensor.")
     if not tensor.dtype.is_floating_point:
-        raise AtomEncodingError(
-            f"'{name}' is of type {tensor.dtype}: pass floating numbers; convert with "
-            f".float(), or embed integers first, as with torch.nn.Embedding."
-        )
+        mend = "pass floating numbers: use .float(), or embed with torch.nn.Embedding."
+        raise AtomEncodingError(f"'{name}' is of type {tensor.dtype}: {mend}")
     return tensor
 
 
 def check_shape(
     name: str, value: Any, *shape: Union[int, str], hint: str = ""
 ) -> Tensor:
-    """The value, if it is a tensor of ``shape``; a text names a size that may be any.
-
-    The ``hint`` is added to the message.
-    """
+    """The value, if it is a tensor of ``shape``, where a text stands for any size."""
     fits = isinstance(value, Tensor) and value.dim() == len(shape)
-    if not fits or any(
-        wanted != size
-        for wanted, size in zip(shape, value.shape, strict=True)
-        if not isinstance(wanted, str)
-    ):
+    pairs = zip(shape, value.shape, strict=True) if fits else ()
+    if not fits or any(a != b for a, b in pairs if not isinstance(a, str)):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         wanted = ", ".join(str(size) for size in shape)
         raise AtomEncodingError(
@@ -151,9 +134,8 @@ def check_index(name: str, value: Any, mend: str) -> Tensor:
     if tensor.dim() != 1:
         raise AtomEncodingError(f"'{name}' has shape {list(tensor.shape)}: {mend}")
     if tensor.dtype not in INTEGER_TYPES:
-        raise AtomEncodingError(
-            f"'{name}' is of type {tensor.dtype}: {mend} Convert with {name}.long()."
-        )
+        mend += f" Convert with {name}.long()."
+        raise AtomEncodingError(f"'{name}' is of type {tensor.dtype}: {mend}")
     return tensor
 
 
@@ -171,10 +153,8 @@ def check_range(name: str, value: Tensor, count: int, what: str) -> None:
         return
     low, high = bounds(value)
     if low < 0 or high >= count:
-        raise AtomEncodingError(
-            f"'{name}' has values from {low} to {high} for {count} {what}: they must "
-            f"lie in [0, {count})."
-        )
+        mend = f"{count} {what}: they must lie in [0, {count})."
+        raise AtomEncodingError(f"'{name}' has values from {low} to {high} for {mend}")
 
 
 def check_rows(
@@ -198,10 +178,8 @@ def check_edges(name: str, value: Any, count: int, what: str) -> Tensor:
 def check_device(name: str, tensor: Tensor, other: str, device: torch.device) -> None:
     """Check that a tensor lies on the device of another argument."""
     if tensor.device != device:
-        raise AtomEncodingError(
-            f"'{name}' is on {tensor.device}, but '{other}' on {device}: move them to "
-            f"one device."
-        )
+        rest = f"'{other}' on {device}: move them to one device."
+        raise AtomEncodingError(f"'{name}' is on {tensor.device}, but {rest}")
 
 
 def check_has(data: Any, mend: str, *names: str) -> None:
@@ -214,6 +192,5 @@ def check_has(data: Any, mend: str, *names: str) -> None:
 def check_heads(name: str, channels: int, heads: int) -> None:
     """Check that every one of ``heads`` gets as many of the channels."""
     if channels % heads:
-        raise AtomEncodingError(
-            f"'{name}' is {channels} for {heads} heads: pass a multiple of the heads."
-        )
+        mend = "pass a multiple of the heads."
+        raise AtomEncodingError(f"'{name}' is {channels} for {heads} heads: {mend}")

@@ -5,24 +5,14 @@ from types import ModuleType
 
 # Import name of an optional package → the extra that installs it.
 EXTRA_OF = {
-    "rdkit": "chem",
-    "scipy": "structure",
-    "biotite": "structure",
-    "gemmi": "structure",
-    "torch_scatter": "scatter",
-    "safetensors": "save",
-    "filelock": "save",
-    "lightning": "lightning",
-    "matplotlib": "plot",
-    "triton": "triton",
-}
+    "rdkit": "chem", "scipy": "structure", "biotite": "structure", "gemmi": "structure",
+    "torch_scatter": "scatter", "safetensors": "save", "filelock": "save",
+    "lightning": "lightning", "matplotlib": "plot", "triton": "triton",
+}  # fmt: skip
 
 
 class AtomEncodingError(ValueError):
-    """A value that the package cannot work with.
-
-    The message names the argument, says what was found, and how to mend it.
-    """
+    """A wrong value; the message names it, says what was found, and how to mend it."""
 
 
 class FileFormatError(AtomEncodingError):
@@ -41,8 +31,7 @@ def require_package(name: str, why: str) -> ModuleType:
     """Import a module of an optional package, such as ``"rdkit.Chem"``.
 
     Raises:
-        MissingPackageError: If the package is not installed; the message starts with
-            what needs it, ``why``, and names the extra that brings it.
+        MissingPackageError: If it is not installed; the message starts with ``why``.
     """
     try:
         return importlib.import_module(name)
@@ -51,13 +40,10 @@ def require_package(name: str, why: str) -> ModuleType:
         if package != (error.name or "").split(".")[0]:
             # The package is there, but broken: its own message says more than ours.
             raise
-        extra = EXTRA_OF.get(package)
-        hint = f" (extra '{extra}')" if extra else ""
-        raise MissingPackageError(
-            f"{why} needs the package '{package}'{hint}, which is not installed. "
-            f"Install it with: {how_to_install(package)}",
-            name=package,
-        ) from error
+        hint = f" (extra '{EXTRA_OF[package]}')" if package in EXTRA_OF else ""
+        text = f"{why} needs the package '{package}'{hint}, which is not installed."
+        mend = f"Install it with: {how_to_install(package)}"
+        raise MissingPackageError(f"{text} {mend}", name=package) from error
 
 
 def how_to_install(package: str) -> str:

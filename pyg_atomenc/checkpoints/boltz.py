@@ -17,7 +17,7 @@ from pyg_atomenc.nn import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
 _TRUNK = "input_embedder."
 _SCORE = "structure_module.score_model."
 _DIFFUSION = "diffusion_conditioning."
-_EncoderOrDecoder = Union[BoltzAtomEncoder, BoltzAtomDecoder]
+_Module = Union[BoltzAtomEncoder, BoltzAtomDecoder]
 
 # Our modules → Boltz's, whose weights may have two names there.
 _EMBEDDING = {
@@ -62,9 +62,7 @@ def load_boltz(
     queries: int = 32,
     keys: int = 128,
 ) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:
-    """Boltz's atom attention encoder and decoder, with its weights.
-
-    The decoder is ``None`` where the part has none.
+    """Boltz's atom attention encoder, and decoder or ``None``, with its weights.
 
     Args:
         path_or_state_dict (str, Path or dict): A checkpoint of Boltz-1 or Boltz-2, of
@@ -98,22 +96,15 @@ def load_boltz(
             names |= _load(decoder, tensors)
     unread = [name for name in tensors if name.startswith(own) and name not in names]
     if unread:
-        raise AtomEncodingError(
-            f"'path_or_state_dict' has weights that nothing reads: {listed(unread)}. "
-            f"It is of another version than Boltz-1 and Boltz-2."
-        )
+        mend = f"{listed(unread)}. It is of another version than Boltz-1 and Boltz-2."
+        raise _error(f"has weights that nothing reads: {mend}")
     return encoder, decoder
 
 
 def to_boltz_state_dict(
     encoder: BoltzAtomEncoder, decoder: Optional[BoltzAtomDecoder] = None
 ) -> dict[str, Tensor]:
-    """Copies of the weights, named as in a whole checkpoint of Boltz.
-
-    Args:
-        encoder (BoltzAtomEncoder): Of either version and form.
-        decoder (BoltzAtomDecoder, optional): Its decoder. (default: ``None``)
-    """
+    """Copies of the weights of both, named as in a whole checkpoint of Boltz."""
     state: dict[str, Tensor] = {}
     for module in (encoder,) if decoder is None else (encoder, decoder):
         own = module.state_dict()
@@ -142,7 +133,7 @@ def _bias(config: BoltzConfig, which: str, layer: int) -> str:
     return f"{_TRUNK}atom_enc_proj_z."
 
 
-def _names(module: _EncoderOrDecoder) -> dict[str, list[str]]:
+def _names(module: _Module) -> dict[str, list[str]]:
     """The names of all weights in a whole checkpoint → ours, which are their rows."""
     config = module.config
     which = "encoder" if isinstance(module, BoltzAtomEncoder) else "decoder"
@@ -176,14 +167,13 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     diffusion, features = part == "diffusion", "embed_atom_features.weight"
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     if tensors.keys().isdisjoint(known):
-        raise AtomEncodingError(
-            f"'path_or_state_dict' is of neither Boltz-1 nor Boltz-2: part={part!r} "
-            f"needs {known[0]!r} or {known[1]!r}, it has {listed(sorted(tensors))}."
-        )
+        needs = f"part={part!r} needs {known[0]!r} or {known[1]!r}"
+        found = f"{needs}, it has {listed(sorted(tensors))}."
+        raise _error(f"is of neither Boltz-1 nor Boltz-2: {found}")
 
     def size(name: str, dim: int = 0) -> int:
         if name not in tensors or tensors[name].dim() <= dim:
-            raise AtomEncodingError(_lacks([name]))
+            raise _error(f"lacks {name!r}: it is not a whole checkpoint.")
         return tensors[name].size(dim)
 
     def depth(layers: str) -> int:
@@ -215,19 +205,14 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
         config = replace(config, **sizes, heads=heads, **options)
         if sum(config.features.values()) == width:
             return config
-    raise AtomEncodingError(
-        f"'path_or_state_dict' embeds {width} atom features, which is none of the "
-        f"widths that Boltz-{version} can have."
-    )
+    raise _error(f"embeds {width} atom features, as no Boltz-{version} can.")
 
 
 def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     """The keys of a whole checkpoint, from those of Boltz-1's encoder alone."""
     if "atom_to_token_trans.0.weight" not in tensors:
-        raise AtomEncodingError(
-            "'path_or_state_dict' is the state_dict of Boltz-2's AtomEncoder alone, "
-            "whose weights are spread over three modules: pass the whole checkpoint."
-        )
+        mend = "whose weights are spread over three modules: pass the whole checkpoint."
+        raise _error(f"is the state_dict of Boltz-2's AtomEncoder alone, {mend}")
     found = "diffusion" if "r_to_q_trans.weight" in tensors else "trunk"
     if found != part:
         raise AtomEncodingError(
@@ -237,9 +222,7 @@ def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _load(
-    module: _EncoderOrDecoder, tensors: Mapping[str, Tensor]
-) -> dict[str, list[str]]:
+def _load(module: _Module, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Load all weights of a module, if their sizes fit; gives its names."""
     own, names, wrong = module.state_dict(), _names(module), []
     state: dict[str, Tensor] = {}
@@ -252,15 +235,13 @@ def _load(
             rows = tensor.split([len(part) for part in parts])
             state = dict(zip(ours, rows, strict=True)) | state
     if wrong:
-        raise AtomEncodingError(
-            f"'path_or_state_dict' has weights whose sizes do not fit: {listed(wrong)}."
-        )
+        raise _error(f"has weights whose sizes do not fit: {listed(wrong)}.")
     missing = [theirs for theirs, ours in names.items() if ours[0] not in state]
     if missing:
-        raise AtomEncodingError(_lacks(missing))
+        raise _error(f"lacks {listed(missing)}: it is not a whole checkpoint.")
     module.load_state_dict(state)
     return names
 
 
-def _lacks(names: list[str]) -> str:
-    return f"'path_or_state_dict' lacks {listed(names)}: it is not a whole checkpoint."
+def _error(found: str) -> AtomEncodingError:
+    return AtomEncodingError(f"'path_or_state_dict' {found}")

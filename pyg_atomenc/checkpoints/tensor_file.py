@@ -18,9 +18,6 @@ from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_packa
 class _Inert:
     """Stands for an object of any class of the file; takes all, does nothing."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
-        return super().__new__(cls)
-
     def _ignore(self, *args: Any, **kwargs: Any) -> None:
         pass
 
@@ -66,9 +63,8 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     tensors = {name: value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
         where = "'path_or_state_dict'" if isinstance(source, Mapping) else str(source)
-        raise AtomEncodingError(
-            f"{where} holds no tensors by name: pass a checkpoint or its state_dict."
-        )
+        mend = "pass a checkpoint or its state_dict."
+        raise AtomEncodingError(f"{where} holds no tensors by name: {mend}")
     return tensors
 
 
@@ -85,6 +81,5 @@ def _read(path: Path) -> Any:
     try:
         return read(str(path))
     except Exception as error:
-        raise FileFormatError(
-            f"{path}: not readable as {kind}, maybe cut short ({error}): fetch it anew."
-        ) from error
+        mend = f"maybe cut short ({error}): fetch it anew."
+        raise FileFormatError(f"{path}: not readable as {kind}, {mend}") from error

@@ -6,12 +6,11 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_atomenc.checks import check_shape
 from pyg_atomenc.chem import codes
-from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.codes import Array, Booleans, Integers
 from pyg_atomenc.chem.residues import POLYMER_LINKS, Residues, find_residues, link_type
 from pyg_atomenc.errors import require_package
 
@@ -20,12 +19,12 @@ BOND_TYPES = ("single", "double", "triple", "aromatic", "other")
 
 BOND_COLUMNS = len(BOND_TYPES)
 
-Table = Mapping[str, Mapping[tuple[str, str], int]]
-# How far the atoms of a bond may be apart, where the residues' numbers do not tell of
-# it, and where they do; in ångström.
-_LONGEST, _FARTHEST = 2.0, 4.0
-# That of any bond to hydrogen, and of one between sulfurs.
-_HYDROGEN, _DISULFIDE = 1.5, 2.3
+# Two atoms' names → biotite's bond type, and that of every component.
+Bonds = Mapping[tuple[str, str], int]
+Table = Mapping[str, Bonds]
+# The longest bonds in ångström: where the residues' numbers do not tell of it, and do;
+# to hydrogen; and between sulfurs.
+_LONGEST, _FARTHEST, _HYDROGEN, _DISULFIDE = 2.0, 4.0, 1.5, 2.3
 
 
 @lru_cache(maxsize=100)
@@ -37,12 +36,7 @@ def bond_column(name: str) -> int:
 
 
 def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Bonds ``[B, 2]``, columns of types ``[B]`` and codes ``[B]`` as PyG's tensors.
-
-    ``edge_index`` ``[2, 2 * B]`` int64, each in both directions and sorted by its first
-    atom, ``edge_attr`` ``[2 * B, 5]`` float32, one-hot, and ``edge_stereo`` ``[2 * B]``
-    int64, the codes.
-    """
+    """PyG's tensors, sorted, of bonds ``[B, 2]``, columns ``[B]`` and codes ``[B]``."""
     ends = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     ends = np.concatenate([ends, ends[:, ::-1]])
     order = np.lexsort((ends[:, 1], ends[:, 0]))
@@ -54,10 +48,7 @@ def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, T
 def unique_bonds(
     edge_index: Tensor, edge_attr: Optional[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Each bond once, its atoms ``[2, B]``, the lesser first, and its column ``[B]``.
-
-    On the CPU; a ValueError if there are bonds, but no one-hot types.
-    """
+    """Each bond once, on the CPU: its atoms ``[2, B]``, sorted, and column ``[B]``."""
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))
     types = check_bond_types(edge_attr)
@@ -81,17 +72,14 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
     residues = find_residues(atoms)
     parts = [_along(residues)]
     for rows in codes.places(codes.code(atoms.res_name)):
-        bonds = table.get(str(atoms.res_name[rows[0]]))
-        if bonds:
+        if bonds := table.get(str(atoms.res_name[rows[0]])):
             parts.append(_within(residues, rows, bonds))
     return structure.BondList(atoms.array_length(), np.concatenate(parts))
 
 
 def bond_hydrogens(atoms: Any, notes: Any) -> None:
-    """Bond hydrogens of names unknown or far away to the nearest heavy atom.
-
-    That of their residue; programs number hydrogens in ways of their own.
-    """
+    """Bond hydrogens of unknown names, or far away, to their residue's nearest atom."""
+    # Programs number hydrogens in ways of their own.
     hydrogen = np.isin(atoms.element, ("H", "D", "T"))
     bonds = atoms.bonds.as_array()
     far = hydrogen[bonds[:, :2]].any(axis=1)
@@ -108,12 +96,10 @@ def bond_hydrogens(atoms: Any, notes: Any) -> None:
     told = np.isin(atoms.atom_name[pairs[:, 0]], ("H1", "H2", "H3"))
     told &= codes.of_distinct(link_type, atoms.res_name[pairs[:, 0]]) != ""
     told |= np.char.startswith(atoms.atom_name[pairs[:, 0]], "D")
-    odd = pairs[~told]
-    notes.add("hydrogens bonded to the nearest atom", len(odd))
+    notes.add("hydrogens bonded to the nearest atom", (~told).sum())
     far[far] = np.isin(bonds[far, :2], pairs[:, 0]).any(axis=1)
     # Of a bond that is there twice, the first one's type stays.
-    pairs = np.concatenate([pairs, bonds[~far]])
-    atoms.bonds = type(atoms.bonds)(len(hydrogen), pairs)
+    atoms.bonds = type(atoms.bonds)(len(hydrogen), np.concatenate([pairs, bonds[~far]]))
 
 
 def bond_disulfides(atoms: Any, notes: Any) -> None:
@@ -129,9 +115,7 @@ def bond_disulfides(atoms: Any, notes: Any) -> None:
     atoms.bonds = type(atoms.bonds)(len(sulfur), np.concatenate([bonds, pairs]))
 
 
-def _near(
-    atoms: Any, some: NDArray[np.bool_], others: NDArray[np.bool_], most: float
-) -> NDArray[np.int64]:
+def _near(atoms: Any, some: Booleans, others: Booleans, most: float) -> Integers:
     """Single bonds ``[B, 3]`` from some atoms to the nearest of others, if it is so."""
     known = np.isfinite(atoms.coord).all(axis=1)
     rows, ends = np.flatnonzero(some & known), np.flatnonzero(others & known)
@@ -146,9 +130,7 @@ def _near(
     return np.stack([rows, ends, np.ones_like(rows)], axis=1)
 
 
-def _within(
-    residues: Residues, rows: Integers, bonds: Mapping[tuple[str, str], int]
-) -> NDArray[np.int64]:
+def _within(residues: Residues, rows: Integers, bonds: Bonds) -> Integers:
     """Bonds ``[B, 3]`` in all the residues of one component, whose atoms are given."""
     named = dict.fromkeys(name for pair in bonds for name in pair)
     number = {name: i for i, name in enumerate(named)}
@@ -165,7 +147,7 @@ def _within(
     return found[(found[:, :2] >= 0).all(axis=1)]
 
 
-def _along(residues: Residues) -> NDArray[np.int64]:
+def _along(residues: Residues) -> Integers:
     """Bonds from each residue to the next in a peptide or nucleic acid ``[B, 3]``."""
     atoms, first = residues.atoms, residues.first
     same, follows = _follows(atoms, first)
@@ -192,16 +174,14 @@ def _along(residues: Residues) -> NDArray[np.int64]:
     return np.concatenate(parts)
 
 
-def _distance(atoms: Any, one: Integers, other: Integers) -> NDArray[Any]:
+def _distance(atoms: Any, one: Integers, other: Integers) -> Array:
     """How far two atoms are apart ``[B]``, in ångström."""
     return np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
 
 
-def _follows(atoms: Any, first: Integers) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Whether a residue may be bonded to the next one, and comes next ``[R - 1]``.
-
-    Numbers may jump, above all those of authors, or stay as insertion codes count.
-    """
+def _follows(atoms: Any, first: Integers) -> tuple[Array, Array]:
+    """Whether a residue may be bonded to the next one, and comes next ``[R - 1]``."""
+    # Numbers may jump, above all those of authors, or stay as insertion codes count.
     names = ("chain_id", "label_asym_id", "sym_id", "segment")
     same = np.diff(codes.of_columns(atoms, names)[first]) == 0
     number = atoms.res_id[first]

@@ -1,28 +1,43 @@
-"""Integer codes that are equal where annotations of atoms are equal."""
+"""Annotations of atoms as integers, above all as codes: equal where they are equal."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.errors import AtomEncodingError
+
+Array = NDArray[Any]
+Booleans = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Texts = NDArray[np.str_]
 
 
-def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
+def integers(values: Array, name: str) -> Integers:
+    """An annotation ``[N]`` as int64, or a ValueError if a value is no whole number."""
+    with suppress(ArithmeticError, TypeError, ValueError):
+        with np.errstate(invalid="ignore"):
+            found = values.astype(np.int64)
+        if values.dtype.kind not in "fc" or (found == values).all():
+            return found
+    some = f"{values[:3].tolist()} …, and not all are whole numbers"
+    raise AtomEncodingError(f"'{name}' holds {some}: give every atom an integer.")
+
+
+def distinct(values: Array) -> tuple[Array, Integers]:
     """The distinct values of ``[N]`` in sorted order, and which one each is ``[N]``."""
     packed = _packed(values)
     first, which = _first(values if packed is None else packed)
     return values[first], which
 
 
-def _first(keys: NDArray[Any]) -> tuple[Integers, Integers]:
+def _first(keys: Array) -> tuple[Integers, Integers]:
     """Where the distinct values of ``[N]`` are first, and which one each is ``[N]``."""
-    if (
-        keys.dtype == np.int64
-        and len(keys)
-        and 0 <= keys.min() <= keys.max() < 4 * len(keys)
-    ):
+    whole = keys.dtype == np.int64 and len(keys) > 0
+    if whole and 0 <= keys.min() <= keys.max() < 4 * len(keys):
         place = np.full(keys.max() + 1, -1)
         place[keys[::-1]] = np.arange(len(keys))[::-1]
         return place[place >= 0], (np.cumsum(place >= 0) - 1)[keys]
@@ -34,7 +49,7 @@ def _first(keys: NDArray[Any]) -> tuple[Integers, Integers]:
     return start[first], which[np.cumsum(new) - 1].astype(np.int64, copy=False)
 
 
-def _packed(values: NDArray[Any]) -> Optional[NDArray[np.uint64]]:
+def _packed(values: Array) -> Optional[NDArray[np.uint64]]:
     """Short Latin-1 texts as numbers in the same order, which sort much faster."""
     width = values.dtype.itemsize // 4
     if values.dtype.kind != "U" or not 0 < width <= 8 or len(values) == 0:
@@ -48,15 +63,14 @@ def _packed(values: NDArray[Any]) -> Optional[NDArray[np.uint64]]:
     return packed
 
 
-def code(values: NDArray[Any]) -> Integers:
+def code(values: Array) -> Integers:
     """Number the distinct values of ``[N]`` in sorted order; which one each is."""
     return distinct(values)[1]
 
 
 def of_columns(atoms: Any, names: Sequence[str]) -> Integers:
     """Codes ``[N]`` that are equal where all annotations of these names are equal."""
-    known = atoms.get_annotation_categories()
-    return join(*(code(getattr(atoms, name)) for name in names if name in known))
+    return join(*(code(getattr(atoms, name)) for name in names if hasattr(atoms, name)))
 
 
 def join(first: Integers, *others: Integers) -> Integers:
@@ -78,13 +92,13 @@ def by_first_atom(codes: Integers) -> tuple[Integers, Integers]:
     return np.argsort(order)[inverse], first[order]
 
 
-def of_distinct(function: Callable[[Any], Any], values: NDArray[Any]) -> NDArray[Any]:
+def of_distinct(function: Callable[[Any], Any], values: Array) -> Array:
     """A function's values for ``[N]``, called once for every distinct one of them."""
     values, which = distinct(values)
     return np.array([function(value) for value in values.tolist()])[which]
 
 
-def among(values: NDArray[Any], options: Collection[str]) -> NDArray[np.bool_]:
+def among(values: Array, options: Collection[str]) -> Booleans:
     """As ``numpy.isin``, faster for many options."""
     return of_distinct(lambda value: value in options, values)
 
@@ -100,13 +114,12 @@ def places(codes: Integers) -> list[Integers]:
 def count_before(codes: Integers) -> Integers:
     """How many equal codes stand before each ``[N]``."""
     order = np.argsort(codes, kind="stable")
-    ordered = codes[order]
-    count = np.empty_like(order)
+    ordered, count = codes[order], np.empty_like(order)
     count[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     return count
 
 
-def connected(count: int, pairs: NDArray[Any]) -> Integers:
+def connected(count: int, pairs: Array) -> Integers:
     """The connected component of each of ``count`` nodes ``[N]``, as its least node."""
     least = np.arange(count)
     ends = np.concatenate([pairs, pairs[:, ::-1]]).astype(np.int64)

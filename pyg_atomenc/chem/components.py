@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import code, of_distinct, places
+from pyg_atomenc.chem.codes import Array, Integers, Texts, code, of_distinct, places
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 SYMBOLS = tuple(
@@ -22,15 +22,14 @@ SYMBOLS = tuple(
 _NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS)} | {"D": 1, "T": 1}
 
 
-def atomic_numbers(elements: NDArray[np.str_]) -> NDArray[np.int64]:
+def atomic_numbers(elements: Texts) -> Integers:
     """Atomic numbers ``[N]`` of symbols in any case, or a ValueError; 0 for ``X``."""
     numbers = of_distinct(lambda symbol: _NUMBER.get(symbol.upper(), -1), elements)
     if (numbers < 0).any():
         atom = int(numbers.argmin())
-        raise AtomEncodingError(
-            f"'element' is {str(elements[atom])!r} for atom {atom}: give the symbol of "
-            f"an element, or 'X' where it is not known."
-        )
+        mend = "give the symbol of an element, or 'X' where it is not known."
+        found = f"{str(elements[atom])!r} for atom {atom}"
+        raise AtomEncodingError(f"'element' is {found}: {mend}")
     return numbers.astype(np.int64)
 
 
@@ -41,20 +40,14 @@ _VALENCES = {
     17: (1,), 33: (3, 5), 34: (2, 4, 6), 35: (1,), 53: (1,),
 }  # fmt: skip
 _GAINS = (7, 8, 9, 15, 16, 17, 33, 34, 35, 53)
-# Single, double, triple, quadruple of biotite's BondType; aromatic bonds as well. Of a
-# bond whose order nobody knows (0) there is one at least.
+# Of biotite's BondType, aromatic ones, too; one of no known order (0) is single.
 _DOUBLE = 2
 _ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
 
 
-def count_hydrogens(
-    z: NDArray[np.int64], charge: NDArray[np.int64], bonds: NDArray[Any]
-) -> NDArray[np.int64]:
-    """Hydrogens of every atom ``[N]``: those bonded to it, and what its valence leaves.
-
-    None more for metals and unknown atoms. Of bonds ``[B, 3]``, two atoms and biotite's
-    bond type, those of an unknown order count as single.
-    """
+def count_hydrogens(z: Integers, charge: Integers, bonds: Array) -> Integers:
+    """Hydrogens of atoms ``[N]``: those bonded ``[B, 3]``, and what valences leave."""
+    # Metals and unknown atoms get none more.
     ends = bonds[:, :2].astype(np.int64)
     weight = np.repeat(of_distinct(lambda kind: _ORDER.get(kind, 0), bonds[:, 2]), 2)
     flat = ends.ravel()
@@ -65,15 +58,13 @@ def count_hydrogens(
         rows = np.flatnonzero(z == number)
         sign = charge[rows] if number in _GAINS else -np.abs(charge[rows])
         room = np.array(valences) + sign[:, None] - used[rows, None]
-        # The first valence that is enough; none if all are too small.
-        enough = room >= 0
-        first = enough.argmax(axis=1)
-        free[rows] = np.where(enough.any(axis=1), room[np.arange(len(rows)), first], 0)
+        # What the first valence that is enough leaves; nothing if all are too small.
+        least = np.where(room >= 0, room, np.inf).min(axis=1)
+        free[rows] = np.where(least < np.inf, least, 0)
     return (bonded + np.floor(free)).astype(np.int64)
 
 
-# The names that wwPDB set aside for users' own ligands, and those of what nobody knows;
-# some of them stand in the dictionary for one component all the same.
+# What wwPDB set aside for users' ligands and the unknown, though some are components.
 PLACEHOLDERS = {*"LIG DRG INH UNL UNX".split(), *(f"{i:02d}" for i in range(1, 100))}
 
 
@@ -97,12 +88,11 @@ Conformer = dict[str, tuple[NDArray[np.float32], float]]
 
 
 @lru_cache(maxsize=10_000)
-def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
-    """What is known of every atom of a component, five arrays ``[A]`` not to be edited.
+def component_atoms(name: str) -> tuple[Array, ...]:
+    """A component's atoms, five arrays ``[A]`` not to be edited; empty if not known.
 
-    Names and elements, in capitals, charges, int64, whether an atom leaves when the
-    component is bonded to another, and handedness as ``"R"``, ``"S"`` or ``"N"``. Empty
-    for a component that is not known.
+    Names, elements in capitals, charges, int64, whether an atom leaves for a bond to
+    another component, and handedness ``"R"``, ``"S"``, ``"N"``.
     """
     columns = "atom_id type_symbol charge pdbx_leaving_atom_flag pdbx_stereo_config"
     found = [c.as_array(str) for c in _table(name, "chem_comp_atom", columns)]
@@ -111,20 +101,16 @@ def component_atoms(name: str) -> tuple[NDArray[Any], ...]:
     return names, np.char.upper(elements), charges, leaving == "Y", stereo
 
 
-def dictionary_chirality(atoms: Any) -> NDArray[np.int64]:
-    """The CIP code ``[N]``, int64, that the dictionary gives every atom.
-
-    0 for no stereocentre, 1 for R, 2 for S, −1 where it does not know the component.
-    """
-    found = np.full(atoms.array_length(), -1, dtype=np.int64)
+def dictionary_chirality(atoms: Any) -> Integers:
+    """The ``chirality`` ``[N]``, as of ``from_atom_array``, of every atom."""
+    found = np.zeros(len(atoms), dtype=np.int64)
     # A structure repeats few components: one comparison for each of their centres.
     for rows in places(code(atoms.res_name)):
         known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
-        if len(known) > 0:
-            found[rows] = 0
+        found[rows] = 0 if len(known) else -1
         for text, value in (("R", 1), ("S", 2)):
-            centres = known[stereo == text]
-            found[rows[np.isin(atoms.atom_name[rows], centres)]] = value
+            centres = np.isin(atoms.atom_name[rows], known[stereo == text])
+            found[rows[centres]] = value
     return found
 
 
@@ -137,19 +123,15 @@ def _component_stereo(name: str) -> dict[frozenset[str], int]:
     return {frozenset((a, b)): code[stereo] for a, b, stereo in rows if stereo in code}
 
 
-def dictionary_stereo(atoms: Any, bonds: NDArray[Any]) -> NDArray[np.int64]:
-    """Which bonds ``[B, 3]`` of atoms are E (1) or Z (2), by the dictionary ``[B]``.
-
-    0 for others, −1 for a double bond of a component that the dictionary does not know.
-    """
+def dictionary_stereo(atoms: Any, bonds: Array) -> Integers:
+    """The ``edge_stereo`` ``[B]``, as of ``from_atom_array``, of bonds ``[B, 3]``."""
     found = np.zeros(len(bonds), dtype=np.int64)
     rows = np.flatnonzero(bonds[:, 2] == _DOUBLE)
     ends = bonds[rows, :2].astype(np.int64)
     names = atoms.res_name[ends[:, 0]]
     for one in places(code(names)):
         name = str(names[one[0]])
-        known = _component_stereo(name)
-        if known:
+        if known := _component_stereo(name):
             pairs = map(frozenset, atoms.atom_name[ends[one]].tolist())
             found[rows[one]] = [known.get(pair, 0) for pair in pairs]
         elif len(component_atoms(name)[0]) == 0:
@@ -159,10 +141,8 @@ def dictionary_stereo(atoms: Any, bonds: NDArray[Any]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=10_000)
 def ideal_conformer(name: str) -> Conformer:
-    """The ideal conformer of a component, empty if it is not known; not to be edited.
-
-    NaN where the dictionary has but a position in a crystal, which biotite would give.
-    """
+    """A component's ideal conformer, empty if it is not known; not to be edited."""
+    # NaN where there is but a position in a crystal, which biotite would give.
     names, _, charges, *_ = component_atoms(name)
     columns = " ".join(f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz")
     axes = _table(name, "chem_comp_atom", columns)

@@ -19,14 +19,9 @@ _KINDS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 9}
 def bond_ligands(
     atoms: Any, names: Collection[str], templates: Mapping[str, Any], notes: Any
 ) -> None:
-    """Bond residues that no table knows or that have a template, and lone heavy atoms.
-
-    They are bonded by distance as RDKit does it, if the file does not list their bonds.
-    The orders are those of a template, a molecule of RDKit, or of the file, or such as
-    fit where all hydrogens are there; else they are not known.
-    """
+    """Bond residues that no table knows or a template tells, and lone heavy atoms."""
     ends = atoms.bonds.as_array()
-    lone = np.bincount(ends[:, :2].ravel(), minlength=atoms.array_length()) == 0
+    lone = np.bincount(ends[:, :2].ravel(), minlength=len(atoms)) == 0
     lone &= ~np.isin(atoms.element, ("H", "D", "T"))
     # Waters and ions have no bonds between heavy atoms, and need none.
     rest = codes.distinct(atoms.res_name[lone])[0].tolist()
@@ -55,12 +50,13 @@ def bond_ligands(
             notes.add(f"atoms of {name} bonded by distance", int(lone[rows].sum()))
         parts.append(bonds)
     # Of a bond that is there twice, the first one's type stays.
-    bonds = np.concatenate([*parts, ends])
-    atoms.bonds = type(atoms.bonds)(len(lone), bonds)
+    atoms.bonds = type(atoms.bonds)(len(lone), np.concatenate([*parts, ends]))
 
 
 def _perceive(atoms: Any, rows: Any, template: Any, own: Any) -> tuple[Any, str]:
     """Bonds ``[B, 3]`` in a residue, of which a file lists its own, and how found."""
+    # If a file lists no bonds, RDKit bonds by distance. Orders are those of a template,
+    # of the file, or such as fit where all hydrogens are there, else not known.
     listed = len(own) > 0 and template is None
     if not listed and not np.isfinite(atoms.coord[rows]).all():
         return own[:0], "without positions and bonds"
@@ -102,8 +98,7 @@ def _perceive(atoms: Any, rows: Any, template: Any, own: Any) -> tuple[Any, str]
         return np.insert(ends, 2, 0, axis=1), how
     found = rdkit.atoms_of(ordered)
     atoms.charge[rows] = [atom.GetFormalCharge() for atom in found]
-    bonds = rdkit.bonds_of(found)
-    types = [_KINDS.get(bond.GetBondType().name, 0) for bond in bonds]
+    types = [_KINDS.get(b.GetBondType().name, 0) for b in rdkit.bonds_of(found)]
     ends = rows[rdkit.bond_ends(ordered)]
     return np.column_stack([ends, types]).astype(np.int64), how
 
@@ -114,8 +109,7 @@ def _molecule(chem: Any, atoms: Any, rows: Any, own: Any) -> Any:
     columns = [atomic_numbers(atoms.element[rows]), atoms.charge[rows], *[zero] * 3]
     orders = {2: "DOUBLE", 3: "TRIPLE"}
     kinds = [orders.get(kind, "SINGLE") for kind in own[:, 2].tolist()]
-    ends = np.searchsorted(rows, own[:, :2]).T.tolist()
-    bonds = zip(*ends, kinds, strict=True)
+    bonds = zip(*np.searchsorted(rows, own[:, :2]).T.tolist(), kinds, strict=True)
     mol = rdkit.build_mol(np.stack(columns, axis=1).tolist(), bonds, explicit=False)
     places = chem.Conformer(len(rows))
     places.SetPositions(atoms.coord[rows].astype(np.float64))

@@ -1,9 +1,8 @@
 """The names that programs give residues, waters, ions and atoms → those of the PDB.
 
-Sources: residues and ions of AMBER's leap libraries (amino12.lib, nucleic12.lib,
-atomic_ions.lib), CHARMM36's topologies (top_all36_prot.rtf, top_all36_na.rtf,
-toppar_water_ions.str) and GROMACS' residuetypes.dat; the PDB's former names of atoms
-from its remediation of 2007.
+Sources: AMBER's leap libraries (amino12, nucleic12, atomic_ions), CHARMM36's topologies
+(top_all36_prot, top_all36_na, toppar_water_ions) and GROMACS' residuetypes.dat; for the
+PDB's former names of atoms, its remediation of 2007.
 """
 
 from functools import lru_cache
@@ -49,14 +48,13 @@ _ATOMS = {
 # What stands for the element of a site that is none.
 _VIRTUAL = ("EP", "LP", "VS", "DU")
 _IN_WATER = {"O": "O", "OW": "O", "OH": "O", "H": "H", "HW": "H", "D": "H"}
-_SITES = ("M", "MW", "OM", "EPW", "DOH", *_VIRTUAL)
-_IN_WATER |= dict.fromkeys(_SITES, "virtual")
+_IN_WATER |= dict.fromkeys(("M", "MW", "OM", "EPW", "DOH", *_VIRTUAL), "virtual")
 # Two letters that are an element though the first one alone is a frequent one, too.
 _ELEMENTS = {"CL", "CU", "SE", "SI", "SN", "PT", "NI"}
 _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
 
 
-def _options() -> dict[str, tuple[str, ...]]:
+def _options() -> dict[str, list[str]]:
     """What every other name may stand for."""
     found: dict[str, list[str]] = {}
     for target, names in {**_OTHERS, **_IONS}.items():
@@ -68,14 +66,11 @@ def _options() -> dict[str, tuple[str, ...]]:
     for end, amino in product("NC", (*AMINO_ACIDS, "HYP")):
         for name in (amino, *_OTHERS.get(amino, "").split()):
             found.setdefault(end + name, []).append(amino)
-    for base, end in product("ACGTU", ("5", "3", "N", "")):
-        if base != "T":
-            found[f"R{base}{end}"] = [base]
-        if base != "T" and end:
-            found[base + end] = [base]
-        if base != "U" and end:
-            found[f"D{base}{end}"] = ["D" + base]
-    return {name: tuple(targets) for name, targets in found.items()}
+    found |= {f"R{base}": [base] for base in "ACGU"}
+    for end in "53N":
+        found |= {f"{r}{base}{end}": [base] for r in ("", "R") for base in "ACGU"}
+        found |= {f"D{base}{end}": ["D" + base] for base in "ACGT"}
+    return found
 
 
 _STANDS_FOR = _options()
@@ -84,11 +79,7 @@ FOUR_LETTERS = {name for name in _STANDS_FOR if len(name) == 4} | LIPIDS
 
 
 def standard_names(atoms: Any, notes: Any) -> Any:
-    """Give an ``AtomArray`` the PDB's names, and elements; leave out virtual sites.
-
-    A name that is one of the component dictionary, too, is changed only if the
-    residue's atoms are those of the other component and not its own.
-    """
+    """Give an ``AtomArray`` the PDB's names, and elements; leave out virtual sites."""
     _part_patches(atoms, notes)
     virtual = codes.among(atoms.element, _VIRTUAL)
     for name in codes.distinct(atoms.res_name)[0].tolist():
@@ -117,6 +108,7 @@ def standard_names(atoms: Any, notes: Any) -> Any:
                 atoms.element[rows] = target
                 notes.add(what, len(rows))
         else:
+            # A component keeps its name unless its atoms are those of the other one.
             for place in codes.places(find_residues(atoms[rows]).index):
                 found = _target(name.upper(), frozenset(names[place].tolist()))
                 if found is not None:
@@ -136,10 +128,10 @@ def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
     missing = {}
     for option in (name, *_STANDS_FOR[name]):
         known, elements, _, leaving, _ = component_atoms(option)
-        stays = set(known[~leaving & (elements != "H")].tolist())
         named = {_atom_name(atom, option) for atom in heavy}
         if named <= set(known.tolist()) and len(named) == len(heavy):
-            missing[option] = len(stays - named)
+            stays = known[~leaving & (elements != "H")].tolist()
+            missing[option] = len({*stays} - named)
     best = min(missing, key=lambda option: missing[option], default=name)
     return None if best == name else best
 

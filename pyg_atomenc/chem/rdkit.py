@@ -8,13 +8,12 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_atomenc.checks import check_type
+from pyg_atomenc.chem import residues
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conformer
-from pyg_atomenc.chem.residues import check_atom_array, check_bonds
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
 # By the place of each, its code; small labels of the CIP rules are pseudoasymmetric.
@@ -24,8 +23,7 @@ STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
-# With hydrogens.
-_MOST_EMBEDDED = 800
+_MOST_EMBEDDED = 800  # atoms, with hydrogens
 _INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
@@ -47,11 +45,11 @@ def check_mol(mol: Any) -> None:
         raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
 
 
-def as_atom_array(source: Any) -> Any:
-    """An ``AtomArray``, or a molecule as one with the same atoms, else a ValueError."""
+def residues_of(source: Any) -> residues.Residues:
+    """Those of an ``AtomArray``, or a molecule as one of its atoms, or a ValueError."""
     if not is_mol(source):
-        check_atom_array(source)
-        return source
+        residues.check_atom_array(source)
+        return residues.find_residues(source)
     check_mol(source)
     chem = require_package("rdkit.Chem", "a molecule")
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
@@ -63,7 +61,7 @@ def as_atom_array(source: Any) -> Any:
     for name in ("chain_id", "ins_code", "res_name"):
         setattr(atoms, name, np.char.strip(getattr(atoms, name)))
     atoms.res_name = np.where(atoms.res_name == "", "UNL", atoms.res_name)
-    return atoms
+    return residues.find_residues(atoms)
 
 
 def as_mol(source: Any) -> Any:
@@ -71,8 +69,8 @@ def as_mol(source: Any) -> Any:
     if not type(source).__module__.startswith("biotite"):
         check_mol(source)
         return source
-    check_atom_array(source)
-    check_bonds(source)
+    residues.check_atom_array(source)
+    residues.check_bonds(source)
     chem = require_package("rdkit.Chem", "an AtomArray as a molecule")
     kinds = require_package("biotite.structure", "an AtomArray as a molecule").BondType
     bonds = source.bonds.copy()
@@ -81,8 +79,7 @@ def as_mol(source: Any) -> Any:
     names |= {kinds.ANY: "UNSPECIFIED", kinds.COORDINATION: "SINGLE"}
     pairs = [(a, b, names[kind]) for a, b, kind in bonds.as_array().tolist()]
     z = atomic_numbers(source.element)
-    known = "charge" in source.get_annotation_categories()
-    charge = source.charge.astype(int) if known else 0 * z
+    charge = getattr(source, "charge", 0 * z).astype(int)
     rows = np.stack([z, charge, *[0 * z] * 3], axis=1).tolist()
     mol = build_mol(rows, pairs, explicit=(z == 1).any())
     # Charges are often missing from files: valences may be odd, and stay so.
@@ -92,9 +89,7 @@ def as_mol(source: Any) -> Any:
     return mol
 
 
-def build_mol(
-    atoms: Iterable[Sequence[int]], bonds: Iterable[Any], explicit: bool
-) -> Any:
+def build_mol(atoms: Iterable[Any], bonds: Iterable[Any], explicit: bool) -> Any:
     """A molecule, with no hydrogens but those that are told where they are explicit.
 
     Of atoms' number, charge, implicit hydrogens, radical electrons and whether they are
@@ -120,11 +115,8 @@ def build_mol(
 
 
 def residue_columns(mol: Any, index: Optional[Sequence[int]] = None) -> dict[str, Any]:
-    """What PDB information says of the residues of some atoms, -1 for none, or of all.
-
-    Without any, they are in the hetero residue ``UNL`` 0; a hydrogen is in the residue
-    of its atom.
-    """
+    """PDB information on the residues of some atoms, -1 for none, or of all atoms."""
+    # Without any, they are in the hetero residue UNL 0; a hydrogen is in its atom's.
     rows = []
     for i in range(mol.GetNumAtoms()) if index is None else index:
         atom = mol.GetAtomWithIdx(i) if i >= 0 else None
@@ -160,7 +152,7 @@ def ends_of(bonds: list[Any]) -> list[tuple[int, int]]:
     return [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds]
 
 
-def bond_ends(mol: Any) -> NDArray[np.int64]:
+def bond_ends(mol: Any) -> Integers:
     """The same of a molecule ``[B, 2]``, int64."""
     return np.array(ends_of(bonds_of(atoms_of(mol))), dtype=np.int64).reshape(-1, 2)
 
@@ -193,10 +185,7 @@ def with_hydrogens(mol: Any, piece: Integers) -> Integers:
 
 
 def graph_atoms(data: Any, bonds: Tensor, types: Tensor) -> Tensor:
-    """The rows of a graph's atoms as :func:`build_mol` takes them ``[N, 5]``.
-
-    Of ``bonds`` ``[2, B]``, and ``types`` ``[B]``, places in ``BOND_TYPES``.
-    """
+    """A graph's atoms for :func:`build_mol` ``[N, 5]``, of ``unique_bonds``."""
     z, charge, hydrogens = data.z.cpu(), data.formal_charge.cpu(), data.num_hydrogens
     # Hydrogens may be atoms, implicit, or both: each counts once.
     ends, others = torch.cat([bonds, bonds.flip(0)], dim=1)
@@ -226,10 +215,9 @@ def hybridization_and_ring(mol: Any) -> Tensor:
     """Each atom's code of :data:`HYBRIDIZATIONS` and its smallest ring ``[2, N]``."""
     names = require_package("rdkit.Chem", "AtomFeatures").HybridizationType.names
     code = {names[name]: i for i, name in enumerate(HYBRIDIZATIONS) if name in names}
-    size = mol.GetRingInfo().MinAtomRingSize
-    atoms = atoms_of(mol)
-    kinds = [code.get(atom.GetHybridization(), 0) for atom in atoms]
-    return torch.tensor([kinds, list(map(size, range(len(atoms))))])
+    kinds = [code.get(atom.GetHybridization(), 0) for atom in atoms_of(mol)]
+    sizes = list(map(mol.GetRingInfo().MinAtomRingSize, range(len(kinds))))
+    return torch.tensor([kinds, sizes])
 
 
 def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
@@ -243,17 +231,17 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
     code = torch.tensor(stereo_codes(mol, atoms_of(mol), [])[0])
     # What lacks a neighbour's position has no handedness.
     ends = torch.from_numpy(bond_ends(mol))
-    lost = pos.isnan().any(dim=1).cpu()[ends].any(dim=1)
-    code[ends[lost]] = 0
+    code[ends[pos.isnan().any(dim=1).cpu()[ends].any(dim=1)]] = 0
     return code
 
 
 def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
     """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``.
 
-    Of a molecule whose rings and stereo are perceived; it keeps the labels, and RDKit's
-    older ones, which invert sulfur, go. -1 for a centre where the rules take too long.
+    Of a molecule whose rings and stereo are perceived, which keeps the labels. -1 for a
+    centre where the rules take too long.
     """
+    # RDKit's older labels invert sulfur.
     for atom in atoms:
         atom.ClearProp(_LABEL)
     label = require_package("rdkit.Chem.rdCIPLabeler", "stereo").AssignCIPLabels

@@ -1,16 +1,14 @@
 """The one truth about residues: which there are, of what kind, and what links them."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem import codes
-from pyg_atomenc.chem.codes import Integers
+from pyg_atomenc.chem.codes import Array, Booleans, Integers
 from pyg_atomenc.chem.components import PLACEHOLDERS, component_atoms
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
@@ -47,11 +45,10 @@ class PolymerLink(NamedTuple):
 
 
 _PEPTIDES = ("PEPTIDE LINKING", "L-PEPTIDE LINKING", "D-PEPTIDE LINKING")
+_NUCLEOTIDES = ("RNA LINKING", "DNA LINKING")
 POLYMER_LINKS = (
     PolymerLink("C", "N", ("C", "N"), _PEPTIDES, (("ACE", "FOR"), ("NME", "NH2"))),
-    PolymerLink(
-        "O3'", "P", ("O3'", "P", "O5'"), ("RNA LINKING", "DNA LINKING"), ((), ())
-    ),
+    PolymerLink("O3'", "P", ("O3'", "P", "O5'"), _NUCLEOTIDES, ((), ())),
 )
 """The peptide bond and the phosphodiester bond."""
 
@@ -68,20 +65,17 @@ class Residues:
         return len(self.first)
 
     @property
-    def names(self) -> NDArray[Any]:
+    def names(self) -> Array:
         """The component of every residue ``[R]``, text."""
         return self.atoms.res_name[self.first]
 
     @cached_property
     def kinds(self) -> Integers:
-        """The kind of every residue ``[R]``, int64: positions in :data:`ENTITY_KINDS`.
-
-        It is that of a polymer by the number in its sequence, where atoms tell of any,
-        by a polymer bond, or if its component is made for one and the residue not
-        hetero. A component that is made for none is what its chain is.
-        """
+        """Every residue's kind ``[R]``, int64: positions in :data:`ENTITY_KINDS`."""
         own, polymer = self._made_for, self.numbered
         made = own != LIGAND
+        # In a polymer by its number, where atoms tell of any, by a polymer bond, or if
+        # made for one and not hetero. What is made for none is there as its chain is.
         if polymer is None:
             polymer = (~self.atoms.hetero[self.first] & made) | self.linked
         else:
@@ -94,16 +88,14 @@ class Residues:
         return np.where(polymer, np.where(made, own, of_chain), LIGAND)
 
     @property
-    def standard(self) -> NDArray[np.bool_]:
+    def standard(self) -> Booleans:
         """Which residues are standard ones, and in a polymer ``[R]``."""
         return codes.among(self.names, STANDARD) & (self.kinds != LIGAND)
 
     @cached_property
-    def numbered(self) -> Optional[NDArray[np.bool_]]:
+    def numbered(self) -> Optional[Booleans]:
         """Which have a number in a sequence ``[R]``; ``None`` if none are told."""
-        if "label_seq_id" not in self.atoms.get_annotation_categories():
-            return None
-        known = ~untold(self.atoms.label_seq_id)
+        known = ~untold(getattr(self.atoms, "label_seq_id", np.array([""])))
         if not known.any():
             return None
         # Some programs number all residues, ligands and waters, too.
@@ -116,18 +108,17 @@ class Residues:
         return codes.of_distinct(_component_kind, self.names)
 
     @cached_property
-    def linked(self) -> NDArray[np.bool_]:
+    def linked(self) -> Booleans:
         """Which a peptide or phosphodiester bond joins to another residue ``[R]``."""
         ends = self.bonds_between()
         names = self.atoms.atom_name[ends]
         joined = np.zeros(len(self), dtype=bool)
         for link in POLYMER_LINKS:
-            one, other = ((names == name) for name in (link.tail, link.head))
-            joins = (one & other[:, ::-1]).any(axis=1)
+            joins = ((names == link.tail) & (names == link.head)[:, ::-1]).any(axis=1)
             joined[self.index[ends[joins]].ravel()] = True
         return joined
 
-    def bonds_between(self) -> NDArray[Any]:
+    def bonds_between(self) -> Array:
         """The bonds between two residues ``[B, 2]``; none of atoms without bonds."""
         if self.atoms.bonds is None:
             return np.zeros((0, 2), dtype=np.int64)
@@ -136,24 +127,19 @@ class Residues:
 
 
 def find_residues(atoms: Any) -> Residues:
-    """Tell residues apart by all that names them, and number them by their first atoms.
-
-    Where an atom name comes back, as in waters of one number, another residue starts;
-    but for atoms of an unknown component that stand together: all may have one name.
-    """
-    known = atoms.get_annotation_categories()
+    """Tell residues apart by all that names them; their first atoms number them."""
     residue = codes.of_columns(atoms, _IDENTITY)
     for name in _MORE_IDENTITY:
-        if name in known:
-            values = getattr(atoms, name)
+        if (values := getattr(atoms, name, None)) is not None:
             partly = np.zeros(residue.max(initial=-1) + 1, dtype=bool)
             partly[residue[untold(values)]] = True
             more = np.where(partly[residue], 0, codes.code(values) + 1)
             residue = codes.join(residue, more)
     atom = codes.of_columns(atoms, ("atom_name", "altloc_id"))
     run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
-    split = split_repeats(run, atom)
-    if split[-1:] > run[-1:]:
+    # Where an atom name comes back, as in waters of one number, a residue starts; but
+    # atoms of an unknown component that stand together may all have one name.
+    if split_repeats(run, atom)[-1:] > run[-1:]:
         size = codes.of_distinct(lambda n: len(component_atoms(n)[0]), atoms.res_name)
         named = (size > 0) & (atoms.atom_name != "")
         run = split_repeats(run, np.where(named, atom, np.arange(-len(atom), 0)))
@@ -163,7 +149,7 @@ def find_residues(atoms: Any) -> Residues:
     return Residues(atoms, *codes.by_first_atom(residue))
 
 
-def untold(values: NDArray[Any]) -> NDArray[np.bool_]:
+def untold(values: Array) -> Booleans:
     """Where an annotation ``[N]`` holds what stands for nothing told."""
     nothing = NO_SEQUENCE if values.dtype.kind == "U" else (-1,)
     return np.logical_or.reduce([values == value for value in nothing])
@@ -221,20 +207,5 @@ def check_atom_array(atoms: Any) -> None:
 def check_bonds(atoms: Any) -> None:
     """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
     if atoms.bonds is None:
-        raise AtomEncodingError(
-            "'atoms' has no bonds, by which this tokenizer goes: set atoms.bonds, as "
-            "to biotite.structure.connect_via_residue_names(atoms)."
-        )
-
-
-def integers(values: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """An annotation ``[N]`` as int64, or a ValueError if a value is no whole number."""
-    with suppress(ArithmeticError, TypeError, ValueError):
-        with np.errstate(invalid="ignore"):
-            found = values.astype(np.int64)
-        if values.dtype.kind not in "fc" or (found == values).all():
-            return found
-    raise AtomEncodingError(
-        f"'{name}' holds {values[:3].tolist()} …, of which some are no whole numbers: "
-        f"give every atom an integer."
-    )
+        mend = "set atoms.bonds, as by biotite's connect_via_residue_names."
+        raise AtomEncodingError(f"'atoms' has no bonds, which this needs: {mend}")

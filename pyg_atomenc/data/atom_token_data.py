@@ -19,16 +19,14 @@ from pyg_atomenc.errors import AtomEncodingError
 class AtomTokenData(Data):
     r"""A graph whose nodes are atoms, each of which belongs to one token.
 
-    It batches with PyG's :class:`~torch_geometric.loader.DataLoader` as any
-    :class:`~torch_geometric.data.Data` does, and in addition
+    It batches by PyG's :class:`~torch_geometric.loader.DataLoader` as any ``Data``, and
 
     * ``atom_to_token`` of each further graph is shifted by the ``num_tokens`` of the
       graphs before it, so that no two share a token and trailing empty ones are kept;
     * attributes named ``token_*`` are concatenated over the tokens, unshifted, but for
       ``token_edge_index``, which is shifted by tokens, and ``token_batch``, by graphs;
-    * masking transforms and :meth:`subgraph` leave ``token_*`` alone even where there
-      are as many tokens as atoms; what names pairs of atoms, ``pair_attr`` and
-      ``radius_*``, keeps the pairs of which both are left.
+    * masking transforms and :meth:`subgraph` leave ``token_*`` alone, even of as many
+      tokens as atoms; ``pair_attr`` and ``radius_*`` keep pairs of atoms that are left.
 
     Args:
         x, edge_index, edge_attr, y, pos, time (optional): As of PyG's ``Data``: of
@@ -36,14 +34,12 @@ class AtomTokenData(Data):
             ``[N, 3]`` in ångström; times. (default: ``None``)
         atom_to_token (Tensor, optional): The token of every atom ``[N]``, int64 with
             values in ``[0, num_tokens)``, in any order. (default: ``None``)
-        num_tokens (int, optional): The number of tokens ``T``, empty ones included; of
-            a batch, as its dictionary has it, a tensor with that of every graph.
-            (default: ``atom_to_token.max() + 1``)
+        num_tokens (int, optional): The tokens ``T``, empty ones included; of a batch's
+            dictionary, a tensor for its graphs. (default: ``atom_to_token.max() + 1``)
         **kwargs: Further attributes.
 
     Raises:
-        ValueError: If ``atom_to_token`` is no vector of integers in
-            ``[0, num_tokens)``.
+        ValueError: If ``atom_to_token`` is no integer vector in ``[0, num_tokens)``.
     """
 
     # What a reader assumed of a file; beside the graph, so that any two batch.
@@ -79,9 +75,7 @@ class AtomTokenData(Data):
 
     @classmethod
     def from_data(cls, data: Data) -> "AtomTokenData":
-        """One graph that came back as plain ``Data``, as what it was.
-
-        ``to_on_disk_dataset()`` gives such; this serves as ``dataset.transform``.
+        """One graph from plain ``Data``; serves as ``to_on_disk_dataset().transform``.
 
         Raises:
             ValueError: If it is a batch or of a class of its own, or as above.
@@ -91,9 +85,9 @@ class AtomTokenData(Data):
         if type(data) is not Data:
             kind = type(data).__name__
             raise AtomEncodingError(
-                f"'data' is of type {kind}: pass one graph of class Data, of a batch "
-                f"each of batch.to_data_list(). What batches in a way of its own needs "
-                f"class Both({kind}, AtomTokenData), by Both.from_dict(data.to_dict())."
+                f"'data' is of type {kind}: pass one Data, of a batch each of "
+                f"batch.to_data_list(). What batches in its own way needs class "
+                f"Both({kind}, AtomTokenData), by Both.from_dict(data.to_dict())."
             )
         return cls.from_dict(data.to_dict())
 
@@ -113,9 +107,8 @@ class AtomTokenData(Data):
     def token_layout(self) -> TokenLayout:
         """The layout of this graph's or batch's tokens, for any layer that takes one.
 
-        A batch from a :class:`~pyg_atomenc.data.AtomTokenLoader` carries it; else it is
-        built at every call, best once and before a batch moves to a GPU:
-        ``layout = batch.token_layout().to(device)``.
+        A batch from a :class:`~pyg_atomenc.data.AtomTokenLoader` carries it; else every
+        call builds it, best before a GPU: ``layout = batch.token_layout().to(device)``.
         """
         if (kept := self._store.kept_layout()) is not None:
             return kept
@@ -127,11 +120,7 @@ class AtomTokenData(Data):
         return TokenLayout.from_index(self.atom_to_token, total, batch=batch)
 
     def validate(self, raise_on_error: bool = True) -> bool:
-        """Whether bonds, tokens and the length of what belongs to either hold.
-
-        Raises:
-            ValueError: If something does not hold and ``raise_on_error``.
-        """
+        """Whether bonds, tokens and their rows hold; else a ValueError or ``False``."""
         try:
             super().validate(raise_on_error=True)
             self._validate_tokens()
@@ -160,14 +149,13 @@ class AtomTokenData(Data):
         owners = storage.graph_of_tokens(self), self.token_batch
         for name, owner in zip(("num_tokens", "token_batch"), owners, strict=True):
             if (torn := (owner[self.atom_to_token] != batch).nonzero()).numel():
-                raise AtomEncodingError(
-                    f"'{name}' puts the token of atom {int(torn[0])} into another "
-                    f"graph than 'batch' the atom: set it anew, for every graph."
-                )
+                mend = "graph than 'batch' the atom: set it anew, for every graph."
+                what = f"the token of atom {int(torn[0])} into another"
+                raise AtomEncodingError(f"'{name}' puts {what} {mend}")
 
     def _validate_tokens(self) -> None:
-        has_tokens = any(storage.is_token_attr(key) for key in self.keys())
-        if not has_tokens and "atom_to_token" not in self:
+        keys = self.keys()
+        if not any(k == "atom_to_token" or storage.is_token_attr(k) for k in keys):
             return
         self._check_tokens()
         count: Any = self.num_nodes
@@ -197,10 +185,9 @@ class AtomTokenData(Data):
         """The dimension along which an attribute is concatenated."""
         if args and isinstance(value, Names):
             # Loaders of neighbours ask, before they select, which lists do not know.
-            raise AtomEncodingError(
-                f"'{key}' is a list, and loaders of neighbours select from tensors "
-                f"alone: delete it, and read names as data.{key}[batch.n_id]."
-            )
+            mend = f"delete it, and read names as data.{key}[batch.n_id]."
+            what = "a list, and loaders of neighbours select from tensors alone"
+            raise AtomEncodingError(f"'{key}' is {what}: {mend}")
         if storage.is_token_attr(key):
             return -1 if key == "token_edge_index" else 0
         return super().__cat_dim__(key, value, *args, **kwargs)
@@ -231,10 +218,8 @@ def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
 def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:
     """Raise a ValueError unless this is one graph of a kind, and no batch."""
     if not isinstance(data, kind) or isinstance(data, Batch):
-        raise AtomEncodingError(
-            f"'data' is of type {type(data).__name__}: pass one {kind.__name__}; of a "
-            f"batch batch[i]."
-        )
+        mend = f"pass one {kind.__name__}; of a batch batch[i]."
+        raise AtomEncodingError(f"'data' is {checks.found(data)}: {mend}")
 
 
 def check_graph_type(data: Any, name: str = "data") -> AtomTokenData:

@@ -14,14 +14,12 @@ from pyg_atomenc.errors import AtomEncodingError
 class AtomTokenLoader(DataLoader):
     """PyG's ``DataLoader`` that builds the token layout where it builds the batch.
 
-    With ``num_workers > 0`` that is in a worker process, beside training. The layout
-    moves with the batch, by ``.to(device)`` and into pinned memory, and
-    ``batch.token_layout()`` hands it out, until ``atom_to_token`` changes.
+    With ``num_workers > 0`` that is in a worker. The layout moves with the batch, also
+    to pinned memory; ``token_layout()`` gives it out, until ``atom_to_token`` changes.
 
     Args:
         dataset (Dataset or sequence): Gives :class:`~pyg_atomenc.data.AtomTokenData`.
-        *args: As for :class:`torch_geometric.loader.DataLoader`.
-        **kwargs: Likewise.
+        *args, **kwargs: As for :class:`torch_geometric.loader.DataLoader`.
 
     Raises:
         ValueError: When a batch is made, if it is none of ``AtomTokenData``, a token id
@@ -43,10 +41,9 @@ def _collate_with_layout(collate: Any, graphs: Sequence[Any]) -> Batch:
     for number, other in enumerate(names):
         if missing := sorted(names[0] ^ other):
             lacks = 0 if missing[0] in other else number
-            raise AtomEncodingError(
-                f"'dataset' gives a batch whose graph {lacks} lacks {missing[0]!r}: "
-                f"set it in all of them, or pass exclude_keys={missing!r}."
-            )
+            mend = f"set it in all, or pass exclude_keys={missing!r}."
+            what = f"a batch whose graph {lacks} lacks {missing[0]!r}"
+            raise AtomEncodingError(f"'dataset' gives {what}: {mend}")
     batch = collate(graphs)
     batch._store.keep_layout(batch.token_layout())
     return batch

@@ -15,10 +15,9 @@ from pyg_atomenc.errors import AtomEncodingError
 def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
     """The bonds of a graph or batch ``[2, E]``, int64, and their features or ``None``.
 
-    They are in ``edge_index``, or where ``T.ToSparseTensor`` or ``T.ToDense`` put them:
-    in ``adj_t``, whose rows are targets, or in ``adj``. Without ``edge_attr``, as in
-    ``MessagePassing``, the values there stand in for it, but for mere weights. A
-    ValueError, if they do not fit the atoms or there are features without bonds.
+    They are in ``edge_index``, ``adj_t`` of ``T.ToSparseTensor``, whose rows are
+    targets, or ``adj`` of ``T.ToDense``, whose values, but for mere weights, stand in
+    for ``edge_attr``. A ValueError, if atoms do not fit, or features have no bonds.
     """
     num_atoms, attr = data.num_nodes, data.get("edge_attr")
     if "atom_to_token" in data:
@@ -53,11 +52,9 @@ def _places(
     if is_dense := not is_sparse(adj):
         fits = isinstance(adj, Tensor) and adj.dim() > 1 and adj.size(0) == num_atoms
         if not fits or (ptr is None and adj.size(1) != num_atoms):
-            found = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
-            raise AtomEncodingError(
-                f"'{name}' is {found} for {num_atoms} atoms: give it one row and "
-                f"column for each; T.ToDense(num_nodes) pads, T.ToDense() does not."
-            )
+            size = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
+            mend = "give it a row and column for each; T.ToDense(num_nodes) pads."
+            raise AtomEncodingError(f"'{name}' is {size} for {num_atoms} atoms: {mend}")
         adj = adj.to_sparse(2)
     # The features that stay beside a matrix have the order of its rows.
     adj = adj.to_sparse_csr() if adj.layout == torch.sparse_csc else adj

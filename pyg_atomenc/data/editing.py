@@ -18,11 +18,10 @@ _NOTES = ("_slice_dict", "_inc_dict")
 
 
 def keep_atoms(data: Any, subset: Tensor) -> Any:
-    """The graph of some atoms, and of the bonds and pairs between them.
+    """The graph of some atoms, with the bonds and pairs between them, and all tokens.
 
-    It has the same tokens, of which some may be empty, see :meth:`drop_empty_tokens`.
-    That of a batch comes apart into the graphs' own subgraphs, as long as ``subset``, a
-    mask ``[N]`` or indices, keeps their order.
+    Empty ones go by :meth:`drop_empty_tokens`. That of a batch comes apart, as long as
+    ``subset``, a mask ``[N]`` or indices, keeps the order of the graphs.
     """
     check_flat(data)
     rest = copy.copy(data)
@@ -74,8 +73,7 @@ def drop_empty_tokens(data: Any) -> Any:
                 out[key], ends[key] = _select(value, order, of, graphs), end
         out.token_edge_index = edges
     many = isinstance(number, Tensor) and number.dim() > 0
-    total = left.to(number) if many else kept.numel()
-    out.num_tokens = total
+    out.num_tokens = left.to(number) if many else kept.numel()
     # Other ids for the same tokens: what was made of their atoms stays.
     GlobalStorage.__setitem__(out._store, "atom_to_token", filled.cumsum(0)[index] - 1)
     _note(out, ends, ("atom_to_token", "token_edge_index"), cumsum(left))
@@ -85,14 +83,11 @@ def drop_empty_tokens(data: Any) -> Any:
 def check_flat(data: Any) -> None:
     """Raise a ValueError if this is a batch of batches, whose graphs would mix."""
     number = data.get("num_tokens")
-    if not isinstance(data, Batch) or number is None:
-        return
-    found = torch.as_tensor(number).numel()
-    if found != data.num_graphs:
-        raise AtomEncodingError(
-            f"'num_tokens' has {found} numbers for a batch of {data.num_graphs}: batch "
-            f"the graphs of nested batches, of each batch.to_data_list(), at once."
-        )
+    found = 0 if number is None else torch.as_tensor(number).numel()
+    if isinstance(data, Batch) and number is not None and found != data.num_graphs:
+        mend = "batch the graphs of nested batches, of each to_data_list(), at once."
+        what = f"{found} numbers for a batch of {data.num_graphs}"
+        raise AtomEncodingError(f"'num_tokens' has {what}: {mend}")
 
 
 def _select(value: Any, index: Tensor, owner: Tensor, graphs: int) -> Any:
@@ -102,9 +97,8 @@ def _select(value: Any, index: Tensor, owner: Tensor, graphs: int) -> Any:
     if lists and list(map(len, value)) == sizes:
         names, of = [name for part in value for name in part], owner[index]
         place = owner.argsort(stable=True).argsort()[index]
-        parts = place[of.argsort(stable=True)].split(
-            of.bincount(minlength=graphs).tolist()
-        )
+        left = of.bincount(minlength=graphs).tolist()
+        parts = place[of.argsort(stable=True)].split(left)
         return [named([names[i] for i in part.tolist()]) for part in parts]
     rows = isinstance(value, (Tensor, list)) and len(value) == owner.numel()
     return select(value, index, 0) if rows else value

@@ -27,14 +27,12 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
 
     Batches come from :class:`~pyg_atomenc.data.AtomTokenLoader`, with a layout; only in
     training they are shuffled. With a budget,
-    :class:`~pyg_atomenc.data.TokenBudgetSampler` fills them and shares them among ranks
-    itself, whatever ``Trainer(use_distributed_sampler=...)`` is. Epochs then differ in
-    length, for which ``reload_dataloaders_every_n_epochs`` is set to 1.
+    :class:`~pyg_atomenc.data.TokenBudgetSampler` fills and shares them among ranks, not
+    Lightning; as epochs differ in length, ``reload_dataloaders_every_n_epochs`` is 1.
 
     Args:
-        train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence,
-            optional): Each gives :class:`~pyg_atomenc.data.AtomTokenData`.
-            (default: ``None``)
+        train_dataset, val_dataset, test_dataset, pred_dataset (Dataset or sequence):
+            Gives :class:`~pyg_atomenc.data.AtomTokenData`. (default: ``None``)
         max_pairs, max_atoms, seed: As for the sampler.
         **kwargs: As for :class:`torch_geometric.loader.DataLoader`. By default
             ``batch_size`` is 1, ``pin_memory`` set where there is CUDA and
@@ -61,15 +59,12 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
         bounded = max_pairs is not None or max_atoms is not None
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
-            raise AtomEncodingError(
-                f"'{name}' is {kwargs[name]!r}: leave it out; training shuffles, and "
-                f"'max_pairs' or 'max_atoms' stand in for a batch size."
-            )
+            mend = "leave it out; training shuffles, a budget replaces a batch size."
+            raise AtomEncodingError(f"'{name}' is {kwargs[name]!r}: {mend}")
         kwargs.setdefault("pin_memory", torch.cuda.is_available())
         self.drop_last = kwargs.pop("drop_last", False)
-        super().__init__(
-            train_dataset, val_dataset, test_dataset, pred_dataset, **kwargs
-        )
+        sets = (train_dataset, val_dataset, test_dataset, pred_dataset)
+        super().__init__(*sets, **kwargs)
         # Lightning runs a stage if there is such a method.
         if train_dataset is None:
             self.train_dataloader = None

@@ -52,18 +52,16 @@ def graph_of_tokens(data: Any) -> Tensor:
     """The graph of every token ``[T]``, int64, from ``num_tokens`` of each."""
     index, total = data.get("atom_to_token"), data.total_num_tokens
     device = index.device if isinstance(index, Tensor) else None
-    sizes = torch.as_tensor(data.num_tokens, device=device).flatten()
-    graphs = torch.arange(sizes.numel(), device=device)
-    return graphs.repeat_interleave(sizes, output_size=total)
+    sizes = torch.as_tensor(data.num_tokens, device=device).flatten().long()
+    return torch.repeat_interleave(sizes, output_size=total)
 
 
 def to_ids(key: str, value: Any) -> Tensor:
     """The value as int64, if it is a tensor of integers of any type."""
     dtype = check_tensor(key, value, "pass a tensor of integers.").dtype
     if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
-        raise AtomEncodingError(
-            f"'{key}' is of type {dtype}: pass integers; convert with {key}.long()."
-        )
+        mend = f"pass integers; convert with {key}.long()."
+        raise AtomEncodingError(f"'{key}' is of type {dtype}: {mend}")
     return value.to(torch.int64)
 
 
@@ -143,10 +141,8 @@ class AtomTokenStorage(GlobalStorage):
         if has_token_rows(key) and (
             isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
         ):
-            raise AtomEncodingError(
-                f"'{key}' is {value!r}, but what is named 'token_…' has one row for "
-                f"each token: give it as many, or another name."
-            )
+            mend = "has one row for each token: give it as many, or another name."
+            raise AtomEncodingError(f"'{key}' is {value!r}, but 'token_…' {mend}")
         if key in _LAYOUT_KEYS:
             self.__dict__.pop("_layout", None)
         if key == "atom_to_token":
@@ -201,9 +197,7 @@ class AtomTokenStorage(GlobalStorage):
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
         if "atom_to_token" in self:
-            raise AtomEncodingError(
-                "'concat' shifts no tokens: use Batch.from_data_list."
-            )
+            raise AtomEncodingError("'concat' shifts no ids: use Batch.from_data_list.")
         return super().concat(other)
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
@@ -221,19 +215,16 @@ class AtomTokenStorage(GlobalStorage):
             before = list(self)[: list(self).index("atom_to_token")]
             stale = [key for key in names if key in before]
         for key in [key for key in self if has_pair_rows(key)] + stale:
-            raise AtomEncodingError(
-                f"'atom_to_token' is set anew, but '{key}' was made from the present "
-                f"atoms: select them by data.subgraph(subset), or delete '{key}' first."
-            )
+            mend = "was made from the old: select by data.subgraph(), or delete it."
+            raise AtomEncodingError(f"'atom_to_token' is set anew, but '{key}' {mend}")
         return index
 
     def _pad(self, old: Tensor, added: int) -> Tensor:
         """The assignment with further atoms, each in a token of its own."""
         how = f"grows by {added} atoms filled with zeros, as T.VirtualNode and T.Pad do"
         if "batch" in self:
-            raise AtomEncodingError(
-                f"'atom_to_token' {how}: add atoms to graphs before they are batched."
-            )
+            mend = "add atoms to graphs before they are batched."
+            raise AtomEncodingError(f"'atom_to_token' {how}: {mend}")
         total, rows = count_tokens(self["num_tokens"]), self.token_rows()
         # The pairs of a layout are sorted by token, one of each new token.
         rows |= {key: value for key, value in self.items() if key.startswith("pair_")}
@@ -244,12 +235,10 @@ class AtomTokenStorage(GlobalStorage):
                 value = named(value + [""] * added)
             super().__setitem__(key, value)
         super().__setitem__("num_tokens", self["num_tokens"] + added)
-        warnings.warn(
-            f"'atom_to_token' {how}: each gets a token of its own instead of token 0, "
-            f"for which {', '.join(['num_tokens', *rows])} grow. If they belong to "
-            f"token 0, delete 'atom_to_token' before you set it.",
-            stacklevel=5,
-        )
+        mend = "If they belong to token 0, delete 'atom_to_token' before you set it."
+        text = f"for which {', '.join(['num_tokens', *rows])} grow. {mend}"
+        text = f"'atom_to_token' {how}: each gets a token of its own, {text}"
+        warnings.warn(text, stacklevel=5)
         return torch.cat([old, torch.arange(total, total + added, device=old.device)])
 
 

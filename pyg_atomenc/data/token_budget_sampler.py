@@ -25,40 +25,32 @@ Sizes = Union[Tensor, Sequence[int]]
 class TokenBudgetSampler(Sampler[list[int]]):
     r"""Batches of graphs, bounded by :math:`\sum_t n_t^2` and by atoms.
 
-    Attention inside tokens of :math:`n_t` atoms costs :math:`\sum_t n_t^2` pairs, all
-    else costs atoms. A batch takes as many graphs as both budgets allow, so that steps
-    need about the same memory and time.
+    Attention in tokens of :math:`n_t` atoms costs :math:`\sum_t n_t^2` pairs, all else
+    atoms. A batch takes what both budgets allow, for steps of even memory and time.
 
     Shuffled graphs are packed by best fit into up to 64 open batches, anew in every
     epoch; else batches keep the dataset's order. Every rank takes every
-    ``num_replicas``-th batch; where that does not come out even, the first batches come
-    a second time, as in :class:`torch.utils.data.distributed.DistributedSampler`, or
-    the last are dropped.
+    ``num_replicas``-th batch; to come out even, the first come a second time, as in
+    :class:`torch.utils.data.distributed.DistributedSampler`, or the last are dropped.
 
     Args:
-        dataset (Dataset or sequence, optional): Gives
-            :class:`~pyg_atomenc.data.AtomTokenData`. Where it has no method
-            ``graph_sizes()``, as :class:`~pyg_atomenc.datasets.StructureDataset` has,
-            every graph is loaded once for its size. (default: ``None``, with the sizes)
+        dataset (Dataset or sequence, optional): Of ``AtomTokenData``, for sizes as of
+            :func:`~pyg_atomenc.data.dataset_sizes`. (default: ``None``, with the sizes)
         max_pairs, max_atoms (int, optional): The most of a batch. (default: no bound)
         pairs, atoms (Tensor or sequence, optional): :math:`\sum_t n_t^2`, and the
             atoms, of every graph ``[S]``. (default: from ``dataset``)
-        shuffle (bool): Draw other batches in every epoch that :meth:`set_epoch` sets.
-            (default: ``False``)
+        shuffle (bool): Anew for every epoch of :meth:`set_epoch`. (default: ``False``)
         seed (int): For shuffling; the same on all ranks. (default: ``0``)
         num_replicas, rank (int, optional): How many ranks share the batches, and which
-            this is. (default: from :mod:`torch.distributed` where it is initialised,
-            else 1 and 0)
-        drop_last (bool): Drop the batches that not every rank gets, instead of
-            repeating some. (default: ``False``)
+            this is. (default: those of :mod:`torch.distributed`, else 1 and 0)
+        drop_last (bool): Drop batches instead of repeating some. (default: ``False``)
 
     Attributes:
-        oversized_index (Tensor): The graphs that alone are over a budget, each of which
-            has a batch of its own.
+        oversized_index (Tensor): The graphs over a budget, each alone in its batch.
 
     Raises:
-        ValueError: If there is no budget or no size to hold against it, or one cannot
-            be; when batches are made, if ``drop_last`` leaves none.
+        ValueError: If a budget or its sizes are missing, or one cannot be; when batches
+            are made, if ``drop_last`` leaves none.
 
     Example:
         >>> sampler = TokenBudgetSampler(max_pairs=10, pairs=[4, 4, 9, 1])
@@ -85,14 +77,11 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
         self.epoch = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
-        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}
-        budgets = {name: most for name, most in both.items() if most is not None}
-        for name, most in budgets.items():
-            budgets[name] = check_integer(f"max_{name}", most)
+        both = {"pairs": self.max_pairs, "atoms": self.max_atoms}.items()
+        budgets = {k: check_integer(f"max_{k}", n) for k, n in both if n is not None}
         if not budgets:
-            raise AtomEncodingError(
-                "'max_pairs' and 'max_atoms' are both None: pass at least one budget."
-            )
+            mend = "both None: pass at least one budget."
+            raise AtomEncodingError(f"'max_pairs' and 'max_atoms' are {mend}")
         found = _find_sizes(dataset, {"pairs": pairs, "atoms": atoms}, list(budgets))
         # Both sizes on one scale, exactly: Python's integers do not overflow.
         self._budget = math.lcm(*budgets.values())
@@ -130,10 +119,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         count = len(batches) - len(batches) % (ranks if self.drop_last else 1)
         count += -count % ranks
         if batches and count == 0:
-            raise AtomEncodingError(
-                f"'drop_last' leaves no batch: there are {len(batches)} for "
-                f"{ranks} ranks. Lower the budget, or pass drop_last=False."
-            )
+            mend = "lower the budget, or pass drop_last=False."
+            what = f"no batch of {len(batches)} for {ranks} ranks"
+            raise AtomEncodingError(f"'drop_last' leaves {what}: {mend}")
         self._made = self.epoch, [*islice(cycle(batches), self.rank, count, ranks)]
         return self._made[1]
 
@@ -145,9 +133,8 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
     rank = check_integer("rank", own if rank is None else rank, 0)
     ranks = ranks if num_replicas is None else num_replicas
     if rank >= check_integer("num_replicas", ranks):
-        raise AtomEncodingError(
-            f"'rank' is {rank} and 'num_replicas' {ranks}: ranks count from 0."
-        )
+        mend = f"'num_replicas' {ranks}: ranks count from 0."
+        raise AtomEncodingError(f"'rank' is {rank} and {mend}")
     return int(ranks), rank
 
 
@@ -164,19 +151,17 @@ def _find_sizes(
             found[name] = [check_integer(name, size, 0) for size in values]
     missing = [name for name in needed if name not in found]
     if missing and dataset is None:
-        raise AtomEncodingError(
-            f"'{missing[0]}' is missing for 'max_{missing[0]}': pass the dataset, or "
-            f"the {missing[0]} of every graph."
-        )
+        name = missing[0]
+        mend = f"pass the dataset, or the {name} of every graph."
+        raise AtomEncodingError(f"'{name}' is missing for 'max_{name}': {mend}")
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
     counted = {"dataset": dataset, **found}
     lengths = {k: len(v) for k, v in counted.items() if hasattr(v, "__len__")}
     if len(set(lengths.values())) > 1:
-        raise AtomEncodingError(
-            f"the lengths differ, {lengths}: give every graph one size of each kind."
-        )
+        mend = "give every graph one size of each kind."
+        raise AtomEncodingError(f"the lengths differ, {lengths}: {mend}")
     return found
 
 
@@ -194,9 +179,8 @@ def graph_size(data: AtomTokenData) -> tuple[int, int]:
 def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
     """The atoms and the pairs of every graph of a dataset, each ``[S]``, int64.
 
-    A dataset with a method ``graph_sizes()`` is asked; of subsets and concatenations,
-    the datasets inside. Any other dataset or sequence of
-    :class:`~pyg_atomenc.data.AtomTokenData` is loaded, one graph after the other.
+    A dataset with a method ``graph_sizes()`` is asked, also in a subset or a
+    concatenation; of any other, or a sequence, each ``AtomTokenData`` is loaded.
 
     Raises:
         ValueError: If it gives something else.
@@ -211,10 +195,9 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
     if hasattr(dataset, "graph_sizes"):
         return dataset.graph_sizes()
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise AtomEncodingError(
-            f"'dataset' is of type {type(dataset).__name__}: pass a dataset or list of "
-            f"AtomTokenData, or the sizes of its graphs."
-        )
+        mend = "pass a dataset or list of AtomTokenData, or the sizes of its graphs."
+        kind = type(dataset).__name__
+        raise AtomEncodingError(f"'dataset' is of type {kind}: {mend}")
     sizes = [graph_size(dataset[i]) for i in range(len(dataset))]
     return torch.tensor(sizes, dtype=torch.long).view(-1, 2).unbind(dim=1)
 

@@ -22,10 +22,7 @@ _DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".s
 
 @contextmanager
 def open_graphs(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Connect to ``graphs.db`` of a folder, for one use in one process and thread.
-
-    What is written inside is kept together or, after an error, not at all.
-    """
+    """Open a folder's ``graphs.db`` in one thread; keep all that is written or none."""
     path = folder / "graphs.db"
     try:
         with closing(sqlite3.connect(path, timeout=60)) as database, database:
@@ -61,10 +58,8 @@ def pack(data: Any) -> dict[str, Any]:
             with suppress(TypeError, ValueError, RecursionError):
                 fits = repr(json.loads(json.dumps(value))) == repr(value)
         if not fits:
-            raise AtomEncodingError(
-                f"'{key}' is {what}, which is not stored: make it a dense tensor of "
-                f"real numbers, a number, text, or lists and dicts of numbers and text."
-            )
+            mend = "make it a dense real tensor, or numbers and text, lists and dicts."
+            raise AtomEncodingError(f"'{key}' is {what}, which is not stored: {mend}")
     if "reading_notes" in data.__dict__:
         plain["reading_notes"] = data.__dict__["reading_notes"]
     atoms, pairs = graph_size(data)

@@ -10,8 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
@@ -47,7 +46,6 @@ class StructureDataset(Dataset):
 
     They are kept in one SQLite file, :attr:`folder` ``/graphs.db`` below ``root``,
     without pickle. An access reads one graph: the set may be larger than memory.
-
     New and changed files, by name, size and time of change, are read when the data set
     is opened; other options have another folder. A function counts by its name and an
     object by its attributes: pass another ``version`` when their code has changed. A
@@ -61,10 +59,9 @@ class StructureDataset(Dataset):
             (default: what :meth:`to_on_disk` wrote to ``root``, else ``root/raw``)
         tokenizer (callable, optional): As for the reader. (default: the reader's)
         transform (callable, optional): At every access. (default: ``None``)
-        pre_transform (callable, optional): Once, before a graph is stored; gives an
-            ``AtomTokenData``. (default: ``None``)
-        pre_filter (callable, optional): Whether a graph is kept; called before
-            ``pre_transform``. (default: ``None``)
+        pre_transform, pre_filter (callable, optional): Once, before a graph is stored:
+            the one gives an ``AtomTokenData``, the other, called first, whether the
+            graph is kept. (default: ``None``)
         version (str): Of the code of own functions. (default: ``""``)
         on_error (str): ``"skip"`` what cannot be read, with a warning and an entry in
             :attr:`report`, or ``"raise"``. (default: ``"skip"``)
@@ -132,10 +129,9 @@ class StructureDataset(Dataset):
                     (self.folder / "skipped.tsv").write_text(lines + "\n", "utf-8")
         self.transform = transform
         if self.report:
-            text = (
-                f"{len(self.report)} of {len(self.source.names)} files or rows cannot "
-                f"be read, the first is {' - '.join(self.report[0])} (see 'report')."
-            )
+            what = f"{len(self.report)} of {len(self.source.names)} files or rows"
+            first = f"the first is {' - '.join(self.report[0])} (see 'report')."
+            text = f"{what} cannot be read, {first}"
             if on_error == "raise" or len(self) == 0:
                 raise FileFormatError(text)
             warnings.warn(text, stacklevel=2)
@@ -187,10 +183,9 @@ class StructureDataset(Dataset):
                 try:
                     pickle.dumps(getattr(self, name))
                 except Exception as error:
-                    raise AtomEncodingError(
-                        f"'{name}' cannot be sent to another process ({error}): define "
-                        f"it in a module, or pass num_workers=0."
-                    ) from error
+                    text = f"'{name}' cannot be sent to another process ({error}): "
+                    mend = "define it in a module, or pass num_workers=0."
+                    raise AtomEncodingError(text + mend) from error
         elif hasattr(self.source, "warm_up"):
             self.source.warm_up()
         pool = ProcessPoolExecutor(num_workers, context, _start, (self,))
@@ -200,15 +195,14 @@ class StructureDataset(Dataset):
                 futures = [pool.submit(_read, item) for item in items]
                 for done in as_completed(futures):
                     # What was read before a process died is kept first.
-                    if not isinstance(done.exception(), BrokenProcessPool):
+                    if not isinstance(done.exception(), BrokenExecutor):
                         yield done.result()
                 for done in futures:
                     done.result()
-        except BrokenProcessPool as error:
-            raise AtomEncodingError(
-                "'num_workers': a process died (too little memory, or no `if __name__ "
-                "== '__main__':`?). What was read is kept: go on with num_workers=0."
-            ) from error
+        except BrokenExecutor as error:
+            text = "a process died (no memory, or no `if __name__ == '__main__':`?)."
+            mend = "What was read is kept: go on with num_workers=0."
+            raise AtomEncodingError(f"'num_workers': {text} {mend}") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -279,8 +273,7 @@ def _start(dataset: StructureDataset) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent: Any = multiprocessing.process.parent_process()
     # What outlives a killed parent would wait, and hold the lock, for ever.
-    end = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)
-    end.start()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _read(index: int) -> Rows:

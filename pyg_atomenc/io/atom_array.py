@@ -5,14 +5,13 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_atomenc.checks import check_has, check_index, check_range, check_shape
 from pyg_atomenc.chem import components
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
-from pyg_atomenc.chem.codes import Integers, of_distinct
-from pyg_atomenc.chem.residues import check_atom_array, find_residues, integers
+from pyg_atomenc.chem.codes import Array, Integers, integers, of_distinct
+from pyg_atomenc.chem.residues import check_atom_array, find_residues
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_pos, check_single
 from pyg_atomenc.data.bonds import read_bonds
@@ -32,10 +31,10 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     """Turn an ``AtomArray`` of biotite into a graph.
 
     Args:
-        atoms (biotite.structure.AtomArray): One model; it is not changed. Its ``bonds``
-            and its annotations ``charge``, ``num_hydrogens``, ``chirality``,
-            ``isotope`` and ``num_radical_electrons`` are read where it has them. Where
-            ``is_resolved`` is there and false, positions may be NaN.
+        atoms (biotite.structure.AtomArray): One model; it is not changed. ``bonds``,
+            ``charge``, ``num_hydrogens``, ``chirality``, ``isotope`` and
+            ``num_radical_electrons`` are read where it has them, and where
+            ``is_resolved`` is false, positions may be NaN.
         tokenizer (callable, optional): Takes ``atoms``, gives their
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.Residue`)
@@ -75,13 +74,12 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         ImportError: If biotite is not installed.
     """
     check_atom_array(atoms)
-    known = atoms.get_annotation_categories()
     z = components.atomic_numbers(atoms.element)
     coord = np.ascontiguousarray(atoms.coord, dtype=np.float32)
     _check_positions(atoms, coord)
 
-    def told(name: str, default: NDArray[Any]) -> NDArray[np.int64]:
-        return integers(getattr(atoms, name), name) if name in known else default
+    def told(name: str, default: Array) -> Integers:
+        return integers(getattr(atoms, name, default), name)
 
     charge, hydrogens = told("charge", 0 * z), 0 * z
     bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
@@ -114,19 +112,14 @@ def make_graph(
     bonds: tuple[Any, Any, Any],
     **columns: Any,
 ) -> AtomTokenData:
-    """The graph of any reader, of what ``bond_tensors`` takes and is known of atoms.
-
-    Of what ``tokens`` may lack ``features`` are called.
-    """
-    known = dict(tokens.attributes)
-    if not TOKEN_FEATURES <= known.keys():
-        more = features(tokens.atom_to_token.numpy(), tokens.num_tokens)
-        known = {**more.attributes, **known}
-    known.update(
-        (name, torch.from_numpy(values) if isinstance(values, np.ndarray) else values)
-        for name, values in columns.items()
-    )
+    """The graph of any reader; ``features`` are called for what ``tokens`` lack."""
     index, count = tokens.atom_to_token, tokens.num_tokens
+    known = dict(tokens.attributes)
+    if not TOKEN_FEATURES.keys() <= known.keys():
+        known = {**features(index.numpy(), count).attributes, **known}
+    for name, values in columns.items():
+        array = isinstance(values, np.ndarray)
+        known[name] = torch.from_numpy(values) if array else values
     data = AtomTokenData(atom_to_token=index, num_tokens=count, **known)
     data.edge_index, data.edge_attr, data.edge_stereo = bond_tensors(*bonds)
     data.is_resolved = data.pos.isfinite().all(dim=1)
@@ -147,18 +140,15 @@ def to_atom_array(
 ) -> Any:
     """Turn a graph back into an ``AtomArray`` of biotite.
 
-    With ``token_values`` every atom carries its token's, by which viewers colour.
-
     Args:
         data (AtomTokenData): One graph with ``z`` and ``pos``, of a batch ``batch[i]``.
-        token_values (Tensor, optional): One number a token ``[T]``. (default: ``None``)
-        annotation (str): The name of the annotation that holds them, none that names
-            atoms. (default: ``"b_factor"``)
+        token_values (Tensor, optional): One number a token ``[T]``, which each of its
+            atoms then carries, for viewers to colour by. (default: ``None``)
+        annotation (str): Their name, none that names atoms. (default: ``"b_factor"``)
 
     Returns:
-        biotite.structure.AtomArray: ``N`` atoms with bonds and all that
-        :func:`from_atom_array` reads: it makes the same graph again, but for the
-        ``edge_stereo`` of a molecule, which becomes one residue ``UNL``.
+        biotite.structure.AtomArray: ``N`` atoms, of which :func:`from_atom_array` makes
+        the same graph, but for a molecule's ``edge_stereo``: it is one residue ``UNL``.
 
     Raises:
         ValueError: If ``data`` is a batch, has no ``z`` or ``pos`` or values that
@@ -197,8 +187,7 @@ def to_atom_array(
         taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
         taken -= {"b_factor", "occupancy"}
         if not isinstance(annotation, str) or annotation in taken:
-            mend = "pass a name that is not there yet, such as 'b_factor'."
-            raise AtomEncodingError(f"'annotation' is {annotation!r}: {mend}")
+            raise AtomEncodingError(f"'annotation' is {annotation!r}: pass a new name.")
         hint = "one number per token"
         check_shape("token_values", token_values, data.total_num_tokens, hint=hint)
         values = token_values.detach().cpu().double()[data.atom_to_token.cpu()]
@@ -230,21 +219,17 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
         atoms.set_annotation("label_seq_id", number[index])
 
 
-def _check_positions(atoms: Any, coord: NDArray[Any]) -> None:
+def _check_positions(atoms: Any, coord: Array) -> None:
     """Raise a ValueError if a position cannot be, or an atom stands there twice."""
-    known = atoms.get_annotation_categories()
     wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
-    if "is_resolved" in known:
-        wrong &= atoms.is_resolved.astype(bool)
+    wrong &= getattr(atoms, "is_resolved", wrong).astype(bool)
     if wrong.any():
         atom = int(wrong.argmax())
-        mend = (
-            f"remove what is not finite, or not within {_FARTHEST:g} Å of the origin."
-        )
-        place = f"'pos' is {coord[atom].tolist()} for {_tell(atoms, atom)}"
-        raise AtomEncodingError(f"{place}: {mend}")
+        where = f"{coord[atom].tolist()} for {_tell(atoms, atom)}"
+        mend = f"remove what is not finite, or not within {_FARTHEST:g} Å."
+        raise AtomEncodingError(f"'pos' is {where}: {mend}")
     # Sorting by one coordinate is enough to find the few that are equal in all.
-    names = [getattr(atoms, name) for name in _NAMES if name in known]
+    names = [getattr(atoms, name) for name in _NAMES if hasattr(atoms, name)]
     order = np.argsort(coord[:, 0], kind="stable")
     equal = (np.diff(coord[order], axis=0) == 0).all(axis=1)
     for i in np.flatnonzero(equal).tolist():
@@ -255,7 +240,6 @@ def _check_positions(atoms: Any, coord: NDArray[Any]) -> None:
 
 
 def _tell(atoms: Any, atom: int) -> str:
-    return (
-        f"atom {atom} ({atoms.atom_name[atom]} of {atoms.res_name[atom]} "
-        f"{atoms.res_id[atom]} in chain {str(atoms.chain_id[atom])!r})"
-    )
+    residue, chain = atoms.res_name[atom], str(atoms.chain_id[atom])
+    name = f"{atoms.atom_name[atom]} of {residue} {atoms.res_id[atom]}"
+    return f"atom {atom} ({name} in chain {chain!r})"

@@ -2,24 +2,19 @@
 
 from collections.abc import Collection
 from itertools import pairwise
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyg_atomenc.chem.codes import Array, Texts
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.cif import LONGEST, TABLES, choose_block, entry_of
 from pyg_atomenc.io.entry import Entry, Table
-from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
 
-def read_bcif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
-    """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`.
-
-    biotite decodes the arrays, but fills up what is missing with zeros: checked is that
-    each has as many values as the file says.
-    """
+def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
+    """Parse a BinaryCIF file, as :func:`pyg_atomenc.io.cif.read_cif`."""
     msgpack = require_package("msgpack", "BinaryCIF")
     found: dict[str, Any] = {}
     for part in msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]:
@@ -34,9 +29,9 @@ def read_bcif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry
             continue
         if name in tables:
             raise AtomEncodingError(f"it has {name} more than once")
-        rows = _size(category["rowCount"], 16 * limits.atoms)
+        rows = _size(category["rowCount"], 16 * notes.limits.atoms)
         if name == "atom_site":
-            limits.check(notes.file, "atoms", rows)
+            notes.check_atoms(rows)
         tables[name] = _category(category, TABLES[name], rows)
     return entry_of(tables, notes)
 
@@ -49,10 +44,9 @@ def _category(category: Any, columns: Collection[str], rows: int) -> Table:
             continue
         if name in made:
             raise AtomEncodingError(f"it has the column {name} more than once")
-        data, mask = arrays = [
-            part and _decode(part["data"], part["encoding"], rows)
-            for part in (column["data"], column["mask"])
-        ]
+        parts = (column["data"], column["mask"])
+        arrays = [p and _decode(p["data"], p["encoding"], rows) for p in parts]
+        data, mask = arrays
         if any(a is not None and a.shape != (rows,) for a in arrays):
             raise AtomEncodingError(f"{name} has not as many values as rows: {rows}")
         if mask is not None and mask.any():
@@ -66,12 +60,13 @@ def _category(category: Any, columns: Collection[str], rows: int) -> Table:
 
 
 def _size(value: Any, most: int) -> int:
+    """A size of the file, checked: biotite fills up what is missing with zeros."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise AtomEncodingError(f"a table or array has the size {value!r}")
     return value
 
 
-def _decode(data: Any, steps: Any, rows: int) -> NDArray[Any]:
+def _decode(data: Any, steps: Any, rows: int) -> Array:
     """Undo the steps of an encoding, the last one first."""
     encodings = require_package("biotite.structure.io.pdbx.encoding", "BinaryCIF")
     for step in reversed(steps):
@@ -79,34 +74,28 @@ def _decode(data: Any, steps: Any, rows: int) -> NDArray[Any]:
         if kind == "StringArray":
             data = _strings(data, step, rows)
             continue
+        count = None
         if kind == "RunLength":
             lengths = data[1::2]
             whole = len(data) % 2 == 0 and not (lengths < 0).any()
             count = int(lengths.sum(dtype=np.int64)) if whole else -1
         elif kind == "IntegerPacking":
-            count = _count_packed(data)
-        else:
-            count = None
+            # An extreme number goes on in the next one.
+            info = np.iinfo(data.dtype)
+            goes_on = (data == info.max) | ((data == info.min) & (info.min < 0))
+            count = -1 if goes_on[-1:].any() else int((~goes_on).sum())
         if count is not None and count != _size(step.get("srcSize"), max(rows, 2**16)):
             raise AtomEncodingError(f"{kind} gives {count} of {step['srcSize']} values")
         data = encodings.deserialize_encoding(step).decode(data)
     return data if data.flags.writeable else data.copy()
 
 
-def _count_packed(data: NDArray[Any]) -> int:
-    """How many numbers packed integers make: an extreme one goes on in the next."""
-    info = np.iinfo(data.dtype)
-    goes_on = (data == info.max) | ((data == info.min) & (info.min < 0))
-    return -1 if len(data) and goes_on[-1] else int((~goes_on).sum())
-
-
-def _strings(data: Any, step: Any, rows: int) -> NDArray[np.str_]:
+def _strings(data: Any, step: Any, rows: int) -> Texts:
     text, index = step["stringData"], _decode(data, step["dataEncoding"], rows)
     ends = _decode(step["offsets"], step["offsetEncoding"], max(rows, len(text)))
     strings = [text[a:b] for a, b in pairwise(ends.tolist())]
-    longest = max(map(len, strings), default=0)
-    most = max(LONGEST, 2**24 // (rows + 1))
-    if sum(map(len, strings)) != len(text) or longest > most:
+    sizes, most = list(map(len, strings)), max(LONGEST, 2**24 // (rows + 1))
+    if sum(sizes) != len(text) or max(sizes, default=0) > most:
         raise AtomEncodingError("its texts do not add up, or one is too long")
     if len(index) and not -1 <= index.min() <= index.max() < len(strings):
         raise AtomEncodingError("a text is missing")

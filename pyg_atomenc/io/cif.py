@@ -5,13 +5,13 @@ from collections.abc import Collection
 from typing import Any, Optional
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.codes import Array, Floats, Integers, Texts
 from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.entry import PLACE, Entry, Table, numbers
-from pyg_atomenc.io.limits import Limits, check_text
+from pyg_atomenc.io.limits import check_text
 from pyg_atomenc.io.notes import Notes
 
 POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
@@ -49,15 +49,13 @@ _NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
 _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
 
 
-def read_cif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
+def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
     """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
     gemmi = require_package("gemmi", "from_structure")
     content = check_text(content)
     document = gemmi.cif.read_string(content)
-    found = {
-        part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
-        for part in document
-    }
+    found = {part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
+             for part in document}  # fmt: skip
     chosen = choose_block(found, block, notes)
     if _ARCHIVE.match(content.lstrip()) and content.rstrip()[-1:] != b"#":
         notes.add("the last category is not closed, the file may have been cut short")
@@ -68,8 +66,7 @@ def read_cif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
     for name in TABLES:
         table = chosen.find_mmcif_category(f"_{name}.")
         # Other tables may have several rows for each atom.
-        often = 1 if name == "atom_site" else 16
-        limits.check(notes.file, "atoms", len(table) // often)
+        notes.check_atoms(len(table) // (1 if name == "atom_site" else 16))
         if len(table):
             tables[name] = _columns(gemmi.cif, table, TABLES[name])
     return entry_of(tables, notes)
@@ -78,10 +75,8 @@ def read_cif(content: bytes, limits: Limits, notes: Notes, block: Any) -> Entry:
 def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
     """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
     if block is not None and block not in found:
-        raise FileFormatError(
-            f"{notes.file}: 'block' is {block!r}, but its blocks are {[*found]}: pass "
-            f"one of these, or None for the first with atoms."
-        )
+        mend = f"but its blocks are {[*found]}: pass one, or None."
+        raise FileFormatError(f"{notes.file}: 'block' is {block!r}, {mend}")
     some = [part for name, part in found.items()
             if part is not None and block in (None, name)]  # fmt: skip
     if not some:
@@ -96,14 +91,11 @@ def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
     tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
     wanted = {name.lower(): name for name in columns or tags}
     # One after another: all texts of a large table crowd the memory's caches.
-    return {
-        wanted[tag]: _values(cif, list(table.column(i)), wanted[tag])
-        for i, tag in enumerate(tags)
-        if tag in wanted
-    }
+    return {wanted[tag]: _values(cif, list(table.column(i)), wanted[tag])
+            for i, tag in enumerate(tags) if tag in wanted}  # fmt: skip
 
 
-def _values(cif: Any, values: list[str], name: str) -> NDArray[Any]:
+def _values(cif: Any, values: list[str], name: str) -> Array:
     """Texts without their quotes; NumPy makes few distinct ones much faster."""
     if name in POSITION or name == "occupancy":
         return np.array(values, object)
@@ -119,17 +111,17 @@ def _values(cif: Any, values: list[str], name: str) -> NDArray[Any]:
 def entry_of(tables: Table, notes: Notes) -> Entry:
     """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
     site = tables["atom_site"]
-    missing = [name for name in POSITION if name not in site]
-    if missing:
-        raise AtomEncodingError(f"atom_site has no {missing[0]}")
+    for name in POSITION:
+        if name not in site:
+            raise AtomEncodingError(f"atom_site has no {name}")
     count = len(site["Cartn_x"])
     atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
     atoms["occupancy"] = np.ones(count)
     if "occupancy" in site:
         atoms["occupancy"] = np.nan_to_num(_numbers(site, "occupancy"), nan=1.0)
-    model = _integers(site, "pdbx_PDB_model_num", np.ones(count, dtype=np.int64))
-    model, first = codes.by_first_atom(model)
+    ones = np.ones(count, dtype=np.int64)
+    model, first = codes.by_first_atom(_integers(site, "pdbx_PDB_model_num", ones))
     if len(first) > 1:
         # The rows of a model need not stand together.
         order = np.argsort(model, kind="stable")
@@ -180,9 +172,8 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     if "label_asym_id" in site:
         atoms["label_asym_id"] = _told(site, count, "label_asym_id")
     if "label_seq_id" in site and not odd.any():
-        atoms["label_seq_id"] = codes.of_distinct(
-            lambda number: str(number) if number > 0 else ".", label
-        )
+        number = codes.of_distinct(lambda n: str(n) if n > 0 else ".", label)
+        atoms["label_seq_id"] = number
     group = codes.of_distinct(str.upper, _told(site, count, "group_PDB"))
     other = (group != "ATOM") & (group != "HETATM") & (group != "")
     if other.any():
@@ -194,7 +185,7 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     return atoms
 
 
-def _told(table: Table, count: int, *names: str) -> NDArray[np.str_]:
+def _told(table: Table, count: int, *names: str) -> Texts:
     """The first of some columns that tells a text, which is empty where none does."""
     found = None
     for name in names:
@@ -209,11 +200,10 @@ def _rows(table: Table, names: Collection[str]) -> list[Any]:
     """Rows of some columns, as texts; none where one of them is missing."""
     if not set(names) <= set(table):
         return []
-    columns = [table[name].astype(str).tolist() for name in names]
-    return list(zip(*columns, strict=True))
+    return list(zip(*(table[name].astype(str).tolist() for name in names), strict=True))
 
 
-def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+def _numbers(table: Table, name: str) -> Floats:
     """A column of numbers, NaN where there is none."""
     values = table[name]
     if values.dtype.kind not in "UO":
@@ -222,7 +212,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
     return numbers(texts, _NOTHING, lambda row: f"row {row} of {name}")
 
 
-def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
+def _integers(table: Table, name: str, other: Any) -> Integers:
     """A column of whole numbers ``[A]``, with others where there is none."""
     values = table.get(name)
     if values is not None and values.dtype.kind in "iu":
@@ -231,8 +221,7 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
     pattern = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
 
     def whole(text: str) -> int:
-        found = pattern.fullmatch(text or "0")
-        if found is None:
+        if (found := pattern.fullmatch(text or "0")) is None:
             what = text[:20]
             raise AtomEncodingError(f"a value of {name} is no whole number: {what!r}")
         return int(f"{found[1] or found[3]}{found[2]}")
@@ -243,10 +232,9 @@ def _integers(table: Table, name: str, other: Any) -> NDArray[np.int64]:
 
 def _links(table: Table, place: Collection[str]) -> list[Any]:
     """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
-    count = len(table["conn_type_id"])
-    kinds = [kind.lower().partition("_")[0]
-             for kind in _told(table, count, "conn_type_id").tolist()]  # fmt: skip
-    ends, moves = [], []
+    count, ends, moves = len(table["conn_type_id"]), [], []
+    kinds = _told(table, count, "conn_type_id").tolist()
+    kinds = [kind.lower().partition("_")[0] for kind in kinds]
     for i in "12":
         columns = (
             _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")

@@ -2,23 +2,22 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from typing import Any, Optional
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.bonds import bond_disulfides, bond_hydrogens, residue_bonds
+from pyg_atomenc.chem.codes import Array, Booleans, Floats, Integers
 from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.chem.residues import STANDARD
 from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.limits import Limits
 from pyg_atomenc.io.notes import Notes
 
 # What names an atom in a table of bonds; the last one is not in every format.
@@ -33,7 +32,7 @@ class Entry:
     # `coord` [A, 3] in ångström, and annotations of atoms [A], of all models.
     atoms: Table
     # Where each model starts, and the end [M + 1].
-    models: NDArray[np.int64]
+    models: Integers
     # Declared bonds: two atoms, as values of what PLACE names, and biotite's type.
     links: list[Any] = field(default_factory=list)
     # Bonds between two rows of `atoms`, and how often each is listed [B, 3].
@@ -48,12 +47,7 @@ class Entry:
     sequence: Optional[Table] = None
 
     def read(
-        self,
-        model: int,
-        assembly: Optional[str],
-        limits: Limits,
-        notes: Notes,
-        ligands: Mapping[str, Any],
+        self, model: int, assembly: Optional[str], notes: Notes, ligands: Table
     ) -> Any:
         """One model as an ``AtomArray`` with bonds, or an assembly of it."""
         structure = require_package("biotite.structure", "from_structure")
@@ -72,7 +66,7 @@ class Entry:
         atoms = standard_names(atoms, notes)
         bond_disulfides(atoms, notes)
         if assembly is not None:
-            atoms = self._assembly(atoms, assembly, limits, notes)
+            atoms = self._assembly(atoms, assembly, notes)
         tables = self._tables(atoms) | dict.fromkeys(ligands, {})
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
@@ -81,8 +75,7 @@ class Entry:
                    if not table and len(component_atoms(name)[0]) != 1]  # fmt: skip
         bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
-        if "segment" in self.atoms:
-            atoms.del_annotation("segment")
+        atoms.del_annotation("segment")
         hidden = np.isnan(atoms.coord).any(axis=1)
         notes.add("atoms without a position are unresolved", hidden.sum())
         atoms.coord[hidden] = np.nan
@@ -103,7 +96,7 @@ class Entry:
             tables[name] = table
         return tables
 
-    def _declared(self, atoms: Any, rows: NDArray[Any]) -> NDArray[np.int64]:
+    def _declared(self, atoms: Any, rows: Array) -> Integers:
         """The bonds that the file lists, between atoms that are kept ``[B, 3]``."""
         parts = [np.zeros((0, 3), dtype=np.int64)]
         if self.links:
@@ -127,9 +120,8 @@ class Entry:
             parts.append(listed)
         return np.concatenate(parts)
 
-    def _assembly(self, atoms: Any, assembly: str, limits: Limits, notes: Notes) -> Any:
-        labels = "label_asym_id" in self.atoms
-        chain = atoms.label_asym_id if labels else atoms.chain_id
+    def _assembly(self, atoms: Any, assembly: str, notes: Notes) -> Any:
+        chain = getattr(atoms, "label_asym_id", atoms.chain_id)
         made: list[Any] = []
         copies, total = Counter[str](), 0
         for name, expression, chains in self.generators:
@@ -138,7 +130,7 @@ class Entry:
             rows = np.flatnonzero(np.isin(chain, chains))
             steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
             total += len(rows) * prod(sum(map(len, step)) for step in steps)
-            limits.check(notes.file, "atoms", total)
+            notes.check_atoms(total)
             before = np.array([copies[name] for name in chain[rows].tolist()], int)
             names = [[str(n) for part in step for n in part] for step in steps]
             for copy, operation in enumerate(product(*names)):
@@ -157,7 +149,7 @@ class Entry:
 
 def numbers(
     texts: list[str], nothing: Collection[str], where: Callable[[int], str]
-) -> NDArray[np.float64]:
+) -> Floats:
     """Numbers of texts, without uncertainties; NaN for ``nothing`` and for ``nan``."""
     as_number = require_package("gemmi", "from_structure").cif.as_number
     found = np.array(list(map(as_number, texts)), dtype=np.float64)
@@ -173,12 +165,10 @@ def _ranges(step: str) -> list[Any]:
     return [range(int(a), int(b) + 1) if dash else [a] for a, dash, b in ends]
 
 
-def _kinds(atoms: Any, ends: NDArray[Any], times: NDArray[Any]) -> NDArray[np.int64]:
-    """Biotite's types of bonds that are listed so often ``[B]``.
-
-    Within residues, one that is listed once is of any order (0). As in mmCIF, between
-    residues they are single, or coordinate a metal (8).
-    """
+def _kinds(atoms: Any, ends: Array, times: Array) -> Integers:
+    """Biotite's types of bonds that are listed so often ``[B]``."""
+    # Within residues, one that is listed once is of any order (0). As in mmCIF, between
+    # residues they are single, or coordinate a metal (8).
     element = require_package("gemmi", "from_structure").Element
     metal = codes.of_distinct(lambda e: element(e).is_metal, atoms.element)
     residue = codes.of_columns(atoms, PLACE[:4])[ends]
@@ -189,16 +179,13 @@ def _kinds(atoms: Any, ends: NDArray[Any], times: NDArray[Any]) -> NDArray[np.in
     return np.where(residue[:, 0] == residue[:, 1], order, between)
 
 
-def choose_altloc(atoms: Any) -> NDArray[np.bool_]:
-    """Which atoms stay ``[N]``: in each place, the location of the highest occupancy.
-
-    A place has one chain, residue number and insertion code, whatever its residues'
-    names: of a serine that is a threonine in other copies, only one may stay.
-    """
+def choose_altloc(atoms: Any) -> Booleans:
+    """Which atoms stay ``[N]``: of each place the location of highest occupancy."""
     ids = np.where(np.isin(atoms.altloc_id, (".", "?", " ")), "", atoms.altloc_id)
     keep = ids == ""
     if keep.all():
         return keep
+    # Whatever the names: of a serine that is a threonine elsewhere, only one may stay.
     place = codes.of_columns(atoms, ("chain_id", "res_id", "ins_code"))
     # Of an atom with a location and the same without one, one is an alternative.
     atom = codes.join(place, codes.code(atoms.atom_name))

@@ -41,10 +41,8 @@ class Limits:
         most = getattr(self, name)
         if count > most:
             what = name.replace("_", " ").replace("ratio", "bytes for each of its own")
-            raise FileFormatError(
-                f"{file}: holds more than {most:,} {what}, which is the limit. Pass "
-                f"limits=Limits({name}=...) if you trust the file."
-            )
+            mend = f"which is the limit. Pass limits=Limits({name}=...) if you trust it"
+            raise FileFormatError(f"{file}: holds more than {most:,} {what}, {mend}.")
 
 
 def read_bytes(file: Path, limits: Limits) -> bytes:
@@ -61,15 +59,12 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
     except FileFormatError:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FileFormatError(
-            f"{file}: is no complete gzip file ({error}). Fetch or rename it."
-        ) from error
+        mend = f"is no complete gzip file ({error}). Fetch or rename it."
+        raise FileFormatError(f"{file}: {mend}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise FileFormatError(
-            f"{file}: does not exist or cannot be read ({reason}). Check the path and "
-            f"its permissions."
-        ) from error
+        mend = f"cannot be read ({reason}). Check the path and its permissions."
+        raise FileFormatError(f"{file}: does not exist or {mend}") from error
     if packed:
         limits.check(file, "unpacked_bytes", len(content))
         if len(content) > 2**26:

@@ -25,9 +25,9 @@ _START = re.compile(r"^(?=@<TRIPOS>MOLECULE)", re.MULTILINE)
 class MoleculeFile:
     """The molecules of a file, for :class:`~pyg_atomenc.datasets.StructureDataset`.
 
-    Every graph has as ``source`` its entry, such as ``"entry 17"``, counted from 1, as
-    ``name`` the entry's title, and as ``y`` ``[1, L]`` its labels, if some are asked
-    for. Hydrogens are those of the file; positions, if it is not flat, are read.
+    A graph's ``source`` is its entry, such as ``"entry 17"``, counted from 1, ``name``
+    the entry's title, and ``y`` ``[1, L]`` its labels, if some are asked for. Hydrogens
+    are those of the file; positions, if it is not flat, are read.
 
     Args:
         path (str or os.PathLike): The file: ``.sdf``, ``.sd``, ``.mol`` or ``.mol2``,
@@ -87,10 +87,8 @@ class MoleculeFile:
         if self._is_mol2 and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
             raise AtomEncodingError("it lacks hydrogens, which MOL2 needs: add them.")
         data = from_rdmol(mol, tokenizer, **self._reading)
-        data.name, *labels = (
-            mol.GetProp(name) if mol.HasProp(name) else ""
-            for name in ("_Name", *self._labels)
-        )
+        names = ("_Name", *self._labels)
+        data.name, *labels = (mol.GetProp(n) if mol.HasProp(n) else "" for n in names)
         return [named(data, self.names[index], labels)]
 
     def _parse(self, entry: str, sanitize: bool = True) -> Any:
@@ -99,8 +97,7 @@ class MoleculeFile:
             return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
         # RDKit would leave out all but the first without a word.
         if (count := entry.count("\nM  END")) > 1:
-            mend = "put a line of $$$$ between them."
-            raise AtomEncodingError(f"it holds {count} molecules: {mend}")
+            raise AtomEncodingError(f"it holds {count} molecules: part them by $$$$.")
         supplier = chem.SDMolSupplier()
         supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
         return supplier[0] if len(supplier) else None
@@ -117,12 +114,10 @@ def from_sdf(
 
     Args:
         path (str or os.PathLike): The file.
-        tokenizer (callable, optional): As for :func:`from_rdmol`.
-            (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
+        tokenizer (callable, optional): As for :func:`from_rdmol`. (default: ``BRICS``)
         on_error (str): ``"skip"`` entries that cannot be read, with one warning that
             tells their numbers and reasons, or ``"raise"``. (default: ``"skip"``)
-        **options: As for :class:`~pyg_atomenc.datasets.MoleculeFile`: ``labels``,
-            ``limits`` and ``conformer``.
+        **options: As for :class:`~pyg_atomenc.datasets.MoleculeFile`: ``labels`` etc.
 
     Returns:
         list: The graph of each entry, as from :func:`from_rdmol`, with ``source``, such

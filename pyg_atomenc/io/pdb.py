@@ -1,7 +1,7 @@
 """PDB files → `Entry`: atoms by their columns, what links and copies them by gemmi.
 
-gemmi's own atoms are not taken: it joins residues of one number, reads what is no
-number as 0, drops what stands behind an END, and takes POT for polonium.
+gemmi's atoms are not taken: it joins residues of one number, reads what is no number as
+0, drops what is behind an END, and takes POT for polonium.
 """
 
 import re
@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyg_atomenc.chem import codes
+from pyg_atomenc.chem.codes import Floats, Integers, Texts
 from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.names import FOUR_LETTERS, LIPIDS
 from pyg_atomenc.chem.residues import STANDARD, split_repeats
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.entry import Entry, Table, numbers
-from pyg_atomenc.io.limits import Limits, check_text
+from pyg_atomenc.io.limits import check_text
 from pyg_atomenc.io.notes import Notes
 
+Letters = NDArray[np.uint8]
 _ATOM = (b"ATOM", b"HETATM")
 # What gemmi reads.
 _HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")
@@ -34,11 +36,10 @@ _HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 
 
-def read_pdb(content: bytes, limits: Limits, notes: Notes) -> Entry:
-    """Parse a PDB file."""
+def read_pdb(content: bytes, notes: Notes, block: None = None) -> Entry:
+    """Parse a PDB file, which has no blocks."""
     content = check_text(content)
-    count = content.count(b"\nATOM") + content.count(b"\nHETATM")
-    limits.check(notes.file, "atoms", count)
+    notes.check_atoms(content.count(b"\nATOM") + content.count(b"\nHETATM"))
     lines = content.split(b"\n")
     numbers = [i for i, line in enumerate(lines) if line.startswith(_ATOM)]
     if not numbers:
@@ -66,16 +67,16 @@ def read_pdb(content: bytes, limits: Limits, notes: Notes) -> Entry:
     return entry
 
 
-def _field(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.bytes_]:
+def _field(letters: Letters, start: int, stop: int) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(letters[:, start:stop]).view(f"S{stop - start}")[:, 0]
 
 
-def _texts(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.str_]:
+def _texts(letters: Letters, start: int, stop: int) -> Texts:
     values, which = np.unique(_field(letters, start, stop), return_inverse=True)
     return np.char.strip(values.astype(str))[which]
 
 
-def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Table:
+def _columns(letters: Letters, lines: list[int], notes: Notes) -> Table:
     atoms: Table = {"hetero": letters[:, 0] == ord("H")}
     spans = {"atom_name": (12, 16), "altloc_id": (16, 17), "ins_code": (26, 27)}
     atoms |= {name: _texts(letters, *span) for name, span in spans.items()}
@@ -125,9 +126,7 @@ def _columns(letters: NDArray[np.uint8], lines: list[int], notes: Notes) -> Tabl
     return atoms
 
 
-def _numbers(
-    letters: NDArray[np.uint8], lines: list[int], nothing: Collection[str]
-) -> NDArray[np.float64]:
+def _numbers(letters: Letters, lines: list[int], nothing: Collection[str]) -> Floats:
     """Numbers of some columns; NaN for one that did not fit, and for ``nothing``."""
     texts = _field(letters, 0, letters.shape[1]).astype(str).tolist()
     texts = ["nan" if "*" in text else text.strip() for text in texts]
@@ -155,7 +154,7 @@ def _charge(text: str) -> int:
 
 def _parts(
     lines: list[bytes], numbers: list[int], atoms: Table, notes: Notes
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Integers, Integers]:
     """Where models start, and which of TER's stretches every atom is in."""
     marks = [(i, line[:6].rstrip()) for i, line in enumerate(lines)
              if line.startswith((b"TER", b"END", b"MODEL", b"MASTER"))]  # fmt: skip
@@ -165,11 +164,11 @@ def _parts(
         for name in (b"TER", b"END", b"MODEL", b"ENDMDL")
     )
     ends, starts, count = {*end}, {0, *begun, *ended}, len(numbers)
+    name = atoms["atom_name"]
     # Behind an END stands another model if it has the same atoms, else more of them.
     for at in sorted(ends - {0, count} - starts):
         start = max(start for start in starts if start < at)
         stop = min(stop for stop in (*starts, *ends, count) if stop > at)
-        name = atoms["atom_name"]
         if np.array_equal(name[start:at], name[at:stop]):
             starts.add(at)
         notes.add("records END with atoms behind them")
@@ -191,9 +190,7 @@ def _parts(
     return np.array(known), np.cumsum(np.bincount(ter, minlength=count + 1))[:count]
 
 
-def _read_header(
-    entry: Entry, header: bytes, letters: NDArray[np.uint8], notes: Notes
-) -> None:
+def _read_header(entry: Entry, header: bytes, letters: Letters, notes: Notes) -> None:
     """Declared bonds and assemblies, as gemmi reads them."""
     gemmi = require_package("gemmi", "from_structure")
     structure = gemmi.read_pdb_string(header + b"\nEND\n")
@@ -207,9 +204,8 @@ def _read_header(
             for operator in generator.operators:
                 # Not the name of the operator, which may be there with another meaning.
                 names.append(str(len(entry.operators)))
-                moved = operator.transform
-                matrix = np.array(moved.mat.tolist()), np.array(moved.vec.tolist())
-                entry.operators[names[-1]] = matrix
+                moved = operator.transform.mat.tolist(), operator.transform.vec.tolist()
+                entry.operators[names[-1]] = tuple(map(np.array, moved))
             entry.generators.append((assembly.name, ",".join(names), generator.chains))
     # A bond of a higher order is listed as often.
     pairs: dict[tuple[int, ...], int] = {}
@@ -236,7 +232,6 @@ def _read_header(
 
 
 def _place(end: Any) -> tuple[str, ...]:
-    residue = end.res_id
-    number, letter = str(residue.seqid.num), residue.seqid.icode.strip()
+    number, letter = str(end.res_id.seqid.num), end.res_id.seqid.icode.strip()
     altloc = end.altloc.strip("\0 ")
-    return end.chain_name, number, letter, residue.name, end.atom_name, altloc
+    return end.chain_name, number, letter, end.res_id.name, end.atom_name, altloc

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_type, found
+from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
@@ -34,30 +34,22 @@ def from_rdmol(
         tokenizer (callable, optional): Takes the molecule, gives its
             :class:`~pyg_atomenc.tokenizers.Tokens`.
             (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
-        conformer (int, optional): The id of the conformer to read positions from;
-            ``-1`` for the first that is 3D, if there is any; ``None`` to leave
-            positions unknown. A 2D drawing, not in ångström, is never read.
-            (default: ``-1``)
+        conformer (int, optional): The id of the 3D conformer to read, never of a 2D
+            drawing; ``-1`` for the first, if any; ``None`` for none. (default: ``-1``)
 
     Returns:
         AtomTokenData: As from :func:`from_atom_array`, for ``N`` atoms, but
 
-        - ``pos`` and ``token_pos``: NaN, and ``is_resolved`` false, if there is no 3D
-          conformer
-        - ``num_hydrogens``: as RDKit counts those of each atom
+        - ``pos``, ``token_pos``: NaN, and ``is_resolved`` false, without a 3D conformer
+        - ``num_hydrogens``, ``num_radical_electrons``: as RDKit counts those of an atom
         - ``chirality`` ``[N]``, int64: 0 for no or an unknown centre, 1 for R, 2 for S,
           3 for r, 4 for s (pseudoasymmetric, as in cis and trans rings), by RDKit's
           newer CIP rules; -1 for a centre that they would need seconds for
-        - ``isotope`` ``[N]``, int64: mass numbers, 0 where none is given
-        - ``num_radical_electrons`` ``[N]``, int64
-        - ``edge_stereo`` ``[E]``, int64: 0 for no or an unknown stereo bond, 1 for E,
-          2 for Z, 5 for M and 6 for P of an axis (atropisomers); 3, 4, 7 and 8 for the
-          same in small letters (pseudoasymmetric); -1 as above
-        - ``is_representative``: the first atom of each token
+        - ``isotope``: mass numbers, 0 where none is given
+        - ``edge_stereo`` ``[E]``, int64: 0 for none or unknown, 1 to 8 for E, Z, e, z,
+          M, P, m, p (M, P of atropisomers; small if pseudoasymmetric); -1 as above
         - ``atom_name``: from a PDB file, else the element and a count, as ``C1``
-        - ``res_name``, ``chain_id``, ``ins_code``, ``res_id``, ``hetero``: from a PDB
-          file, else the residue ``UNL`` 0
-        - ``token_*``: by the tokenizer, else those of the first atom's residue
+        - ``res_name``, ``hetero`` and so on: from a PDB file, else residue ``UNL`` 0
 
     Raises:
         ValueError: If ``mol`` is no molecule or has no atoms, if there is no such
@@ -79,10 +71,8 @@ def from_rdmol(
         links = rdkit.bonds_of(atoms)
         chirality, stereo = rdkit.stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
-    types = [
-        bond_column("AROMATIC" if bond.GetIsAromatic() else bond.GetBondType().name)
-        for bond in links
-    ]
+    types = [bond_column("AROMATIC" if b.GetIsAromatic() else b.GetBondType().name)
+             for b in links]  # fmt: skip
     return make_graph(
         tokens,
         lambda index, count: molecule_tokens(mol, index, count=count),
@@ -110,9 +100,7 @@ def from_smiles(
 
     Args:
         smiles (str): One SMILES, or CXSMILES, without a name behind it.
-        tokenizer (callable, optional): Takes the ``rdkit.Chem.Mol``, gives its
-            :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
+        tokenizer (callable, optional): As for :func:`from_rdmol`. (default: ``BRICS``)
         hydrogens (bool): Add implicit hydrogens as the last atoms. (default: ``False``)
         max_length (int): How many characters are too many. (default: ``5_000``)
 
@@ -122,8 +110,7 @@ def from_smiles(
         data. Positions are NaN: for those, embed it and use :func:`from_rdmol`.
 
     Raises:
-        ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit,
-            whose reason is quoted.
+        ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit.
         ImportError: If RDKit is not installed.
 
     Example:
@@ -138,9 +125,8 @@ def from_smiles(
     mend = "pass one SMILES as a str; for an rdkit.Chem.Mol, use from_rdmol."
     text = check_type("smiles", smiles, str, mend).strip()
     mol = _parse(text, max_length)
-    canonical = chem.MolToSmiles(mol)
     data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
-    data.smiles, data.given_smiles = canonical, text
+    data.smiles, data.given_smiles = chem.MolToSmiles(mol), text
     return data
 
 
@@ -151,29 +137,25 @@ def _parse(text: str, max_length: int) -> Any:
         why = "which holds a NUL or half a character: mend the encoding."
         raise AtomEncodingError(f"'smiles' is {text[:50]!r}, {why}")
     if len(text) > max_length:
-        mend = f"pass max_length=... if you trust {text[:20]!r} and what follows."
-        size = f"{len(text):,} characters, and the limit is {max_length:,}"
-        raise AtomEncodingError(f"'smiles' has {size}: {mend}")
+        size = f"{len(text):,} characters, above the limit of {max_length:,}"
+        raise AtomEncodingError(f"'smiles' has {size}: pass max_length=... to read it.")
     short = repr(text if len(text) < 500 else f"{text[:500]} …")
     name = "".join(text.split(maxsplit=1)[1:])
     if name and name[0] != "|":
         why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
         raise AtomEncodingError(f"'smiles' is {short}, {why}")
-    start, unknown = f"'smiles' is {short}, which RDKit refuses", "it is no SMILES"
-    parse = partial(chem.MolFromSmiles, text)
-    mol = parsed(parse, start, unknown, "Correct the SMILES.")
+    start, parse = f"'smiles' is {short}, which RDKit refuses", chem.MolFromSmiles
+    mol = parsed(partial(parse, text), start, "it is no SMILES", "Correct the SMILES.")
     if mol.GetNumAtoms() == 0:
-        raise AtomEncodingError(
-            f"'smiles' is {text!r}, which holds no atoms: give some."
-        )
+        mend = "which holds no atoms: give some."
+        raise AtomEncodingError(f"'smiles' is {text!r}, {mend}")
     return mol
 
 
 def read_templates(ligands: Any) -> dict[str, Any]:
     """Names of residues → molecules of RDKit, or a ValueError for what is none."""
     mend = "pass names with SMILES or molecules of RDKit, such as {'LIG': 'CCO'}."
-    if not isinstance(ligands, Mapping):
-        raise AtomEncodingError(f"'ligands' is {found(ligands)}: {mend}")
+    check_type("ligands", ligands, Mapping, mend)  # type: ignore[type-abstract]
     templates = {}
     for name, mol in ligands.items():
         try:
@@ -226,10 +208,9 @@ def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
     if conformer is None:
         return torch.full((len(names), 3), torch.nan)
     if conformer not in known:
-        raise AtomEncodingError(
-            f"'conformer' is {conformer!r}, and those in 3D are {list(known)}: pass "
-            f"one, -1 for the first, or None; mark others as 3D with Set3D(True)."
-        )
+        where = f"is {conformer!r}, and those in 3D are {list(known)}"
+        mend = "pass one, -1 for the first, or None; mark others with Set3D(True)."
+        raise AtomEncodingError(f"'conformer' {where}: {mend}")
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
     wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if wrong:

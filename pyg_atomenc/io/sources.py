@@ -28,8 +28,8 @@ _STRUCTURE = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
 class StructureFiles:
     """Structure files, for :class:`~pyg_atomenc.datasets.StructureDataset`.
 
-    Every graph has as ``source`` the file's path below the folder, or of a list of
-    files the whole path; with ``model="all"``, ``"1abc.cif model 1"`` and so on.
+    A graph's ``source`` is its file's path below the folder, or of a list the whole
+    path; with ``model="all"``, ``"1abc.cif model 1"`` and so on.
 
     Args:
         files (str, os.PathLike or iterable): A folder, or paths of files.
@@ -53,20 +53,16 @@ class StructureFiles:
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
             find = self._folder.rglob if recursive else self._folder.glob
-            found = [
-                path.relative_to(self._folder)
-                for path in find(pattern or "*")
-                if path.is_file() and (pattern or _STRUCTURE.search(path.name))
-            ]
+            paths = [path for path in find(pattern or "*") if path.is_file()]
+            found = [path.relative_to(self._folder) for path in paths
+                     if pattern or _STRUCTURE.search(path.name)]  # fmt: skip
         elif pattern is not None or recursive:
-            mend = "are for a folder: leave them out of a list."
-            raise AtomEncodingError(f"'pattern' and 'recursive' {mend}")
+            raise AtomEncodingError("'pattern' and 'recursive' are for a folder only.")
         else:
             try:
                 found = [Path(file).absolute() for file in files]
-            except TypeError as error:
-                mend = f"'files' is no list of paths: {error}."
-                raise AtomEncodingError(mend) from error
+            except TypeError as why:
+                raise AtomEncodingError(f"'files' is no list of paths: {why}.") from why
         self.names = sorted({path.as_posix() for path in found})
         if not found:
             mend = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
@@ -96,21 +92,20 @@ class StructureFiles:
         return graphs
 
 
-def check_options(reader: Callable[..., Any], options: dict[str, Any]) -> Any:
+def check_options(read: Callable[..., Any], options: dict[str, Any]) -> Any:
     """The options, if the reader has them all."""
     try:
-        inspect.signature(reader).bind(None, None, **options)
+        inspect.signature(read).bind(None, None, **options)
     except TypeError as error:
-        mend = f"{reader.__name__} {error}: see its options."
-        raise AtomEncodingError(mend) from error
+        raise AtomEncodingError(f"{read.__name__} {error}: see its options.") from error
     return options
 
 
 class SmilesTable:
     """SMILES and labels, for :class:`~pyg_atomenc.datasets.StructureDataset`.
 
-    Every graph has as ``source`` its row, such as ``"row 17"``, counted from 1 without
-    the header, and its labels as ``y`` ``[1, L]``, which batch to ``[B, L]``.
+    A graph's ``source`` is its row, such as ``"row 17"``, counted from 1 without the
+    header, and ``y`` ``[1, L]`` its labels, which batch to ``[B, L]``.
 
     Args:
         smiles (sequence): The SMILES.
@@ -155,14 +150,11 @@ class SmilesTable:
     ) -> "SmilesTable":
         """Read a table in UTF-8 whose first line names the columns, also gzipped.
 
-        A row that lacks a cell, or has a label that is no number, is skipped by the
-        data set with the reason.
-
         Args:
             path (str or os.PathLike): The file.
             smiles_column (str): Where the SMILES are. (default: ``"smiles"``)
-            label_columns (sequence): Which columns become ``y``, float32; an empty cell
-                is NaN. (default: none)
+            label_columns (sequence): Which columns become ``y``, float32, NaN if empty;
+                the data set skips rows of other texts or too few cells. (default: none)
             delimiter (str): What stands between cells. (default: ``","``)
             limits (Limits, optional): What the file may hold. (default: ``Limits()``)
             **options: As for the class.
@@ -181,11 +173,9 @@ class SmilesTable:
             why = f"cannot be read as a table in UTF-8 ({error}). Mend it."
             raise FileFormatError(f"{path}: {why}") from error
         for name in (smiles_column, *labels):
-            if header.count(name) != 1 or not rows:
-                raise FileFormatError(
-                    f"{path}: has {len(rows)} rows, with {header.count(name)} columns "
-                    f"{name!r} among {header}. Check the names, and 'delimiter'."
-                )
+            if (count := header.count(name)) != 1 or not rows:
+                what = f"{len(rows)} rows, with {count} columns {name!r} among {header}"
+                raise FileFormatError(f"{path}: has {what}. Check names and delimiter.")
         table = cls([row[smiles_column] for row in rows], **options)
         # Text until a row is read: a wrong label is a fault of its row alone.
         table._labels = [[row[name] for name in labels] for row in rows]
@@ -218,5 +208,4 @@ def _number(cell: Any) -> float:
         return float(cell.strip() or "nan")
     except (AttributeError, ValueError) as error:
         why = "the row is too short" if cell is None else f"{cell!r} is no number"
-        text = f"a label cannot be read, {why}: mend the row, or clear the cell."
-        raise AtomEncodingError(text) from error
+        raise AtomEncodingError(f"a label is bad, {why}: mend the row.") from error

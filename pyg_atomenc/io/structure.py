@@ -22,8 +22,11 @@ from pyg_atomenc.io.rdmol import read_templates
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
-_FORMATS = {".cif": "mmCIF", ".mmcif": "mmCIF", ".bcif": "BinaryCIF"}
-_FORMATS |= {".pdb": "PDB", ".ent": "PDB"}
+_CIF, _PDB = ("mmCIF", read_cif), ("PDB", read_pdb)
+_FORMATS: dict[str, tuple[str, Any]] = {
+    ".cif": _CIF, ".mmcif": _CIF, ".bcif": ("BinaryCIF", read_bcif),
+    ".pdb": _PDB, ".ent": _PDB,
+}  # fmt: skip
 # How the names of structure files end, each also with .gz behind it.
 SUFFIXES = tuple(_FORMATS)
 
@@ -46,22 +49,19 @@ def from_structure(
 ) -> Union[AtomTokenData, list[AtomTokenData]]:
     """Read a structure file: mmCIF, BinaryCIF or PDB, also gzipped.
 
-    Atoms keep the order of the file. Of alternate locations, each residue keeps the
-    one with the highest summed occupancy, the first of equal ones. Bonds inside
-    residues come from the file's own component tables or the Chemical Component
-    Dictionary, those between residues from the polymer, from the file's connections
-    (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``), and from the distance between
-    sulfurs of cysteines. A ligand that neither knows has the orders of its template in
-    ``ligands``, or of ``CONECT``, which repeats bonds of higher orders, else bonds by
-    distance, and orders by valence where all hydrogens are there. The names that AMBER,
-    CHARMM and GROMACS give residues and atoms become those of the PDB.
+    Atoms keep their order. Of alternate locations, each residue keeps the one with the
+    highest summed occupancy, the first of equal ones. Bonds inside residues come from
+    the file's component tables or the Chemical Component Dictionary, others from the
+    polymer, the file's connections (``struct_conn``; ``SSBOND``, ``LINK``, ``CONECT``)
+    and the distance of cysteines' sulfurs. A ligand that neither knows has the orders
+    of its template in ``ligands``, or of ``CONECT``, which repeats higher ones, else
+    bonds by distance, and orders by valence where all hydrogens are there. The names
+    that AMBER, CHARMM and GROMACS give residues and atoms become those of the PDB.
 
     Args:
         path (str or os.PathLike): The file. Its name tells the format: ``.cif``,
             ``.mmcif``, ``.bcif``, ``.pdb`` or ``.ent``, each also with ``.gz``.
-        tokenizer (callable, optional): Takes the ``biotite.structure.AtomArray``,
-            gives its :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.Residue`)
+        tokenizer (callable, optional): As for ``from_atom_array``. (default: residues)
         model (int or str): Which one, from 1, or ``"all"`` for a list. (default: ``1``)
         assembly (str, optional): The id of the biological assembly to build, such as
             ``"1"``; its copies have ``token_sym_id``. (default: the atoms of the file)
@@ -75,14 +75,11 @@ def from_structure(
         unresolved (bool): Add the heavy atoms of the full sequence that the
             coordinates lack, with NaN as positions; ``is_resolved`` tells them apart
             (mmCIF with ``pdbx_poly_seq_scheme`` only). (default: ``False``)
-        block (str, optional): The data block of an mmCIF or BinaryCIF file. (default:
-            the first that has atoms)
+        block (str, optional): Of mmCIF or BinaryCIF. (default: the first with atoms)
         ligands (mapping, optional): Names of residues that the dictionary does not know
             → their molecules, each a SMILES or a ``rdkit.Chem.Mol``. (default: none)
-        strict (bool): Refuse a file of which something would have to be assumed.
-            (default: ``False``)
-        limits (Limits, optional): What the file may hold at most.
-            (default: :class:`~pyg_atomenc.io.Limits`)
+        strict (bool): Refuse what takes an assumption to read. (default: ``False``)
+        limits (Limits, optional): What the file may hold. (default: ``Limits()``)
 
     Returns:
         AtomTokenData or list: As from :func:`from_atom_array`, and ``reading_notes``:
@@ -109,42 +106,32 @@ def from_structure(
     file = Path(path)
     suffix = Path(file.stem if file.suffix.lower() == ".gz" else file).suffix.lower()
     if suffix not in _FORMATS:
-        raise FileFormatError(
-            f"{file}: its name ends in none of {', '.join(_FORMATS)}: rename the file."
-        )
-    kind, notes = _FORMATS[suffix], Notes(file)
+        raise FileFormatError(f"{file}: ends in none of {SUFFIXES}. Rename it.")
+    (kind, parse), notes = _FORMATS[suffix], Notes(file, limits)
     if kind == "PDB" and block is not None:
-        raise FileFormatError(
-            f"{file}: 'block' is {block!r}, but a PDB file has none: pass None."
-        )
+        raise FileFormatError(f"{file}: 'block' is {block!r}, but a PDB file has none.")
     content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
-        if kind == "PDB":
-            entry = read_pdb(content, limits, notes)
-        else:
-            read = read_bcif if kind == "BinaryCIF" else read_cif
-            entry = read(content, limits, notes, block)
+        entry = parse(content, notes, block)
     count = len(entry.models) - 1
     known = list(dict.fromkeys(name for name, *_ in entry.generators))
     numbers = range(1, count + 1) if model == "all" else [int(model)]
     if numbers[-1] > count:
         raise FileFormatError(f"{file}: has {count} models, but 'model' is {model}.")
     if assembly is not None and assembly not in known:
-        raise FileFormatError(
-            f"{file}: has no assembly {assembly!r}, but {known}: pass one, or None."
-        )
+        raise FileFormatError(f"{file}: has no assembly {assembly!r}, but {known}.")
     graphs = []
     for number in numbers:
         with _one_kind_of_error(file, kind):
-            atoms = entry.read(number, assembly, limits, notes, templates)
+            atoms = entry.read(number, assembly, notes, templates)
         try:
             atoms = _prepare(atoms, entry.sequence, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)
             if left.array_length() == 0:
-                raise AtomEncodingError(
-                    f"holds no atoms in model {number} but {atoms.array_length()} of "
-                    f"waters and hydrogens. Check 'model', 'waters' and 'hydrogens'."
+                others = (
+                    f"{len(atoms)} that 'waters', 'hydrogens' or 'chains' leave out"
                 )
+                raise AtomEncodingError(f"no atoms in model {number} but {others}.")
             graphs.append(from_atom_array(left, tokenizer))
         except AtomEncodingError as error:
             raise FileFormatError(f"{file}: {error}") from error
@@ -166,28 +153,25 @@ def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = error if isinstance(error, AtomEncodingError) else repr(error)
-        raise FileFormatError(
-            f"{file}: cannot be read as {kind} ({reason}). Check that the file is "
-            f"complete and that its name ends in its true format."
-        ) from error
+        mend = "Check that it is complete and that its name ends in its true format."
+        what = f"cannot be read as {kind} ({reason}). {mend}"
+        raise FileFormatError(f"{file}: {what}") from error
 
 
 def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any:
     if unresolved:
+        why = "'unresolved' is True, but pdbx_poly_seq_scheme"
+        if sequence is None or not hasattr(atoms, "label_asym_id"):
+            raise AtomEncodingError(f"{why} is missing: pass the mmCIF file, or False.")
         try:
             atoms = add_unresolved(atoms, sequence)
-        except AtomEncodingError:
-            raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise AtomEncodingError(
-                f"'unresolved' is True, but pdbx_poly_seq_scheme cannot be read "
-                f"({error!r}): pass unresolved=False."
-            ) from error
+            mend = f"cannot be read ({error!r}): pass unresolved=False."
+            raise AtomEncodingError(f"{why} {mend}") from error
     if numbering == "label":
         if "label_seq_id" not in atoms.get_annotation_categories():
-            raise AtomEncodingError(
-                "'numbering' is 'label', but there is no label_seq_id: pass 'author'."
-            )
+            mend = "there is no label_seq_id: pass 'author'."
+            raise AtomEncodingError(f"'numbering' is 'label', but {mend}")
         # The authors' numbers tell waters apart, which have none of the sequence.
         atoms.set_annotation("auth_seq_id", atoms.res_id)
         atoms.chain_id = atoms.label_asym_id
@@ -200,12 +184,11 @@ def _select(atoms: Any, chains: Any, waters: bool, hydrogens: bool) -> Any:
     there = list(dict.fromkeys(atoms.chain_id.tolist()))
     for name in chains or ():
         if name not in there:
-            raise AtomEncodingError(
-                f"has no chain {name!r}, but {there}: see 'chains', 'numbering'."
-            )
+            mend = "pass one of them; names go by 'numbering'."
+            raise AtomEncodingError(f"'chains' has {name!r}, but found {there}: {mend}")
     keep = np.isin(atoms.chain_id, there if chains is None else list(chains))
     if not waters:
-        keep &= (atoms.res_name != "HOH") & (atoms.res_name != "DOD")
+        keep &= ~np.isin(atoms.res_name, ("HOH", "DOD"))
     if not hydrogens:
         keep &= ~np.isin(np.char.upper(atoms.element), ("H", "D", "T"))
     return atoms if keep.all() else atoms[keep]

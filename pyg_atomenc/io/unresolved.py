@@ -1,52 +1,44 @@
 """Atoms that an entry's sequence has, but its coordinates lack."""
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.chem.bonds import residue_bonds
-from pyg_atomenc.chem.codes import by_first_atom, code, places
+from pyg_atomenc.chem.codes import Array, by_first_atom, code, places
 from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.residues import NO_SEQUENCE, find_residues, untold
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 
-def add_unresolved(atoms: Any, scheme: Optional[dict[str, Any]]) -> Any:
-    """Add the heavy atoms that were not observed, with NaN as positions.
-
-    Missing residues come from ``scheme``, the columns of the file's
-    ``pdbx_poly_seq_scheme``, in whose order polymers then are; missing atoms of others
-    from the component dictionary, but for those that leave when a bond is formed.
-    """
+def add_unresolved(atoms: Any, scheme: dict[str, Any]) -> Any:
+    """Add unobserved heavy atoms, at NaN; ``scheme`` is ``pdbx_poly_seq_scheme``."""
     structure = require_package("biotite.structure", "unresolved atoms")
-    known = atoms.get_annotation_categories()
-    if scheme is None or "label_asym_id" not in known:
-        raise AtomEncodingError(
-            "'unresolved' is True, but the file has no pdbx_poly_seq_scheme, which "
-            "tells its sequence: pass the entry's mmCIF file, or unresolved=False."
-        )
     # Every copy of an assembly has its own gaps.
-    copy = atoms.sym_id if "sym_id" in known else np.zeros(atoms.array_length())
-    return structure.concatenate(
-        [_complete(structure, atoms[copy == i], scheme) for i in np.unique(copy)]
-    )
+    copy = getattr(atoms, "sym_id", np.zeros(atoms.array_length()))
+    copies = [_complete(structure, atoms[copy == i], scheme) for i in np.unique(copy)]
+    return structure.concatenate(copies)
 
 
 def _complete(structure: Any, atoms: Any, scheme: Any) -> Any:
     parts = [atoms, *_missing_atoms(atoms), *_missing_residues(atoms, scheme)]
     merged = structure.concatenate(parts)
-    merged = merged[_sequence_order(merged)]
+    # Chains as they were, each in the order of its sequence; others by residue.
+    chain, _ = by_first_atom(code(merged.label_asym_id))
+    outside = untold(merged.label_seq_id)
+    number = np.where(outside, "0", merged.label_seq_id).astype(int)
+    residue = np.where(outside, find_residues(merged).index, 0)
+    merged = merged[np.lexsort((residue, number, chain))]
     table = {name: component_bonds(name) for name in set(merged.res_name.tolist())}
     pairs = residue_bonds(merged, table).as_array()
     # What was observed is bonded as the file says; the rest as the dictionary does.
     added = ~merged.is_resolved[pairs[:, :2]].all(axis=1)
-    more = structure.BondList(merged.array_length(), pairs[added])
+    more = structure.BondList(len(merged), pairs[added])
     merged.bonds = merged.bonds.merge(more)
     return merged
 
 
-def _component(name: str) -> list[NDArray[Any]]:
+def _component(name: str) -> list[Array]:
     """Names, elements and charges of a component's atoms that stay in a bond."""
     *columns, leaving, _ = component_atoms(name)
     stays = ~leaving & ~np.isin(columns[1], ("H", "D"))
@@ -93,11 +85,3 @@ def _missing_residues(atoms: Any, scheme: Any) -> list[Any]:
             named |= dict(label_asym_id=asym, label_seq_id=seq, res_name=name)
             parts.append(_make(atoms, 0, slice(None), hetero=False, **named))
     return parts
-
-
-def _sequence_order(atoms: Any) -> NDArray[np.int64]:
-    chain, _ = by_first_atom(code(atoms.label_asym_id))
-    outside = untold(atoms.label_seq_id)
-    number = np.where(outside, "0", atoms.label_seq_id).astype(int)
-    residue = np.where(outside, find_residues(atoms).index, 0)
-    return np.lexsort((residue, number, chain))

@@ -50,16 +50,12 @@ def draw_atom_weights(
 
 def draw_atom_weights_png(mol: Any, weights: Weights, **options: Any) -> bytes:
     """As :func:`draw_atom_weights`, with its ``options``, as the bytes of a PNG."""
-    return bytes(_draw("MolDraw2DCairo", mol, weights, **options))
+    defaults: Any = draw_atom_weights.__kwdefaults__
+    return bytes(_draw("MolDraw2DCairo", mol, weights, **(defaults | options)))
 
 
 def _draw(
-    canvas_type: str,
-    mol: Any,
-    weights: Weights,
-    legend: str = "weight",
-    limits: Optional[tuple[float, float]] = None,
-    size: tuple[int, int] = (450, 350),
+    canvas_type: str, mol: Any, weights: Weights, legend: str, limits: Any, size: Any
 ) -> Any:
     draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
     check_mol(mol)
@@ -88,9 +84,8 @@ def _draw(
     # Letters in black: the colours of elements are lost on orange.
     options.useBWAtomPalette()
     part = ((values - low) / (high - low)).clamp(0.0, 1.0).unsqueeze(1)
-    colours = dict(
-        enumerate(map(tuple, torch.lerp(_LOW, _HIGH, part.float()).tolist()))
-    )
+    shades = torch.lerp(_LOW, _HIGH, part.float()).tolist()
+    colours = dict(enumerate(map(tuple, shades)))
     legend = f"{legend}: white {low:.3g}, orange {high:.3g}"
     # All atoms highlighted and no bonds.
     draw.PrepareAndDrawMolecule(canvas, flat, legend, list(colours), [], colours)

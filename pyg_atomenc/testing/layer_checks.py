@@ -101,10 +101,9 @@ class LayerChecks:
         try:
             out = self.model(*self._batch((2, 0, 3)))
         except Exception as error:
-            raise AtomEncodingError(
-                f"'layer' cannot be called as layer(x, layout): {error!r}; pass a "
-                f"'call', as the documentation of check_layer has it."
-            ) from error
+            mend = f"{error!r}; pass a 'call', as check_layer's documentation has it."
+            text = f"'layer' cannot be called as layer(x, layout): {mend}"
+            raise AtomEncodingError(text) from error
         what, rows = f"a {type(out).__name__}", 0
         if isinstance(out, Tensor) and out.dim() > 0:
             what, rows = f"{len(out)} rows of 5 atoms in 3 tokens", len(out)

@@ -7,8 +7,7 @@ import numpy as np
 
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.codes import Integers, by_first_atom
-from pyg_atomenc.chem.rdkit import as_atom_array
-from pyg_atomenc.chem.residues import find_residues
+from pyg_atomenc.chem.rdkit import residues_of
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import structure_tokens
@@ -42,11 +41,10 @@ class Beads:
     """Makes every bead of a coarse-grained mapping one token.
 
     An atom of a mapped residue that the mapping does not name, such as a hydrogen, goes
-    with the bead of the atom of its residue that it is bonded to, over as many bonds as
-    it takes; those that no bond leads to a bead form one further token of their
-    residue, as do all atoms of a residue that is not mapped. ``token_name`` is the
-    residue's name and the bead's, such as ``PHE:SC1``, or the residue's name alone.
-    Shapes, other features and errors are those of
+    with the nearest bead by the bonds of its residue; those that no bond leads to one
+    form one further token, as do all atoms of a residue that is not mapped.
+    ``token_name`` is the residue's name and the bead's, such as ``PHE:SC1``, or the
+    residue's name alone. Shapes, other features and errors are those of
     :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Args:
@@ -63,8 +61,8 @@ class Beads:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
-        atoms = as_atom_array(source)
-        residues = find_residues(atoms)
+        residues = residues_of(source)
+        atoms = residues.atoms
         names = sorted({bead for beads in self.mapping.values() for bead in beads})
         # Where each atom's name is that of a bead's member, else -1.
         bead = np.full(atoms.array_length(), -1)

@@ -4,26 +4,18 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pyg_atomenc.chem.codes import Integers, by_first_atom
-from pyg_atomenc.chem.rdkit import is_mol, residue_columns
-from pyg_atomenc.chem.residues import (
-    LIGAND,
-    NO_SEQUENCE,
-    REPRESENTATIVES,
-    Residues,
-    find_residues,
-    integers,
-)
+from pyg_atomenc.chem.codes import Array, Booleans, Integers, by_first_atom, integers
+from pyg_atomenc.chem.rdkit import is_mol, residue_columns, residues_of
+from pyg_atomenc.chem.residues import LIGAND, NO_SEQUENCE, REPRESENTATIVES, Residues
 from pyg_atomenc.tokenizers.base import Tokens
 
-# What every token has, so that what any reader gives batches with all else.
-TOKEN_FEATURES = {
-    *("token_name", "token_chain", "token_ins_code", "token_label_chain"),
-    *("token_res_id", "token_label_res_id", "token_sym_id"),
-    *("token_entity_kind", "token_is_standard"),
-}
+# What every token has, so that graphs of all readers batch, and what stands for none.
+TOKEN_FEATURES: dict[str, Any] = {
+    "token_name": "", "token_chain": "", "token_res_id": 0, "token_ins_code": "",
+    "token_entity_kind": LIGAND, "token_is_standard": False,
+    "token_label_chain": "", "token_label_res_id": 0, "token_sym_id": 0,
+}  # fmt: skip
 
 
 def structure_tokens(
@@ -37,10 +29,8 @@ def structure_tokens(
     first = _first_atoms(token, count)
     empty = first < 0
 
-    def of_first(name: str, default: Any) -> NDArray[Any]:
-        if name not in atoms.get_annotation_categories():
-            return np.full(count, default)
-        values = getattr(atoms, name)[first]
+    def of_first(name: str, default: Any) -> Array:
+        values = getattr(atoms, name, np.full(len(token), default))[first]
         return np.where(empty, np.array(default).astype(values.dtype), values)
 
     number = of_first("label_seq_id", "0").astype(str)
@@ -72,7 +62,7 @@ def structure_tokens(
     return Tokens(torch.from_numpy(token), count, attributes, torch.from_numpy(centre))
 
 
-def split_residues(residues: Residues, split: NDArray[np.bool_]) -> Tokens:
+def split_residues(residues: Residues, split: Booleans) -> Tokens:
     """One token an atom of the residues to split ``[R]``, else one a residue."""
     own = len(residues) + np.arange(len(residues.index))
     token, _ = by_first_atom(np.where(split[residues.index], own, residues.index))
@@ -86,16 +76,12 @@ def molecule_tokens(
     count = count if names is None else len(names)
     known = residue_columns(mol, _first_atoms(token, count).tolist())
     attributes = {
-        "token_name": known["res_name"] if names is None else names,
-        "token_chain": known["chain_id"],
-        "token_res_id": known["res_id"],
-        "token_ins_code": known["ins_code"],
-        "token_entity_kind": torch.full((count,), LIGAND),
-        "token_is_standard": torch.zeros(count, dtype=torch.bool),
-        "token_label_chain": [""] * count,
-        "token_label_res_id": torch.zeros(count, dtype=torch.long),
-        "token_sym_id": torch.zeros(count, dtype=torch.long),
+        name: [value] * count if value == "" else torch.full((count,), value)
+        for name, value in TOKEN_FEATURES.items()
     }
+    attributes["token_name"] = known["res_name"] if names is None else names
+    attributes["token_chain"] = known["chain_id"]
+    attributes |= {f"token_{name}": known[name] for name in ("res_id", "ins_code")}
     return Tokens(torch.from_numpy(token), count, attributes)
 
 
@@ -114,4 +100,4 @@ def chemical_tokens(
     known = [names[i] for i in piece[first].tolist()]
     if is_mol(source):
         return molecule_tokens(source, token, known)
-    return structure_tokens(find_residues(source), token, known)
+    return structure_tokens(residues_of(source), token, known)

@@ -4,16 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyg_atomenc.chem.rdkit import as_atom_array
-from pyg_atomenc.chem.residues import (
-    LIGAND,
-    POLYMER_LINKS,
-    Residues,
-    check_bonds,
-    find_residues,
-)
+from pyg_atomenc.chem.codes import Booleans
+from pyg_atomenc.chem.rdkit import residues_of
+from pyg_atomenc.chem.residues import LIGAND, POLYMER_LINKS, Residues, check_bonds
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import split_residues
 
@@ -29,9 +23,8 @@ class AF3:
     those of a standard residue with any bond to another residue, to a metal, too, that
     is neither a peptide bond (both atoms named N or C) nor a phosphodiester bond (both
     named P, O3' or O5'): a disulfide splits both its cysteines, a glycan its
-    asparagine. AlphaFold 3 keeps no hydrogens and waters: read with
-    ``hydrogens=False, waters=False``. Shapes, features and errors are those of
-    :class:`~pyg_atomenc.tokenizers.Residue`.
+    asparagine. Read with ``hydrogens=False, waters=False``, as AlphaFold 3 does.
+    Shapes, features and errors are those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Args:
         atomize_modified (bool): Split modified standard residues. (default: ``True``)
@@ -44,7 +37,7 @@ class AF3:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its token; see the class."""
-        residues = find_residues(as_atom_array(source))
+        residues = residues_of(source)
         split = ~residues.standard
         if self.atomize_modified:
             check_bonds(residues.atoms)
@@ -64,23 +57,21 @@ class Boltz1:
 
     As in `Boltz-1 <https://doi.org/10.1101/2024.11.19.624167>`_: atoms of ligands,
     waters, ions and modified residues are tokens of their own; a selenomethionine
-    counts as the methionine that Boltz makes of it. Boltz removes hydrogens and waters:
-    read with ``hydrogens=False, waters=False`` for its tokens. Shapes, features and
-    errors are those of :class:`~pyg_atomenc.tokenizers.Residue`.
+    counts as a methionine. Read with ``hydrogens=False, waters=False``, as Boltz does.
+    Shapes, features and errors are those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Raises:
-        ValueError: Also if an array has neither bonds nor the annotation
-            ``label_seq_id``, which tell a chain from a ligand.
+        ValueError: Also if an array has no bonds and no ``label_seq_id``, for chains.
     """
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its token; see the class."""
-        residues = find_residues(as_atom_array(source))
+        residues = residues_of(source)
         if residues.numbered is None:
             check_bonds(residues.atoms)
         return split_residues(residues, ~self._whole(residues))
 
-    def _whole(self, residues: Residues) -> NDArray[np.bool_]:
+    def _whole(self, residues: Residues) -> Booleans:
         """Which residues are one token ``[R]``."""
         # An amino acid that is no part of a chain is a ligand.
         methionine = (residues.names == "MSE") & (residues.kinds != LIGAND)
@@ -96,6 +87,6 @@ class Boltz2(Boltz1):
     sequence, if any, else by a peptide or phosphodiester bond to another residue.
     """
 
-    def _whole(self, residues: Residues) -> NDArray[np.bool_]:
+    def _whole(self, residues: Residues) -> Booleans:
         told = residues.numbered
         return super()._whole(residues) | (residues.linked if told is None else told)

@@ -25,20 +25,13 @@ class BRICS:
     Fragment Spaces" <https://doi.org/10.1002/cmdc.200800178>`_). A ring is never cut;
     a salt gives one token for each ion. Tokens are numbered by their first atom.
 
-    Explicit hydrogens go with the atom that they are bonded to, and change no fragment.
-    Aromaticity is that of the molecule as it is.
-
+    Explicit hydrogens go with their atom and change no fragment. Aromaticity is kept.
     ``token_name`` is the canonical SMILES of each fragment without its hydrogens, with
     ``*`` at every cut: aspirin has ``*C(C)=O``, ``*O*``, ``*c1ccccc1*`` and others.
-
-    Shapes:
-        - input: an ``rdkit.Chem.Mol``, or a ``biotite.structure.AtomArray`` with bonds,
-          of ``N > 0`` atoms, left unchanged
-        - output: :class:`~pyg_atomenc.tokenizers.Tokens` with ``atom_to_token``
-          ``[N]``, int64
+    Shapes and errors are those of :class:`~pyg_atomenc.tokenizers.Residue`.
 
     Raises:
-        ValueError: If the input is neither, has no atoms or an array no bonds.
+        ValueError: Also if an array has no bonds.
     """
 
     def __call__(self, source: Any) -> Tokens:
@@ -73,8 +66,7 @@ Ends = list[tuple[int, int]]
 def fragments(source: Any, find_cuts: Any = None, mark: str = "") -> Tokens:
     """Tokens that are the pieces between the bonds that are cut, by their first atoms.
 
-    Which are, if any, a function tells of the molecule without its hydrogens, its bonds
-    and their ends. Names are SMILES with a ``mark`` where a bond was cut.
+    ``find_cuts(heavy, bonds, ends)`` tells which; names have ``mark`` in their place.
     """
     mol = rdkit.as_mol(source)
     with require_package("rdkit.rdBase", "fragments").BlockLogs():
@@ -121,10 +113,7 @@ def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
 
 @lru_cache(maxsize=1)
 def _brics_environments() -> list[tuple[Any, int, int]]:
-    """The query of each environment of BRICS, and those that it is cut from.
-
-    As bits, one for each environment: behind single bonds, and behind double bonds.
-    """
+    """Each query and, as bits, those that single and double bonds cut it from."""
     chem = require_package("rdkit.Chem", "BRICS")
     brics = require_package("rdkit.Chem.BRICS", "BRICS")
     # By their SMARTS: some have several names.
@@ -141,10 +130,8 @@ def _brics_environments() -> list[tuple[Any, int, int]]:
 def _names(
     atoms: list[Any], bonds: list[Any], ends: Ends, of: list[int], mark: str
 ) -> dict[int, str]:
-    """The canonical SMILES of every piece, each of which is built as a molecule.
-
-    RDKit's own ways of cutting a molecule take a time that grows as its square.
-    """
+    """The canonical SMILES of every piece, each of which is built as a molecule."""
+    # RDKit's own ways of cutting a molecule take a time that grows as its square.
     chem = require_package("rdkit.Chem", "names of fragments")
     made = {piece: chem.RWMol() for piece in dict.fromkeys(of)}
     place = [made[i].AddAtom(a) for i, a in zip(of, atoms, strict=True)]
@@ -165,10 +152,9 @@ def _names(
         elif bond.GetStereo() > any_stereo:
             double.append((bond, (a, b)))
     for bond, pair in double:
-        pairs = list(zip(pair, bond.GetStereoAtoms(), strict=False))
         at = [
             place[far] if of[far] == of[near] else across.get((near, far), -1)
-            for near, far in pairs
+            for near, far in zip(pair, bond.GetStereoAtoms(), strict=False)
         ]
         if len(at) == 2 and min(at) >= 0:
             piece = made[of[pair[0]]]

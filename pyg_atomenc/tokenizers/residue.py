@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from pyg_atomenc.chem.codes import by_first_atom, connected
-from pyg_atomenc.chem.rdkit import as_atom_array, check_mol, is_mol
-from pyg_atomenc.chem.residues import check_bonds, find_residues
+from pyg_atomenc.chem.rdkit import check_mol, is_mol, residues_of
+from pyg_atomenc.chem.residues import check_bonds
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import molecule_tokens, structure_tokens
 from pyg_atomenc.tokenizers.fragments import fragments
@@ -34,8 +34,7 @@ class Residue:
     - ``token_label_chain`` and ``token_label_res_id`` ``[T]``, int64: from the
       annotations ``label_asym_id`` and ``label_seq_id``; ``""`` and 0 for none
     - ``token_sym_id`` ``[T]``, int64: from ``sym_id``, the copy in an assembly, or 0
-    - ``representative`` ``[T]``, int64: the Cα of a residue, the C1′ of a nucleotide,
-      else the first atom
+    - ``representative`` ``[T]``, int64: a residue's Cα or C1′, else its first atom
 
     Shapes:
         - input: a biotite ``AtomArray`` or an RDKit ``Mol``, ``N > 0`` atoms, unchanged
@@ -47,7 +46,7 @@ class Residue:
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its residue; see the class."""
-        residues = find_residues(as_atom_array(source))
+        residues = residues_of(source)
         return structure_tokens(residues, residues.index)
 
 
@@ -65,7 +64,7 @@ class Atom:
             check_mol(source)
             names = [atom.GetSymbol() for atom in source.GetAtoms()]
             return molecule_tokens(source, np.arange(len(names)), names)
-        residues = find_residues(as_atom_array(source))
+        residues = residues_of(source)
         return structure_tokens(residues, np.arange(len(residues.index)))
 
 
@@ -82,7 +81,7 @@ class Components:
         """Assign every atom to its component; see the class."""
         if is_mol(source):
             return fragments(source)
-        residues = find_residues(as_atom_array(source))
+        residues = residues_of(source)
         check_bonds(source)
         piece = connected(len(residues.index), source.bonds.as_array()[:, :2])
         return structure_tokens(residues, by_first_atom(piece)[0])

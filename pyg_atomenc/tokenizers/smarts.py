@@ -21,8 +21,8 @@ class Smarts:
     Patterns are tried in their order, the matches of each in the order of RDKit; a
     match that needs an atom of an earlier match is left out, and hydrogens that no
     pattern takes go with their atom. ``token_name`` is the pattern's name, or the
-    element's symbol (``"atom"``) or ``"rest"`` (``"component"``). Tokens are numbered
-    by their first atoms; shapes are those of :class:`~pyg_atomenc.tokenizers.BRICS`.
+    element's symbol (``"atom"``) or ``"rest"`` (``"component"``). Order, shapes and
+    errors are those of :class:`~pyg_atomenc.tokenizers.BRICS`.
 
     Args:
         patterns (dict or sequence): SMARTS by name, or SMARTS that are their own names.
@@ -30,8 +30,7 @@ class Smarts:
             bonds connect are one. (default: ``"atom"``)
 
     Raises:
-        ValueError: If a pattern is no SMARTS, if there is none, or ``rest`` is unknown;
-            if the input is neither, has no atoms or an array no bonds.
+        ValueError: If a pattern is no SMARTS, if there is none, or ``rest`` is unknown.
 
     Example:
         >>> from rdkit import Chem
@@ -45,14 +44,12 @@ class Smarts:
     ) -> None:
         fits = isinstance(patterns, (Mapping, Sequence)) and patterns
         if isinstance(patterns, str) or not fits:
-            raise AtomEncodingError(
-                f"'patterns' is {patterns!r}: pass SMARTS, a list or a dict by name."
-            )
+            mend = "pass SMARTS, a list or a dict by name."
+            raise AtomEncodingError(f"'patterns' is {patterns!r}: {mend}")
         check_choice("rest", rest, ("atom", "component"))
         if not isinstance(patterns, Mapping):
             patterns = {pattern: pattern for pattern in patterns}
-        self.patterns = dict(patterns)
-        self.rest = rest
+        self.patterns, self.rest = dict(patterns), rest
         self._compile()
 
     def _compile(self) -> list[tuple[str, Any]]:
@@ -63,10 +60,8 @@ class Smarts:
             with base.BlockLogs():
                 query = isinstance(pattern, str) and chem.MolFromSmarts(pattern)
             if not query or not query.GetNumAtoms() or not isinstance(name, str):
-                mend = "pass text, and SMARTS that RDKit does not refuse."
-                raise AtomEncodingError(
-                    f"'patterns' has {pattern!r} for {name!r}: {mend}"
-                )
+                mend = f"{name!r}: pass text, and SMARTS that RDKit does not refuse."
+                raise AtomEncodingError(f"'patterns' has {pattern!r} for {mend}")
             queries.append((name, query))
         return queries
 
@@ -81,9 +76,8 @@ class Smarts:
             matches = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
             # RDKit stops at so many without a word.
             if len(matches) == _MOST_MATCHES:
-                raise AtomEncodingError(
-                    f"'patterns' has {self.patterns[name]!r}, which matches too often."
-                )
+                text = f"{self.patterns[name]!r}, which matches too often."
+                raise AtomEncodingError(f"'patterns' has {text}")
             for match in map(list, matches):
                 if (piece[match] < 0).all():
                     piece[match] = len(names)

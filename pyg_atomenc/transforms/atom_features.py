@@ -102,6 +102,5 @@ def _bond_stereo(data: AtomTokenData, edges: Tensor) -> Tensor:
         text = f"'edge_stereo' has {len(code)} rows for {edges.size(1)} bonds"
         warnings.warn(f"{text}, and 'bond_stereo' is 0.", stacklevel=4)
         return highest
-    return highest.scatter_reduce(
-        0, edges.cpu().flatten(), code.cpu().repeat(2), "amax"
-    )
+    atom = edges.cpu().flatten()
+    return highest.scatter_reduce(0, atom, code.cpu().repeat(2), "amax")

@@ -21,10 +21,7 @@ from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.bonds import read_bonds
 from pyg_atomenc.errors import AtomEncodingError
 
-RESIDUE_TYPES = [
-    *("<pad>", "-", *AMINO_ACIDS, "UNK"),
-    *("A", "G", "C", "U", "N", "DA", "DG", "DC", "DT", "DN"),
-]
+RESIDUE_TYPES = ["<pad>", "-", *AMINO_ACIDS, *"UNK A G C U N DA DG DC DT DN".split()]
 """Boltz's residue types, in the order of their codes."""
 
 PROTEIN_BACKBONE = "N CA C O".split()
@@ -45,10 +42,9 @@ _CONFORMERS = ("ideal", "computed", "given")
 class BoltzFeatures(BaseTransform):
     """Adds what :class:`~pyg_atomenc.nn.BoltzAtomEncoder` reads, encoded as Boltz does.
 
-    Defaults are what Boltz-2 does (``featurizerv2.py`` of boltz 2.2.1). It removes
-    hydrogens and waters: read without. Reference positions are never those of the data,
-    the answer; but the handedness of unknown components is. The selenomethionine (MSE)
-    of a polymer becomes methionine, its Se an S.
+    Defaults are Boltz-2's (``featurizerv2.py`` of 2.2.1), which removes hydrogens and
+    waters: read without. Of the data's positions, the answer, only the handedness of
+    unknown components is used. A polymer's MSE becomes methionine, its Se an S.
 
     Adds, for ``N`` atoms and ``T`` tokens:
 
@@ -58,18 +54,16 @@ class BoltzFeatures(BaseTransform):
     - ``ref_space_uid`` ``[N]``, int64: the residue
     - with ``backbone``: ``backbone`` ``[N]``, int64: 0 none; 1 to 4 protein's N, CA, C,
       O; 5 to 16 DNA's, RNA's P, OP1, OP2, O5', C5', C4', O4', C3', O3', C2', O2', C1'
-    - with ``residue``: ``token_res_type`` ``[T]``, int64, 0 to 32; ``token_modified``
-      ``[T]``, 0 or 1; ``token_mol_type`` ``[T]``: ``token_entity_kind``, 0 protein,
-      1 DNA, 2 RNA, 3 other
+    - with ``residue``: ``[T]``, int64: ``token_res_type``, 0 to 32; ``token_modified``,
+      0 or 1; ``token_mol_type``: 0 protein, 1 DNA, 2 RNA, 3 other
 
     Args:
         backbone (bool): Add the kinds of backbone atoms. (default: ``False``)
         residue (bool): Add the features of residues. (default: ``False``)
         version (int): 2 centres the conformer of every residue and moves each on its
             own; 1 (``featurizer.py``) moves all at once, uncentred. (default: ``2``)
-        augment (bool): Move them: a random rotation and a normal shift of 1 Å, by
-            torch's generator, in training and in inference
-            (``center_random_augmentation``). (default: ``True``)
+        augment (bool): Rotate and shift them (normal, 1 Å) by torch's generator, also
+            in inference (``center_random_augmentation``). (default: ``True``)
         conformers (str, optional): ``"ideal"``: of the Chemical Component Dictionary;
             ``"computed"``: by RDKit, of its molecules (``compute_3d_conformer``);
             ``"given"``: ``pos``. A SMILES, and a residue with an atom that is not in
@@ -87,9 +81,8 @@ class BoltzFeatures(BaseTransform):
         seed (int): Of RDKit's embedding. (default: ``0``)
 
     Raises:
-        ValueError: If an argument is none of these, a name has over four characters or
-            others than ASCII, a residue's name no ``token_entity_kind``, or there is
-            nothing to take reference positions from.
+        ValueError: If an argument is none of these, a name not up to four ASCII
+            characters, or ``token_entity_kind`` or what gives positions is missing.
         ImportError: If biotite is missing for a structure, or RDKit for a SMILES.
     """
 
@@ -113,8 +106,7 @@ class BoltzFeatures(BaseTransform):
         """Add the features to a shallow copy."""
         mend = "Read it with from_structure, from_smiles or from_rdmol."
         check_has(data, mend, "z", "atom_name", "atom_to_token")
-        names = _residue_names(data)
-        if names:
+        if names := _residue_names(data):
             mend += " Or set it, of positions in pyg_atomenc.tokenizers.ENTITY_KINDS."
             check_has(data, mend, "token_entity_kind")
         if "MSE" in names:
@@ -170,10 +162,9 @@ class BoltzFeatures(BaseTransform):
         if unknown:
             raise AtomEncodingError(
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
-                f"({data.atom_name[unknown[0]]}): give a SMILES, or bonds of known "
-                f"orders that join the residue, with positions of stereocentres, of "
-                f"not much over 800 atoms with hydrogens, or a "
-                f"conformer as 'pos' with conformers='given'."
+                f"({data.atom_name[unknown[0]]}): give a SMILES, a conformer as 'pos' "
+                f"with conformers='given', or bonds of known orders that join the "
+                f"residue (up to about 800 atoms), with positions of stereocentres."
             )
         return pos, charge
 
@@ -264,9 +255,8 @@ def _reference_spaces(data: AtomTokenData, names: list[str]) -> Tensor:
         return torch.zeros_like(data.atom_to_token)
     copies = data.get("token_sym_id", data.token_res_id).tolist()
     columns = (data.token_chain, data.token_res_id.tolist(), data.token_ins_code)
-    identity = list(zip(*columns, copies, names, strict=True))
     # Neighbouring tokens of one residue share its space.
-    new = [a != b for a, b in pairwise(identity)]
+    new = [a != b for a, b in pairwise(zip(*columns, copies, names, strict=True))]
     space = torch.tensor([0, *new]).cumsum(0)[data.atom_to_token]
     return space.unique(return_inverse=True)[1]
 

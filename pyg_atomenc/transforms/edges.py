@@ -60,8 +60,7 @@ class TokenEdges(BaseTransform):
 
     Adds, for ``E`` directed edges,
 
-    - ``token_edge_index`` ``[2, E]``, int64: rows (source, target), each pair once,
-      sorted by source; no loops
+    - ``token_edge_index`` ``[2, E]``, int64: (source, target), sorted, no loops
     - ``token_edge_attr`` ``[E, K]``, float32: 1 in the columns of kinds that join them
 
     In a batch no edge joins two graphs. :func:`~pyg_atomenc.token_graph` takes these.
@@ -101,9 +100,8 @@ class TokenEdges(BaseTransform):
         column = [edges.new_full(edges.shape[1:], i) for i, edges in enumerate(found)]
         attr = torch.nn.functional.one_hot(torch.cat(column), len(found)).float()
         edges, attr = remove_self_loops(torch.cat(found, dim=1), attr)
-        data.token_edge_index, data.token_edge_attr = coalesce(
-            edges, attr, num_nodes=data.total_num_tokens, reduce="max"
-        )
+        joined = coalesce(edges, attr, num_nodes=data.total_num_tokens, reduce="max")
+        data.token_edge_index, data.token_edge_attr = joined
         return data
 
     def _edges(self, data: AtomTokenData, bonds: Tensor, kind: str) -> Tensor:
@@ -122,10 +120,7 @@ class TokenEdges(BaseTransform):
 def neighbors(
     pos: Tensor, batch: Optional[Tensor], cutoff: float, max_neighbors: Optional[int]
 ) -> Tensor:
-    """The pairs (neighbour, point) of points ``[N, 3]`` at most ``cutoff`` apart.
-
-    Sorted by the point, then by the neighbour; points that are not finite have none.
-    """
+    """The pairs (neighbour, point) of finite ``pos`` up to ``cutoff`` apart, sorted."""
     spatial = require_package("scipy.spatial", "neighbours in space")
     place = pos.detach().double().cpu().numpy()
     if batch is not None:

@@ -31,11 +31,9 @@ _NAMES = {place: name for name, place in _PLACES.items()}
 class ToHetero(BaseTransform):
     """Turns a graph into a ``HeteroData`` with nodes of type ``atom`` and ``token``.
 
-    - ``data['atom']`` holds what every atom has, ``data['token']`` what is named
-      ``token_*`` in the graph, without that prefix
+    - ``data['atom']`` has what atoms have, ``['token']`` ``token_*`` without the prefix
     - lists, such as names, are kept whole in the dictionary ``lists`` of their nodes or
-      bonds; ``list_id``, int64, says where each one's entry stands, also after
-      ``subgraph`` or in a ``NeighborLoader``
+      bonds; ``list_id``, int64, says where entries stand, also in a ``NeighborLoader``
     - ``data['atom', 'in', 'token'].edge_index`` ``[2, N]``, int64, is ``atom_to_token``
     - ``data['atom', 'bond', 'atom']`` holds the bonds, ``['atom', 'radius', 'atom']``
       what :class:`RadiusEdges` found, ``['token', 'edge', 'token']`` what
@@ -66,7 +64,7 @@ class ToHetero(BaseTransform):
             # Of a graph with one atom or bond, PyG takes a label for theirs.
             label = name == "y" and isinstance(value, Tensor) and len(value) == 1
             kind, own_name = _PLACES.get(name, (None, name))
-            if is_token_attr(name) and kind is None:
+            if kind is None and is_token_attr(name):
                 kind, own_name = "token", name.removeprefix("token_")
             elif kind is None and not label and data.is_node_attr(name):
                 kind = "atom"
@@ -91,9 +89,8 @@ class FromHetero(BaseTransform):
     Every attribute, also one added since, is kept, named as ``ToHetero`` reads it.
 
     Raises:
-        ValueError: If the data is no ``HeteroData``, is a batch, lacks nodes of a type
-            or the edges ``('atom', 'in', 'token')``, gives an atom no token or several,
-            has other types, or has gone through ``T.ToSparseTensor``.
+        ValueError: If the data is no ``HeteroData``, is a batch, lacks types or has
+            others, gives an atom no or several tokens, or came by ``T.ToSparseTensor``.
     """
 
     def forward(self, data: HeteroData) -> AtomTokenData:
@@ -106,10 +103,8 @@ class FromHetero(BaseTransform):
         for kind in there:
             known = needed.union(kind for kind, _ in _NAMES)
             if kind not in known or (kind != _BOND and "adj_t" in data[kind]):
-                mend = "remove it, or apply T.ToSparseTensor after FromHetero."
-                raise AtomEncodingError(
-                    f"'data' has {kind!r}, or 'adj_t' in it: {mend}"
-                )
+                mend = "in it: remove it, or apply T.ToSparseTensor after FromHetero."
+                raise AtomEncodingError(f"'data' has {kind!r}, or 'adj_t' {mend}")
         out, (atom, token) = AtomTokenData(), data[_INSIDE].edge_index
         out.num_tokens = int(data["token"].num_nodes)
         count, order = data["atom"].num_nodes, atom.argsort(stable=True)

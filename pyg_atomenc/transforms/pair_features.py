@@ -22,12 +22,10 @@ _FARTHEST = 6
 class PairFeatures(BaseTransform):
     r"""Adds ``pair_attr`` ``[P, D]``, float32: features of the pairs inside tokens.
 
-    There is a row for every column of ``data.token_layout().to_edge_index()``, in that
-    order, ``P`` the sum of the tokens' squared sizes; an encoder reads them as
-    ``edge_attr``, of one graph or a batch. The columns are
+    There is a row for each column of ``data.token_layout().to_edge_index()``, ``P`` the
+    sum of the tokens' squared sizes; an encoder reads it as ``edge_attr``. Columns are
 
-    - bond type: one-hot over the 5 :data:`~pyg_atomenc.io.BOND_TYPES`, zeros where no
-      bond joins the two atoms
+    - bond type: one-hot over the 5 :data:`~pyg_atomenc.io.BOND_TYPES`, or zeros
     - graph distance: one-hot over 0, 1, …, 6 bonds on the shortest path, and a column
       for what is further or not connected; paths may leave the token
     - spatial distance: ``num_rbf`` Gaussians of ‖r_a − r_b‖, with centres spread evenly

@@ -172,7 +172,7 @@ def test_no_file(tmp_path):
     with pytest.raises(FileFormatError, match="cannot be read"):
         from_structure(tmp_path / "folder.cif")
     only_water = write(tmp_path, "water.pdb", PDB.splitlines()[7] + "\nEND\n")
-    with pytest.raises(FileFormatError, match="no atoms in model 1 but 1 of waters"):
+    with pytest.raises(FileFormatError, match="in model 1 but 1 that 'waters'"):
         from_structure(only_water, waters=False)
 
 
