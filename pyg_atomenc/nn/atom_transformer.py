@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Optional, Self, Union
+from typing import Any, Optional, Self, Union, cast
 
 import torch
 from torch import Tensor
@@ -10,14 +10,27 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
 
 import pyg_atomenc.checks as checks
-from pyg_atomenc.attention import Bias, Layout, as_layout, check_backend
+from pyg_atomenc.attention import (
+    Bias,
+    Layout,
+    WindowBias,
+    WindowLayout,
+    as_layout,
+    check_backend,
+    is_readable,
+)
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
     ConditionedTransition,
     ZeroLinear,
 )
-from pyg_atomenc.nn.pair_bias_attention import PairBias, PairBiasAttention, WindowPairs
+from pyg_atomenc.nn.pair_bias_attention import (
+    PairBias,
+    PairBiasAttention,
+    WindowPairs,
+    window_groups,
+)
 from pyg_atomenc.nn.projections import reset_children
 
 
@@ -48,12 +61,7 @@ class TransformerConditioning(TensorDataclass):
 
 
 class AtomTransformerLayer(torch.nn.Module):
-    """Conditioned attention and transition, each with its residual.
-
-    Algorithm 23 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w), one after the other as Boltz has it.
-    The arguments are those of :class:`AtomTransformer`.
-    """
+    """One layer of :class:`AtomTransformer`, whose arguments these are."""
 
     def __init__(
         self,
@@ -82,12 +90,27 @@ class AtomTransformerLayer(torch.nn.Module):
         layout: Layout,
         modulation: tuple[Tensor, ...],
         bias: Optional[Bias],
+        targets: Optional[slice] = None,
     ) -> Tensor:
-        """Attend and transform ``[N, C]`` or ``[M, N, C]``."""
-        scale, shift, gate, *transition = modulation
-        attended = self.attention(self.norm(x, scale, shift), layout, bias)
-        x = torch.addcmul(x, gate, attended)
-        x = x + self.transition(x, *transition)
+        """Attend and transform ``[N, C]`` or ``[M, N, C]``: all, or the targets."""
+        alone = targets is None and not torch.is_grad_enabled() and is_readable(x)
+        windows = isinstance(layout, WindowLayout) and x.device.type == "cpu"
+        if alone and windows and not isinstance(bias, Tensor):
+            # The atoms of a few windows stay in cache through all of the layer.
+            parts, known = [], cast(WindowLayout, layout)
+            for group in window_groups(known):
+                queries, keys, part = known.part(group)
+                inner = slice(queries.start - keys.start, queries.stop - keys.start)
+                seen = tuple(value[keys] for value in modulation)
+                own = None if bias is None else WindowBias(bias.values[group])
+                parts.append(self.forward(x[..., keys, :], part, seen, own, inner))
+            return torch.cat(parts, dim=-2) if parts else x
+        targets = slice(None) if targets is None else targets
+        scale, shift, *rest = modulation
+        attended = self.attention(self.norm(x, scale, shift), layout, bias, targets)
+        gate, *transition = (value[targets] for value in rest)
+        x = torch.addcmul(x[..., targets, :], gate, attended)
+        x = self.transition(x, *transition)
         return x if self.post_norm is None else self.post_norm(x)
 
 

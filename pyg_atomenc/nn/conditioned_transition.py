@@ -6,9 +6,6 @@ from torch.nn import functional as F
 
 from pyg_atomenc.attention import layer_norm
 
-# Atoms that are transformed together where no gradients are asked for.
-MAX_ROWS = 1024
-
 
 class AdaptiveLayerNorm(torch.nn.Module):
     r"""LayerNorm whose scale and shift come from a condition.
@@ -39,11 +36,7 @@ class AdaptiveLayerNorm(torch.nn.Module):
 
 
 class ZeroLinear(torch.nn.Linear):
-    """A linear layer that starts at zero, or with a bias at -2: a gate nearly shut.
-
-    So start the gates of Algorithms 24 and 25 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w).
-    """
+    """Starts at zero, or with a bias at -2: a gate nearly shut, as in AlphaFold 3."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
         super().__init__(in_channels, out_channels, bias)
@@ -56,17 +49,15 @@ class ZeroLinear(torch.nn.Linear):
 
 
 class ConditionedTransition(torch.nn.Module):
-    r"""The feed-forward block of a conditioned transformer, without its residual.
+    r"""The feed-forward block of a conditioned transformer, with its residual.
 
     .. math::
         a = \mathrm{AdaLN}(x, c), \qquad
-        \sigma(W_c c + b_c) \odot W_o
+        x + \sigma(W_c c + b_c) \odot W_o
         (\mathrm{silu}(W_g a) \odot W_v a \odot W_u a)
 
-    Algorithm 25 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w), with Boltz's 3rd factor :math:`W_u a`.
-    Input and output are ``[..., channels]``, the condition is ``[..., cond_channels]``;
-    inside there are ``expansion`` times the channels.
+    Algorithm 25 of that supplement, with Boltz's 3rd factor :math:`W_u a`. Shapes are
+    as of :class:`AdaptiveLayerNorm`; inside are ``expansion`` times the channels.
     """
 
     def __init__(self, channels: int, cond_channels: int, expansion: int = 2) -> None:
@@ -85,13 +76,6 @@ class ConditionedTransition(torch.nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
         """Transform ``[..., C]`` with what :meth:`modulation` gave."""
-        if not torch.is_grad_enabled() and x.size(-2) > MAX_ROWS:
-            # The inner channels of a few atoms stay in cache.
-            out = torch.empty_like(x)
-            parts = (t.split(MAX_ROWS, dim=-2) for t in (x, scale, shift, gate, out))
-            for *part, rows in zip(*parts, strict=True):
-                rows.copy_(self(*part))
-            return out
         a = self.norm(x, scale, shift)
         inner = F.silu(self.lin_gate(a)) * self.lin_value(a) * self.lin_up(a)
-        return gate * self.lin_out(inner)
+        return torch.addcmul(x, gate, self.lin_out(inner))

@@ -47,21 +47,19 @@ class PairBias(torch.nn.Module):
 
     .. math:: \beta^l_{ab} = W^l \, \mathrm{LN}^l(p_{ab})
 
-    the pair bias of Algorithm 24 of AlphaFold 3's supplement
-    (https://doi.org/10.1038/s41586-024-07487-w). Features ``[E, C]``, one row an edge,
-    give ``depth`` biases ``[E, H]``; a function that makes those of some windows, see
+    as in :class:`PairBiasAttention`. Features ``[E, C]``, one row an edge, give
+    ``depth`` biases ``[E, H]``; a function that makes those of some windows, see
     ``WindowPairs``, gives :class:`~pyg_atomenc.attention.WindowBias`.
     """
 
     def __init__(
-        self, pair_channels: int, heads: int, depth: int, shared_norm: bool
+        self, channels: int, heads: int, depth: int, shared_norm: bool
     ) -> None:
         super().__init__()
-        self.pair_channels = pair_channels
-        self.heads = heads
+        self.pair_channels, self.heads = channels, heads
         count = 1 if shared_norm else depth
-        norms = (torch.nn.LayerNorm(pair_channels) for _ in range(count))
-        lins = (torch.nn.Linear(pair_channels, heads, bias=False) for _ in range(depth))
+        norms = (torch.nn.LayerNorm(channels) for _ in range(count))
+        lins = (torch.nn.Linear(channels, heads, bias=False) for _ in range(depth))
         self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
 
     def forward(self, pair: Union[Tensor, WindowPairs], layout: Layout) -> list[Bias]:
@@ -74,9 +72,7 @@ class PairBias(torch.nn.Module):
             return [lin(norm(pair)) for norm, lin in layers]
         # Weight and bias of every layer's LayerNorm and projection in one.
         weights = ((folded_weight(lin, "lins"), norm) for norm, lin in layers)
-        folded = [
-            (weight * norm.weight, weight @ norm.bias) for weight, norm in weights
-        ]
+        folded = [(w * norm.weight, w @ norm.bias) for w, norm in weights]
         if isinstance(pair, Tensor):
             # The layers' LayerNorms differ in their weights alone.
             normed = layer_norm(pair)
@@ -132,10 +128,17 @@ class PairBiasAttention(torch.nn.Module):
 
     __prepare_scriptable__ = refuse_script
 
-    def forward(self, x: Tensor, layout: Layout, bias: Optional[Bias] = None) -> Tensor:
-        """Attend as a layout says; shapes are those of the class."""
-        linears = (self.lin_query, self.lin_key, self.lin_value)
-        qkv = [linear(x).unflatten(-1, (self.heads, -1)) for linear in linears]
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        bias: Optional[Bias] = None,
+        targets: slice = slice(None),
+    ) -> Tensor:
+        """Attend as a layout says, from some of the atoms to all; shapes as there."""
+        target = x[..., targets, :]
+        projected = self.lin_query(target), self.lin_key(x), self.lin_value(x)
+        qkv = [part.unflatten(-1, (self.heads, -1)) for part in projected]
         attend = partial(attention, layout=layout, bias=bias, backend=self.backend)
         # Softmax and sums stay in float32 under autocast.
         with without_autocast(x.device):
@@ -143,5 +146,5 @@ class PairBiasAttention(torch.nn.Module):
                 out = attend(*qkv)
             else:
                 outs = [attend(*sample) for sample in zip(*qkv, strict=True)]
-                out = torch.stack(outs) if outs else qkv[2]
-        return self.lin_out(self.lin_gate(x).sigmoid() * out.flatten(-2))
+                out = torch.stack(outs) if outs else qkv[0]
+        return self.lin_out(self.lin_gate(target).sigmoid() * out.flatten(-2))

@@ -1,10 +1,8 @@
 """The dense backend's attention over windows: batches of [W, H] matrices.
 
-Atoms are projected once, before; every window gathers the keys and values that it sees.
-Windows are taken in groups: on a CPU so few that a group stays in cache, elsewhere so
-many that their matrices fit in memory. Where nobody asks for gradients, torch's fused
-attention runs each group; else plain operations do, which autograd follows any number
-of times.
+Every window gathers the keys and values that it sees. Windows are taken in groups: on a
+CPU so few that a group stays in cache, elsewhere as many as fit in memory. Where nobody
+asks for gradients, torch's fused attention runs each group; else plain operations do.
 """
 
 from functools import partial

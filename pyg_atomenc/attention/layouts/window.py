@@ -1,10 +1,7 @@
-"""Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz.
-
-A bias on their logits may be laid out as the logits themselves.
-"""
+"""Which atoms attend to which: sequence-local windows, as in AlphaFold 3 and Boltz."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -39,6 +36,7 @@ class WindowLayout(Layout):
         queries, keys (int): Queries ``W`` and keys ``H`` of a full window.
         num_atoms (int): The number of atoms ``N``.
         num_pairs (int): The number of edges of :meth:`to_edge_index`.
+        num_keys (int, optional): Atoms that a :meth:`part` attends to. (default: all)
     """
 
     ptr: Tensor
@@ -50,6 +48,7 @@ class WindowLayout(Layout):
     keys: int
     num_atoms: int
     num_pairs: int
+    num_keys: Optional[int] = None
 
     kind = "windows"
     tensors = ("ptr", "query_start", "query_stop", "key_start", "key_stop")
@@ -107,6 +106,11 @@ class WindowLayout(Layout):
         return WindowLayout(ptr, *moved, *numbers)
 
     @property
+    def num_sources(self) -> int:
+        """The number of atoms that are attended to."""
+        return self.num_atoms if self.num_keys is None else self.num_keys
+
+    @property
     def num_windows(self) -> int:
         """The number of windows ``K``."""
         return self.query_start.size(0)
@@ -122,6 +126,18 @@ class WindowLayout(Layout):
     def _sizes(self) -> tuple[Tensor, Tensor]:
         return self.query_stop - self.query_start, self.key_stop - self.key_start
 
+    def part(self, windows: slice) -> tuple[slice, slice, "WindowLayout"]:
+        """Windows' queries, the keys that they see, and the layout of these alone."""
+        begin, end, first, last = (getattr(self, x)[windows] for x in self.tensors[1:])
+        pairs = int(((end - begin) * (last - first)).sum())
+        # From window to window limits never fall.
+        queries = slice(int(begin[0]), int(end[-1]))
+        keys = slice(int(first[0]), int(last[-1]))
+        limits: Any = begin - queries.start, end - queries.start
+        limits += first - keys.start, last - keys.start, self.queries, self.keys
+        limits += queries.stop - queries.start, pairs, keys.stop - keys.start
+        return queries, keys, WindowLayout(self.ptr, *limits)
+
     def pair_index(self, windows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """The edge of every place of the windows ``[K, W, H]``, and which are edges.
 
@@ -130,10 +146,8 @@ class WindowLayout(Layout):
         row = torch.arange(self.queries, device=self.device).view(1, -1, 1)
         column = torch.arange(self.keys, device=self.device).view(1, 1, -1)
         rows, columns = self._sizes()
-        first = pointers(rows * columns)[:-1]
-        first, rows, columns = (
-            x[windows].view(-1, 1, 1) for x in (first, rows, columns)
-        )
+        of_windows = pointers(rows * columns)[:-1], rows, columns
+        first, rows, columns = (x[windows].view(-1, 1, 1) for x in of_windows)
         place = row.minimum(rows - 1) * columns + column.minimum(columns - 1)
         return first + place, (row < rows) & (column < columns)
 

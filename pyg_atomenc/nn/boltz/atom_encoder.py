@@ -32,10 +32,9 @@ _FORM = "diffusion=True"
 
 @dataclass(frozen=True, eq=False)
 class BoltzConditioning(TensorDataclass):
-    """All of a batch that does not change from step to step.
+    """Of :meth:`BoltzAtomEncoder.condition`, what does not change from step to step.
 
-    :meth:`BoltzAtomEncoder.condition` makes it of the weights as they were and in its
-    grad mode: once the weights change, or for training after inference, make it anew.
+    Once weights or grad mode change, as for training after inference, make it anew.
     """
 
     layout: TokenLayout  # which atoms form a token
@@ -104,9 +103,7 @@ class BoltzAtomEncoder(BoltzModule):
 
     Args:
         config (BoltzConfig, optional): Sizes, options. (default: that of ``boltz2()``)
-        checkpoint (bool): In training, compute the transformer's layers again in the
-            backward pass. (default: ``False``)
-        backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
+        checkpoint, backend: As for :class:`~pyg_atomenc.nn.AtomTransformer`.
 
     Raises:
         ValueError: If an option is unknown, or inputs do not fit the config.
@@ -128,16 +125,13 @@ class BoltzAtomEncoder(BoltzModule):
         self.lin_token = torch.nn.Linear(channels, config.out_channels, bias=False)
 
     def condition(self, data: Any = None, **inputs: Any) -> BoltzConditioning:
-        """Compute what does not change from step to step, of any number of samples.
+        """Compute once, of any number of samples, what serves every step.
 
         Args:
             data (Data or BoltzInputs, optional): A graph or batch with what is not
                 passed, as :class:`~pyg_atomenc.transforms.BoltzFeatures` makes it.
             **inputs: What :class:`BoltzInputs` has, by name: ``s_trunk`` and
                 ``z_trunk`` of the diffusion form, and what the data lacks.
-
-        Raises:
-            ValueError: If something is missing or does not fit.
         """
         given, config = BoltzInputs.from_data(data, **inputs), self.config
         with torch.autocast(self.lin_token.weight.device.type, enabled=False):
@@ -202,10 +196,9 @@ class BoltzAtomDecoder(BoltzModule):
     """The atom attention decoder of Boltz-1 and Boltz-2.
 
     Token features are added to those of their atoms, which attend in the windows of the
-    encoder once more, and give an update of their coordinates: Algorithm 6 of AlphaFold
-    3's supplement (https://doi.org/10.1038/s41586-024-07487-w).
-
-    Arguments and errors are those of :class:`BoltzAtomEncoder`, in the diffusion form.
+    encoder once more, and give an update of their coordinates: Algorithm 6 where the
+    encoder's is 5. Arguments and errors are those of :class:`BoltzAtomEncoder`, in the
+    diffusion form.
     """
 
     def _make(self, config: BoltzConfig, transformer: Any) -> None:
@@ -215,10 +208,9 @@ class BoltzAtomDecoder(BoltzModule):
             )
         channels = config.atom_channels
         self.lin_token = ZeroLinear(config.out_channels, channels)
-        self.transformer = transformer(
-            depth=config.decoder_depth, post_norm=config.post_norm
-        )
-        norm = torch.nn.Identity if config.post_norm else torch.nn.LayerNorm
+        depth, post_norm = config.decoder_depth, config.post_norm
+        self.transformer = transformer(depth=depth, post_norm=post_norm)
+        norm = torch.nn.Identity if post_norm else torch.nn.LayerNorm
         self.norm_out = norm(channels)
         self.lin_out = ZeroLinear(channels, 3)
 

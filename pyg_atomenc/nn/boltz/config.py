@@ -13,9 +13,7 @@ NAME_CHARACTERS, NAME_LENGTH = 64, 4
 class BoltzConfig:
     """Sizes and options of :class:`BoltzAtomEncoder` and :class:`BoltzAtomDecoder`.
 
-    :meth:`boltz1` and :meth:`boltz2` give those of the two versions (`Boltz-1
-    <https://doi.org/10.1101/2024.11.19.624167>`_, `Boltz-2
-    <https://doi.org/10.1101/2025.06.14.659707>`_).
+    :meth:`boltz1` and :meth:`boltz2` give those of the two versions.
 
     Args:
         diffusion (bool): The form inside the diffusion model, which takes trunk
@@ -27,10 +25,8 @@ class BoltzConfig:
         atom_names (bool): Whether the characters of the atoms' names are features.
         backbone, residue (bool): Whether kinds of backbone atoms are, and residues'.
         post_norm (bool): Whether layers end with a LayerNorm.
-        atom_channels (int): Channels of an atom, ``atom_s``.
-        pair_channels (int): Channels of a pair of atoms, ``atom_z``.
-        token_channels (int): Channels of a token in the trunk, ``token_s``.
-        token_pair_channels (int): Channels of a pair of tokens, ``token_z``.
+        atom_channels, pair_channels (int): Of atoms and pairs, ``atom_s``, ``atom_z``.
+        token_channels, token_pair_channels (int): Trunk's ``token_s`` and ``token_z``.
         queries, keys (int): Queries ``W`` and keys ``H`` of a window.
         heads (int): Number of heads.
         encoder_depth, decoder_depth (int): Layers of the encoder and of the decoder.

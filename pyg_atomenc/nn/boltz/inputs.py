@@ -22,12 +22,9 @@ class BoltzInputs(TensorDataclass):
     :class:`~pyg_atomenc.transforms.BoltzFeatures` makes all but the trunk's.
 
     Args:
-        ref_pos (Tensor): Reference positions ``[N, 3]``, in ångström.
-        ref_charge (Tensor): Formal charges ``[N]``.
+        ref_pos, ref_charge, ref_atom_name_chars, ref_space_uid (Tensor): Of every atom,
+            as that transform has them; the names where the config does.
         z (Tensor): Atomic numbers ``[N]``.
-        ref_atom_name_chars (Tensor): Codes of the names' characters ``[N, 4]``, 0 to
-            63: ``ord - 32``, modulo 64; where the config has them.
-        ref_space_uid (Tensor): The reference conformer of every atom ``[N]``.
         atom_to_token (Tensor or TokenLayout): The token of every atom ``[N]``.
         batch (Tensor, optional): Graph of every atom ``[N]``, sorted. (default: all 0)
         ptr (Tensor, optional): First atoms of the graphs, and ``N`` ``[G + 1]``; needed
@@ -39,10 +36,8 @@ class BoltzInputs(TensorDataclass):
             gives them: the ``[n_g, n_g]`` blocks of all graphs flattened to
             ``[sum of n_g ** 2, token_pair_channels]``, or padded
             ``[G, n, n, token_pair_channels]``; needed in the diffusion form.
-        backbone (Tensor, optional): Kinds of backbone atoms ``[N]``, 0 to 16, where the
-            config has them.
-        token_res_type, token_modified, token_mol_type (Tensor, optional): Of residues,
-            the type, 0 to 32, whether modified, and of molecules, 0 to 3 ``[T]``.
+        backbone, token_res_type, token_modified, token_mol_type (Tensor, optional): As
+            that transform has them, where the config does.
     """
 
     ref_pos: Optional[Tensor] = None

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize, prune
 from torch_geometric.data import Data
 
 from pyg_atomenc.attention.dense import windows as dense_windows
-from pyg_atomenc.nn import BoltzConfig, conditioned_transition, pair_bias_attention
+from pyg_atomenc.nn import BoltzConfig, pair_bias_attention
 from pyg_atomenc.nn.boltz import atom_encoder, embedding
 
 
@@ -36,7 +36,6 @@ def test_groups_of_windows_and_rows_change_nothing(grad, monkeypatch):
         monkeypatch.setattr(pair_bias_attention, "CPU_WINDOWS", windows)
         monkeypatch.setattr(embedding, "MAX_ROWS", rows)
         monkeypatch.setattr(dense_windows, "CPU_WINDOWS", windows)
-        monkeypatch.setattr(conditioned_transition, "MAX_ROWS", rows)
         monkeypatch.setattr(atom_encoder, "MAX_ROWS", rows)
         with torch.set_grad_enabled(grad):
             outs.append(run(encoder, decoder, flat))
