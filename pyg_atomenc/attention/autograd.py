@@ -6,10 +6,10 @@ of its own. Where that is not enough (second derivatives, vmap, torch.func, tang
 autograd follows the forward formula, written in torch operations.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pyg_atomenc.attention.layouts.edge import EdgeLayout
 from pyg_atomenc.attention.layouts.token import NOT_RECORDED, TokenLayout
 from pyg_atomenc.attention.ragged import pointers
 from pyg_atomenc.attention.tracing import (
@@ -24,6 +25,8 @@ from pyg_atomenc.attention.tracing import (
     is_batched,
     is_readable,
     outside_of_transforms,
+    unwrapped,
+    vmap_depth,
 )
 from pyg_atomenc.checks import check_rows
 
@@ -33,20 +36,24 @@ Tensors = Sequence[Any]
 Needed = Sequence[bool]
 Gradients = list[Optional[Tensor]]
 
-_CONTEXT = "Tensor perm, Tensor ptr, Tensor host_ptr, float dropout, Tensor? seed"
+_INDICES = "Tensor perm, Tensor ptr, Tensor host_ptr"
+_CONTEXT = f"{_INDICES}, float dropout, Tensor? seed, Tensor? source"
 
 
 class OperatorContext(NamedTuple):
     """What an operator gets beside the tensors that it is differentiated by."""
 
-    perm: Tensor  # the atoms sorted by token [N]
+    perm: Tensor  # the atoms sorted by token [N], or edges by target
     ptr: Tensor  # where each token's atoms start in `perm` [T + 1]
     host_ptr: Tensor  # the same, on the CPU
     dropout: float
     seed: Optional[Tensor]  # of the dropout [1], on the CPU
+    source: Optional[Tensor] = None  # of every edge, for which there are no tokens
 
     @staticmethod
-    def from_layout(layout: TokenLayout, dropout: float) -> "OperatorContext":
+    def from_layout(
+        layout: Union[TokenLayout, EdgeLayout], dropout: float
+    ) -> "OperatorContext":
         """The context of a layout; draws the seed of this call's dropout.
 
         The seed comes from torch's CPU generator, so that `torch.manual_seed` and
@@ -55,24 +62,33 @@ class OperatorContext(NamedTuple):
         seed = None
         if dropout > 0:
             seed = draw(lambda: torch.randint(2**62, (1,), device="cpu"))
+        if isinstance(layout, EdgeLayout):
+            perm, ptr, host = layout.by_target()
+            source = layout.edge_index[0]
+        else:
+            perm, ptr, host, source = layout.perm, layout.ptr, layout.host_ptr, None
         # Whoever moved all tensors of a layout moved this one, too.
-        host = layout.host_ptr
         host = host if host.device.type in ("cpu", "meta") else host.cpu()
-        return OperatorContext(layout.perm, layout.ptr, host, dropout, seed)
+        if torch._C._are_functorch_transforms_active():
+            perm, ptr, host = (unwrapped("layout", t) for t in (perm, ptr, host))
+            source = None if source is None else unwrapped("layout", source)
+        return OperatorContext(perm, ptr, host, dropout, seed, source)
 
     @property
     def num_tokens(self) -> int:
-        """The number of tokens, empty ones included."""
+        """Empty ones included."""
         return self.ptr.size(0) - 1
 
     @property
     def num_atoms(self) -> int:
-        """The number of atoms."""
+        """Or of edges."""
         return self.perm.size(0)
 
     @property
     def num_pairs(self) -> int:
         """The pairs inside tokens; as if all had one size, where sizes are unknown."""
+        if self.source is not None:
+            return self.perm.size(0)
         if is_readable(self.host_ptr):
             return int(self.host_ptr.diff().square().sum())
         return self.num_atoms**2 // max(self.num_tokens, 1)
@@ -121,22 +137,21 @@ _PLANNED = WeakTensorKeyDictionary()
 
 def plan_once(context: OperatorContext, key: Any, make: Callable[[], T]) -> T:
     """The plan ``key`` that ``make`` gives, once for a layout that nobody edits."""
-    if torch._C._are_functorch_transforms_active():
-        # What is made inside of a transform does not outlive it.
-        return make()
     perm, host = context.perm, context.host_ptr
     versions = tuple(0 if t.is_inference() else t._version for t in (perm, host))
     found = _PLANNED.get(perm)
     if found is None or found.host_ptr is not host or found.versions != versions:
         found = _PLANNED[perm] = _Planned(host, versions, {})
     if key not in found.plans:
-        # What inference mode makes could not be used by autograd later.
-        with torch.inference_mode(False):
+        # What inference mode or a transform makes could not be used after it.
+        transformed = torch._C._are_functorch_transforms_active()
+        apart = outside_of_transforms() if transformed else nullcontext()
+        with apart, torch.inference_mode(False):
             found.plans[key] = make()
     return found.plans[key]
 
 
-Forward = Callable[[Tensors, OperatorContext], tuple[Tensor, ...]]
+Forward = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -146,13 +161,14 @@ class OperatorDefinition:
     forward: Forward  # gives a tuple of outputs
     # Also gets the output gradients, None where nobody used the output, and `needed`;
     # gives one gradient per tensor, None where it is not needed.
-    backward: Callable[[Tensors, OperatorContext, Tensors, Needed], Gradients]
+    backward: Callable[..., Gradients]
     shapes: Forward  # gives a tuple of empty outputs
     # Gets the pairs inside tokens for the context; see `flops.py`.
     flops: Callable[..., int]
-    # `forward` in torch operators, which are differentiable any number of times when
-    # gradients are enabled, where it is not that itself.
+    # `forward` in torch operators, with any number of derivatives, if it is not that.
     reference: Optional[Forward] = None
+    # Whether both passes also take a list, where the one puts what the other may find.
+    keeps: bool = False
 
 
 def empty_gradients(tensors: Tensors, needed: Needed) -> Gradients:
@@ -224,7 +240,13 @@ def define_operator(
         if needs_reference(outputs):
             found = _pull_back(reference, tensors, outputs, context, needed)
         elif any(grad is not None for grad in outputs):
-            found = backward_op(*tensors, *outputs, *context, needed)
+            if torch.is_grad_enabled() or not is_plain((*tensors, *outputs)):
+                found = backward_op(*tensors, *outputs, *context, needed)
+            else:
+                given: tuple[Any, ...] = (tensors, context, outputs, needed)
+                given = (*given, ctx.kept) if definition.keeps else given
+                with entered(f"{name}_backward", context):
+                    found = definition.backward(*given)
             found = [g if need else None for g, need in zip(found, needed, strict=True)]
         return (*found, *[None] * len(context))
 
@@ -266,11 +288,34 @@ def define_operator(
 
     forward_op.register_vmap(vectorize)
 
+    class Direct(torch.autograd.Function):
+        """The operator without a dispatcher around it, which takes its time."""
+
+        @staticmethod
+        def forward(ctx: Any, *values: Any) -> tuple[Tensor, ...]:
+            _remember(ctx, values, None)
+            tensors, context = split(values)
+            # Hooks on what is saved, as of checkpoints, would not see what is kept.
+            hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+            keeps = definition.keeps and any(ctx.needs_input_grad) and hooks is None
+            kept = [ctx.kept] if keeps else []
+            with entered(name, context):
+                outputs = definition.forward(tensors, context, *kept)
+            # Views among several outputs could not be edited.
+            return tuple(out.clone() if out._is_view() else out for out in outputs)
+
+        backward = staticmethod(first_derivative)
+
     def call(*values: Any) -> tuple[Tensor, ...]:
         tensors, context = values[:-1], values[-1]
         if needs_reference(tensors):
             with without_autocast(context.perm.device):
                 return reference(tensors, context)
+        if is_plain((*tensors, context.perm)):
+            if torch.is_grad_enabled():
+                return Direct.apply(*tensors, *context)
+            with entered(name, context):
+                return definition.forward(tensors, context)
         outputs = forward_op(*tensors, *context)
         return (outputs,) if num_outputs == 1 else outputs
 
@@ -295,6 +340,31 @@ def needs_reference(tensors: Tensors) -> bool:
     )
 
 
+def is_plain(tensors: Tensors) -> bool:
+    """Whether nobody but autograd looks on: no trace, mode, or tensor of its own kind.
+
+    An operator is for those; its call takes as long as some tokens.
+    """
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    if watched or vmap_depth() > 0:
+        return False
+    return all(t is None or (type(t) in _TENSORS and not t.is_meta) for t in tensors)
+
+
+_TENSORS = (Tensor, torch.nn.Parameter)
+
+
+@contextmanager
+def entered(name: str, context: OperatorContext) -> Iterator[None]:
+    """What an operator runs in: types as it chooses, and a name for a profiler."""
+    with without_autocast(context.perm.device):
+        if not torch.autograd.profiler._is_profiler_enabled:
+            yield
+        else:
+            with torch.profiler.record_function(f"pyg_atomenc::{name}"):
+                yield
+
+
 def is_autocast_enabled(device: torch.device) -> bool:
     """Whether autocast chooses types, which the meta device knows nothing of."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
@@ -310,6 +380,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 def _remember(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
     # An output that nobody used gets no gradient, rather than zeros.
     ctx.set_materialize_grads(False)
+    ctx.kept = []
     ctx.save_for_backward(*[v if isinstance(v, Tensor) else None for v in inputs])
     ctx.others = [None if isinstance(v, Tensor) else v for v in inputs]
 

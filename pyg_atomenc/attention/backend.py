@@ -35,10 +35,7 @@ class Backend(ABC):
     }
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
-        """Why this backend cannot run ``inputs``; an empty list where it can.
-
-        That the layout is one of :attr:`layouts` was seen to before.
-        """
+        """Why it cannot run ``inputs``, of one of its layouts; empty where it can."""
         return []
 
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
@@ -53,8 +50,7 @@ class Backend(ABC):
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         """The mean output of every token ``[T, H, D]``, and atom weights ``[N, H]``.
 
-        The layout is one of tokens. The weights are those before dropout, in the
-        accumulation type.
+        The layout is one of tokens; weights are before dropout, of accumulation type.
         """
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:

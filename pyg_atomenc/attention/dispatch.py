@@ -32,9 +32,7 @@ def check_backend(name: str) -> str:
 def choose_backend(name: str, inputs: Inputs) -> Backend:
     """The backend ``name``, or for ``"auto"`` the first that can run ``inputs``.
 
-    Raises:
-        ValueError: If the named backend, or none at all, can run them; the message
-            lists every backend that was asked, and its reasons.
+    Where none can, a ValueError lists every backend that was asked, and its reasons.
     """
     if leaves_package():
         return _plain(check_backend(name), inputs)
@@ -42,8 +40,8 @@ def choose_backend(name: str, inputs: Inputs) -> Backend:
     refusals = []
     for backend in _BACKENDS.values() if automatic else [_BACKENDS[name]]:
         if kind in backend.layouts:
-            reasons = backend.not_supported_reasons(inputs)
-            reasons += backend.not_automatic_reasons(inputs) if automatic else []
+            reasons = backend.not_automatic_reasons(inputs) if automatic else []
+            reasons = reasons or backend.not_supported_reasons(inputs)
         else:
             able = (repr(b.name) for b in _BACKENDS.values() if kind in b.layouts)
             take = " or ".join(able)
@@ -51,9 +49,8 @@ def choose_backend(name: str, inputs: Inputs) -> Backend:
         if not reasons:
             return backend
         refusals.append(f"'{backend.name}': {'; '.join(reasons)}")
-    raise BackendError(
-        f"'backend' is {name!r}, which cannot run these inputs. " + " | ".join(refusals)
-    )
+    found = f"'backend' is {name!r}, which cannot run these inputs"
+    raise BackendError(f"{found}. {' | '.join(refusals)}")
 
 
 def _plain(name: str, inputs: Inputs) -> Backend:
@@ -66,15 +63,13 @@ def _plain(name: str, inputs: Inputs) -> Backend:
     if is_jit_tracing() and not made_inside:
         raise BackendError(
             f"'layout' is a {type(layout).__name__} made outside of torch.jit.trace, "
-            f"which would keep its numbers, wrong for every other batch: pass the "
-            f"index of the atoms (or edges), of which a layout is made inside."
+            f"so wrong for other batches: pass the index of the atoms (or edges)."
         )
     # Edges and windows are attended over in torch's operations anyway.
     choices = {"tokens": _PLAIN, "windows": _DENSE, "edges": _EDGES}
     backend = choices[layout.kind]
     if name not in ("auto", backend.name):
-        raise BackendError(
-            f"'backend' is {name!r}, whose operators neither torch.jit.trace nor ONNX "
-            f"knows, nor torch.func inside of torch.compile: pass backend='auto'."
-        )
+        who = "torch.jit.trace, ONNX or torch.func inside of torch.compile"
+        found = f"{name!r}, whose operators are unknown to {who}"
+        raise BackendError(f"'backend' is {found}: pass backend='auto'.")
     return backend

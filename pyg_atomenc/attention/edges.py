@@ -150,11 +150,8 @@ class EdgesBackend(Backend):
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It runs everywhere, but the number of edges must be known to a trace."""
         if torch.compiler.is_compiling() and inputs.layout.num_pairs is None:
-            return [
-                "the number of edges depends on the token sizes, which an exported or "
-                "compiled graph does not know; use 'dense', or compile with a "
-                "TokenLayout"
-            ]
+            why = "the number of edges depends on the token sizes, unknown to a trace"
+            return [f"{why}; use 'dense', or compile with a TokenLayout"]
         return []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
@@ -165,15 +162,13 @@ class EdgesBackend(Backend):
         """See :meth:`Backend.attention_pool`."""
         layout = inputs.tokens()
         out, alpha, edge_index = self._attend(inputs)
-        shape = (layout.num_tokens, *out.shape[1:])
-        tokens = global_mean_pool(
-            out.flatten(1), layout.atom_to_token, size=layout.num_tokens
-        )
+        index, num_tokens = layout.atom_to_token, layout.num_tokens
+        tokens = global_mean_pool(out.flatten(1), index, size=num_tokens)
+        tokens = tokens.view(num_tokens, *out.shape[1:]).to(inputs.value.dtype)
         # How much atom b counts in its token: the mean of alpha_ab over the atoms a.
         received = scatter(alpha, edge_index[0], 0, layout.num_atoms, "sum")
-        size = layout.sizes.index_select(0, layout.atom_to_token)
-        weights = received / size.unsqueeze(-1).to(received.dtype)
-        return tokens.view(shape).to(inputs.value.dtype), weights
+        size = layout.sizes.index_select(0, index).unsqueeze(-1)
+        return tokens, received / size.to(received.dtype)
 
     def _attend(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
         layout, bias = inputs.layout, inputs.bias

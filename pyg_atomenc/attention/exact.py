@@ -47,10 +47,8 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def inverse_root(x: Tensor) -> Union[Tensor, float]:
-    """One over the root of the number of channels, in the type of ``x``.
-
-    Traces that leave the package would round it to float32.
-    """
+    """One over the root of the number of channels, in the type of ``x``."""
+    # Traces that leave the package would round a number to float32.
     if leaves_package():
         return x.new_full((), x.size(-1)) ** -0.5
     return float(x.size(-1) ** -0.5)

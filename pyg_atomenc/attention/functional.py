@@ -67,24 +67,14 @@ def attention_pool(
     r"""The mean of :func:`attention` over the atoms of every token.
 
     With :math:`w_b = \frac1n \sum_a \alpha_{ab}`, how much atom :math:`b` counts in
-    its token of :math:`n` atoms, the mean is :math:`\sum_b w_b v_b`.
-
-    Args:
-        query (Tensor): ``[N, H, d]``; all arguments are as for :func:`attention`.
-        key (Tensor): ``[N, H, d]``.
-        value (Tensor): ``[N, H, D]``, or ``[N, 1, D]`` where the heads share it.
-        layout (TokenLayout): Which atoms form a token.
-        bias (Tensor, optional): ``[E, H]``. (default: ``None``)
-        dropout (float): As there. (default: ``0.0``)
-        backend (str): As there. (default: ``"auto"``)
+    its token of :math:`n` atoms, the mean is :math:`\sum_b w_b v_b`. Arguments and
+    errors are those of :func:`attention`, with ``M = N``, a layout of tokens, and a
+    tensor ``[E, H]`` for the bias.
 
     Returns:
         tuple: The tokens ``[T, H, D]`` in the type of ``value``, zeros for an empty
         token, and the atom weights ``[N, H]`` before dropout, in float32 or float64,
         which sum to 1 in every token that is not empty.
-
-    Raises:
-        ValueError: As for :func:`attention`.
     """
     inputs = AttentionInputs(query, key, value, layout, bias, dropout)
     inputs.validate()
@@ -114,15 +104,12 @@ def attention_encode(
         layout (TokenLayout): Which atoms form a token.
         bias (Tensor, optional): As for :func:`attention`. (default: ``None``)
         biases (tuple, optional): The :math:`b`, each ``[H, d]``. (default: ``None``)
-        dropout (float): As for :func:`attention`. (default: ``0.0``)
-        backend (str): As for :func:`attention`. (default: ``"auto"``)
+        dropout (float): As there. (default: ``0.0``)
+        backend (str): As there, and so are the errors. (default: ``"auto"``)
 
     Returns:
         tuple: The tokens ``[T, H, d]`` in the type of ``weights``, under autocast, too,
         and the atom weights ``[N, H]``, as from :func:`attention_pool`.
-
-    Raises:
-        ValueError: As for :func:`attention`.
     """
     inputs = EncodeInputs(x, weights, layout, biases, bias, dropout)
     inputs.validate()

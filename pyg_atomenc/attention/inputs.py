@@ -1,27 +1,25 @@
 """The arguments of an attention, checked once before any backend sees them."""
 
 from dataclasses import dataclass
-from typing import NoReturn, Optional, Union
+from typing import Any, NoReturn, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import pyg_atomenc.checks as checks
 from pyg_atomenc.attention.exact import layer_norm
 from pyg_atomenc.attention.layouts.base import Layout
 from pyg_atomenc.attention.layouts.border import check_layout
 from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
-from pyg_atomenc.checks import (
-    check_device,
-    check_dropout,
-    check_floating,
-    check_shape,
-    check_type,
-)
 from pyg_atomenc.errors import AtomEncodingError
 
 Bias = Union[Tensor, WindowBias]
+
+# What is told where an input has not as many rows as its layout has nodes.
+_MEND = "build the layout from this batch."
+_ATOMS = "atoms of 'layout'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,33 +48,29 @@ class AttentionInputs:
         query, key, value, bias = self.tensors()
         tensors = {"query": query, "key": key, "value": value}
         for name, tensor in tensors.items():
-            if check_floating(name, tensor).dim() != 3:
-                self._refuse(name, "needs the shape [num_atoms, heads, channels]")
+            if checks.check_floating(name, tensor).dim() != 3:
+                self._refuse(name, "[num_atoms, heads, channels]")
         if key.shape[1:] != query.shape[1:]:
-            self._refuse("key", "needs the shape of 'query' (but for the atoms)")
+            self._refuse("key", "of 'query' (but for the atoms)")
         if value.size(0) != key.size(0) or value.size(1) not in (1, query.size(1)):
-            self._refuse(
-                "value",
-                "needs the shape [num_atoms, heads or 1, channels] with the atoms and "
-                "heads of 'key'",
-            )
-        _check_count("query", query, self.layout.num_targets)
-        _check_count("key", key, self.layout.num_sources)
-        check_bias(self.bias, self.layout, query.size(1))
+            self._refuse("value", "[num_atoms, heads or 1, channels] as 'key' has them")
+        layout = self.layout
+        checks.check_rows("query", query, layout.num_targets, _ATOMS, _MEND)
+        checks.check_rows("key", key, layout.num_sources, _ATOMS, _MEND)
+        check_bias(self.bias, layout, query.size(1))
         if bias is not None:
             tensors["bias"] = bias
         for name, tensor in tensors.items():
-            check_device(name, tensor, "query", query.device)
+            checks.check_device(name, tensor, "query", query.device)
         for name in ("key", "value"):
             _check_dtype(name, tensors[name], "'query'", query)
-        check_layout_device("query", query, self.layout)
-        check_dropout(self.dropout)
+        check_layout_device("query", query, layout)
+        checks.check_dropout(self.dropout)
 
     def _refuse(self, name: str, wanted: str) -> NoReturn:
-        raise AtomEncodingError(
-            f"'{name}' {wanted}, found: query {list(self.query.shape)}, key "
-            f"{list(self.key.shape)}, value {list(self.value.shape)}."
-        )
+        given = {"query": self.query, "key": self.key, "value": self.value}
+        found = ", ".join(f"{which} {list(x.shape)}" for which, x in given.items())
+        raise AtomEncodingError(f"'{name}' needs the shape {wanted}, found: {found}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,42 +87,34 @@ class EncodeInputs:
     def validate(self) -> None:
         """Raise a ValueError unless shapes, types and devices fit each other."""
         check_layout(self.layout, TokenLayout)
-        check_dropout(self.dropout)
-        check_floating("x", self.x)
-        self._check_projections("weights", self.weights, 3)
+        checks.check_dropout(self.dropout)
+        checks.check_floating("x", self.x)
+        self._check_projections("weights", self.weights)
         if self.biases is not None:
-            self._check_projections("biases", self.biases, 2)
-        if self.x.dim() != 2 or self.x.size(1) != self.weights[0].size(2):
-            raise AtomEncodingError(
-                f"'x' needs the shape [num_atoms, in_channels] and 'weights' [heads, "
-                f"channels, in_channels], found: x {list(self.x.shape)}, weights "
-                f"{list(self.weights[0].shape)}."
-            )
-        _check_count("x", self.x, self.layout.num_atoms)
+            self._check_projections("biases", self.biases)
+        channels, hint = self.weights[0].size(2), "in_channels is the last of 'weights'"
+        checks.check_shape("x", self.x, "num_atoms", channels, hint=hint)
+        checks.check_rows("x", self.x, self.layout.num_atoms, _ATOMS, _MEND)
         check_layout_device("x", self.x, self.layout)
         check_bias(self.bias, self.layout, self.weights[0].size(0))
         if self.bias is not None:
             check_layout_device("bias", self.bias, self.layout)
 
-    def _check_projections(
-        self, name: str, tensors: tuple[Tensor, ...], rank: int
-    ) -> None:
+    def _check_projections(self, name: str, tensors: tuple[Tensor, ...]) -> None:
         """Raise a ValueError unless ``tensors`` are three that go with the weights."""
         for tensor in tensors:
-            check_floating(name, tensor)
+            checks.check_floating(name, tensor)
             check_layout_device(name, tensor, self.layout)
         like = self.weights[0] if len(tensors) == 3 == len(self.weights) else None
-        dims = ("heads", "channels", "in_channels")[:rank]
+        rank = 3 if name == "weights" else 2
+        dims = ", ".join(("heads", "channels", "in_channels")[:rank])
         shapes = [list(t.shape) for t in tensors]
         if like is None or like.dim() != 3 or shapes != 3 * [[*like.shape[:rank]]]:
-            raise AtomEncodingError(
-                f"'{name}' needs three tensors of one shape [{', '.join(dims)}], "
-                f"found: {shapes}."
-            )
+            wanted = f"three tensors of one shape [{dims}], found: {shapes}."
+            raise AtomEncodingError(f"'{name}' needs {wanted}")
         if 0 in like.shape[:2]:
-            raise AtomEncodingError(
-                f"'{name}' needs at least one head and one channel, found: {shapes}."
-            )
+            wanted = f"at least one head and one channel, found: {shapes}."
+            raise AtomEncodingError(f"'{name}' needs {wanted}")
         for tensor in tensors:
             _check_dtype(name, tensor, "the first of 'weights'", like)
 
@@ -153,44 +139,30 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
     """Raise a ValueError unless the bias has one row an edge, one column a head."""
     if bias is None:
         return
+    hint = "one row for every edge of layout.to_edge_index(), one column for every head"
+    edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
+    sizes: tuple[Any, ...] = (edges, heads)
     if isinstance(bias, WindowBias):
-        mend = (
-            f"'bias' is {bias}, which is of windows; pass a tensor with one row for "
-            f"every edge of layout.to_edge_index()."
-        )
-        windows = check_type("layout", layout, WindowLayout, mend)
+        mend = f"'bias' is {bias}, which is of windows; pass a tensor, {hint}."
+        windows = checks.check_type("layout", layout, WindowLayout, mend)
         sizes = (windows.num_windows, heads, windows.queries, windows.keys)
         hint = "make it with WindowBias.from_edges(bias, layout) of this batch"
-        check_shape("bias", check_floating("bias", bias.values), *sizes, hint=hint)
-        return
-    edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
-    hint = "one row for every edge of layout.to_edge_index(), one column for every head"
-    check_shape("bias", check_floating("bias", bias), edges, heads, hint=hint)
+        bias = bias.values
+    checks.check_shape("bias", checks.check_floating("bias", bias), *sizes, hint=hint)
 
 
 def check_layout_device(name: str, tensor: Tensor, layout: Layout) -> None:
     """Raise a ValueError unless ``tensor`` lies where ``layout`` does."""
     if tensor.device != layout.device:
-        raise AtomEncodingError(
-            f"'{name}' is on {tensor.device}, but 'layout' on {layout.device}: move it "
-            f"with layout.to('{tensor.device}')."
-        )
+        mend = f"move it with layout.to('{tensor.device}')."
+        found = f"{tensor.device}, but 'layout' on {layout.device}"
+        raise AtomEncodingError(f"'{name}' is on {found}: {mend}")
 
 
 def _check_dtype(name: str, tensor: Tensor, other: str, like: Tensor) -> None:
     if tensor.dtype != like.dtype:
-        raise AtomEncodingError(
-            f"'{name}' is of type {tensor.dtype}, but {other} of {like.dtype}: convert "
-            f"them to one type."
-        )
-
-
-def _check_count(name: str, tensor: Tensor, count: int) -> None:
-    if tensor.size(0) != count:
-        raise AtomEncodingError(
-            f"'{name}' has {tensor.size(0)} atoms, but 'layout' was built for {count}: "
-            f"build the layout from this batch."
-        )
+        found = f"{tensor.dtype}, but {other} of {like.dtype}"
+        raise AtomEncodingError(f"'{name}' is of type {found}: convert them to one.")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

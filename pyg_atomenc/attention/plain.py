@@ -56,10 +56,7 @@ def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(layout: TokenLayout, same: Tensor) -> Tensor:
-    """The row of ``to_edge_index()`` of every pair inside a token ``[N, N]``.
-
-    Of other pairs, some row.
-    """
+    """The rows of ``to_edge_index()`` of all pairs ``[N, N]``; any between tokens."""
     atom = torch.arange(same.size(0), device=same.device)
     # How many atoms of the token stand before.
     place = (same & (atom < atom.unsqueeze(1))).long().sum(1)

@@ -53,18 +53,13 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def unwrapped(name: str, index: Tensor) -> Tensor:
-    """Integers without what torch.func's transforms put around them.
-
-    Raises:
-        ValueError: If `vmap` runs over them, as every entry would need its own sizes.
-    """
+    """Integers out of torch.func's wrappers; ValueError where `vmap` runs over them."""
     if torch.compiler.is_compiling():
         return index
     if is_batched(index):
         raise AtomEncodingError(
-            f"'{name}' is one of those that torch.vmap runs over: sizes would differ "
-            f"between them. Pass one for all, with in_dims=None for it, or join the "
-            f"graphs in a batch of PyG's."
+            f"'{name}' is what torch.vmap runs over, and sizes would differ: pass one "
+            f"for all, with in_dims=None, or join the graphs in a batch of PyG's."
         )
     while functorch.is_functorch_wrapped_tensor(index):
         index = functorch.get_unwrapped(index)
@@ -94,22 +89,26 @@ def outside_of_transforms() -> Iterator[None]:
     key = torch._C.DispatchKey
     keys = torch._C.DispatchKeySet(key.FuncTorchDynamicLayerFrontMode)
     keys = keys.add(key.FuncTorchDynamicLayerBackMode)
-    # Autograd's own vectorised derivatives count their levels apart.
-    depth = torch._C._vmapmode_increment_nesting()
+    depth = vmap_depth()
     for _ in range(depth):
         torch._C._vmapmode_decrement_nesting()
     try:
         with torch._C._ExcludeDispatchKeyGuard(keys):
             yield
     finally:
-        for _ in range(depth - 1):
+        for _ in range(depth):
             torch._C._vmapmode_increment_nesting()
+
+
+def vmap_depth() -> int:
+    """How many of autograd's own vectorised derivatives this runs inside of."""
+    depth = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    return int(depth)
 
 
 def refuse_script(module: torch.nn.Module) -> NoReturn:
     """What torch.jit.script finds in a layer: the reason why it cannot go on."""
-    raise AtomEncodingError(
-        f"'{type(module).__name__}' is not for torch.jit.script, which knows neither "
-        f"layouts nor keyword arguments: use torch.compile or torch.export, or "
-        f"torch.jit.trace with the index of the atoms."
-    )
+    why = "is not for torch.jit.script, which knows neither layouts nor keywords"
+    mend = "use torch.compile, torch.export, or torch.jit.trace with the atoms' index."
+    raise AtomEncodingError(f"'{type(module).__name__}' {why}: {mend}")

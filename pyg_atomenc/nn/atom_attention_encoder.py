@@ -164,30 +164,24 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         return (tokens, weights) if return_attention_weights else tokens
 
 
-def _index_of(
-    ptr: Tensor, index: Any, num_atoms: int, dim_size: Optional[int]
-) -> Tensor:
+def _index_of(ptr: Tensor, index: Any, num_atoms: int, dim_size: Any) -> Tensor:
     """The token of every atom from the tokens' pointers, which win in a trace."""
     mend = "pass where the atoms of every token start, and the last end, [T + 1]."
     ptr = unwrapped("ptr", check_index("ptr", ptr, mend)).long()
-    # Inside a trace or on the meta device, values cannot be looked at.
     readable = is_readable(ptr)
     if readable:
         # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
         ends = [int(end) for end in (ptr[:1], ptr[-1:]) if ptr.numel()]
         if ends != [0, num_atoms] or (ptr.diff() < 0).any():
-            raise AtomEncodingError(
-                f"'ptr' goes from {' to '.join(map(str, ends))}, or falls, for "
-                f"{num_atoms} atoms: {mend}"
-            )
+            found = f"'ptr' goes from {' to '.join(map(str, ends))}, or falls"
+            raise AtomEncodingError(f"{found}, for {num_atoms} atoms: {mend}")
         check_choice("dim_size", dim_size, (None, ptr.numel() - 1))
     # Exported, torch.bucketize would search no more pointers than the example had.
     starts = ptr.new_zeros(num_atoms + 1)
     starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
-    found = starts.cumsum(0)[:-1]
+    tokens = starts.cumsum(0)[:-1]
     if readable and index is not None:
-        if not isinstance(index, Tensor) or not torch.equal(index.long(), found):
-            raise AtomEncodingError(
-                "'index' and 'ptr' are both there and tell other tokens: pass one."
-            )
-    return found
+        if not isinstance(index, Tensor) or not torch.equal(index.long(), tokens):
+            text = "'index' and 'ptr' are both there and tell other tokens: pass one."
+            raise AtomEncodingError(text)
+    return tokens

@@ -17,9 +17,8 @@ from pyg_atomenc.attention import check_backend, is_autocast_enabled, refuse_scr
 from pyg_atomenc.errors import AtomEncodingError
 
 Projections = tuple[Tensor, Tensor, Tensor]
-_HOOKS = [
-    f"_{way}{when}_hooks" for way in ("forward", "backward") for when in ("", "_pre")
-]
+_HOOKS = "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks".split()
+_GLOBAL_HOOKS = [getattr(torch_module, f"_global{name}") for name in _HOOKS]
 # What maps by its weight and bias alone; what derives from these may do anything else.
 _PLAIN = (Linear, torch.nn.Linear)
 
@@ -115,10 +114,9 @@ class AttentionProjections(torch.nn.Module):
         out = getattr(self, name)(x)
         fits = isinstance(out, Tensor) and out.dtype.is_floating_point
         if not fits or out.shape != (x.size(0), width):
-            raise AtomEncodingError(
-                f"'{name}' gives {checks.found(out)}: let it map {list(x.shape)} to "
-                f"floating numbers of shape [{x.size(0)}, {width}]."
-            )
+            mend = f"floating numbers of shape [{x.size(0)}, {width}]."
+            found = f"{checks.found(out)}: let it map {list(x.shape)} to {mend}"
+            raise AtomEncodingError(f"'{name}' gives {found}")
         return out
 
     def check_features(
@@ -143,10 +141,9 @@ class AttentionProjections(torch.nn.Module):
                 hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
                 checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
             if x.dtype != weight.dtype and not is_autocast_enabled(x.device):
-                raise AtomEncodingError(
-                    f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}: "
-                    f"convert one of them, or run under torch.autocast."
-                )
+                found = f"'{name}' is of type {x.dtype}, but '{lin}' of {weight.dtype}"
+                mend = "convert one of them, or run under torch.autocast."
+                raise AtomEncodingError(f"{found}: {mend}")
 
     def merge_heads(self, out: Tensor) -> Tensor:
         """``[N, H, d]`` → ``[N, H * d]``, or ``[N, d]`` without ``concat``."""
@@ -184,12 +181,12 @@ def fuse_projections(
 
 def has_to_be_called(linear: Any, x: Tensor) -> bool:
     """Whether weight and bias do not say all of what a projection does with ``x``."""
-    everywhere = any(getattr(torch_module, f"_global{name}") for name in _HOOKS)
-    if everywhere or type(linear) not in _PLAIN or "forward" in linear.__dict__:
+    own = linear.__dict__
+    if type(linear) not in _PLAIN or "forward" in own or any(_GLOBAL_HOOKS):
         return True
     if isinstance(linear.weight, UninitializedParameter):
         linear(x[:0])
-    hooks = any(getattr(linear, name) for name in _HOOKS)
+    hooks = any(own[name] for name in _HOOKS)
     return hooks or is_traceable_wrapper_subclass(linear.weight)
 
 
@@ -200,9 +197,8 @@ def folded_weight(linear: Any, name: str) -> Tensor:
     own = "forward" in linear.__dict__
     if own or made or type(linear).forward is not torch.nn.Linear.forward:
         kind = "a hook that makes its weight" if made else "a forward of its own"
-        raise AtomEncodingError(
-            f"'{name}' ({type(linear).__name__}) has {kind}, but is never called: "
-            f"leave it a torch.nn.Linear, parametrized or not, without an adapter."
-        )
+        found = f"'{name}' ({type(linear).__name__}) has {kind}, but is never called"
+        mend = "leave it a torch.nn.Linear, parametrized or not, without an adapter."
+        raise AtomEncodingError(f"{found}: {mend}")
     weight: Tensor = linear.weight
     return weight

@@ -14,7 +14,6 @@ from pyg_atomenc.attention import (
     check_layout_device,
 )
 from pyg_atomenc.checks import check_choice
-from pyg_atomenc.errors import BackendError
 from pyg_atomenc.nn.projections import AttentionProjections
 
 # Hooks of MessagePassing that only see anything when messages are passed.
@@ -47,8 +46,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         heads (int): Number of heads ``H``. (default: ``1``)
         concat, bias, edge_dim, dropout: As for
             :class:`~pyg_atomenc.nn.AtomAttentionEncoder`.
-        backend (str): As there, for layouts. Edge lists are always attended over as
-            messages. (default: ``"auto"``)
+        backend (str): As there, but messages are passed where somebody sees them.
         **kwargs: Of :class:`torch_geometric.nn.conv.MessagePassing`, but for ``aggr``.
 
     Shapes:
@@ -92,19 +90,12 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
         for count, told in zip(counts[::order], size or (None, None), strict=True):
             check_choice("size", told, (None, count))
         layout = as_layout(edge_index, *counts, flow=str(self.flow))
-        if layout is not edge_index and self.backend not in ("auto", "edges"):
-            raise BackendError(
-                f"'backend' is {self.backend!r}, which cannot attend over an edge "
-                f"list: pass a layout as 'edge_index', or use backend='auto'."
-            )
         query, key, value = self.project(target, source)
         if edge_attr is None and self.lin_edge is not None:
             edge_attr = _features_in(edge_index)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         dropout = self.dropout if self.training else 0.0
-        # A list of edges is always attended over as messages, for all who look at them.
-        seen = return_attention_weights or layout is not edge_index
-        if not seen and not self._needs_messages(layout):
+        if not return_attention_weights and not self._needs_messages(layout):
             options: Any = {"dropout": dropout, "backend": self.backend}
             out = attention(query, key, value, layout, bias, **options)
             return self.merge_heads(out)

@@ -45,9 +45,8 @@ def token_graph(
         self_loops (bool): Keep a token's loop to itself where a bond joins two of its
             atoms; without ``token_edge_index`` only. (default: ``False``)
         edge_reduce (str): How ``edge_attr`` ``[E, ...]`` of the bonds that join two
-            tokens becomes one: ``"mean"``, of integers and booleans a floating number,
-            ``"sum"``, of booleans their count, ``"max"`` or ``"min"``.
-            (default: ``"mean"``)
+            tokens becomes one: ``"mean"``, always floating, ``"sum"``, of booleans
+            their count, ``"max"`` or ``"min"``. (default: ``"mean"``)
 
     Returns:
         Data: ``x`` ``[T, D]``, ``edge_index`` ``[2, E']`` int64 (bonds coalesced),

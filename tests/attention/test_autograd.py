@@ -1,13 +1,15 @@
 """The operators keep their promises to torch.compile and autograd."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.library import opcheck
 
-from pyg_atomenc.attention import TokenLayout, attention_encode
+from pyg_atomenc.attention import EdgeLayout, TokenLayout, attention_encode
 from pyg_atomenc.attention.autograd import OperatorContext
-from pyg_atomenc.attention.dense import encode, operators
+from pyg_atomenc.attention.dense import edges, encode, operators
 
 INDEX = torch.tensor([3, 0, 0, 5, 3, 3, 1, 0, 5])
 
@@ -176,6 +178,43 @@ def test_a_trace_and_a_profile_see_one_operator_at_every_size(count):
     exported = torch.export.export(Encode(), (x,), strict=False)
     torch.testing.assert_close(exported.module()(x), expected)
     assert "pyg_atomenc.encode" in str(exported.graph)
+
+
+class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+    """Collects the names of operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["attend", "attend_pool", "encode", "attend_edges"])
+def test_a_mode_sees_the_operator_and_its_numbers_are_the_same(name, dropout):
+    operator = {
+        "attend": operators.attend,
+        "attend_pool": operators.pool,
+        "encode": encode.encode,
+        "attend_edges": edges.attend_edges,
+    }[name]
+    values, given = tensors(name, name != "attend_edges"), context(dropout)
+    if name == "attend_edges":
+        layout = EdgeLayout.from_edge_index(torch.randint(9, (2, 30)), 9)
+        given = OperatorContext.from_layout(layout, dropout)
+        values = [leaf(9, 2, 3), leaf(9, 2, 3), leaf(9, 2, 5), leaf(30, 2)]
+    found, mode = [], Watched()
+    for watched in (nullcontext(), mode):
+        with watched:
+            outputs = operator(*values, given)
+            loss = sum(out.square().sum() for out in outputs)
+            found.append([*outputs, *torch.autograd.grad(loss, values)])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    assert {f"pyg_atomenc::{name}", f"pyg_atomenc::{name}_backward"} <= mode.names
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -286,7 +286,7 @@ BAD = {
     "no layout": ({"layout": torch.tensor([0, 0, 1])}, r"'layout' is of type Tensor"),
     "other layout": (
         {"layout": TokenLayout.from_index(torch.tensor([0]))},
-        r"'query' has 3 atoms, but 'layout' was built for 1",
+        r"'query' has 3 rows for 1 atoms of 'layout': build the layout",
     ),
     "bias rows": ({"bias": torch.zeros(4, 2)}, r"'bias' needs the shape \[5, 2\]"),
     "bias heads": ({"bias": torch.zeros(5, 1)}, r"'bias' needs the shape"),

@@ -88,8 +88,6 @@ def test_a_layout_and_its_edges_of_either_flow(flow, backend, kind):
         "windows": WindowLayout.from_ptr(torch.tensor([0, 2, 6]), 2, 4),
         "edges": EdgeLayout.from_edge_index(EDGES, 6),
     }[kind]
-    if kind == "edges" and backend == "dense":
-        pytest.skip("dense takes no edges")
     conv = make(flow, 5, backend=backend)
     x = torch.randn(6, 5).double()
     edge_attr = torch.randn(layout.num_pairs, 2).double()
@@ -101,8 +99,7 @@ def test_a_layout_and_its_edges_of_either_flow(flow, backend, kind):
     torch.testing.assert_close(found, out)
     torch.testing.assert_close(weights, alpha)
     assert torch.equal(told, edges)
-    if backend != "dense":
-        torch.testing.assert_close(conv(x, edges, edge_attr), out)
+    torch.testing.assert_close(conv(x, edges, edge_attr), out)
 
 
 @BY_FLOW

@@ -307,7 +307,7 @@ LAYOUT = TokenLayout.from_index(torch.tensor([0, 0, 1]))
             BONDS,
             r"'edge_index\[0\]' has values from 0 to 4 for 2",
         ),
-        ({"backend": "dense"}, torch.zeros(3, 4), BONDS[:, :2], r"'dense', which"),
+        ({"backend": "triton"}, torch.zeros(3, 4), BONDS[:, :2], r"'triton', which"),
         ({"edge_dim": 2}, torch.zeros(3, 4), LAYOUT, r"'edge_attr' is missing"),
     ],
 )

@@ -1,7 +1,7 @@
 """What the dense backend's operators share: a chunk's attention weights, and back.
 
 Shapes inside a chunk of ``G`` tokens padded to ``n`` atoms: queries and keys
-``[G, H, n, d]``, values ``[G, H or 1, n, D]``, attention weights ``[G, H, rows, n]``
+``[G * H, n, d]``, values ``[G, H or 1, n, D]``, attention weights ``[G * H, rows, n]``
 for a block of query rows. Everything is computed in float32, or float64 for it.
 """
 
@@ -12,9 +12,9 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
+from pyg_atomenc.attention import exact
 from pyg_atomenc.attention.autograd import Gradients, OperatorContext, Tensors
-from pyg_atomenc.attention.dense.plan import Chunk
-from pyg_atomenc.attention.exact import carries_tangents, softmax
+from pyg_atomenc.attention.dense.plan import Chunk, Places
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take
 
@@ -25,38 +25,66 @@ _NARROW = 16
 
 @dataclass
 class ChunkHeads:
-    """Queries, times ``d ** -0.5``, and keys ``[G, H, n, d]`` of a chunk."""
+    """Queries, times ``d ** -0.5``, and keys ``[G * H, n, d]`` of a chunk."""
 
     query: Tensor
     key: Tensor
     pairs: "BiasAndDropout"
     chunk: Chunk
+    # All blocks, where they were computed once for both passes.
+    kept: Optional[list[tuple[slice, Tensor, Optional[Tensor]]]] = None
+
+    def by_token(self, x: Tensor) -> Tensor:
+        """``[G * H, …]`` as ``[G, H, …]``."""
+        return x.view(len(self.chunk.tokens), -1, *x.shape[1:])
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Optional[Tensor]]]:
-        """Blocks of query rows with their attention weights ``[G, H, rows, n]``.
+        """Blocks of query rows with their attention weights ``[G * H, rows, n]``.
 
         Last comes what dropout multiplies these by, or ``None``.
         """
-        for rows in self.chunk.row_blocks():
-            logits = self.query[:, :, rows] @ self.key.mT
+        if self.kept is not None:
+            yield from self.kept
+            return
+        for rows in self.chunk.row_blocks:
+            logits = self.rows_of(self.query, rows).bmm(self.key.mT)
             bias = self.pairs.bias
             if bias is not None:
                 place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
                 bias = bias[place] if isinstance(place, slice) else take(bias, place)
-                bias = bias.view(len(logits), *logits.shape[2:], -1).movedim(-1, 1)
-                logits = logits + bias if works_out_of_place() else logits.add_(bias)
-            if self.chunk.mask is not None:
-                closed = ~self.chunk.mask[:, None, None]
-                logits = logits.masked_fill(closed, -torch.inf)
-            alpha = _softmax(logits)
+                bias = bias.view(len(self.chunk.tokens), *logits.shape[1:], -1)
+                bias = bias.movedim(-1, 1).to(logits.dtype)
+                logits = add(self.by_token(logits), bias).flatten(0, 1)
+            if self.chunk.padding is not None:
+                closed = self.chunk.padding.closed
+                logits = add(self.by_token(logits), closed).flatten(0, 1)
+            alpha = softmax(logits)
             yield rows, alpha, self.pairs.dropout_mask(alpha)
 
-    def drop_padding(self, values: Tensor, rows: slice) -> Tensor:
-        """What belongs to query rows ``[G, H, rows, …]``, 0 for those of padding."""
-        mask = self.chunk.mask
-        if mask is None:
-            return values
-        return values * mask[:, None, rows, None].to(values.dtype)
+    def rows_of(self, x: Tensor, rows: slice) -> Tensor:
+        """A block of rows of ``[G * H, n, …]``."""
+        return x if rows.stop - rows.start == x.size(1) else x[:, rows]
+
+    def shares(self, rows: slice) -> Union[Tensor, float]:
+        """What query rows count in their token's mean ``[G, 1, 1, rows]``."""
+        padding, dtype = self.chunk.padding, self.key.dtype
+        if padding is None:
+            return 1.0 / self.chunk.size
+        share = padding.share
+        if rows.stop - rows.start < self.chunk.size:
+            share = share[..., rows]
+        if share.dtype == dtype:
+            return share
+        return (share > 0) / padding.sizes.view(-1, 1, 1, 1).to(dtype)
+
+    def mean(self, values: Tensor, rows: slice) -> Tensor:
+        """The part of query rows ``[G * H, rows, n]`` in the token's mean [G, H, n]."""
+        share = self.shares(rows)
+        if isinstance(share, Tensor):
+            return (share @ self.by_token(values)).squeeze(2)
+        if values.size(1) == self.chunk.size:
+            return self.by_token(values.mean(1))
+        return self.by_token(values.sum(1)) * share
 
     def gradients(
         self, blocks: Iterator[tuple[slice, Tensor]]
@@ -70,17 +98,17 @@ class ChunkHeads:
         for rows, grad in blocks:
             if self.pairs.gradient is not None:
                 _, place = self.chunk.pair_rows(self.pairs.ptr, rows)
-                self.pairs.gradient.write(place, grad.movedim(1, -1))
-            found = grad @ self.key
+                self.pairs.gradient.write(place, self.by_token(grad).movedim(1, -1))
+            found = grad.bmm(self.key)
             if found.shape == self.query.shape:
-                return found, grad.mT @ self.query
+                return found, grad.mT.bmm(self.query)
             if grad_query is None or grad_key is None:
                 # Small results kept one by one between large blocks would leave the
                 # allocator no place for the next large block.
                 grad_query = torch.empty_like(self.query)
                 grad_key = torch.zeros_like(self.key)
-            grad_query[:, :, rows] = found
-            grad_key += grad.mT @ self.query[:, :, rows]
+            grad_query[:, rows] = found
+            grad_key.baddbmm_(grad.mT, self.query[:, rows])
         assert grad_query is not None and grad_key is not None
         return grad_query, grad_key
 
@@ -101,8 +129,8 @@ class BiasAndDropout:
         if bias is None:
             return
         if needed:
-            # Not all is written: the logit of a token's only atom changes nothing.
-            self.gradient = RowWriter(bias.size(0), bias.shape[1:], bias)
+            shape = bias.shape[1:]
+            self.gradient = RowWriter(bias.size(0), shape, bias, True, spare=1)
         self.ptr = context.pair_ptr(bias)
 
 
@@ -111,72 +139,84 @@ def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
     weight: Optional[Tensor] = None
     dropped: Optional[Tensor] = None
     for rows, alpha, factor in heads.blocks():
-        alpha = heads.drop_padding(alpha, rows)
-        sums = alpha.sum(2)
-        weight = sums if weight is None else weight + sums
+        weight = add(weight, heads.mean(alpha, rows))
         if factor is not None:
-            sums = (alpha * factor).sum(2)
-            dropped = sums if dropped is None else dropped + sums
+            dropped = add(dropped, heads.mean(alpha * factor, rows))
     assert weight is not None
-    sizes = token_sizes(heads.chunk, weight)
-    weight = weight / sizes
-    return weight, weight if dropped is None else dropped / sizes
+    return weight, weight if dropped is None else dropped
+
+
+def add(total: Optional[Tensor], more: Tensor) -> Tensor:
+    """The sum, in the place of the first where nobody follows."""
+    if total is None:
+        return more
+    return total + more if works_out_of_place() else total.add_(more)
 
 
 def atom_weights_gradient(
-    heads: ChunkHeads, grad_kept: Tensor, grad_weight: Tensor, kept_sum: Tensor
+    heads: ChunkHeads,
+    grad_kept: Tensor,
+    grad_weight: Optional[Tensor],
+    kept: list[Tensor],
 ) -> Iterator[tuple[slice, Tensor]]:
     """The logits' gradients, from those of what :func:`atom_weights` gives.
 
-    Those of the weights with dropout and without come over the token's size, and
-    ``kept_sum`` takes the sum of the attention weights with dropout, all
-    ``[G, H, n]``. Yields blocks of query rows with gradients ``[G, H, rows, n]``.
+    Those of the weights with dropout and without are ``[G, H, n]``; the weights with
+    dropout are put into ``kept``, which is empty. Yields blocks of query rows with
+    gradients ``[G * H, rows, n]``.
     """
+    common = grad_kept if grad_weight is None else grad_kept + grad_weight
     for rows, alpha, factor in heads.blocks():
+        share = heads.shares(rows)
         if factor is None:
             # All rows have one gradient, so a product gives its mean over each row.
-            common = grad_kept + grad_weight
-            mean = alpha @ common.unsqueeze(3)
-            grad = (common.unsqueeze(2) - mean).mul_(alpha)
-            kept = alpha
+            grad = common.flatten(0, 1).unsqueeze(1)
+            if not isinstance(share, Tensor):
+                grad, share = grad * share, 1.0
+            grad = (grad - alpha.bmm(grad.mT)).mul_(alpha)
+            found = heads.mean(alpha, rows)
         else:
-            grad = grad_kept.unsqueeze(2) * factor + grad_weight.unsqueeze(2)
-            grad = softmax_gradient(alpha, grad)
-            kept = alpha * factor
-        kept_sum += heads.drop_padding(kept, rows).sum(2)
-        yield rows, heads.drop_padding(grad, rows)
+            grad = heads.by_token(factor) * grad_kept.unsqueeze(2)
+            if grad_weight is not None:
+                grad += grad_weight.unsqueeze(2)
+            grad = softmax_gradient(alpha, grad.flatten(0, 1))
+            found = heads.mean(alpha * factor, rows)
+        if isinstance(share, Tensor):
+            heads.by_token(grad).mul_(share.mT)
+        elif share != 1.0:
+            grad.mul_(share)
+        kept[:] = [add(kept[0] if kept else None, found)]
+        yield rows, grad
 
 
-def _softmax(logits: Tensor) -> Tensor:
+def softmax(logits: Tensor) -> Tensor:
     """Softmax over the last dimension."""
     narrow = logits.size(-1) < _NARROW and logits.device.type == "cpu"
-    if not narrow or carries_tangents():
-        return softmax(logits)
+    if not narrow or exact.carries_tangents():
+        return exact.softmax(logits)
     return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
 
 
 def read_heads(x: Tensor, chunk: Chunk) -> Tensor:
     """Rows of ``[N, H, d]`` as the chunk's ``[G, H, n, d]``."""
-    rows = take(x, chunk.read).to(accumulate_dtype(x.dtype))
+    rows = chunk.pad(x.index_select(0, chunk.rows)).to(accumulate_dtype(x.dtype))
     # Contiguous, because every product would make it so once more.
     return rows.transpose(1, 2).contiguous()
 
 
-def read_output_gradients(
-    outputs: Tensors, chunk: Chunk, like: Tensor, shape: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """A chunk's gradients of its tokens ``[G, *shape]`` and atom weights ``[G, H, n]``.
+def read_gradients(
+    outputs: Tensors, rows: Places, tokens: Places, like: Tensor, shape: Sequence[int]
+) -> tuple[Tensor, Optional[Tensor]]:
+    """Gradients of tokens ``[G, *shape]`` and of the weights of atoms ``[A, H]``.
 
-    Of an output that nobody used they are zero, and broadcast to these shapes.
+    Of tokens that nobody used they are zero, and broadcast to this shape.
     """
-    tokens, weights = outputs
-    grad_token = grad_weight = like.new_zeros(1, 1, 1)
-    grad_token = grad_token.expand(chunk.tokens.size(0), *shape)
-    if tokens is not None:
-        grad_token = take(tokens, chunk.tokens).to(like.dtype)
-    if weights is not None:
-        grad_weight = take(weights, chunk.read).to(like.dtype).transpose(1, 2)
-    return grad_token, grad_weight
+    found, weights = outputs
+    if found is not None:
+        found = tokens.take(found).to(like.dtype)
+    else:
+        found = like.new_zeros(1, 1, 1).expand(len(tokens.index), *shape)
+    return found, None if weights is None else rows.take(weights).to(like.dtype)
 
 
 class RowWriter:
@@ -184,39 +224,63 @@ class RowWriter:
 
     Without gradients rows are written in place as they come. With gradients they are
     kept and joined once, as an in-place write a chunk would make the backward pass
-    touch the whole tensor as often as there are chunks. A row past the end takes what
-    belongs to padding; rows are zeros until written, unless ``all_written`` will be.
+    touch the whole tensor as often as there are chunks. Rows are zeros until written,
+    unless ``all_written`` will be; ``spare`` ones past the end take padding.
     """
 
     def __init__(
-        self, rows: int, shape: Iterable[int], like: Tensor, all_written: bool = False
+        self,
+        rows: int,
+        shape: Iterable[int],
+        like: Tensor,
+        all_written: bool = False,
+        spare: int = 0,
     ) -> None:
-        self._joins = works_out_of_place()
+        self._joins, self._spare = works_out_of_place(), spare
+        self._shape, self._like = (rows + spare, *shape), like
         # Zeros are an extra pass over memory.
-        make = like.new_empty if all_written and not self._joins else like.new_zeros
-        self._out = make((rows + 1, *shape))
+        dense = all_written and not self._joins
+        self._make = like.new_empty if dense else like.new_zeros
+        self._out: Optional[Tensor] = None
+        self._whole: Optional[Tensor] = None
         self._index: list[Tensor] = []
         self._rows: list[Tensor] = []
 
+    def put(self, places: Places, rows: Tensor) -> None:
+        """Put ``rows`` to places of a stretch, which may be all."""
+        if places.back is None:
+            self.write(places.index, rows)
+            return
+        rows = rows if places.in_order else rows.index_select(0, places.back)
+        rows = rows.reshape(-1, *self._shape[1:]).to(self._like.dtype)
+        self._whole = rows.contiguous()
+
     def write(self, index: Union[Tensor, slice], rows: Tensor) -> None:
         """Put ``rows`` where ``index`` says; both may have more leading dimensions."""
-        rows = rows.reshape(-1, *self._out.shape[1:]).to(self._out.dtype)
-        if isinstance(index, Tensor):
-            index = index.flatten()
-        if not self._joins:
-            self._out[index] = rows
-            return
         if isinstance(index, slice):
+            if not self._joins:
+                self._made()[index].view(rows.shape).copy_(rows)
+                return
             index = torch.arange(index.start, index.stop, device=rows.device)
-        self._index.append(index)
+        rows = rows.reshape(-1, *self._shape[1:]).to(self._like.dtype)
+        if not self._joins:
+            self._made().index_copy_(0, index.flatten(), rows)
+            return
+        self._index.append(index.flatten())
         self._rows.append(rows)
+
+    def _made(self) -> Tensor:
+        self._out = self._make(self._shape) if self._out is None else self._out
+        return self._out
 
     def result(self) -> Tensor:
         """The whole tensor, zeros where nothing was written."""
-        out = self._out
+        if self._whole is not None:
+            return self._whole
+        out = self._made()
         if self._rows:
             out = out.index_copy(0, torch.cat(self._index), torch.cat(self._rows))
-        return out[:-1]
+        return out[: -self._spare] if self._spare else out
 
 
 def works_out_of_place() -> bool:
@@ -239,10 +303,3 @@ def written(*writers: Optional[RowWriter]) -> Gradients:
 def softmax_gradient(alpha: Tensor, grad: Tensor) -> Tensor:
     """The gradient of logits whose softmax is ``alpha``."""
     return alpha * (grad - (alpha * grad).sum(-1, keepdim=True))
-
-
-def token_sizes(chunk: Chunk, like: Tensor) -> Tensor:
-    """Atoms of every token, in the type of ``like``; broadcasts to ``[G, H, n]``."""
-    if chunk.sizes is None:
-        return like.new_full((1, 1, 1), chunk.size)
-    return chunk.sizes.view(-1, 1, 1).to(like.dtype)

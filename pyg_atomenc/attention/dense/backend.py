@@ -4,34 +4,54 @@ Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps n
 logits: the backward pass computes those of a chunk again.
 """
 
-from typing import ClassVar, cast
+from typing import ClassVar, Union, cast
 
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.dense.edges import attend_edges
 from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool
 from pyg_atomenc.attention.dense.windows import attend_windows
-from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
+from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs, Inputs
+from pyg_atomenc.attention.layouts.edge import EdgeLayout
+from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.layouts.window import WindowLayout
+from pyg_atomenc.attention.tracing import is_tracing
+
+# Numbers in the messages of all edges: more are mapped anew at every call, and passing
+# them takes twice as long. Below, messages cost less than sorting targets and sources.
+LARGE_MESSAGES = 2**23
 
 
 class DenseBackend(Backend):
     """Batched matrix products over tokens of equal size."""
 
     name = "dense"
-    layouts: ClassVar[tuple[str, ...]] = ("tokens", "windows")
+    layouts: ClassVar[tuple[str, ...]] = ("tokens", "windows", "edges")
     # What :meth:`attention` and :meth:`attention_pool` call for tokens.
     operators = attend, pool
+
+    def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
+        """Over edges it is for those whose messages no longer fit a CPU's cache."""
+        if not isinstance(inputs, AttentionInputs) or inputs.layout.kind != "edges":
+            return []
+        if inputs.layout.device.type != "cpu" or is_tracing():
+            return ["over edges it was measured on a CPU alone, outside of traces"]
+        width = inputs.query.size(1) * inputs.query.size(2)
+        few = (inputs.layout.num_pairs or 0) * width < LARGE_MESSAGES
+        return ["messages over few edges take less time"] if few else []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:
         """See :meth:`Backend.attention`."""
         if inputs.layout.kind == "windows":
-            layout = cast(WindowLayout, inputs.layout)
-            return attend_windows(inputs, layout).to(inputs.value.dtype)
-        context = OperatorContext.from_layout(inputs.tokens(), inputs.dropout)
-        (out,) = self.operators[0](*inputs.tensors(), context)
+            windows = cast(WindowLayout, inputs.layout)
+            return attend_windows(inputs, windows).to(inputs.value.dtype)
+        layout = cast(Union[TokenLayout, EdgeLayout], inputs.layout)
+        context = OperatorContext.from_layout(layout, inputs.dropout)
+        operator = attend_edges if layout.kind == "edges" else self.operators[0]
+        (out,) = operator(*inputs.tensors(), context)
         return out
 
     def attention_pool(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,14 @@ A chunk of atoms goes through LayerNorm, projection and attention while it is in
 queries, keys and values of all atoms are never in memory together. The mean over a
 token's atoms commutes with the values, ``Σ_b w_b (W_v h_b) = W_v (Σ_b w_b h_b)``, so
 values are projected once a token instead of once an atom. The backward pass computes a
-chunk again; nothing but the inputs is kept for it.
+stretch again; nothing but the inputs is kept for it, unless there is but a small one.
 
 Shapes inside a chunk are told in `attend.py`; ``C`` are the channels of an atom.
 """
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -25,203 +29,285 @@ from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
     RowWriter,
+    add,
     atom_weights,
     atom_weights_gradient,
-    read_output_gradients,
-    token_sizes,
+    read_gradients,
+    works_out_of_place,
     writer,
     written,
 )
-from pyg_atomenc.attention.dense.plan import Chunk, chunks_of
+from pyg_atomenc.attention.dense.plan import Chunk, Stretch, stretches_of
 from pyg_atomenc.attention.exact import EPS, is_followed, layer_norm
 from pyg_atomenc.attention.flops import encode_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
-from pyg_atomenc.attention.ragged import take
+
+# Of as many atoms, at most, the backward pass finds what the forward pass computed.
+_KEPT_ATOMS = 2**11
 
 
 class Projections:
-    """The projections, as the chunks use them.
-
-    ``query_key`` ``[2 H d, C]`` holds the queries' weights times ``d ** -0.5`` above
-    the keys'; ``value`` is ``[H, d, C]``. Half types are scaled after the product, in
-    the better type, so that ``linear`` holds their weights and biases as they are.
-    """
+    """The projections, as the chunks use them: ``value`` is ``[H, d, C]``."""
 
     def __init__(self, tensors: Tensors) -> None:
         x, query, key, value, query_bias, key_bias, value_bias, _ = tensors
         # Projections are computed in the weights' type, all else in this one.
-        self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
+        self.dtype = accumulate_dtype(query.dtype)
+        if x.dtype != query.dtype:
+            self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
         self.projection_dtype = query.dtype
         self.heads, self.width, self.channels = value.shape
         self.scale = self.width**-0.5
-        # On the CPU torch's LayerNorm takes twice as long without an affine.
-        self.ones = x.new_ones(self.channels, dtype=self.dtype)
-        self.zeros = torch.zeros_like(self.ones)
         self.value = value.to(self.dtype)
         self.value_bias = None if value_bias is None else value_bias.to(self.dtype)
-        self.scaled = self.dtype == self.projection_dtype
-        weight, bias = torch.cat([query, key]).flatten(0, 1), None
+        self.query_key = torch.cat([query, key]).flatten(0, 1)
+        self.query_key_bias = None
         if query_bias is not None:
-            bias = torch.cat([query_bias, key_bias]).flatten()
-        scale = weight.new_ones(len(weight), dtype=self.dtype)
-        scale[: len(scale) // 2] = self.scale
-        self.query_key = weight.to(self.dtype) * scale.unsqueeze(1)
-        if self.scaled:
-            weight, bias = self.query_key, None if bias is None else bias * scale
-        self.linear = weight, bias
+            self.query_key_bias = torch.cat([query_bias, key_bias]).flatten()
 
-    def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled queries and keys ``[G, H, n, d]`` of a chunk ``[G, n, C]``."""
-        shape = (*h.shape[:2], 2, self.heads, self.width)
-        both = F.linear(h, *self.linear).to(self.dtype)
-        # Contiguous, because every product would make it so once more.
-        query, key = both.view(shape).permute(2, 0, 3, 1, 4).contiguous()
-        return (query, key) if self.scaled else (query * self.scale, key)
+    def project(self, h: Tensor) -> Tensor:
+        """Queries and keys of atoms ``[A, C]``, as ``[A, 2 H d]``."""
+        if self.projection_dtype != self.dtype:
+            h = h.to(self.projection_dtype)
+        return F.linear(h, self.query_key, self.query_key_bias).to(self.dtype)
 
-    def project_tokens(self, pooled: Tensor, kept: Tensor) -> Tensor:
-        """Tokens ``[G, H, d]`` from atoms pooled by ``kept`` ``[G, H, C]``."""
-        tokens = (pooled.transpose(0, 1) @ self.value.mT).transpose(0, 1)
-        if self.value_bias is not None:
-            # Weights sum to 1, unless dropout took some.
-            tokens = tokens + kept.sum(2, keepdim=True) * self.value_bias
-        return tokens
+    def project_tokens(self, pooled: Tensor, kept: Optional[Tensor]) -> Tensor:
+        """Tokens ``[T, H, d]`` from atoms pooled ``[T, H, C]``.
+
+        ``kept`` ``[T, H, 1]`` is what their weights sum to; ``None`` stands for 1.
+        """
+        tokens = pooled.transpose(0, 1).bmm(self.value.mT).transpose(0, 1)
+        if self.value_bias is None:
+            return tokens
+        return tokens + (self.value_bias if kept is None else kept * self.value_bias)
+
+
+@lru_cache
+def _no_affine(
+    channels: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Weights that change nothing: without any torch's LayerNorm is slow on a CPU."""
+    with torch.inference_mode(False):
+        ones = torch.ones(channels, dtype=dtype, device=device)
+        return ones, torch.zeros_like(ones)
 
 
 class NormedAtoms:
-    """The atoms of a chunk, normalised, and what they attend to."""
+    """The atoms of a stretch, normalised, and what they attend to."""
+
+    # Of every chunk what `chunks` gives, if the backward pass will find it.
+    kept: Optional[list[Any]] = None
 
     def __init__(
-        self, x: Tensor, weights: Projections, pairs: BiasAndDropout, chunk: Chunk
+        self, x: Tensor, weights: Projections, pairs: BiasAndDropout, stretch: Stretch
     ) -> None:
-        self.chunk, self.weights, self.pairs = chunk, weights, pairs
-        # Whether every token is one atom, which attends to itself alone.
-        self.single = chunk.size == 1
-        self.x = take(x, chunk.read).to(weights.dtype)
+        self.stretch, self.weights, self.pairs = stretch, weights, pairs
+        self.x = stretch.rows.take(x).to(weights.dtype)
         if is_followed(self.x):
             self.h = layer_norm(self.x, exact=True)
         else:
+            affine = _no_affine(weights.channels, weights.dtype, x.device)
             self.h, self.mean, self.rstd = torch.native_layer_norm(
-                self.x, (weights.channels,), weights.ones, weights.zeros, EPS
+                self.x, (weights.channels,), *affine, EPS
             )
-        # Projections see what a LayerNorm of their type would have given.
-        self.rounded = self.h.to(weights.projection_dtype)
-        self.h = self.rounded.to(weights.dtype)
+        if weights.projection_dtype != weights.dtype:
+            # Projections see what a LayerNorm of their type would have given.
+            self.h = self.h.to(weights.projection_dtype).to(weights.dtype)
+        self.query_key = None if stretch.single else weights.project(self.h)
 
-    def project(self) -> ChunkHeads:
-        """Queries and keys."""
-        query, key = self.weights.project(self.rounded)
-        return ChunkHeads(query, key, self.pairs, self.chunk)
+    def chunks(self) -> Iterator[tuple[Chunk, Optional[ChunkHeads], Tensor]]:
+        """Every chunk, its queries and keys, and its atoms ``[G, n, C]``.
 
-    def attend(self) -> tuple[Tensor, Tensor]:
-        """How much atoms count in tokens ``[G, H, n]``, without and with dropout."""
-        if self.single:
-            ones = self.h.new_ones(self.h.size(0), self.weights.heads, 1, 1)
-            factor = self.pairs.dropout_mask(ones)
-            kept = ones if factor is None else factor
-            return ones.squeeze(3), kept.squeeze(3)
-        return atom_weights(self.project())
+        Tokens of one atom, which attends to itself alone, need no queries and keys.
+        """
+        if self.kept:
+            yield from self.kept
+            return
+        for chunk in self.stretch.chunks:
+            heads = None
+            if self.query_key is not None:
+                width = self.weights.width
+                rows = chunk.pad(self.stretch.part(self.query_key, chunk.atoms))
+                rows = rows.view(-1, chunk.size, 2, self.weights.heads, width)
+                # In one piece, because every product would make it so once more.
+                rows = rows.permute(2, 0, 3, 1, 4).reshape(2, -1, chunk.size, width)
+                query, key = rows.unbind()
+                scale = self.weights.scale
+                query = query * scale if works_out_of_place() else query.mul_(scale)
+                heads = ChunkHeads(query, key, self.pairs, chunk)
+            found = chunk, heads, chunk.pad(self.stretch.part(self.h, chunk.atoms))
+            if self.kept is not None and heads is not None:
+                heads.kept = list(heads.blocks())
+                self.kept.append(found)
+            yield found
+        self.query_key = None  # all of it is in the heads
+
+    def alone(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`atom_weights`, of tokens of one atom."""
+        ones = h.new_ones(h.size(0), self.weights.heads, 1, 1)
+        factor = self.pairs.dropout_mask(ones)
+        return ones.squeeze(3), (ones if factor is None else factor).squeeze(3)
 
 
-def _encode(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
+def _encode(
+    tensors: Tensors, context: OperatorContext, kept: Optional[list[NormedAtoms]] = None
+) -> tuple[Tensor, Tensor]:
     x, weights = tensors[0], Projections(tensors)
     pairs = BiasAndDropout(tensors[-1], context)
     shape = (weights.heads, weights.width)
     like = x.new_empty(0, dtype=weights.projection_dtype)
     tokens = RowWriter(context.num_tokens, shape, like)
     counted = RowWriter(context.num_atoms, shape[:1], weights.value, all_written=True)
-    for chunk in chunks_of(context):
-        atoms = NormedAtoms(x, weights, pairs, chunk)
-        weight, kept = atoms.attend()
-        pooled = kept @ atoms.h
-        tokens.write(chunk.tokens, weights.project_tokens(pooled, kept))
-        counted.write(chunk.write, weight.transpose(1, 2))
+    stretches = stretches_of(context)
+    for stretch in stretches:
+        atoms = NormedAtoms(x, weights, pairs, stretch)
+        if kept is not None and len(stretches) == 1 and _is_kept(stretch):
+            kept.append(atoms)
+            atoms.kept = []
+        pooled, sums, found = [], [], []
+        for chunk, heads, h in atoms.chunks():
+            weight, used = atom_weights(heads) if heads else atoms.alone(h)
+            pooled.append(used.bmm(h))
+            if context.dropout > 0:
+                sums.append(used.sum(2, keepdim=True))
+            found.append(chunk.compact(weight.transpose(1, 2)))
+        total = _cat(sums) if sums else None
+        tokens.put(stretch.tokens, weights.project_tokens(_cat(pooled), total))
+        counted.put(stretch.rows, _cat(found))
     return tokens.result(), counted.result()
+
+
+def _is_kept(stretch: Stretch) -> bool:
+    """Whether memory costs less than computing anew, dropout included."""
+    blocks = all(len(chunk.row_blocks) == 1 for chunk in stretch.chunks)
+    return blocks and not stretch.single and len(stretch.rows.index) <= _KEPT_ATOMS
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class EncodeGradients:
     """Collects the gradients of the atoms, of the weights and of the pair bias."""
 
     def __init__(
-        self, tensors: Tensors, context: OperatorContext, needed: Needed
+        self,
+        tensors: Tensors,
+        context: OperatorContext,
+        needed: Needed,
+        kept: Optional[NormedAtoms],
     ) -> None:
-        self.tensors, self.needed = tensors, needed
-        self.weights = weights = Projections(tensors)
+        self.tensors, self.needed, self.kept = tensors, needed, kept
+        self.weights = kept.weights if kept else Projections(tensors)
         self.x = writer(needed[0], tensors[0])
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
-        self.query_key = torch.zeros_like(weights.query_key)
-        self.query_key_bias = self.query_key.new_zeros(len(weights.query_key))
-        self.value = torch.zeros_like(weights.value)
-        self.value_bias = self.value.new_zeros(self.value.shape[:2])
+        # Of the projections: sums over stretches, which begin with the first.
+        self.query_key: Optional[Tensor] = None
+        self.query_key_bias: Optional[Tensor] = None
+        self.value: Optional[Tensor] = None
+        self.value_bias: Optional[Tensor] = None
 
-    def add(self, chunk: Chunk, outputs: Tensors) -> None:
-        """Take a chunk of the outputs' gradients."""
+    def add(self, stretch: Stretch, outputs: Tensors) -> None:
+        """Take the gradients of a stretch's tokens and weights."""
         weights = self.weights
-        atoms = NormedAtoms(self.tensors[0], weights, self.pairs, chunk)
-        grad_token, grad_weight = read_output_gradients(
-            outputs, chunk, atoms.h, (weights.heads, weights.width)
-        )
-        grad_pooled = (grad_token.transpose(0, 1) @ weights.value).transpose(0, 1)
-        if atoms.single or not self.wants_logits:
-            _, kept = atoms.attend()
-            grad_h = kept.mT @ grad_pooled
-        else:
-            grad_kept = grad_pooled @ atoms.h.mT
-            if weights.value_bias is not None:
-                grad_kept += (grad_token * weights.value_bias).sum(2, keepdim=True)
-            kept = torch.zeros_like(grad_kept)
-            flat = self._add_logits(atoms, grad_kept, grad_weight, kept)
-            grad_h = kept.mT @ grad_pooled
-            if self.needed[0]:
-                grad_h.flatten(0, 1).addmm_(flat, weights.query_key)
+        shape = weights.heads, weights.width
+        atoms = self.kept or NormedAtoms(self.tensors[0], weights, self.pairs, stretch)
+        atoms.pairs.gradient = self.pairs.gradient
+        given = outputs, stretch.rows, stretch.tokens, atoms.h, shape
+        grad_token, grad_weight = read_gradients(*given)
+        grad_pooled = grad_token.transpose(0, 1).bmm(weights.value).transpose(0, 1)
+        pooled, sums, grads, projected = [], [], [], []
+        for chunk, heads, h in atoms.chunks():
+            of_tokens = stretch.part(grad_pooled, chunk.places)
+            if heads is None or not self.wants_logits:
+                _, kept = atom_weights(heads) if heads else atoms.alone(h)
+                if self.pairs.gradient is not None:
+                    # The logit of a token's only atom changes nothing.
+                    _, place = chunk.pair_rows(self.pairs.ptr, slice(0, 1))
+                    self.pairs.gradient.write(
+                        place, h.new_zeros(len(h), 1, 1, shape[0])
+                    )
+            else:
+                grad_kept = of_tokens.bmm(h.mT)
+                if weights.value_bias is not None:
+                    found = stretch.part(grad_token, chunk.places) * weights.value_bias
+                    grad_kept += found.sum(2, keepdim=True)
+                received = None
+                if grad_weight is not None:
+                    received = stretch.part(grad_weight, chunk.atoms)
+                    received = chunk.pad(received).transpose(1, 2)
+                out: list[Tensor] = []
+                blocks = atom_weights_gradient(heads, grad_kept, received, out)
+                grad_query, grad_key = heads.gradients(blocks)
+                (kept,) = out
+                # Two [G * H, n, d] → [A, 2 H d], as the projections' columns are.
+                both = torch.stack([grad_query.mul_(weights.scale), grad_key])
+                both = both.view(2, -1, weights.heads, chunk.size, weights.width)
+                both = both.permute(1, 3, 0, 2, 4).flatten(2)
+                projected.append(chunk.compact(both))
+            pooled.append(kept.bmm(h))
+            if self.needed[6]:
+                sums.append(kept.sum(2, keepdim=True))
+            grads.append(chunk.compact(kept.mT.bmm(of_tokens)))
         if self.needed[3]:
-            pooled = (kept @ atoms.h).transpose(0, 1)
-            self.value.baddbmm_(grad_token.permute(1, 2, 0), pooled)
+            products = grad_token.permute(1, 2, 0), _cat(pooled).transpose(0, 1)
+            self.value = add(self.value, torch.bmm(*products))
         if self.needed[6]:
-            self.value_bias += (grad_token * kept.sum(2, keepdim=True)).sum(0)
-        if self.x is not None:
-            shape, mask = (weights.channels,), [True, False, False]
-            grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
-                grad_h, atoms.x, shape, atoms.mean, atoms.rstd, None, None, mask
-            )
-            self.x.write(chunk.write, grad_x)
+            found = (grad_token * _cat(sums)).sum(0)
+            self.value_bias = add(self.value_bias, found)
+        self._add_atoms(atoms, _cat(grads), projected)
 
-    def _add_logits(
-        self, atoms: NormedAtoms, grad_kept: Tensor, grad_weight: Tensor, kept: Tensor
-    ) -> Tensor:
-        """Gradients of scaled queries and keys ``[G n, 2 H d]``; fills ``kept``."""
-        heads, sizes = atoms.project(), token_sizes(atoms.chunk, atoms.h)
-        grads = grad_kept / sizes, grad_weight / sizes
-        both = heads.gradients(atom_weights_gradient(heads, *grads, kept))
-        kept /= sizes
-        flat = torch.stack([g.transpose(1, 2) for g in both], 2).flatten(2)
-        flat = flat.flatten(0, 1)
-        if self.wants_query_key:
-            self.query_key.addmm_(flat.mT, atoms.h.flatten(0, 1))
-            if self.needed[4] or self.needed[5]:
-                self.query_key_bias += flat.sum(0)
-        return flat
+    def _add_atoms(
+        self, atoms: NormedAtoms, grad: Tensor, projected: list[Tensor]
+    ) -> None:
+        """Take the gradients of normed atoms ``[A, C]``, and of what is projected."""
+        if projected:
+            grads = _cat(projected)
+            if self.wants_query_key:
+                self.query_key = add(self.query_key, grads.mT @ atoms.h)
+                if self.needed[4] or self.needed[5]:
+                    self.query_key_bias = add(self.query_key_bias, grads.sum(0))
+            if self.needed[0]:
+                grad.addmm_(grads, self.weights.query_key.to(grads.dtype))
+        if self.x is not None:
+            shape, mask = (self.weights.channels,), [True, False, False]
+            grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+                grad, atoms.x, shape, atoms.mean, atoms.rstd, None, None, mask
+            )
+            self.x.put(atoms.stretch.rows, grad_x)
 
     def results(self) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
-        query, key = self.query_key.view(2, *self.value.shape)
-        query_bias, key_bias = self.query_key_bias.view(2, *self.value.shape[:2])
-        # So far they are those of the scaled queries.
-        query, query_bias = query * self.weights.scale, query_bias * self.weights.scale
-        found = query, key, self.value, query_bias, key_bias, self.value_bias
-        x, bias = written(self.x, self.pairs.gradient)
+        both = (self.query_key, self.query_key_bias)
+        weight, bias = ((None, None) if t is None else t.view(2, -1) for t in both)
+        found = *weight, self.value, *bias, self.value_bias
         given = zip(found, self.tensors[1:7], self.needed[1:7], strict=True)
-        weights = [g.to(t.dtype, copy=True) if need else None for g, t, need in given]
-        return [x, *weights, bias]
+        weights = [_cast(g, t) if need else None for g, t, need in given]
+        x, pairs = written(self.x, self.pairs.gradient)
+        return [x, *weights, pairs]
+
+
+def _cast(grad: Optional[Tensor], like: Tensor) -> Tensor:
+    """A gradient in the form of its tensor, in memory of its own."""
+    if grad is None:
+        return torch.zeros_like(like)
+    return grad.view(like.shape).to(like.dtype, copy=True)
 
 
 def _encode_backward(
-    tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
+    tensors: Tensors,
+    context: OperatorContext,
+    outputs: Tensors,
+    needed: Needed,
+    kept: Optional[list[NormedAtoms]] = None,
 ) -> Gradients:
-    gradients = EncodeGradients(tensors, context, needed)
-    for chunk in chunks_of(context):
-        gradients.add(chunk, outputs)
+    # Used once, so that memory is free after a backward pass.
+    found = kept.pop() if kept else None
+    gradients = EncodeGradients(tensors, context, needed, found)
+    for stretch in stretches_of(context):
+        gradients.add(stretch, outputs)
     return gradients.results()
 
 
@@ -238,5 +324,7 @@ encode = define_operator(
     "Tensor x, Tensor query_weight, Tensor key_weight, Tensor value_weight, "
     "Tensor? query_bias, Tensor? key_bias, Tensor? value_bias, Tensor? pair_bias",
     2,
-    OperatorDefinition(_encode, _encode_backward, _encode_shapes, encode_flops),
+    OperatorDefinition(
+        _encode, _encode_backward, _encode_shapes, encode_flops, keeps=True
+    ),
 )

@@ -23,14 +23,13 @@ from pyg_atomenc.attention.dense.attend import (
     RowWriter,
     atom_weights,
     atom_weights_gradient,
+    read_gradients,
     read_heads,
-    read_output_gradients,
     softmax_gradient,
-    token_sizes,
     writer,
     written,
 )
-from pyg_atomenc.attention.dense.plan import chunks_of
+from pyg_atomenc.attention.dense.plan import Places, chunks_of
 from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 
@@ -42,9 +41,9 @@ def _read(
     query, key, value, _ = tensors
     scale = query.size(-1) ** -0.5
     for chunk in chunks_of(context):
-        scaled = read_heads(query, chunk) * scale
-        heads = ChunkHeads(scaled, read_heads(key, chunk), pairs, chunk)
-        yield heads, read_heads(value, chunk)
+        queries = read_heads(query, chunk).flatten(0, 1) * scale
+        keys = read_heads(key, chunk).flatten(0, 1)
+        yield ChunkHeads(queries, keys, pairs, chunk), read_heads(value, chunk)
 
 
 # Blocks of query rows with the gradients of their logits, and what gives those of the
@@ -69,7 +68,8 @@ def _backward(
         blocks, value_gradient = differentiate(heads, values)
         if needed[0] or needed[1] or needed[3]:
             grad_query, grad_key = heads.gradients(blocks)
-            grads = [grad_query * query.size(-1) ** -0.5, grad_key]
+            grad_query *= query.size(-1) ** -0.5
+            grads = [heads.by_token(grad_query), heads.by_token(grad_key)]
         else:
             for _ in blocks:
                 pass
@@ -77,7 +77,7 @@ def _backward(
         grads.append(grad.sum(1, keepdim=True) if value.size(1) == 1 else grad)
         for rows, part in zip(writers, grads, strict=True):
             if rows is not None and part is not None:
-                rows.write(heads.chunk.write, part.transpose(1, 2))
+                rows.write(heads.chunk.rows, heads.chunk.compact(part.transpose(1, 2)))
 
     for heads, values in _read(tensors, pairs, context):
         add(heads, values)
@@ -90,9 +90,12 @@ def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     shape = (query.size(1), value.size(2))
     out = RowWriter(context.num_atoms, shape, value, all_written=True)
     for heads, values in _read(tensors, pairs, context):
-        for rows, alpha, factor in heads.blocks():
+        parts = []
+        for _, alpha, factor in heads.blocks():
             kept = alpha if factor is None else alpha * factor
-            out.write(heads.chunk.write[:, rows], (kept @ values).transpose(1, 2))
+            parts.append((heads.by_token(kept) @ values).transpose(1, 2))
+        found = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        out.write(heads.chunk.rows, heads.chunk.compact(found))
     return (out.result(),)
 
 
@@ -101,6 +104,8 @@ def _attend_backward(
 ) -> Gradients:
     def differentiate(heads: ChunkHeads, values: Tensor) -> _Derivatives:
         grad_out = read_heads(outputs[0], heads.chunk)
+        if heads.chunk.padding is not None:
+            grad_out *= (heads.chunk.padding.share.mT > 0).to(grad_out.dtype)
         grad_values = torch.zeros_like(grad_out)
         logits = _attend_logits(heads, values, grad_out, grad_values)
         return logits, lambda: grad_values
@@ -113,10 +118,10 @@ def _attend_logits(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Gradients of the logits; adds those of the values to ``grad_values``."""
     for rows, alpha, factor in heads.blocks():
-        grad = heads.drop_padding(grad_out[:, :, rows], rows)
+        grad = grad_out[:, :, rows]
         kept = alpha if factor is None else alpha * factor
-        grad_values += kept.mT @ grad
-        grad_alpha = grad @ values.mT
+        grad_values += heads.by_token(kept).mT @ grad
+        grad_alpha = (grad @ values.mT).flatten(0, 1)
         if factor is not None:
             grad_alpha = grad_alpha * factor
         yield rows, softmax_gradient(alpha, grad_alpha)
@@ -137,7 +142,7 @@ def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
         weight, kept = atom_weights(heads)
         # A mean over an atom's outputs is a sum of values by the atoms' weights.
         tokens.write(heads.chunk.tokens, (kept.unsqueeze(2) @ values).squeeze(2))
-        weights.write(heads.chunk.write, weight.transpose(1, 2))
+        weights.write(heads.chunk.rows, heads.chunk.compact(weight.transpose(1, 2)))
     return tokens.result(), weights.result()
 
 
@@ -147,14 +152,16 @@ def _pool_backward(
     shape = (tensors[0].size(1), tensors[2].size(2))
 
     def differentiate(heads: ChunkHeads, values: Tensor) -> _Derivatives:
-        sizes = token_sizes(heads.chunk, values)
-        given = read_output_gradients(outputs, heads.chunk, values, shape)
-        grad_token, grad_weight = given[0].unsqueeze(2), given[1]
-        grad_kept = (grad_token @ values.mT).squeeze(2) / sizes
-        kept_sum = torch.zeros_like(grad_kept)
-        grads = grad_kept, grad_weight / sizes
-        logits = atom_weights_gradient(heads, *grads, kept_sum)
-        return logits, lambda: (kept_sum / sizes).unsqueeze(3) * grad_token
+        chunk = heads.chunk
+        places = Places(chunk.rows), Places(chunk.tokens)
+        grad_token, grad_weight = read_gradients(outputs, *places, values, shape)
+        grad_token = grad_token.unsqueeze(2)
+        if grad_weight is not None:
+            grad_weight = chunk.pad(grad_weight).transpose(1, 2)
+        grad_kept = (grad_token @ values.mT).squeeze(2)
+        kept: list[Tensor] = []
+        logits = atom_weights_gradient(heads, grad_kept, grad_weight, kept)
+        return logits, lambda: kept[0].unsqueeze(3) * grad_token
 
     return _backward(tensors, context, needed, differentiate)
 

@@ -1,77 +1,124 @@
-"""How the dense backend cuts a layout into chunks, which it works on one at a time.
+"""How the dense backend cuts a layout into stretches of tokens, and these into chunks.
 
-Tokens are taken in the order of their sizes. Neighbouring sizes share a chunk where
+Tokens are taken in the order of their sizes. A stretch has as many atoms as stay in a
+cache together; they are projected at once. Its neighbouring sizes share a chunk where
 padding the smaller tokens to the largest costs less than another chunk would.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import OperatorContext, plan_once
-from pyg_atomenc.attention.ragged import pointers, ranges
 
 
 class Limits(NamedTuple):
-    """How large chunks are; pairs are entries of one head's attention matrices."""
+    """How large stretches and chunks are; pairs are entries of one head's matrices."""
 
-    atoms: int  # at most in a chunk
-    pairs: int  # at most in a chunk
-    chunk_cost: int  # of one more chunk, in pairs: what sizes may share of padding
-    entries: int  # pairs that are in memory at once, at most
+    atoms: int  # at most in a stretch, but for a token that has more
+    chunk_cost: int  # of one more chunk, in pairs: what sizes may share of padding,
+    copy_cost: int  # of an atom of a chunk with padding, whose rows are copied,
+    entries: int  # and pairs that are in memory at once, at most
 
 
-# On a CPU a chunk's activations stay in a core's cache between its steps; elsewhere
+# On a CPU a stretch's activations stay in a core's cache between its steps; elsewhere
 # launches cost more than memory.
-CPU = Limits(2**11, 2**18, 2**12, 2**17)
-ACCELERATOR = Limits(2**17, 2**22, 2**19, 2**22)
+CPU = Limits(2**11, 10_000, 12, 2**16)
+ACCELERATOR = Limits(2**17, 2**19, 0, 2**22)
 
 
 def limits_of(device: torch.device) -> Limits:
-    """How large chunks are on a device."""
+    """How large stretches and chunks are on a device."""
     return CPU if device.type == "cpu" else ACCELERATOR
 
 
 # Rows of the edge list: an index, or a stretch of them.
 Pairs = Union[Tensor, slice]
 
+# To project an atom costs as much as so many pairs.
+PROJECTED = 2**6
+
 # Fewer query rows make no efficient matrix product.
-MIN_ROWS = 16
+MIN_ROWS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """How tokens of several sizes are padded to the largest, ``n`` atoms."""
+
+    sizes: Tensor  # [G]
+    slot: Tensor  # the atom in every place [G * n], a token's last again as padding
+    inside: Tensor  # the places that hold an atom [A]
+    closed: Tensor  # what is added to logits [G, 1, 1, n]: -inf for padding
+    share: Tensor  # 1 / size, 0 for padding [G, 1, 1, n], float32
+
+    @staticmethod
+    def of_sizes(sizes: Any, size: int, device: torch.device) -> "Padding":
+        """The padding of tokens ``[G]``, of NumPy, that stand one after the other."""
+        place, stop = np.arange(size), sizes.cumsum()[:, None]
+        count = sizes[:, None]
+        there = place < count
+        masks = np.where(there, 0, -np.inf), np.where(there, 1 / count, 0)
+        closed, share = (m.astype(np.float32)[:, None, None] for m in masks)
+        slot = np.minimum(stop - count + place, stop - 1).ravel()
+        parts = sizes, slot, np.flatnonzero(there), closed, share
+        return Padding(*[_put(part, device) for part in parts])
+
+
+def _put(array: Any, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    # Even where there is nothing to do, `to` takes as long as what made it.
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Which rows of a whole tensor, and in which order."""
+
+    index: Tensor  # int64
+    back: Optional[Tensor] = None  # where every row of the whole is, if all are there
+    in_order: bool = False  # whether these are all rows as they stand
+
+    def take(self, x: Tensor) -> Tensor:
+        """These rows."""
+        return x if self.in_order else x.index_select(0, self.index)
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
     """Tokens of the same padded size, worked on as one batch of small matrices."""
 
-    read: Tensor  # the atoms of every token [G, n], int64, its last again as padding
-    write: Tensor  # the same, but for padding the row past the last atom's
+    rows: Tensor  # their ``A`` atoms, token by token [A], int64
     tokens: Tensor  # [G], int64
-    sizes: Optional[Tensor]  # atoms of every token [G]; None where all have n
+    size: int  # ``n``
+    padding: Optional[Padding]  # None where all have n atoms
     first_pair: int  # the first edge of the first token in to_edge_index()
+    atoms: slice  # where its atoms stand in the stretch,
+    places: slice  # and its tokens
 
-    @property
-    def size(self) -> int:
-        """The padded size ``n``."""
-        return self.read.size(1)
+    def pad(self, x: Tensor) -> Tensor:
+        """Rows of the atoms ``[A, …]`` as ``[G, n, …]``."""
+        if self.padding is not None:
+            x = x.index_select(0, self.padding.slot)
+        return x.view(-1, self.size, *x.shape[1:])
+
+    def compact(self, x: Tensor) -> Tensor:
+        """Rows ``[G, n, …]`` of the atoms alone ``[A, …]``."""
+        x = x.flatten(0, 1)
+        return x if self.padding is None else x.index_select(0, self.padding.inside)
 
     @cached_property
-    def mask(self) -> Optional[Tensor]:
-        """Which places hold an atom ``[G, n]``; ``None`` where all do."""
-        if self.sizes is None:
-            return None
-        place = torch.arange(self.size, device=self.sizes.device)
-        return place < self.sizes.unsqueeze(1)
-
-    def row_blocks(self) -> Iterator[slice]:
+    def row_blocks(self) -> list[slice]:
         """Query rows whose attention weights fit in memory together."""
-        entries = limits_of(self.read.device).entries
-        step = max(MIN_ROWS, entries // (self.size * self.tokens.numel()))
-        for start in range(0, self.size, step):
-            yield slice(start, min(start + step, self.size))
+        entries = limits_of(self.rows.device).entries
+        step = max(MIN_ROWS, entries // (self.size * len(self.tokens)))
+        starts = range(0, self.size, step)
+        return [slice(start, min(start + step, self.size)) for start in starts]
 
     def pair_rows(self, pair_ptr: Tensor, rows: slice) -> tuple[Pairs, Pairs]:
         """Rows of the edge list to read and to write, each ``[G, rows, n]``.
@@ -84,72 +131,132 @@ class Chunk:
             return stretch, stretch
         place = torch.arange(self.size, device=pair_ptr.device)
         start = pair_ptr[self.tokens].view(-1, 1, 1)
-        if self.sizes is None:
+        if self.padding is None:
             read = start + place[rows].view(-1, 1) * self.size + place
             return read, read
-        sizes = self.sizes.view(-1, 1, 1)
+        sizes = self.padding.sizes.view(-1, 1, 1)
         target, source = place[rows].view(1, -1, 1), place.view(1, 1, -1)
         inside = (target < sizes) & (source < sizes)
         read = start + target.minimum(sizes - 1) * sizes + source.minimum(sizes - 1)
         return read, torch.where(inside, read, pair_ptr[-1])
 
 
-def chunks_of(context: OperatorContext) -> list[Chunk]:
-    """The chunks of a layout, made once; empty tokens are in none."""
-    return plan_once(context, "dense", lambda: _make_chunks(context))
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Tokens whose atoms are projected together."""
+
+    rows: Places  # their atoms, token by token
+    tokens: Places
+    chunks: list[Chunk]
+
+    @property
+    def single(self) -> bool:
+        """Whether every token is one atom, which attends to itself alone."""
+        return self.chunks[-1].size == 1
+
+    def part(self, x: Tensor, where: slice) -> Tensor:
+        """A chunk's part of what the stretch's atoms or tokens have."""
+        return x if len(self.chunks) == 1 else x[where]
 
 
-def _make_chunks(context: OperatorContext) -> list[Chunk]:
-    device = context.perm.device
-    unsorted = context.host_ptr.diff()
-    sizes, by_size = unsorted.sort(stable=True)
-    order = ranges(context.host_ptr[by_size], sizes, context.num_atoms)
-    atoms = context.perm[order.to(device, non_blocking=True)]
-    tokens = by_size.to(device, non_blocking=True)
-    first_pair = pointers(unsorted**2)[by_size]
-    chunks, first_atom = [], 0
-    for group in make_groups(sizes, limits_of(device)):
-        count, pair = sizes[group], int(first_pair[group.start])
-        size, num_atoms = int(count[-1]), int(count.sum())
-        rows = atoms[first_atom : first_atom + num_atoms]
-        first_atom += num_atoms
-        if num_atoms == len(count) * size:
-            rows = rows.view(-1, size)
-            chunks.append(Chunk(rows, rows, tokens[group], None, pair))
-            continue
-        count = count.to(device, non_blocking=True)
-        place = torch.arange(size, device=device)
-        last = count.cumsum(0).unsqueeze(1) - 1
-        slot = last + 1 - count.unsqueeze(1) + place
-        read = rows[slot.minimum(last)]
-        write = torch.where(place < count.unsqueeze(1), read, context.num_atoms)
-        chunks.append(Chunk(read, write, tokens[group], count, pair))
-    return chunks
+def stretches_of(context: OperatorContext) -> list[Stretch]:
+    """The stretches of a layout, made once; empty tokens are in none."""
+
+    def make() -> list[Stretch]:
+        limits = limits_of(context.perm.device)
+        return make_stretches(context.perm, context.host_ptr, limits, 2)
+
+    return plan_once(context, "dense", make)
 
 
-def make_groups(sizes: Tensor, limits: Limits) -> list[slice]:
-    """Which tokens share a chunk; empty ones are in none.
+def chunks_of(context: OperatorContext) -> Iterator[Chunk]:
+    """The chunks of all stretches."""
+    return (chunk for stretch in stretches_of(context) for chunk in stretch.chunks)
 
-    Sizes ``[T]`` are the tokens' numbers of atoms, in rising order, on the CPU.
+
+def make_stretches(
+    perm: Tensor, host_ptr: Tensor, limits: Limits, power: int
+) -> list[Stretch]:
+    """Stretches of the atoms ``perm`` of tokens; padding costs a size's ``power``."""
+    # NumPy's calls take a fraction of the time of torch's, and a layout is planned in
+    # every step of a training.
+    device, ptr = perm.device, host_ptr.numpy()
+    unsorted = np.diff(ptr)
+    by_size = unsorted.argsort(kind="stable")
+    sizes = unsorted[by_size]
+    starts = sizes.cumsum() - sizes
+    order = np.repeat(ptr[by_size] - starts, sizes) + np.arange(perm.numel())
+    atoms, tokens = perm.index_select(0, _put(order, device)), _put(by_size, device)
+    first_pair = ((unsorted**2).cumsum() - unsorted**2)[by_size]
+    stretches, stop = [], 0
+    cut = make_groups(sizes, limits, power)
+    for groups in cut:
+        start, first = stop, groups[0].start
+        chunks = []
+        for group in groups:
+            count = sizes[group]
+            size, num_atoms = int(count[-1]), int(count.sum())
+            padding = None
+            if num_atoms != len(count) * size:
+                padding = Padding.of_sizes(count, size, device)
+            chunk = Chunk(
+                atoms[stop : stop + num_atoms],
+                tokens[group],
+                size,
+                padding,
+                int(first_pair[group.start]),
+                slice(stop - start, stop - start + num_atoms),
+                slice(group.start - first, group.stop - first),
+            )
+            chunks.append(chunk)
+            stop += num_atoms
+        whole = len(cut) == 1
+        here = slice(first, groups[-1].stop)
+        places = (
+            _places(atoms[start:stop], whole),
+            _places(tokens[here], whole and first == 0),
+        )
+        stretches.append(Stretch(*places, chunks))
+    return stretches
+
+
+def _places(index: Tensor, whole: bool) -> Places:
+    """Rows of a tensor, the whole of it where so told."""
+    if not whole:
+        return Places(index)
+    order = torch.arange(len(index), device=index.device)
+    back = torch.empty_like(index).index_copy_(0, index, order)
+    # Elsewhere than on a CPU the answer would be waited for.
+    return Places(index, back, index.device.type == "cpu" and index.equal(order))
+
+
+def make_groups(sizes: Any, limits: Limits, power: int = 2) -> list[list[slice]]:
+    """Which tokens share a chunk, and which chunks a stretch; empty ones are in none.
+
+    Sizes ``[T]``, of NumPy, are the tokens' numbers of atoms in rising order; padding
+    costs their ``power``. Tokens of one atom are in stretches of their own, if many.
     """
-    # Of neighbouring sizes the largest, the first token, and one past the last.
-    shared: list[tuple[int, int, int]] = []
-    stop = padding = 0
-    # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
-    for value, count in zip(*sizes.unique_consecutive(return_counts=True), strict=True):
-        size, first, stop = int(value), stop, stop + int(count)
-        if size == 0:
-            continue
-        if shared:
-            last, start, _ = shared[-1]
-            padding += (first - start) * (size * size - last * last)
-            if padding <= limits.chunk_cost:
-                shared[-1] = size, start, stop
+    stretches: list[list[slice]] = [[]]
+    room, padding, last = limits.atoms, 0, 0
+    values, firsts = (x.tolist() for x in np.unique(sizes, return_index=True))
+    stops = [*firsts, len(sizes)][1:]
+    apart = np.count_nonzero(sizes == 1) * PROJECTED > limits.chunk_cost
+    for size, first, stop in zip(values, firsts, stops, strict=True):
+        while size > 0 and first < stop:
+            chunks = stretches[-1]
+            taken = min(stop - first, max(room // size, 0 if chunks else 1))
+            if taken == 0 or (chunks and last == 1 < size and apart):
+                stretches.append([])
+                room = limits.atoms
                 continue
-        shared.append((size, first, stop))
-        padding = 0
-    groups = []
-    for size, first, stop in shared:
-        step = max(1, min(limits.atoms // size, limits.pairs // size**2))
-        groups += [slice(i, min(i + step, stop)) for i in range(first, stop, step)]
-    return groups
+            end, start = first + taken, chunks[-1].start if chunks else first
+            before = 0 if padding else (first - start) * last
+            padding += (first - start) * (size**power - last**power)
+            padding += (before + taken * size) * limits.copy_cost
+            if chunks and padding <= limits.chunk_cost:
+                chunks[-1] = slice(start, end)
+            else:
+                chunks.append(slice(first, end))
+                padding = 0
+            last, first, room = size, end, room - taken * size
+    return stretches if stretches[-1] else []

@@ -3,14 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Optional, TypeVar, Union
+from typing import Any, ClassVar, Optional, Self, Union
 
 import torch
 from torch import Tensor
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
-Self = TypeVar("Self", bound="Layout")
 Device = Union[str, int, torch.device]
 
 
@@ -56,26 +55,26 @@ class Layout(ABC):
     @property
     def device(self) -> torch.device:
         """Where the tensors lie."""
-        return self._moving()[0].device
+        return getattr(self, self.tensors[0]).device
 
-    def to(self: Self, device: Device, non_blocking: bool = False) -> Self:
+    def to(self, device: Device, non_blocking: bool = False) -> Self:
         """Move to a device; what is kept for the CPU stays there."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
-    def cpu(self: Self) -> Self:
+    def cpu(self) -> Self:
         """Move to the CPU."""
         return self.to("cpu")
 
-    def cuda(self: Self, device: Device = "cuda", non_blocking: bool = False) -> Self:
+    def cuda(self, device: Device = "cuda", non_blocking: bool = False) -> Self:
         """Move to a GPU."""
         return self.to(device, non_blocking)
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory until the work queued on ``stream`` is done."""
-        for value in self._moving():
-            value.record_stream(stream)
+        for name in self.tensors:
+            getattr(self, name).record_stream(stream)
 
-    def pin_memory(self: Self) -> Self:
+    def pin_memory(self) -> Self:
         """Copy into page-locked memory, for asynchronous transfers to a GPU."""
         return self._map(lambda value: value.pin_memory())
 
@@ -83,10 +82,7 @@ class Layout(ABC):
         numbers = "".join(f"{name}={getattr(self, name)}, " for name in self.shown)
         return f"{type(self).__name__}({numbers}device='{self.device}')"
 
-    def _moving(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self.tensors]
-
-    def _map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changes: Any = {name: function(getattr(self, name)) for name in self.tensors}
         return replace(self, **changes)  # type: ignore[type-var]
 

@@ -2,6 +2,7 @@
 
 from typing import Any, Optional
 
+import torch
 from torch import Tensor
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
@@ -20,8 +21,9 @@ def check_layout(layout: Any, kind: Any = Layout) -> Any:
     mend = mend if kind is Layout else ", which has tokens to pool atoms into."
     mend = f"pass TokenLayout.from_index(atom_to_token, num_tokens){mend}"
     layout = check_type("layout", layout, kind, mend)
-    for name in layout.tensors:
-        unwrapped("layout", getattr(layout, name))
+    if torch._C._are_functorch_transforms_active():
+        for name in layout.tensors:
+            unwrapped("layout", getattr(layout, name))
     return layout
 
 
@@ -45,10 +47,9 @@ def as_layout(
         forward = flow == "source_to_target"
         if isinstance(edges, SparseTensor) or is_torch_sparse_tensor(edges):
             if not forward:
-                raise AtomEncodingError(
-                    f"'{name}' is an adjacency, but 'flow' {flow!r}: pass edges [2, "
-                    f"num_edges], or the transposed adjacency without 'flow'."
-                )
+                found = f"'{name}' is an adjacency, but 'flow' {flow!r}"
+                mend = "pass edges [2, num_edges], or the transposed without 'flow'."
+                raise AtomEncodingError(f"{found}: {mend}")
             edges = to_edge_index(edges)[0].flip(0)
         elif not forward and isinstance(edges, Tensor):
             edges = edges.flip(0)
@@ -58,10 +59,8 @@ def as_layout(
         built, given = (
             f"{m} atoms" if m == n else f"{m} sources and {n} targets" for m, n in pairs
         )
-        raise AtomEncodingError(
-            f"'layout' was built for {built}, but the input has {given}: build the "
-            f"layout from this batch."
-        )
+        found = f"'layout' was built for {built}, but the input has {given}"
+        raise AtomEncodingError(f"{found}: build the layout from this batch.")
     return edges
 
 
@@ -84,15 +83,11 @@ def as_token_layout(
         layout = check_layout(index, TokenLayout)
         if num_tokens is not None and num_tokens != layout.num_tokens:
             count = count_name(name)
-            raise AtomEncodingError(
-                f"'{count}' is {num_tokens}, but the layout has {layout.num_tokens} "
-                f"tokens: leave '{count}' out."
-            )
+            found = f"{num_tokens}, but the layout has {layout.num_tokens} tokens"
+            raise AtomEncodingError(f"'{count}' is {found}: leave '{count}' out.")
         if batch is not None and is_readable(batch):
             layout.check_batch(batch)
     if num_atoms is not None and layout.num_atoms != num_atoms:
-        raise AtomEncodingError(
-            f"'x' has {num_atoms} atoms, but '{name}' {layout.num_atoms}: give every "
-            f"atom one row and one token."
-        )
+        found = f"'x' has {num_atoms} atoms, but '{name}' {layout.num_atoms}"
+        raise AtomEncodingError(f"{found}: give every atom one row and one token.")
     return layout

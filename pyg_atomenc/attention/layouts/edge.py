@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
+from pyg_atomenc.attention.layouts.token import sort_atoms, sort_atoms_op
 from pyg_atomenc.attention.tracing import is_readable, is_tracing, unwrapped
 from pyg_atomenc.checks import check_integer, check_range, found
 from pyg_atomenc.errors import AtomEncodingError
@@ -54,10 +55,8 @@ class EdgeLayout(Layout):
         is_edges = isinstance(edge_index, Tensor) and edge_index.dim() == 2
         is_edges = is_edges and edge_index.size(0) == 2
         if not is_edges or edge_index.dtype not in (torch.int64, torch.int32):
-            raise AtomEncodingError(
-                f"'{name}' is {found(edge_index)}: pass a layout, or edges [2, "
-                f"num_edges] of int64 or int32."
-            )
+            mend = "pass a layout, or edges [2, num_edges] of int64 or int32."
+            raise AtomEncodingError(f"'{name}' is {found(edge_index)}: {mend}")
         edge_index = unwrapped(name, edge_index)
         readable = is_readable(edge_index)
         if not is_tracing():
@@ -71,6 +70,19 @@ class EdgeLayout(Layout):
             with torch.inference_mode(False):
                 edge_index = edge_index.clone()
         return EdgeLayout(edge_index.long(), num_sources, num_targets)
+
+    def by_target(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges by target ``[E]``; their pointers ``[num_targets + 1]``, and on CPU."""
+        target = self.edge_index[1]
+        if not is_readable(target):
+            return sort_atoms_op(target, self.num_targets)
+        version = 0 if target.is_inference() else target._version
+        known, found = self.__dict__.get("_by_target", (-1, None))
+        if known != version:
+            with torch.inference_mode(False):
+                found = sort_atoms(target, self.num_targets)
+            self.__dict__["_by_target"] = version, found
+        return found
 
     @property
     def num_pairs(self) -> int:  # type: ignore[override]

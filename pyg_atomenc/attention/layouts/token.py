@@ -26,6 +26,7 @@ MAX_IDS = 10**6
 MAX_TOKENS = 10**8
 
 _MEND = "pass a vector [num_atoms] with the token of every atom as an integer."
+_RENUMBERED = "torch.unique(ids, return_inverse=True)[1]"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,10 +83,8 @@ class TokenLayout(Layout):
                 ``dim_size`` where that is ``"index"``. (default: ``"atom_to_token"``)
 
         Ids that start again from 0 give a UserWarning, unless the highest id or
-        ``batch`` is told.
-
-        Raises:
-            ValueError: As :func:`~pyg_atomenc.attention.check_token_index` does.
+        ``batch`` is told; errors are those of
+        :func:`~pyg_atomenc.attention.check_token_index`.
         """
         if is_tracing():
             return _trace_layout(atom_to_token, num_tokens)
@@ -103,7 +102,7 @@ class TokenLayout(Layout):
         # be used by autograd.
         with torch.inference_mode(False):
             index = atom_to_token.detach().to(torch.long, copy=True).contiguous()
-            perm, ptr, host_ptr = _sort_atoms(index, num_tokens)
+            perm, ptr, host_ptr = sort_atoms(index, num_tokens)
         num_pairs = int(host_ptr.diff().square().sum())
         if batch is None:
             _notice_graphs(index, host_ptr, told, name)
@@ -146,7 +145,8 @@ class TokenLayout(Layout):
 register_pytree(TokenLayout, TokenLayout.tensors + TokenLayout.host_tensors)
 
 
-def _sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+def sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The atoms by token, and where those of every token start, here and on the CPU."""
     ptr = pointers(index.bincount(minlength=num_tokens))
     # Never the same tensor: a trace would take that for a promise.
     return index.argsort(stable=True), ptr, ptr.to("cpu", copy=True)
@@ -161,12 +161,13 @@ if hasattr(torch.Tag, "cudagraph_unsafe"):
 
 
 @torch.library.custom_op("pyg_atomenc::sort_atoms", mutates_args=(), **NOT_RECORDED)
-def _sort_atoms_op(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+def sort_atoms_op(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`sort_atoms`, for traces; checks the ids when it runs."""
     check_token_index(index, num_tokens)
-    return _sort_atoms(index, num_tokens)
+    return sort_atoms(index, num_tokens)
 
 
-@_sort_atoms_op.register_fake
+@sort_atoms_op.register_fake
 def _(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     ptr = index.new_empty(num_tokens + 1)
     host = "meta" if ptr.device.type == "meta" else "cpu"
@@ -183,7 +184,7 @@ def _trace_layout(atom_to_token: Tensor, num_tokens: Any) -> TokenLayout:
             num_tokens = num_tokens.item()
             torch._check(num_tokens >= 0)
     if not leaves_package():
-        return TokenLayout(index, *_sort_atoms_op(index, num_tokens))
+        return TokenLayout(index, *sort_atoms_op(index, num_tokens))
     sizes = index.new_zeros(num_tokens).scatter_add(0, index, torch.ones_like(index))
     ptr = pointers(sizes)
     return TokenLayout(index, index.argsort(stable=True), ptr, ptr)
@@ -208,23 +209,19 @@ def check_token_index(
         return num_tokens or 0
     low, high = bounds(atom_to_token)
     if low < 0:
-        raise AtomEncodingError(
-            f"'{name}' holds the negative token id {low}: token ids count from "
-            f"0; drop atoms that belong to no token before encoding."
-        )
+        mend = "ids count from 0; drop atoms that belong to no token before encoding."
+        raise AtomEncodingError(f"'{name}' holds the negative token id {low}: {mend}")
     if num_tokens is None:
         if high >= max(MAX_IDS, MAX_IDS // 1000 * atom_to_token.numel()):
             raise AtomEncodingError(
                 f"'{name}' holds token id {high} for {atom_to_token.numel()} atoms, "
-                f"and every id below it would be a token: renumber them with "
-                f"torch.unique({name}, return_inverse=True)[1], or pass '{count}'."
+                f"and all below would be tokens: pass {_RENUMBERED}, or also '{count}'."
             )
         num_tokens = high + 1
     elif high >= num_tokens:
-        raise AtomEncodingError(
-            f"'{name}' holds token id {high}, but '{count}' is {num_tokens}: pass "
-            f"{count} >= {high + 1}, or mend the ids."
-        )
+        found = f"'{name}' holds token id {high}, but '{count}' is {num_tokens}"
+        mend = f"pass {count} >= {high + 1}, or mend the ids."
+        raise AtomEncodingError(f"{found}: {mend}")
     if batch is not None:
         _check_graphs(atom_to_token, num_tokens, batch)
     return num_tokens
@@ -239,17 +236,14 @@ def _check_count(name: str, num_tokens: Any) -> int:
     if isinstance(num_tokens, Tensor) and num_tokens.numel() == 1:
         num_tokens = num_tokens.item()
     if isinstance(num_tokens, Tensor):
-        raise AtomEncodingError(
-            f"'{name}' is a tensor of {num_tokens.numel()} numbers: pass their "
-            f"sum, int(batch.num_tokens.sum()), for a batch of graphs."
-        )
+        mend = "pass their sum, int(batch.num_tokens.sum()), for a batch of graphs."
+        found = f"a tensor of {num_tokens.numel()} numbers"
+        raise AtomEncodingError(f"'{name}' is {found}: {mend}")
     num_tokens = check_integer(name, num_tokens, 0)
     if num_tokens > MAX_TOKENS:
-        raise AtomEncodingError(
-            f"'{name}' is {num_tokens}, and every token takes memory: pass at most "
-            f"{MAX_TOKENS}; renumber the ids with torch.unique(..., "
-            f"return_inverse=True)[1] if most of the tokens are empty."
-        )
+        mend = f"pass at most {MAX_TOKENS}; ids without gaps are {_RENUMBERED}."
+        found = f"{num_tokens}, and every token takes memory"
+        raise AtomEncodingError(f"'{name}' is {found}: {mend}")
     return num_tokens
 
 
@@ -283,8 +277,7 @@ def _check_graphs(atom_to_token: Tensor, num_tokens: int, batch: Tensor) -> None
     torn = (first < last).nonzero().flatten()
     if torn.numel() > 0:
         token = int(torn[0])
-        raise AtomEncodingError(
-            f"'atom_to_token' puts atoms of graphs {int(first[token])} and "
-            f"{int(last[token])} of 'batch' into token {token}, as batches of plain "
-            f"Data do: make each graph an AtomTokenData before batching."
-        )
+        graphs = f"graphs {int(first[token])} and {int(last[token])} of 'batch'"
+        found = f"{graphs} into token {token}, as batches of plain Data do"
+        mend = "make each graph an AtomTokenData before batching."
+        raise AtomEncodingError(f"'atom_to_token' puts atoms of {found}: {mend}")

@@ -1,10 +1,9 @@
 """Fused Triton kernels, for NVIDIA GPUs.
 
 A kernel takes a token of up to 64 atoms in whole (32 or 16 in float32 or where heads
-are wide), from queries, keys and values to its result; the dense backend's formulas
-take larger tokens within the same operator. No edge list is made, and no launch waits
-for the device. The kernels are tested in Triton's interpreter and compiled ahead of
-time, and passed `tests/gpu` on an H100.
+are wide); the dense backend's formulas take larger ones within the same operator. No
+edge list is made, and no launch waits for the device. The kernels are tested in
+Triton's interpreter and compiled ahead of time, and passed `tests/gpu` on an H100.
 """
 
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
 from pyg_atomenc.errors import how_to_install
 
+DEVICE = "cuda"
 HAS_TRITON = find_spec("triton") is not None
 # What Triton's compiler and the kernels' products need.
 CAPABILITY = (8, 0)
@@ -43,26 +43,26 @@ class TritonBackend(DenseBackend):
             channels = (like.size(1), like.size(1))
         reasons = list(_hindrances(device.type, device.index))
         if like.dtype not in self.tolerance:
-            reasons.append(f"the type is {like.dtype}, but it adds up in float32")
+            reasons += [f"the type is {like.dtype}, but it adds up in float32"]
         most = max_channels(like.dtype)
-        for width in sorted({w for w in channels if not 0 < w <= most}):
-            reasons.append(
-                f"a head has {width} channels, but it takes 1 to {most} of {like.dtype}"
-            )
+        wide = sorted({w for w in channels if not 0 < w <= most})
+        takes = f"but it takes 1 to {most} of {like.dtype}"
+        reasons += [f"a head has {width} channels, {takes}" for width in wide]
         if inputs.dropout > 0:
             reasons.append("'dropout' is not 0, and it has none")
         return reasons
 
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
-        """The interpreter is thousands of times slower than anything else."""
+        """It is for GPUs; the interpreter is far slower than anything else."""
+        if inputs.layout.device.type != DEVICE:
+            return ["it runs on NVIDIA GPUs"]
         return ["Triton's interpreter is on"] if is_interpreted() else []
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`; the projections are one matrix product."""
         context = OperatorContext.from_layout(inputs.layout, 0.0)
-        tokens, weights = pool_packed(
-            inputs.project_packed(exact=False), inputs.bias, context
-        )
+        packed = inputs.project_packed(exact=False)
+        tokens, weights = pool_packed(packed, inputs.bias, context)
         return tokens, weights
 
 
@@ -74,17 +74,13 @@ def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
         return (f"Triton is not installed: {how_to_install('triton')}",)
     if is_interpreted():
         return ()
-    if device != "cuda":
-        return (
-            f"the tensors are on '{device}', and it runs on NVIDIA GPUs, or with "
-            f"TRITON_INTERPRET=1 in Triton's interpreter",
-        )
+    if device != DEVICE:
+        where = "NVIDIA GPUs, or with TRITON_INTERPRET=1 in Triton's interpreter"
+        return (f"the tensors are on '{device}', and it runs on {where}",)
     if torch.version.hip is not None:
         return ("the GPU is an AMD one, on which its kernels were never compiled",)
     found = torch.cuda.get_device_capability(index)
     if found < CAPABILITY:
-        return (
-            f"the GPU has compute capability {found[0]}.{found[1]}, and Triton needs "
-            f"{CAPABILITY[0]}.{CAPABILITY[1]}",
-        )
+        has, needs = (f"{major}.{minor}" for major, minor in (found, CAPABILITY))
+        return (f"the GPU has compute capability {has}, and Triton needs {needs}",)
     return ()

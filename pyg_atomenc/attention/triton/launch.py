@@ -51,10 +51,7 @@ def max_channels(dtype: torch.dtype) -> int:
 
 
 def kernel_configs(dtype: torch.dtype, widest: int) -> dict[int, KernelConfig]:
-    """The sizes that tokens are padded to, in rising order, with a configuration each.
-
-    Their heads are padded to ``widest`` channels.
-    """
+    """The sizes to pad tokens to, rising, each configured for ``widest`` channels."""
     configs = _configs(dtype)
     return configs[min(width for width in configs if width >= widest)]
 

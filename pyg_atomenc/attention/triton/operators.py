@@ -1,9 +1,7 @@
 """The triton backend's operators: kernels for small tokens, dense formulas for others.
 
-Tokens of up to the largest size class go to the kernels, which write into tensors made
-before. The atoms of larger tokens are gathered, and the dense backend's formulas write
-theirs into the same tensors. Second gradients are those of the dense backend's forward,
-which is differentiable any number of times.
+Both write into the same tensors, made before. Second gradients are those of the dense
+backend's forward, which is differentiable any number of times.
 """
 
 from collections.abc import Callable
@@ -30,10 +28,7 @@ from pyg_atomenc.attention.triton.plan import plan_of
 
 
 class KernelCall:
-    """One call's inputs as the kernels take them, and the launches over small tokens.
-
-    Outputs are those of atoms, or with ``pool`` those of tokens.
-    """
+    """One call's inputs as the kernels take them, and the launches for small tokens."""
 
     def __init__(self, tensors: Tensors, context: OperatorContext, pool: bool) -> None:
         query, key, value, bias = tensors

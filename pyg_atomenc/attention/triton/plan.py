@@ -1,7 +1,4 @@
-"""Which tokens the kernels take, and which are left to the dense formulas.
-
-All of it is known from the sizes on the CPU, without waiting for a device.
-"""
+"""Which tokens the kernels take, and which the dense formulas, by sizes on the CPU."""
 
 from dataclasses import dataclass
 from typing import Optional

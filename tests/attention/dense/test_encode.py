@@ -1,5 +1,7 @@
 """LayerNorm, projections and pooling in one: equal to the steps written out."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import profile
 
 from pyg_atomenc.attention import TokenLayout, attention_encode, backends
+from pyg_atomenc.attention.dense import encode as dense_encode
 
 PARTITIONS = partitions()
 NAMES = ("x", "query", "key", "value", "bq", "bk", "bv", "pairs")
@@ -246,8 +249,8 @@ def test_bad_input():
     inputs, layout = make(torch.tensor([0, 0, 1]), 2)
     weights = (inputs["query"], inputs["key"], inputs["value"])
     for changes, message in [
-        ({"x": inputs["x"][:2]}, "'x' has 2 atoms, but 'layout' was built for 3"),
-        ({"x": inputs["x"][:, :5]}, r"'x' needs the shape .* x \[3, 5\]"),
+        ({"x": inputs["x"][:2]}, "'x' has 2 rows for 3 atoms of 'layout'"),
+        ({"x": inputs["x"][:, :5]}, r"'x' needs the shape .*, 6\], found: \[3, 5\]"),
         ({"x": inputs["x"].long()}, "'x' is of type torch.int64"),
         ({"weights": (*weights[:2], weights[2][:1])}, "'weights' needs three tensors"),
         ({"weights": weights[:2]}, "'weights' needs three tensors"),
@@ -289,3 +292,99 @@ def test_vmap_is_a_loop():
     found = torch.vmap(lambda x: encode(inputs | {"x": x}, layout)[0])(copies)
     for one, x in zip(found, copies, strict=True):
         torch.testing.assert_close(one, encode(inputs | {"x": x}, layout)[0])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("index", [[0, 0, 2, 1, 2, 2, 0], [0] * 300, [*range(5)], []])
+def test_what_is_kept_of_small_batches_changes_nothing(index, dropout, monkeypatch):
+    inputs, layout = make(torch.tensor(index, dtype=torch.long), None)
+    found = []
+    for atoms in (2**11, -1):
+        monkeypatch.setattr(dense_encode, "_KEPT_ATOMS", atoms)
+        torch.manual_seed(5)
+        outputs = encode(inputs, layout, dropout=dropout)
+        given = [torch.ones_like(out) for out in outputs]
+        leaves = list(inputs.values())
+        # Twice: what was kept serves the first backward pass alone.
+        for _ in range(2):
+            found.append(torch.autograd.grad(outputs, leaves, given, retain_graph=True))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_kept_is_forgotten_by_the_backward_pass(monkeypatch):
+    made = []
+    init = dense_encode.NormedAtoms.__init__
+
+    def watch(self, *args):
+        init(self, *args)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(dense_encode.NormedAtoms, "__init__", watch)
+    inputs, layout = make(torch.tensor([0, 1, 1, 0]), None)
+    loss = encode(inputs, layout)[0].sum()
+    assert len(made) == 1 and made[0]() is not None
+    loss.backward()
+    assert len(made) == 1 and made[0]() is None and loss.grad_fn is not None
+
+
+@pytest.mark.parametrize("atoms", [2**11, -1])
+def test_inputs_edited_after_a_call_are_noticed(atoms, monkeypatch):
+    monkeypatch.setattr(dense_encode, "_KEPT_ATOMS", atoms)
+    inputs, layout = make(torch.tensor([0, 1, 1, 0]), None)
+    tokens, _ = encode(inputs, layout)
+    with torch.no_grad():
+        inputs["x"].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        tokens.sum().backward()
+
+
+def test_outputs_may_be_edited_and_gradients_share_no_memory():
+    inputs, layout = make(torch.tensor([0, 0, 0]), None, dtype=torch.float32)
+    tokens, weights = encode(inputs, layout)
+    tokens += 1
+    weights *= 2
+    (tokens.sum() + weights.pow(2).sum()).backward()
+    pointers = {t.grad.untyped_storage().data_ptr() for t in inputs.values()}
+    assert len(pointers) == len(inputs)
+
+
+@pytest.mark.parametrize("count", [3, 40, 700])
+def test_few_single_atoms_share_a_stretch_with_others_and_many_have_their_own(count):
+    index = torch.cat([torch.arange(count), torch.full((4,), count)])
+    inputs, layout = make(index[torch.randperm(count + 4)], None, dtype=torch.float32)
+    wide = {k: v.detach().double().requires_grad_() for k, v in inputs.items()}
+    outputs = encode(inputs, layout), encode(wide, layout, "edges")
+    for one, two in zip(*outputs, strict=True):
+        assert_near(one, two, 1e-5)
+    found = gradients(outputs[0], inputs), gradients(outputs[1], wide)
+    for name, grad in found[0].items():
+        assert_near(grad, found[1][name], 1e-5, name)
+
+
+def test_a_pair_bias_of_a_better_type_has_every_derivative():
+    inputs, layout = make(torch.tensor([0, 0, 1, 1, 1]), None, dtype=torch.float32)
+    inputs["pairs"] = inputs["pairs"].detach().double().requires_grad_()
+    tokens, _ = encode(inputs, layout)
+    (first,) = torch.autograd.grad(tokens.pow(2).sum(), inputs["x"], create_graph=True)
+    second = torch.autograd.grad(first.pow(2).sum(), inputs["pairs"])[0]
+    assert second.dtype == torch.double and second.abs().sum() > 0
+
+
+def test_hooks_on_saved_tensors_see_all_that_is_kept(monkeypatch):
+    kept = []
+    forward = dense_encode.NormedAtoms.__init__
+
+    def watch(self, *args):
+        forward(self, *args)
+        kept.append(self)
+
+    monkeypatch.setattr(dense_encode.NormedAtoms, "__init__", watch)
+    inputs, layout = make(torch.tensor([0, 1, 1, 0]), None)
+    with torch.autograd.graph.save_on_cpu():
+        encode(inputs, layout)[0].sum().backward()
+    encode({k: v.detach() for k, v in inputs.items()}, layout)
+    assert len(kept) == 3 and all(atoms.kept is None for atoms in kept)
+    encode(inputs, layout)[0].sum().backward()
+    assert len(kept) == 4 and len(kept[-1].kept) == 1

@@ -1,5 +1,7 @@
 from dataclasses import replace
+from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,11 +17,12 @@ from pyg_atomenc.attention.dense.plan import (
     chunks_of,
     limits_of,
     make_groups,
+    stretches_of,
 )
 
 
 def sorted_sizes(sizes):
-    return torch.tensor(sizes, dtype=torch.long).sort().values
+    return np.sort(np.array(sizes, dtype=np.int64))
 
 
 def make(index, num_tokens):
@@ -27,51 +30,83 @@ def make(index, num_tokens):
     return layout, OperatorContext.from_layout(layout, 0.0)
 
 
-@given(st.lists(st.integers(0, 40), max_size=200), st.sampled_from([CPU, ACCELERATOR]))
-def test_groups_cover_every_token_once_in_order(sizes, limits):
+@given(
+    st.lists(st.integers(0, 40), max_size=200),
+    st.sampled_from([CPU, ACCELERATOR, CPU._replace(atoms=30, chunk_cost=40)]),
+    st.sampled_from([1, 2]),
+)
+def test_groups_cover_every_token_once_in_order(sizes, limits, power):
     token = sizes.count(0)
-    for group in make_groups(sorted_sizes(sizes), limits):
+    for group in chain.from_iterable(make_groups(sorted_sizes(sizes), limits, power)):
         assert group.start == token < group.stop
         token = group.stop
     assert token == len(sizes)
 
 
+@pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("limits", [CPU, ACCELERATOR])
-def test_padding_and_group_size_are_bounded(limits):
+def test_padding_and_stretches_are_bounded(limits, power):
     generator = torch.Generator().manual_seed(3)
     sizes = torch.randint(0, 60, (5000,), generator=generator)
-    sizes = sizes.sort().values
-    groups = [sizes[group] for group in make_groups(sizes, limits)]
-    padded = [len(group) * int(group.max()) ** 2 for group in groups]
-    shared = len({int(group.max()) for group in groups})
-    assert sum(padded) - int((sizes**2).sum()) <= limits.chunk_cost * shared
-    assert all(group.sum() <= limits.atoms for group in groups)
-    assert all(pairs <= limits.pairs for pairs in padded)
+    sizes = torch.cat([sizes, torch.tensor([limits.atoms - 1, limits.atoms + 1])])
+    sizes = sizes.sort().values.numpy()
+    for stretch in make_groups(sizes, limits, power):
+        groups = [sizes[group] for group in stretch]
+        padded = [len(group) * int(group.max()) ** power for group in groups]
+        needed = sum(int((group**power).sum()) for group in groups)
+        assert sum(padded) - needed <= limits.chunk_cost * len(groups)
+        atoms = sum(int(group.sum()) for group in groups)
+        assert atoms <= limits.atoms or [*map(len, groups)] == [1]
+        # Tokens of one atom need no queries and keys, which many do without.
+        assert {group.max() == 1 for group in groups} != {True, False}
 
 
 def test_the_number_of_groups_does_not_grow_with_equal_tokens_of_one_chunk():
-    assert len(make_groups(torch.full((100,), 8), CPU)) == 1
-    million = make_groups(torch.full((10**6,), 8), CPU)
-    assert len(million) == -(-(10**6) // (CPU.atoms // 8))
-    assert len(make_groups(torch.tensor([20_000]), CPU)) == 1
+    assert [len(s) for s in make_groups(np.full(100, 8), CPU)] == [1]
+    million = make_groups(np.full(10**6, 8), CPU)
+    assert [len(s) for s in million] == [1] * -(-(10**6) // (CPU.atoms // 8))
+    assert len(make_groups(np.array([20_000]), CPU)) == 1
 
 
 @given(st.lists(st.integers(0, 20), max_size=200))
 def test_every_atom_is_read_and_written_in_its_token(index):
     _, context = make(index, 22)
     seen = []
-    for chunk in chunks_of(context):
-        for row, token in enumerate(chunk.tokens.tolist()):
-            size = chunk.size if chunk.sizes is None else chunk.sizes[row].item()
-            atoms = chunk.write[row, :size].tolist()
-            assert atoms == [a for a, t in enumerate(index) if t == token]
-            assert chunk.read[row, :size].tolist() == atoms
-            assert set(chunk.write[row, size:].tolist()) <= {len(index)}
-            assert set(chunk.read[row, size:].tolist()) <= {atoms[-1]}
-            if chunk.mask is not None:
-                assert chunk.mask[row].sum() == size
-            seen += atoms
+    for stretch in stretches_of(context):
+        for chunk in stretch.chunks:
+            assert torch.equal(stretch.rows.index[chunk.atoms], chunk.rows)
+            assert torch.equal(stretch.tokens.index[chunk.places], chunk.tokens)
+            read = chunk.pad(chunk.rows)
+            assert torch.equal(chunk.compact(read), chunk.rows)
+            for row, token in enumerate(chunk.tokens.tolist()):
+                atoms = [a for a, t in enumerate(index) if t == token]
+                padding = chunk.size - len(atoms)
+                assert read[row].tolist() == atoms + padding * atoms[-1:]
+                if chunk.padding is None:
+                    assert not padding
+                else:
+                    closed = chunk.padding.closed[row].flatten().tolist()
+                    assert closed == len(atoms) * [0] + padding * [-torch.inf]
+                    share = chunk.padding.share[row].sum().item()
+                    assert share == pytest.approx(1)
+                seen += atoms
     assert sorted(seen) == list(range(len(index)))
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=200))
+def test_places_give_every_row_back(index):
+    layout, context = make(index, 22)
+    stretches = stretches_of(context)
+    for stretch in stretches:
+        for places, rows in ((stretch.rows, len(index)), (stretch.tokens, 22)):
+            whole = torch.randn(rows)
+            part = places.take(whole)
+            assert torch.equal(part, whole[places.index])
+            all_there = len(places.index) == rows
+            assert (places.back is not None) == (all_there and len(stretches) == 1)
+            if places.back is not None:
+                assert torch.equal(part[places.back], whole)
+            assert places.in_order == (all_there and torch.equal(part, whole))
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
@@ -89,8 +124,9 @@ def test_pair_rows_follow_the_edge_list(index):
             read = write = stretch.view(1, chunk.size, chunk.size)
         inside = write < layout.num_pairs
         assert torch.equal(read[inside], write[inside])
-        target = chunk.read.unsqueeze(2).expand_as(read)[inside]
-        source = chunk.read.unsqueeze(1).expand_as(read)[inside]
+        atoms = chunk.pad(chunk.rows)
+        target = atoms.unsqueeze(2).expand_as(read)[inside]
+        source = atoms.unsqueeze(1).expand_as(read)[inside]
         assert torch.equal(edges[:, read[inside]], torch.stack([source, target]))
         seen += write[inside].tolist()
     assert sorted(seen) == list(range(layout.num_pairs))
@@ -99,7 +135,7 @@ def test_pair_rows_follow_the_edge_list(index):
 def test_row_blocks_are_bounded():
     _, context = make([0] * 5000, 1)
     (chunk,) = chunks_of(context)
-    blocks = list(chunk.row_blocks())
+    blocks = chunk.row_blocks
     assert [block.start for block in blocks[1:]] == [b.stop for b in blocks[:-1]]
     assert blocks[-1].stop == 5000
     rows = blocks[0].stop
@@ -109,9 +145,9 @@ def test_row_blocks_are_bounded():
 def test_chunks_are_larger_where_launches_cost_more_than_memory():
     assert limits_of(torch.device("cpu")) == CPU
     assert limits_of(torch.device("cuda")) == ACCELERATOR
-    residues = torch.randint(4, 15, (110_000,)).sort().values
+    residues = torch.randint(4, 15, (110_000,)).sort().values.numpy()
     assert len(make_groups(residues, CPU)) > 400
-    assert len(make_groups(residues, ACCELERATOR)) <= 30
+    assert sum(map(len, make_groups(residues, ACCELERATOR))) <= 30
 
 
 @pytest.fixture
@@ -119,12 +155,12 @@ def planned(monkeypatch):
     """The layouts that were planned."""
     made = []
 
-    def count(context):
-        made.append(context.num_atoms)
-        return make_chunks(context)
+    def count(perm, *others):
+        made.append(len(perm))
+        return make_stretches(perm, *others)
 
-    make_chunks = plan._make_chunks
-    monkeypatch.setattr(plan, "_make_chunks", count)
+    make_stretches = plan.make_stretches
+    monkeypatch.setattr(plan, "make_stretches", count)
     return made
 
 

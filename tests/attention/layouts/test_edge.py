@@ -167,9 +167,21 @@ def test_only_tokens_can_be_pooled():
             as_token_layout(layout, 47)
 
 
-@pytest.mark.parametrize("name", ["dense", "triton"])
-def test_a_backend_that_cannot_says_who_can(name):
+def test_a_backend_that_cannot_says_who_can():
     qkv = torch.randn(3, 5, 2, 4)
     layout = EdgeLayout.from_edge_index(EDGES, 5)
-    with pytest.raises(ValueError, match="over edges, for which take 'edges'"):
-        attention(*qkv, layout, backend=name)
+    with pytest.raises(
+        ValueError, match="over edges, for which take 'dense' or 'edges'"
+    ):
+        attention(*qkv, layout, backend="triton")
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_edges_that_were_edited_are_sorted_and_planned_anew(row):
+    edge_index = torch.randint(6, (2, 20))
+    layout = EdgeLayout.from_edge_index(edge_index, 6)
+    qkv = torch.randn(3, 6, 1, 2)
+    attention(*qkv, layout, backend="dense")
+    edge_index[row] = edge_index[row].flip(0)
+    found = [attention(*qkv, layout, backend=name) for name in ("dense", "edges")]
+    torch.testing.assert_close(*found)

@@ -552,6 +552,8 @@ def test_says_what_the_machine_lacks(monkeypatch):
 
 
 def test_auto_takes_it_where_it_can_but_never_the_interpreter(monkeypatch):
+    assert choose_backend("auto", inputs()).name == "dense"
+    monkeypatch.setattr(backend, "DEVICE", "cpu")
     monkeypatch.setattr(backend, "_hindrances", lambda device, index: ())
     monkeypatch.setattr(backend, "is_interpreted", lambda: False)
     assert choose_backend("auto", inputs()).name == "triton"
