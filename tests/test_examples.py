@@ -70,6 +70,7 @@ def test_starts_as_a_user_starts_it(script):
         ("encode_structure.py", "safetensors", "save"),
         ("boltz_encoder.py", "safetensors", "save"),
         ("benchmarks/attention.py", "matplotlib", "plot"),
+        ("benchmarks/batch_sizes.py", "matplotlib", "plot"),
         ("benchmarks/boltz_encoder.py", "matplotlib", "plot"),
     ],
 )
@@ -252,6 +253,34 @@ def test_a_process_of_the_benchmark():
     arguments = ("--one", "residues-300", "pyg_atomenc dense", "train")
     done = run_apart("benchmarks/attention.py", *arguments)
     assert json.loads(done.stdout.splitlines()[-1])["seconds"] > 0, done.stderr
+
+
+def test_the_benchmark_of_batch_sizes(load, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    benchmark = load("benchmarks/batch_sizes.py")
+    monkeypatch.setattr(benchmark, "COUNTS", (1, 3))
+    monkeypatch.setattr(
+        benchmark, "timed", lambda steps, _: [s() is None or 1 for s in steps]
+    )
+    threads = ("--threads", str(torch.get_num_threads()))
+    monkeypatch.setattr(sys, "argv", ["", "--quick", *threads, "--out", str(tmp_path)])
+    benchmark.main()
+    table = [line for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    assert len(table) == 2 + 2 * 2 * 2
+    assert len({line.count("|") for line in table}) == 1
+    assert "| 1 molecule |" in table[2] and "| 3 fragments |" in table[-1]
+    assert "<svg" in (tmp_path / "batch_sizes.svg").read_text()
+
+
+def test_the_benchmark_of_edges(load, monkeypatch):
+    benchmark = load("benchmarks/edges.py")
+    monkeypatch.setattr(benchmark, "NODES", 50)
+    for contender in ("TransformerConv", "TokenAttentionConv"):
+        for kind in benchmark.KINDS:
+            run, leaves = benchmark.make(contender, kind, 2.2, True)
+            run().sum().backward()
+            assert leaves[0].grad is not None
+            assert run().shape == (50, 128)
 
 
 def test_the_benchmark_counts_the_bytes_of_attention_alone(load):

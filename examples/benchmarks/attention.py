@@ -393,7 +393,9 @@ def main():
     results = {}
     jobs = [job for job in jobs if args.only in job[1]]
     for job in tqdm(jobs, unit="process"):
-        results[job] = ask(*job, args)
+        results[job] = found = ask(*job, args)
+        shown = found.get("error") or f"{1e3 * found['seconds']:.1f} ms"
+        tqdm.write(f"{', '.join(job)}: {shown}")
 
     name = "CPU"
     if gpu:

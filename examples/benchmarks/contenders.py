@@ -25,6 +25,13 @@ def draw(name, generator):
     if kind == "residues":
         # `residues-1000`: tokens of 4 to 14 atoms, about 1000 atoms in all.
         return between(4, 14, numbers[0] // 9 if numbers else 12_000)
+    if kind == "molecules":
+        # `molecules-32`: as drawn from a data set, a token each.
+        drawn = torch.randn(numbers[0], generator=generator) * 7 + 25
+        return drawn.round().clamp(5, 60).long()
+    if kind == "fragments":
+        # `fragments-128`: what BRICS leaves of molecules.
+        return between(1, 12, numbers[0])
     if kind == "drug":
         # `drug-8`: eight molecules, a token each.
         return between(20, 36, numbers[0] if numbers else 3_000)
