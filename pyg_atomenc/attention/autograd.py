@@ -37,6 +37,8 @@ Needed = Sequence[bool]
 Gradients = list[Optional[Tensor]]
 
 _INDICES = "Tensor perm, Tensor ptr, Tensor host_ptr"
+# Which torch 2.6 has not: there nothing is kept.
+_TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 _CONTEXT = f"{_INDICES}, float dropout, Tensor? seed, Tensor? source"
 
 
@@ -296,8 +298,8 @@ def define_operator(
             _remember(ctx, values, None)
             tensors, context = split(values)
             # Hooks on what is saved, as of checkpoints, would not see what is kept.
-            hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-            keeps = definition.keeps and any(ctx.needs_input_grad) and hooks is None
+            hooks = _TOP_HOOKS is None or _TOP_HOOKS(False)
+            keeps = definition.keeps and any(ctx.needs_input_grad) and not hooks
             kept = [ctx.kept] if keeps else []
             with entered(name, context):
                 outputs = definition.forward(tensors, context, *kept)
@@ -341,10 +343,7 @@ def needs_reference(tensors: Tensors) -> bool:
 
 
 def is_plain(tensors: Tensors) -> bool:
-    """Whether nobody but autograd looks on: no trace, mode, or tensor of its own kind.
-
-    An operator is for those; its call takes as long as some tokens.
-    """
+    """Whether nobody but autograd looks on: no trace, mode, or kind of its own."""
     watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
     if watched or vmap_depth() > 0:
         return False
