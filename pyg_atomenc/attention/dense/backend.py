@@ -1,7 +1,7 @@
-"""Batched matrix products over tokens of equal size; no edge list.
+"""Batched matrix products over tokens of equal size, and sums over edges by target.
 
-Tokens are taken in chunks of similar size (`plan.py`). The forward pass keeps no
-logits: the backward pass computes those of a chunk again.
+Both are taken in chunks of similar size (`plan.py`). The forward pass keeps no logits
+but a small batch's: the backward pass computes those of a chunk again.
 """
 
 from typing import ClassVar, Union, cast
