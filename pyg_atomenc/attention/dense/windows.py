@@ -47,7 +47,7 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     for group in groups:
         q = _matrices(query, query_index[group], dtype)
         k, v = (_matrices(x, key_index[group], dtype) for x in (key, value))
-        mask = closed[group, None, None]
+        mask = closed[group, None, None].expand(-1, -1, layout.queries, -1)
         if bias is not None and isinstance(inputs.bias, WindowBias):
             mask = bias[group].to(mask.dtype)
         elif bias is not None:
@@ -55,9 +55,9 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             # Fused kernels of GPUs read masks row by row.
             mask = (mask + pairs.movedim(-1, 1)).contiguous()
         if query.dim() == 4:
-            mask = mask.expand(-1, heads, -1, -1).transpose(0, 1).flatten(0, 1)
+            mask = mask.expand(-1, heads, -1, -1).transpose(0, 1).flatten(0, 1)[None]
         if fused:
-            out = F.scaled_dot_product_attention(q, k, v, mask.expand(*q.shape[:3], -1))
+            out = F.scaled_dot_product_attention(q, k, v, mask)
         else:
             alpha = softmax(((q * inverse_root(q)) @ k.mT).to(exact) + mask)
             if inputs.dropout > 0:

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
+from fused_calls import FusedCalls
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import gradcheck, gradgradcheck
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyg_atomenc.attention import WindowBias, WindowLayout, attention, backends
 from pyg_atomenc.attention.dense import windows as dense_windows
 
-SDPA = torch.nn.functional.scaled_dot_product_attention
 BIASES = pytest.mark.parametrize("bias", ["none", "edges", "sorted"])
 
 
@@ -122,20 +121,6 @@ def test_no_bias_is_repeated_for_the_samples(bias, step, monkeypatch):
     assert 0 < largest.bytes <= pairs
 
 
-class Calls(TorchFunctionMode):
-    """What torch's fused attention was called with."""
-
-    def __init__(self):
-        super().__init__()
-        self.queries, self.masks = [], []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is SDPA:
-            self.queries.append(args[0])
-            self.masks.append(args[3])
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("samples", [None, 1, 3])
 def test_a_fused_call_ends_with_the_grid(samples, accelerator, monkeypatch):
     layout, tensors = make(samples=samples or 1)
@@ -146,7 +131,7 @@ def test_a_fused_call_ends_with_the_grid(samples, accelerator, monkeypatch):
     sizes = []
     for limit in (10**6, matrices, matrices - 1, 9, 1):
         monkeypatch.setattr(dense_windows, "MAX_GRID", limit)
-        with torch.no_grad(), Calls() as calls:
+        with torch.no_grad(), FusedCalls() as calls:
             found = run(layout, *tensors)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         counts = [query.shape[:2].numel() for query in calls.queries]
@@ -170,7 +155,7 @@ def test_half_types(dtype, device, bias_dtype, is_sorted, request):
     tolerance = backends()["dense"].tolerance[dtype]
     if device == "accelerator":
         request.getfixturevalue("accelerator")
-    with torch.no_grad(), Calls() as calls:
+    with torch.no_grad(), FusedCalls() as calls:
         fused = run(layout, *tensors, is_sorted=is_sorted)
     kept = dtype if device == "accelerator" else torch.float32
     assert calls.queries and {q.dtype for q in calls.queries} == {kept}
