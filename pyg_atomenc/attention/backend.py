@@ -27,6 +27,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
+    takes_samples: ClassVar[tuple[str, ...]] = ()  # layouts whose samples go at once
     tolerance: ClassVar[dict[torch.dtype, float]] = {
         torch.float64: 1e-12,
         torch.float32: 1e-5,

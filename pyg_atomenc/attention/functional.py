@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import without_autocast
@@ -27,7 +28,8 @@ def attention(
         o_a = \sum_b \mathrm{softmax}_b(q_a \cdot k_b / \sqrt{d} + \beta_{ab}) \, v_b
 
     Args:
-        query (Tensor): Of the targets ``[N, H, d]``, any floating type.
+        query (Tensor): Of the targets ``[N, H, d]``, any floating type; or ``[S, N, H,
+            d]`` of samples that share layout and bias, and so for key and value.
         key (Tensor): Of the sources ``[M, H, d]``, of the same type; ``M = N`` but for
             edges between two kinds of nodes.
         value (Tensor): ``[M, H, D]``, or ``[M, 1, D]`` where the heads share it.
@@ -50,8 +52,13 @@ def attention(
             cannot run the inputs.
     """
     inputs = AttentionInputs(query, key, value, layout, bias, dropout)
-    inputs.validate()
-    return choose_backend(backend, inputs).attention(inputs)
+    inputs.validate(dims=(3, 4))
+    chosen = choose_backend(backend, inputs)
+    if query.dim() == 3 or layout.kind in chosen.takes_samples:
+        return chosen.attention(inputs)
+    each = zip(query, key, value, strict=True)
+    out = [chosen.attention(AttentionInputs(*x, layout, bias, dropout)) for x in each]
+    return torch.stack(out) if out else query.new_empty(*query.shape[:3], value.size(3))
 
 
 def attention_pool(

@@ -42,22 +42,23 @@ class AttentionInputs:
         """The layout; raises a ValueError unless it is one of tokens."""
         return check_layout(self.layout, TokenLayout)
 
-    def validate(self) -> None:
+    def validate(self, dims: tuple[int, ...] = (3,)) -> None:
         """Raise a ValueError unless shapes, types and devices fit each other."""
         check_layout(self.layout)
         query, key, value, bias = self.tensors()
         tensors = {"query": query, "key": key, "value": value}
         for name, tensor in tensors.items():
-            if checks.check_floating(name, tensor).dim() != 3:
+            if checks.check_floating(name, tensor).dim() not in dims:
                 self._refuse(name, "[num_atoms, heads, channels]")
-        if key.shape[1:] != query.shape[1:]:
+        if key.shape[:-3] + key.shape[-2:] != query.shape[:-3] + query.shape[-2:]:
             self._refuse("key", "of 'query' (but for the atoms)")
-        if value.size(0) != key.size(0) or value.size(1) not in (1, query.size(1)):
+        layout, heads = self.layout, query.size(-2)
+        if value.shape[:-2] != key.shape[:-2] or value.size(-2) not in (1, heads):
             self._refuse("value", "[num_atoms, heads or 1, channels] as 'key' has them")
-        layout = self.layout
-        checks.check_rows("query", query, layout.num_targets, _ATOMS, _MEND)
-        checks.check_rows("key", key, layout.num_sources, _ATOMS, _MEND)
-        check_bias(self.bias, layout, query.size(1))
+        targets, sources = query.movedim(-3, 0), key.movedim(-3, 0)
+        checks.check_rows("query", targets, layout.num_targets, _ATOMS, _MEND)
+        checks.check_rows("key", sources, layout.num_sources, _ATOMS, _MEND)
+        check_bias(self.bias, layout, heads)
         if bias is not None:
             tensors["bias"] = bias
         for name, tensor in tensors.items():

@@ -35,11 +35,10 @@ WindowPairs = Callable[[slice], Tensor]
 
 def window_groups(layout: WindowLayout) -> list[slice]:
     """The windows to work on together, group after group."""
-    count = layout.num_windows
     if torch.compiler.is_compiling():
-        return [slice(0, count)]
+        return [slice(0, layout.num_windows)]
     step = CPU_WINDOWS if layout.device.type == "cpu" else MAX_WINDOWS
-    return [slice(start, start + step) for start in range(0, count, step)]
+    return [slice(start, start + step) for start in range(0, layout.num_windows, step)]
 
 
 class PairBias(torch.nn.Module):
@@ -138,13 +137,8 @@ class PairBiasAttention(torch.nn.Module):
         """Attend as a layout says, from some of the atoms to all; shapes as there."""
         target = x[..., targets, :]
         projected = self.lin_query(target), self.lin_key(x), self.lin_value(x)
-        qkv = [part.unflatten(-1, (self.heads, -1)) for part in projected]
-        attend = partial(attention, layout=layout, bias=bias, backend=self.backend)
+        query, key, value = (x.unflatten(-1, (self.heads, -1)) for x in projected)
         # Softmax and sums stay in float32 under autocast.
         with without_autocast(x.device):
-            if x.dim() == 2:
-                out = attend(*qkv)
-            else:
-                outs = [attend(*sample) for sample in zip(*qkv, strict=True)]
-                out = torch.stack(outs) if outs else qkv[0]
+            out = attention(query, key, value, layout, bias, backend=self.backend)
         return self.lin_out(self.lin_gate(target).sigmoid() * out.flatten(-2))

@@ -30,6 +30,7 @@ class DenseBackend(Backend):
 
     name = "dense"
     layouts: ClassVar[tuple[str, ...]] = ("tokens", "windows", "edges")
+    takes_samples: ClassVar[tuple[str, ...]] = ("windows",)
     # What :meth:`attention` and :meth:`attention_pool` call for tokens.
     operators = attend, pool
 
@@ -39,7 +40,7 @@ class DenseBackend(Backend):
             return []
         if inputs.layout.device.type != "cpu" or is_tracing():
             return ["over edges it was measured on a CPU alone, outside of traces"]
-        width = inputs.query.size(1) * inputs.query.size(2)
+        width = inputs.query.size(-2) * inputs.query.size(-1)
         few = (inputs.layout.num_pairs or 0) * width < LARGE_MESSAGES
         return ["messages over few edges take less time"] if few else []
 

@@ -1,8 +1,8 @@
 """The dense backend's attention over windows: batches of [W, H] matrices.
 
-Every window gathers the keys and values that it sees. Windows are taken in groups: on a
-CPU so few that a group stays in cache, elsewhere as many as fit in memory. Where nobody
-asks for gradients, torch's fused attention runs each group; else plain operations do.
+Every window gathers the keys and values that it sees. Windows are taken in groups, on a
+CPU as few as fit its cache, of all samples, which share the bias. Where nobody asks for
+gradients, torch's fused attention runs each group; else plain operations do.
 """
 
 from functools import partial
@@ -17,54 +17,65 @@ from pyg_atomenc.attention.layouts.window import WindowBias, WindowLayout
 from pyg_atomenc.attention.ragged import ranges, take
 from pyg_atomenc.attention.tracing import draw
 
-# Windows in a group.
-CPU_WINDOWS = 32
-MAX_WINDOWS = 4096
+# Windows in a group, those of every sample counted.
+CPU_WINDOWS, MAX_WINDOWS = 32, 4096
+MAX_GRID = 65_535  # windows times heads of a fused call: CUDA's grids end there
 
 
 def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
-    """Attention outputs ``[N, H, D]`` in the accumulation type."""
-    dtype = accumulate_dtype(inputs.query.dtype)
+    """Attention outputs ``[N, H, D]`` or ``[S, N, H, D]``, in the products' type."""
     query, key, value, bias = inputs.tensors()
-    if layout.num_windows == 0:
-        return value.new_zeros(0, query.size(1), value.size(2), dtype=dtype)
-    query_index, _ = layout.query_index()
-    key_index, is_key = layout.key_index()
-    closed = torch.where(is_key, 0.0, -torch.inf).to(dtype)[:, None, None]
+    if query.numel() == 0:
+        return query.new_zeros(query.shape[:-1] + value.shape[-1:])
+    samples, heads = query.shape[:-3].numel(), query.size(-2)
+    value = value.expand(*value.shape[:-2], heads, -1)
+    exact, on_cpu = accumulate_dtype(query.dtype), query.is_cpu
+    dtype = exact if on_cpu else query.dtype  # a CPU multiplies half types no faster
+    (query_index, _), (key_index, is_key) = layout.query_index(), layout.key_index()
     # Where gradients, transforms or tangents follow, nothing is fused.
     followed = any(t is not None and is_followed(t) for t in inputs.tensors())
     fused = inputs.dropout == 0 and not followed
     outputs, groups = [], [slice(None)]
     if not torch.compiler.is_compiling():
-        step = CPU_WINDOWS if query.device.type == "cpu" else MAX_WINDOWS
-        groups = [slice(i, i + step) for i in range(0, layout.num_windows, step)]
+        most = CPU_WINDOWS if on_cpu else min(MAX_WINDOWS, MAX_GRID // heads)
+        # Every group's gradient is of all atoms: no more groups for more samples.
+        most = most if on_cpu and followed else max(1, most // samples)
+        groups = [slice(i, i + most) for i in range(0, layout.num_windows, most)]
+    elif not on_cpu:
+        fused = fused and layout.num_windows * samples * heads <= MAX_GRID
+    closed = torch.where(is_key, 0.0, -torch.inf).to(dtype if fused else exact)
     for group in groups:
-        q = _heads(query, query_index[group], dtype)
-        k = _heads(key, key_index[group], dtype)
-        v = _heads(value, key_index[group], dtype)
-        mask = closed[group]
+        q = _matrices(query, query_index[group], dtype)
+        k, v = (_matrices(x, key_index[group], dtype) for x in (key, value))
+        mask = closed[group, None, None].expand(-1, -1, layout.queries, -1)
         if bias is not None and isinstance(inputs.bias, WindowBias):
-            mask = bias[group].to(dtype)
+            mask = bias[group].to(mask.dtype)
         elif bias is not None:
-            pairs = take(bias, layout.pair_index(group)[0]).to(dtype)
+            pairs = take(bias, layout.pair_index(group)[0]).to(mask.dtype)
             # Fused kernels of GPUs read masks row by row.
             mask = (mask + pairs.movedim(-1, 1)).contiguous()
+        if query.dim() == 4:
+            mask = mask.expand(-1, heads, -1, -1).transpose(0, 1).flatten(0, 1)[None]
         if fused:
-            mask = mask.expand(-1, -1, q.size(2), -1)
-            v = v.expand(-1, q.size(1), -1, -1)
             out = F.scaled_dot_product_attention(q, k, v, mask)
         else:
-            alpha = softmax((q * inverse_root(q)) @ k.mT + mask)
+            alpha = softmax(((q * inverse_root(q)) @ k.mT).to(exact) + mask)
             if inputs.dropout > 0:
                 alpha = draw(partial(F.dropout, alpha, inputs.dropout))
-            out = alpha @ v
-        outputs.append(out.transpose(1, 2))
-    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            out = alpha.to(dtype) @ v
+        if query.dim() == 4:
+            out = out.unflatten(1, (heads, -1)).transpose(1, 2)
+        outputs.append(out.transpose(-3, -2).flatten(-4, -3))
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-3)
     # Queries stand in the order of the atoms, with padding behind each graph's last.
     first = torch.arange(layout.num_windows, device=out.device) * layout.queries
     sizes = layout.query_stop - layout.query_start
-    return out.flatten(0, 1).index_select(0, ranges(first, sizes, layout.num_atoms))
+    return out.index_select(-3, ranges(first, sizes, layout.num_atoms))
 
 
-def _heads(x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
-    return take(x, index).to(dtype).transpose(1, 2)
+def _matrices(x: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """What windows see, ``[K, H, W, d]``; of samples ``[S, H * K, W, d]``."""
+    if x.dim() == 3:
+        return take(x, index).to(dtype).transpose(1, 2)
+    rows = x.transpose(1, 2).index_select(2, index.flatten()).to(dtype)
+    return rows.unflatten(2, index.shape).flatten(1, 2)

@@ -37,7 +37,7 @@ class TritonBackend(DenseBackend):
         """It needs Triton, a GPU, a type that it adds up in float32, and no dropout."""
         if isinstance(inputs, AttentionInputs):
             like, device = inputs.query, inputs.query.device
-            channels = (inputs.query.size(2), inputs.value.size(2))
+            channels = (inputs.query.size(-1), inputs.value.size(-1))
         else:
             like, device = inputs.weights[0], inputs.x.device
             channels = (like.size(1), like.size(1))
