@@ -31,15 +31,11 @@ from contenders import (
     ATTENTIONS,
     CONTENDERS,
     PAIRS,
-    C,
-    D,
-    H,
-    Problem,
-    Projected,
     floor,
     package,
 )
 from device_clock import clock, look_into, wait
+from problems import C, D, H, Problem, Projected
 from torch_geometric.nn import SetTransformerAggregation
 
 from pyg_atomenc.attention.dense import plan
