@@ -119,7 +119,7 @@ def definition(q, k, v, sizes, bias=None):
         rows = slice(end - size, end)
         logits = torch.einsum("ahd,bhd->hab", q[rows], k[rows]) / q.size(2) ** 0.5
         if bias is not None:
-            own = bias[last - size**2 : last].view(size, size, -1)
+            own = bias[last - size**2 : last].view(size, size, q.size(1))
             logits = logits + own.permute(2, 0, 1)
         alpha = logits.softmax(-1)
         atoms.append(torch.einsum("hab,bhd->ahd", alpha, v[rows]))

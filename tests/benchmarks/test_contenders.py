@@ -4,26 +4,16 @@ What needs a GPU or a package that is not here gets a stand-in for the fused cal
 what surrounds it is compared.
 """
 
-import importlib
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import token_loop
+from oracle import bias_matrix, token_loop
 
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+from pyg_atomenc import TokenLayout
+
 SIZES = torch.tensor([1, 3, 16, 2, 7, 1, 9, 30, 4, 1, 5, 17])
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Gives a script beside the benchmarks as a module, whatever else has its name."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for path in FOLDER.glob("*.py"):
-        monkeypatch.delitem(sys.modules, path.stem, raising=False)
-    return importlib.import_module
 
 
 @pytest.fixture
@@ -54,8 +44,10 @@ def test_the_definition_is_that_of_numpy(problems):
     sizes = torch.tensor([2, 0, 5, 1])
     index = torch.arange(4).repeat_interleave(sizes)
     q, k, v = (torch.randn(8, 2, d, dtype=torch.float64) for d in (3, 3, 5))
-    found = problems.definition(q, k, v, sizes)
-    expected = token_loop(q, k, v, index, 4)
+    bias = torch.randn(4 + 25 + 1, 2, dtype=torch.float64)
+    matrix = bias_matrix(TokenLayout.from_index(index, 4), bias)
+    found = problems.definition(q, k, v, sizes, bias)
+    expected = token_loop(q, k, v, index, 4, matrix)
     for one, other in zip(found, expected[:3], strict=True):
         torch.testing.assert_close(one, torch.from_numpy(other), rtol=0, atol=1e-12)
 
