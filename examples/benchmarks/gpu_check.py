@@ -98,7 +98,13 @@ def work(path, device, first_step, first_job, deadline):
             file.write(json.dumps(line) + "\n")
             file.flush()
 
-        tell(title=title(device))
+        try:
+            tell(title=title(device))
+        except Exception as error:  # noqa: BLE001
+            row = {"what": "the machine", "error": message(error)}
+            tell(step=0, job=-1, row=row)
+            tell(end=True)
+            return
         for place, step in enumerate(STEPS):
             if place < first_step:
                 continue

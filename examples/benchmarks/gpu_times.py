@@ -140,14 +140,12 @@ def encoders(device):
 
 
 def contenders(device):
-    """What else one could use, with the floor where it is not known yet."""
+    """What else one could use, beside the floor; what compiles for long comes last."""
     for dtype in TYPES[:2]:
         for slow in (False, True):
             ways = {n: m for n, m in OTHERS.items() if (n in COMPILED) == slow}
-            for size in sizes_on(device, FEW):
-                key = size.removesuffix(PAIRS), dtype, False, device
-                first = {} if slow or key in FLOORS else {"floor": floor}
-                yield from rows_of((size,), dtype, {**first, **ways}, device)
+            ways = ways if slow else {"floor": floor, **ways}
+            yield from rows_of(sizes_on(device, FEW), dtype, ways, device)
 
 
 def attention_row(size, dtype, make, grad, device):
