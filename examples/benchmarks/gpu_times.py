@@ -50,11 +50,18 @@ OTHERS = {
 }
 # Which take long at first.
 COMPILED = ("flex_attention", "size buckets, compiled", "PyG edges, compiled")
-# By the size that tokens are padded to: items and warps of a program, in half types.
-OTHER_CONFIGS = {
-    16: ((4, 4), (4, 1), (4, 2), (8, 2), (2, 1), (1, 1)),
-    32: ((1, 4), (1, 1), (2, 2), (1, 2)),
-    64: ((1, 8), (1, 2), (1, 4), (1, 1)),
+# By type and the size that tokens are padded to: items and warps of a program, first
+# those of `launch.py`.
+CONFIGS = {
+    torch.bfloat16: {
+        16: ((4, 4), (4, 1), (4, 2), (8, 2), (2, 1), (1, 1)),
+        32: ((1, 4), (1, 1), (2, 2), (1, 2)),
+        64: ((1, 8), (1, 2), (1, 4), (1, 1)),
+    },
+    torch.float32: {
+        16: ((1, 4), (4, 4), (1, 1), (2, 2)),
+        32: ((1, 8), (1, 4), (1, 2), (1, 1)),
+    },
 }
 
 
@@ -174,9 +181,9 @@ def attention_alone(device):
 
 
 @contextmanager
-def configured(size, items, warps):
+def configured(dtype, size, items, warps):
     """Another configuration of the kernels for tokens that are padded to a size."""
-    table = launch._HALF[128]
+    table = launch.kernel_configs(dtype, D)
     kept = table[size]
     table[size] = launch.KernelConfig(items, warps)
     try:
@@ -186,19 +193,21 @@ def configured(size, items, warps):
 
 
 def configurations(device):
-    """Attention alone in bfloat16, of tokens that fill a size, by configuration.
+    """Attention alone, of tokens that fill three quarters of a size."""
+    atoms = 524_288 if device == "cuda" else 48
+    make = ATTENTIONS["pyg_atomenc triton"]
+    for dtype, sizes in CONFIGS.items():
+        for size, configs in sizes.items():
+            for items, warps in configs:
+                for grad in (False, True):
+                    mix = f"size-{size - size // 4}-{atoms}"
 
-    The first of each size is what `launch.py` had when this was written.
-    """
-    for size, configs in OTHER_CONFIGS.items():
-        for items, warps in configs:
-            for grad in (False, True):
-                mix = f"size-{size - size // 4}-{524_288 if device == 'cuda' else 48}"
-                given = (mix, TYPES[0], ATTENTIONS["pyg_atomenc triton"], grad, device)
+                    def run(
+                        config=(dtype, size, items, warps),
+                        given=(mix, dtype, make, grad, device),
+                    ):
+                        with configured(*config):
+                            return attention_row(*given)
 
-                def run(config=(size, items, warps), given=given):
-                    with configured(*config):
-                        return attention_row(*given)
-
-                about = {"items": items, "warps": warps}
-                yield {**told(mix, TYPES[0], "triton", grad), **about}, run
+                    about = {"items": items, "warps": warps}
+                    yield {**told(mix, dtype, "triton", grad), **about}, run

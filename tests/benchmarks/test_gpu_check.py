@@ -261,13 +261,24 @@ def test_times_here(load, monkeypatch):
 
 def test_other_configurations_are_for_their_row_alone(load):
     times = load("gpu_times")
-    before = {size: tuple(c) for size, c in times.launch._HALF[128].items()}
+
+    def there():
+        return {
+            dtype: {size: tuple(c) for size, c in found.items()}
+            for dtype in times.CONFIGS
+            for found in [times.launch.kernel_configs(dtype, 32)]
+        }
+
+    before = there()
     # The first of each is what is there.
-    assert {size: c[0] for size, c in times.OTHER_CONFIGS.items()} == before
-    with pytest.raises(KeyError), times.configured(16, 2, 1):
-        assert times.launch._HALF[128][16] == (2, 1)
+    assert before == {
+        dtype: {size: configs[0] for size, configs in sizes.items()}
+        for dtype, sizes in times.CONFIGS.items()
+    }
+    with pytest.raises(KeyError), times.configured(torch.float32, 16, 2, 1):
+        assert there()[torch.float32][16] == (2, 1)
         raise KeyError
-    assert before == {size: tuple(c) for size, c in times.launch._HALF[128].items()}
+    assert there() == before
 
 
 def test_a_call_that_no_graph_takes_is_timed_by_events(load, monkeypatch):
