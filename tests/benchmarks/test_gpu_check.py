@@ -244,7 +244,7 @@ def test_times_here(load, monkeypatch):
     monkeypatch.setattr(times, "OTHERS", {n: times.OTHERS[n] for n in kept})
     monkeypatch.delitem(times.OURS, "triton")
     rows = do_all(times.encoders("cpu"))
-    # Two sizes, of which one has a bias of pairs; two types, and one more.
+    # Two sizes, of which one has a bias of pairs, and three types.
     assert len(rows) == 3 * (2 * 2 + 2)
     assert all(row["ms"] > 0 and row["clock"] == "wall" for row in rows)
     assert all(row["floor"] > 0 for row in rows if "pair" not in row["tokens"])
