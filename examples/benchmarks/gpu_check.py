@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("correctness", "gpu_results", "correctness", 200),
+    Step("correctness", "gpu_results", "correctness", 300),
     Step("memory", "gpu_behaviour", "memory", 40),
     Step("graph capture", "gpu_behaviour", "capture", 40),
     Step("compile modes", "gpu_behaviour", "compile_modes", 90),
