@@ -48,8 +48,9 @@ STEPS = (
     Step("compile modes", "gpu_behaviour", "compile_modes", 90),
     Step("layouts in turn", "gpu_behaviour", "layouts_in_turn", 40),
     Step("attention alone", "gpu_times", "attention_alone", 60),
-    Step("encoder", "gpu_times", "encoders", 100),
-    Step("contenders", "gpu_times", "contenders", 90),
+    Step("encoder", "gpu_times", "encoders", 80),
+    Step("contenders", "gpu_times", "contenders", 60),
+    Step("compiled contenders", "gpu_times", "compiled_contenders", 60),
     Step("configurations", "gpu_times", "configurations", 60),
 )
 # The step that decides, with every wrong result.

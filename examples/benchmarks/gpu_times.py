@@ -49,7 +49,7 @@ OTHERS = {
     if name not in NOT_OTHERS and not name.endswith(PAIRS)
 }
 # Which take long at first.
-COMPILED = ("flex_attention", "size buckets, compiled", "PyG edges, compiled")
+COMPILED = ("size buckets, compiled", "flex_attention", "PyG edges, compiled")
 # By type and the size that tokens are padded to: items and warps of a program, first
 # those of `launch.py`.
 CONFIGS = {
@@ -147,12 +147,18 @@ def encoders(device):
 
 
 def contenders(device):
-    """What else one could use, beside the floor; what compiles for long comes last."""
+    """What else one could use, beside the floor."""
+    ways = {n: m for n, m in OTHERS.items() if n not in COMPILED}
     for dtype in TYPES[:2]:
-        for slow in (False, True):
-            ways = {n: m for n, m in OTHERS.items() if (n in COMPILED) == slow}
-            ways = ways if slow else {"floor": floor, **ways}
-            yield from rows_of(sizes_on(device, FEW), dtype, ways, device)
+        given = {"floor": floor, **ways}
+        yield from rows_of(sizes_on(device, FEW), dtype, given, device)
+
+
+def compiled_contenders(device):
+    """What of it torch has to compile."""
+    ways = {n: OTHERS[n] for n in COMPILED}
+    for dtype in TYPES[:2]:
+        yield from rows_of(sizes_on(device, FEW), dtype, ways, device)
 
 
 def attention_row(size, dtype, make, grad, device):
