@@ -284,8 +284,8 @@ def test_the_benchmark_of_edges(load, monkeypatch):
 
 
 def test_the_benchmark_counts_the_bytes_of_attention_alone(load):
-    contenders = load("benchmarks/contenders.py")
-    problem = contenders.Projected("size-10-1000", "cpu", torch.bfloat16)
+    problems = load("benchmarks/problems.py")
+    problem = problems.Projected("size-10-1000", "cpu", torch.bfloat16)
     # q, k, v of 1,000 atoms, 128 channels of two bytes; a hundred tokens.
     rows, tokens = 1000 * 128 * 2, 100 * 128 * 2
     assert problem.bytes(False) == (3 * rows + tokens,) * 2

@@ -32,13 +32,9 @@ from contenders import (
     CONTENDERS,
     PAIRS,
     PEERS,
-    D,
-    H,
-    Problem,
-    Projected,
     floor,
-    loop,
 )
+from problems import D, H, Problem, Projected, loop
 from tqdm import tqdm
 
 from pyg_atomenc.errors import require_package

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 from attention import GAPS, infer, train_step
-from contenders import CONTENDERS, PEERS, C, Problem, floor, loop
+from contenders import CONTENDERS, PEERS, floor
+from problems import C, Problem, loop
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
 from pyg_atomenc.errors import require_package

@@ -3,8 +3,12 @@
     python examples/benchmarks/compile_kernels.py
 
 with Triton 3.3 or newer prints what every kernel takes of a streaming multiprocessor:
-registers of a thread, bytes that did not fit into them and were spilled to memory, and
-shared memory of a program. `TRITON_INTERPRET` must not be set.
+registers of a thread, bytes that did not fit into them and were spilled to memory,
+shared memory of a program, and the warp instructions of a token: those in the kernel's
+machine code, times the program's warps, by the tokens of a program. The kernels have no
+loops, so that a warp issues each once; both sides of a branch count, and instructions
+that a predicate turns off, but not the padding behind the code. A kernel with a loop
+has a dash there. `TRITON_INTERPRET` must not be set.
 """
 
 import argparse
@@ -55,6 +59,7 @@ class Usage:
         registers (int): Of a thread.
         spilled (int): Bytes of a thread in local memory.
         shared (int): Bytes of a program in shared memory.
+        instructions (float, optional): Of all warps, by the tokens of a program.
     """
 
     kernel: str
@@ -67,18 +72,20 @@ class Usage:
     registers: int
     spilled: int
     shared: int
+    instructions: Optional[float]
 
     def row(self) -> str:
         """A row of the table."""
         found = [self.kernel, self.dtype, self.width, "yes" if self.bias else "no"]
         found += [f"sm_{self.arch}", self.items, self.num_warps]
         found += [self.registers, self.spilled, self.shared]
+        found += ["–" if self.instructions is None else round(self.instructions)]
         return "| " + " | ".join(map(str, found)) + " |"
 
 
 HEADER = (
     "| kernel | type | channels | bias | GPU | items | warps | registers "
-    "| spilled | shared memory |\n" + "|---" * 10 + "|"
+    "| spilled | shared memory | instructions a token |\n" + "|---" * 11 + "|"
 )
 
 
@@ -141,23 +148,43 @@ def _type_of(name: str, value: Any) -> str:
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
-def usage_of(cubin: bytes) -> tuple[int, int]:
-    """Registers and spilled bytes of a thread."""
+def ask_tool(name: str, option: str, cubin: bytes) -> str:
+    """What a program that Triton ships says of a compiled kernel."""
     nvidia = require_package("triton.backends.nvidia", "compiling kernels")
-    program = Path(next(iter(nvidia.__path__))) / "bin" / "cuobjdump"
+    program = Path(next(iter(nvidia.__path__))) / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        done = subprocess.run(
-            [program, "-res-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", done.stdout)
-    assert found is not None, done.stdout
+        command = [program, option, file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def usage_of(cubin: bytes) -> tuple[int, int]:
+    """Registers and spilled bytes of a thread."""
+    told = ask_tool("cuobjdump", "-res-usage", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", told)
+    assert found is not None, told
     registers, stack, local = map(int, found.groups())
     return registers, stack + local
+
+
+def count_instructions(code: str) -> Optional[int]:
+    """Those of a kernel as nvdisasm writes it, up to the padding; None with a loop."""
+    places: dict[str, int] = {}
+    branches: list[tuple[int, str]] = []
+    count = 0
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_\w+):", line):
+            places[label[1]] = count
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*);", line):
+            if target := re.search(r"\bBRA.*`\((\.L_\w+)\)", instruction[1]):
+                branches.append((count, target[1]))
+            count += 1
+    # What follows the last branch, to itself, is padding.
+    (end, last), *others = reversed(branches)
+    assert places[last] == end, "the code does not end with a branch to itself"
+    return None if any(places[target] <= at for at, target in others) else end
 
 
 def measure(
@@ -169,16 +196,20 @@ def measure(
         if not re.search(only, title):
             continue
         compiled = compile_launch(launch, arch)
+        cubin, items = compiled.asm["cubin"], launch.arguments["ITEMS"]
+        count = count_instructions(ask_tool("nvdisasm", "-c", cubin))
+        warps_a_token = launch.num_warps * launch.arguments["HEADS"] / items
         yield Usage(
             title,
             dtype,
             width,
             bias,
             arch,
-            launch.arguments["ITEMS"],
+            items,
             launch.num_warps,
-            *usage_of(compiled.asm["cubin"]),
+            *usage_of(cubin),
             compiled.metadata.shared,
+            None if count is None else count * warps_a_token,
         )
 
 

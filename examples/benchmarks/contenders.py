@@ -1,114 +1,19 @@
-"""What `attention.py` compares: problems, and ways to solve them."""
+"""Ways from atoms to tokens that `attention.py`, `gpu_check.py` and others compare.
+
+Each takes a problem, makes what depends on the batch alone, and gives a function from
+the problem's leaves to tokens, and what to differentiate by.
+"""
 
 import torch
+from fused import flex, nested_sdpa, padded_sdpa, varlen, xformers
+from problems import C, D, H, require
 from torch.nn import functional as F
-from torch_geometric.nn import TransformerConv, global_mean_pool
+from torch_geometric.nn import TransformerConv
 from torch_geometric.nn.aggr import SetTransformerAggregation
-from torch_geometric.utils import scatter, softmax, to_dense_batch
+from torch_geometric.utils import scatter, softmax
 
 from pyg_atomenc import AtomAttentionEncoder, TokenLayout
 from pyg_atomenc.attention import attention_pool
-
-C, H, D = 128, 4, 32
-# Beyond this many numbers in memory a contender is not started.
-LIMIT = {"cpu": 3.5e9, "cuda": 3e10}
-
-
-def draw(name, generator):
-    """Token sizes by the name of a mix, or of a point of a sweep."""
-
-    def between(low, high, count):
-        return torch.randint(low, high + 1, (count,), generator=generator)
-
-    kind, *numbers = name.split("-")
-    numbers = [int(number) for number in numbers]
-    if kind == "residues":
-        # `residues-1000`: tokens of 4 to 14 atoms, about 1000 atoms in all.
-        return between(4, 14, numbers[0] // 9 if numbers else 12_000)
-    if kind == "molecules":
-        # `molecules-32`: as drawn from a data set, a token each.
-        drawn = torch.randn(numbers[0], generator=generator) * 7 + 25
-        return drawn.round().clamp(5, 60).long()
-    if kind == "fragments":
-        # `fragments-128`: what BRICS leaves of molecules.
-        return between(1, 12, numbers[0])
-    if kind == "drug":
-        # `drug-8`: eight molecules, a token each.
-        return between(20, 36, numbers[0] if numbers else 3_000)
-    if kind == "mixed":
-        parts = [torch.ones(1_800).long(), between(2, 14, 4_194), between(300, 1500, 6)]
-        return torch.cat(parts)[torch.randperm(6_000, generator=generator)]
-    size, atoms = numbers
-    return torch.full((atoms // size,), size)
-
-
-class Problem:
-    """Atoms, tokens and weights, all from one seed."""
-
-    def __init__(
-        self, name, device, dtype=torch.float32, share=1.0, grad=False, pairs=False
-    ):
-        generator = torch.Generator().manual_seed(0)
-        sizes = draw(name, generator)
-        if share < 1.0:
-            sizes = sizes[: max(3, int(share * len(sizes)))]
-        self.num_tokens = len(sizes)
-        self.sizes = sizes
-        index = torch.arange(len(sizes)).repeat_interleave(sizes)
-        self.index = index.to(device)
-        x = torch.randn(len(index), C, generator=generator, dtype=torch.float64)
-        self.x = x.to(device, dtype).requires_grad_(grad)
-        weight = torch.randn(3, H * D, C, generator=generator, dtype=torch.float64)
-        weight = (weight / C**0.5).to(device, dtype)
-        self.query, self.key, self.value = (
-            w.clone().requires_grad_(grad) for w in weight
-        )
-        self.bias = None
-        if pairs:
-            bias = torch.randn(self.pairs, H, generator=generator)
-            self.bias = bias.to(device, dtype).requires_grad_(grad)
-        self.leaves = [self.x, self.query, self.key, self.value]
-
-    @property
-    def pairs(self):
-        """Atom pairs inside tokens."""
-        return int((self.sizes**2).sum())
-
-    def heads(self):
-        """LayerNorm and projections: q, k, v, each [N, H, D]."""
-        h = F.layer_norm(self.x, (C,))
-        return [F.linear(h, w).view(-1, H, D) for w in self.leaves[1:]]
-
-    def mean(self, out):
-        """Tokens [T, H * D] from atoms [N, H * D]."""
-        return global_mean_pool(out, self.index, self.num_tokens)
-
-
-class Projected(Problem):
-    """Queries, keys and values in place of atoms: attention and pooling alone."""
-
-    def __init__(self, *args, grad=False, **options):
-        super().__init__(*args, **options)
-        self.leaves = [q.detach().requires_grad_(grad) for q in super().heads()]
-
-    def heads(self):
-        """The tensors themselves."""
-        return self.leaves
-
-    def bytes(self, grad):
-        """What has to be read and written, and what inputs and outputs take."""
-        one = self.leaves[0].nbytes
-        tokens = one * self.num_tokens // len(self.index)
-        forward, kept = 3 * one + tokens, 3 * one + tokens
-        return (
-            (3 * forward - tokens, kept + 3 * one + tokens) if grad else (forward, kept)
-        )
-
-
-def require(problem, numbers, what):
-    """Stop where a contender would need more than LIMIT numbers."""
-    if numbers > LIMIT[problem.x.device.type]:
-        raise MemoryError(f"not started: {what} of {numbers:.1e} numbers")
 
 
 def floor(problem):
@@ -197,77 +102,51 @@ def transformer_conv(problem):
     return run, [problem.x, *conv.parameters()]
 
 
-def padded_sdpa(problem):
-    """to_dense_batch, then scaled_dot_product_attention with a mask."""
-    width = int(problem.sizes.max())
-    require(problem, 4 * problem.num_tokens * width * max(width, H * D), "padding")
+def buckets(problem):
+    """Tokens padded to the next power of two, and batched products for each of these.
+
+    Indices and masks are made before, and the mean over a token's atoms is taken of
+    the attention weights, as this package does.
+    """
+    device, sizes = problem.x.device, problem.sizes
+    widths = 2 ** sizes.double().log2().ceil().long()
+    require(problem, 3 * int((widths * (widths * H + H * D)).sum()), "padding")
+    starts, parts, order = sizes.cumsum(0) - sizes, [], []
+    for width in widths.unique().tolist():
+        tokens = (widths == width).nonzero().squeeze(1)
+        place, size = torch.arange(width), sizes[tokens, None]
+        # Padding is a token's last atom again.
+        slots = starts[tokens, None] + place.minimum(size - 1)
+        parts.append([t.to(device) for t in (slots.flatten(), place < size, size)])
+        order.append(tokens)
+    back = torch.cat(order).argsort().to(device)
+
+    def part(heads, slots, inside, size):
+        shape = (*inside.shape, H, D)
+        q, k, v = (t.index_select(0, slots).view(shape).transpose(1, 2) for t in heads)
+        logits = q @ k.mT / D**0.5
+        logits = logits.masked_fill(~inside[:, None, None], float("-inf"))
+        alpha = logits.softmax(-1) * inside[:, None, :, None]
+        weights = alpha.sum(2, keepdim=True) / size.view(-1, 1, 1, 1)
+        return (weights.to(v.dtype) @ v).flatten(1)
 
     def run():
-        q, k, v = (t.flatten(1) for t in problem.heads())
-        (q, mask), k, v = (
-            to_dense_batch(q, problem.index, batch_size=problem.num_tokens),
-            to_dense_batch(k, problem.index, batch_size=problem.num_tokens)[0],
-            to_dense_batch(v, problem.index, batch_size=problem.num_tokens)[0],
-        )
-        q, k, v = (t.unflatten(2, (H, D)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, mask[:, None, None])
-        out = (out * mask[:, None, :, None]).sum(2) / mask.sum(1).view(-1, 1, 1)
-        return out.flatten(1)
+        heads = problem.heads()
+        return torch.cat([part(heads, *given) for given in parts])[back]
 
     return run, problem.leaves
 
 
-def nested_sdpa(problem):
-    """scaled_dot_product_attention on nested (jagged) tensors."""
-    offsets = torch.cat([torch.zeros(1).long(), problem.sizes.cumsum(0)])
-    offsets = offsets.to(problem.x.device)
-    width = int(problem.sizes.max())
+def compiled(make):
+    """Another contender, compiled."""
 
-    def run():
-        q, k, v = (
-            torch.nested.nested_tensor_from_jagged(
-                t.contiguous(), offsets, min_seqlen=1, max_seqlen=width
-            ).transpose(1, 2)
-            for t in problem.heads()
-        )
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        return problem.mean(out.values().flatten(1))
+    def made(problem):
+        run, leaves = make(problem)
+        # Versions for earlier problems count towards how many torch keeps of one code.
+        torch.compiler.reset()
+        return torch.compile(run), leaves
 
-    return run, problem.leaves
-
-
-def flex(problem):
-    """flex_attention, compiled, with a mask that joins atoms of one token."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    count, index = len(problem.index), problem.index
-    mask = torch.compile(create_block_mask)(
-        lambda b, h, q, k: index[q] == index[k], None, None, count, count, index.device
-    )
-    compiled = torch.compile(flex_attention)
-
-    def run():
-        q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in problem.heads())
-        out = compiled(q, k, v, block_mask=mask)
-        return problem.mean(out.squeeze(0).transpose(0, 1).flatten(1))
-
-    return run, problem.leaves
-
-
-def varlen(problem):
-    """torch.nn.attention.varlen, which runs on CUDA in half types."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends = torch.cat([torch.zeros(1).long(), problem.sizes.cumsum(0)])
-    ends = ends.int().to(problem.x.device)
-    width = int(problem.sizes.max())
-
-    def run():
-        q, k, v = problem.heads()
-        out = varlen_attn(q, k, v, ends, ends, width, width)
-        return problem.mean(out.flatten(1))
-
-    return run, problem.leaves
+    return made
 
 
 def set_transformer(problem):
@@ -293,10 +172,14 @@ CONTENDERS = {
     "pyg_atomenc dense": package("dense"),
     "PyG edges + softmax + scatter": pyg_edges,
     "PyG TransformerConv": transformer_conv,
+    "PyG edges, compiled": compiled(pyg_edges),
     "to_dense_batch + SDPA": padded_sdpa,
+    "size buckets": buckets,
+    "size buckets, compiled": compiled(buckets),
     "nested tensor SDPA": nested_sdpa,
     "flex_attention": flex,
     "varlen_attn": varlen,
+    "xformers BlockDiagonalMask": xformers,
     "PyG SetTransformerAggregation": set_transformer,
     "pyg_atomenc auto" + PAIRS: package("auto"),
     "PyG edges + softmax + scatter" + PAIRS: pyg_edges,
@@ -310,24 +193,12 @@ ATTENTIONS = {
     "pyg_atomenc triton": pooled("triton"),
     "pyg_atomenc dense": pooled("dense"),
     "PyG edges + softmax + scatter": pyg_edges,
+    "PyG edges, compiled": compiled(pyg_edges),
     "to_dense_batch + SDPA": padded_sdpa,
+    "size buckets": buckets,
+    "size buckets, compiled": compiled(buckets),
     "nested tensor SDPA": nested_sdpa,
     "flex_attention": flex,
     "varlen_attn": varlen,
+    "xformers BlockDiagonalMask": xformers,
 }
-
-
-def loop(problem):
-    """Token by token, as the formulas say."""
-    q, k, v = problem.heads()
-    ends, pairs = problem.sizes.cumsum(0).tolist(), (problem.sizes**2).cumsum(0)
-    tokens = []
-    for size, end, last in zip(problem.sizes.tolist(), ends, pairs, strict=True):
-        rows = slice(end - size, end)
-        logits = torch.einsum("ahd,bhd->hab", q[rows], k[rows]) / D**0.5
-        if problem.bias is not None:
-            bias = problem.bias[last - size**2 : last].view(size, size, H)
-            logits = logits + bias.permute(2, 0, 1)
-        out = torch.einsum("hab,bhd->ahd", logits.softmax(-1), v[rows])
-        tokens.append(out.mean(0).flatten())
-    return torch.stack(tokens)

@@ -1,4 +1,4 @@
-"""How `gpu.py` times a call on a device, and what it finds out about it."""
+"""How `gpu_times.py` times a call on a device, and what it finds out about it."""
 
 import statistics
 import time
@@ -37,6 +37,48 @@ def clock(step, device, limit=0.5):
         calls.append(events[0].elapsed_time(events[1]) if device == "cuda" else 0)
     median = statistics.median(calls if device == "cuda" else hosts)
     return {"ms": median, "host": statistics.median(hosts), "calls": len(hosts)}
+
+
+def captured(step):
+    """A CUDA graph of a step that was warmed up, and what the step gave.
+
+    A step that waits for the device, or fills its memory, is refused before: a capture
+    that fails leaves torch's allocator as if it went on.
+    """
+    torch.cuda.reset_peak_memory_stats()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            # Kernels are compiled, and plans made, before the capture.
+            step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.current_stream().wait_stream(stream)
+    if torch.cuda.max_memory_allocated() > 0.8 * torch.cuda.mem_get_info()[1]:
+        raise RuntimeError("needs most of the memory")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    return graph, found
+
+
+def replay_clock(step, device, limit=0.1):
+    """As :func:`clock`, where it can be of a captured graph; says which it was."""
+    found = {**clock(step, device, limit), "clock": "wall"}
+    if device != "cuda":
+        return found
+    try:
+        graph, _ = captured(step)
+        times = clock(graph.replay, device, limit)
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        return {**found, "clock": "events", "why": str(error).splitlines()[0][:80]}
+    # What the host takes is a matter of calls without a graph.
+    return {**found, "ms": times["ms"], "clock": "graph"}
 
 
 def look_into(step):

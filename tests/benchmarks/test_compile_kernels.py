@@ -80,6 +80,49 @@ def test_what_residues_run_keeps_many_programs_on_a_processor():
         assert threads * min(registers, memory) >= 1024
 
 
+CODE = """
+        .other          attention_forward,@"STO_CUDA_ENTRY STV_DEFAULT"
+.text.attention_forward:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 BRA `({target}) ;
+{back}:
+        /*0020*/                   LDG.E.64 R2, desc[UR16][R20.64] ;
+{onward}:
+        /*0030*/                   EXIT ;
+.L_x_3:
+        /*0040*/                   BRA `(.L_x_3);
+        /*0050*/                   NOP;
+        /*0060*/                   NOP;
+"""
+
+
+def test_counts_instructions_up_to_the_padding(tool):
+    code = CODE.format(target=".L_x_1", back=".L_x_0", onward=".L_x_1")
+    assert tool.count_instructions(code) == 4
+    # A branch back makes a loop, whose turns nobody knows.
+    lines = code.splitlines()
+    loop = "        /*0025*/          @P1 BRA `(.L_x_0) ;"
+    lines.insert(lines.index(".L_x_1:"), loop)
+    assert tool.count_instructions("\n".join(lines)) is None
+    assert tool.count_instructions(code.replace("BRA `(.L_x_1)", "NOP")) == 4
+
+
+# Warp instructions of a token of up to 16 atoms in bfloat16, 4 heads of 32 channels, as
+# compiled by Triton 3.9 and a twentieth: 2,612 and 3,076, and 2,708 and 3,244.
+INSTRUCTIONS = {80: (2750, 3230), 90: (2850, 3410)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", INSTRUCTIONS)
+def test_instructions_of_a_residue_stay_as_few(arch):
+    arguments = ("--dtype", "bfloat16", "--arch", arch, "--bias", "no")
+    rows = compile_all(*arguments, "--only", r"\(pool.*, 16\)")
+    assert [row["kernel"].split()[0] for row in rows] == list(KERNELS)
+    for row, most in zip(rows, INSTRUCTIONS[arch], strict=True):
+        # Half of them would be a program that does something else.
+        assert most / 2 < int(row["instructions a token"]) <= most, row
+
+
 def test_the_interpreter_compiles_nothing(monkeypatch, tool):
     monkeypatch.setenv("TRITON_INTERPRET", "true")
     with pytest.raises(
