@@ -64,6 +64,8 @@ class MoleculeEncoder(torch.nn.Module):
         torch.Size([1, 2])
     """
 
+    first: Tensor
+
     def __init__(
         self,
         out_channels: int,
@@ -86,8 +88,9 @@ class MoleculeEncoder(torch.nn.Module):
         super().__init__()
         self.config: dict[str, Any] = config
         self.metadata: dict[str, Any] = {}
+        # One table, of all columns one after the other.
         first = torch.tensor((0, *AtomFeatures.sizes)).cumsum(0)
-        self.register_buffer("first_category", first[:-1], persistent=False)
+        self.register_buffer("first", first[:-1], persistent=False)
         self.embedding = torch.nn.Embedding(int(first[-1]), channels)
         self.atom_convs: Any = ModuleList(
             GINEConv(_mlp(channels, channels, dropout), edge_dim=_BOND_FEATURES)
@@ -109,9 +112,10 @@ class MoleculeEncoder(torch.nn.Module):
     def embed(self, data: AtomTokenData) -> Tensor:
         """The atoms' first features ``[N, channels]``, of their categories."""
         checks.check_has(data, _ADD_FEATURES, "x")
-        x = checks.check_index("x", data.x, _ADD_FEATURES)
-        checks.check_shape("x", x, "N", len(AtomFeatures.sizes), hint=_ADD_FEATURES)
-        return self.embedding(x + self.first_category).sum(1)
+        count = len(AtomFeatures.sizes)
+        x = checks.check_shape("x", data.x, "N", count, hint=_ADD_FEATURES)
+        checks.check_index("x", x.flatten(), _ADD_FEATURES)
+        return self.embedding(x + self.first).sum(1)
 
     def forward(
         self,
