@@ -12,6 +12,7 @@ from torch_geometric.nn import GINConv, GINEConv, global_add_pool, global_mean_p
 
 import pyg_atomenc.checks as checks
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import check_graph_type
 from pyg_atomenc.errors import FileFormatError, require_package
 from pyg_atomenc.nn.atom_attention_encoder import AtomAttentionEncoder
 from pyg_atomenc.nn.projections import reset_children
@@ -111,7 +112,7 @@ class MoleculeEncoder(torch.nn.Module):
 
     def embed(self, data: AtomTokenData) -> Tensor:
         """The atoms' first features ``[N, channels]``, of their categories."""
-        checks.check_has(data, _ADD_FEATURES, "x")
+        checks.check_has(check_graph_type(data), _ADD_FEATURES, "x")
         count = len(AtomFeatures.sizes)
         x = checks.check_shape("x", data.x, "N", count, hint=_ADD_FEATURES)
         checks.check_index("x", x.flatten(), _ADD_FEATURES)

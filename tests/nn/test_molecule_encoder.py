@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
 from pyg_atomenc.io import from_smiles
 from pyg_atomenc.nn import MoleculeEncoder
@@ -159,6 +159,8 @@ def test_data_without_features(graphs):
     data.x = torch.zeros(3, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="'x'.*AtomFeatures"):
         model(data)
+    with pytest.raises(ValueError, match="'data'.*AtomTokenData.from_data"):
+        model(Data(x=data.x))
     data = graphs[0].clone()
     data.edge_attr = data.edge_attr[:, :3]
     with pytest.raises(ValueError, match="'edge_attr'"):
