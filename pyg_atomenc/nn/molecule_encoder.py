@@ -104,6 +104,9 @@ class MoleculeEncoder(torch.nn.Module):
         self.token_convs: Any = ModuleList(
             GINConv(_mlp(channels, channels, dropout)) for _ in range(num_token_convs)
         )
+        for conv in self.token_convs:
+            # PyG's explainers mask bonds, in all layers that do not say no.
+            conv.explain = False
         count = num_atom_convs + num_token_convs
         self.norms = ModuleList(LayerNorm(channels) for _ in range(count))
         self.head = _mlp(channels, out_channels, dropout)

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from torch_geometric.data import Batch, Data
+from torch_geometric.explain import Explainer, GNNExplainer
 
 from pyg_atomenc.io import from_smiles
 from pyg_atomenc.nn import MoleculeEncoder
@@ -90,6 +91,29 @@ def test_features_of_atoms_may_be_given(graphs):
     torch.testing.assert_close(out, model(data))
     (grad,) = torch.autograd.grad(out.sum(), h)
     assert grad.shape == (data.num_nodes, 16) and grad.any()
+
+
+def test_is_explained_by_its_bonds(graphs):
+    model, data = MoleculeEncoder(1, 16).eval(), graphs[0]
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, edge_index):
+            return self.model(data, x)
+
+    explainer = Explainer(
+        Wrapped(),
+        GNNExplainer(epochs=2),
+        explanation_type="model",
+        node_mask_type="object",
+        edge_mask_type="object",
+        model_config=dict(mode="regression", task_level="graph", return_type="raw"),
+    )
+    found = explainer(model.embed(data).detach(), data.edge_index)
+    assert found.edge_mask.shape == (data.num_edges,) and found.edge_mask.any()
 
 
 def test_saves_and_loads(graphs, tmp_path):
