@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "tokenizers": {"tokenizers", "chem"},
     "io": {"io", "tokenizers", "chem", "data"},
     "transforms": {"transforms", "chem", "data"},
-    "nn": {"nn", "attention", "data"},
+    "nn": {"nn", "attention", "data", "transforms"},
     "checkpoints": {"checkpoints", "nn"},
     "testing": {"testing", "nn", "attention"},
     "plotting": {"plotting", "chem", "data"},

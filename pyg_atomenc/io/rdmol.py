@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import partial
 from typing import Any, Optional
 
@@ -13,6 +14,7 @@ from pyg_atomenc.checks import check_integer, check_type
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
+from pyg_atomenc.data.atom_token_data import check_single
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.atom_array import make_graph
 from pyg_atomenc.tokenizers.base import Tokenizer, tokenize
@@ -107,7 +109,7 @@ def from_smiles(
     Returns:
         AtomTokenData: As from :func:`from_rdmol`, with ``smiles``, canonical without
         the added hydrogens, and ``given_smiles``, whose order of atoms is that of the
-        data. Positions are NaN: for those, embed it and use :func:`from_rdmol`.
+        data. Positions are NaN: :func:`with_conformer` gives some.
 
     Raises:
         ValueError: If ``smiles`` is no text, empty, too long, or refused by RDKit.
@@ -127,6 +129,44 @@ def from_smiles(
     mol = _parse(text, max_length)
     data = from_rdmol(chem.AddHs(mol) if hydrogens else mol, tokenizer)
     data.smiles, data.given_smiles = chem.MolToSmiles(mol), text
+    return data
+
+
+def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
+    """A copy of a graph of :func:`from_smiles` with positions, by ETKDGv3 and UFF.
+
+    RDKit embeds the whole molecule, hydrogens included, of which the graph's atoms are
+    kept: ``pos`` ``[N, 3]``, float32 in ångström, ``token_pos`` and ``is_resolved``.
+    One conformer of many: it says what is possible, not what is found in nature.
+
+    Args:
+        data (AtomTokenData): One graph, with its ``given_smiles``.
+        seed (int): Of ETKDG's random start, 0 or more. (default: ``0``)
+
+    Raises:
+        ValueError: If the graph is none of a SMILES, or was edited, or RDKit finds no
+            conformer: for large rings and chains another seed may.
+    """
+    check_single(data)
+    check_integer("seed", seed, 0)
+    text, mend = data.get("given_smiles"), "pass what from_smiles gave, as it is."
+    if not text:
+        raise AtomEncodingError(f"'data' has no 'given_smiles': {mend}")
+    mol = _parse(text, len(text))
+    chem = require_package("rdkit.Chem", "with_conformer")
+    z = [atom.GetAtomicNum() for atom in rdkit.atoms_of(chem.AddHs(mol))]
+    if data.z.tolist() not in (z, z[: mol.GetNumAtoms()]):
+        raise AtomEncodingError(f"'data' has other atoms than {text!r}: {mend}")
+    pos = rdkit.embed(mol, seed, None, True)
+    if pos is None:
+        why = f"RDKit finds no conformer of {text!r} with seed={seed}"
+        raise AtomEncodingError(f"'data': {why}; pass another seed.")
+    data = copy(data)
+    data.pos = pos[: len(data.z)].to(data.z.device)
+    data.is_resolved = torch.ones_like(data.z, dtype=torch.bool)
+    chosen = data.is_representative
+    data.token_pos = torch.full_like(data.token_pos, torch.nan)
+    data.token_pos[data.atom_to_token[chosen]] = data.pos[chosen]
     return data
 
 

@@ -10,11 +10,13 @@ from pyg_atomenc.nn.boltz.atom_encoder import (
 )
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs
+from pyg_atomenc.nn.molecule_encoder import MoleculeEncoder
 from pyg_atomenc.nn.token_attention_conv import TokenAttentionConv
 from pyg_atomenc.nn.token_graph import token_graph
 
 __all__ = [
     "AtomAttentionEncoder", "AtomTransformer", "BoltzAtomDecoder",
     "BoltzAtomEncoder", "BoltzConditioning", "BoltzConfig",
-    "BoltzDecoderConditioning", "BoltzInputs", "TokenAttentionConv", "token_graph",
+    "BoltzDecoderConditioning", "BoltzInputs", "MoleculeEncoder", "TokenAttentionConv",
+    "token_graph",
 ]  # fmt: skip
