@@ -11,8 +11,8 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_type
-from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.checks import check, check_file, check_type
+from pyg_atomenc.errors import FileFormatError, require_package
 
 
 class _Inert:
@@ -61,16 +61,14 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     content = inner if isinstance(inner, Mapping) else content
     named = ((k, v) for k, v in content.items() if isinstance(k, str))
     tensors = {name: value for name, value in named if isinstance(value, Tensor)}
-    if not tensors:
-        where = "'path_or_state_dict'" if isinstance(source, Mapping) else str(source)
-        mend = "pass a checkpoint or its state_dict."
-        raise AtomEncodingError(f"{where} holds no tensors by name: {mend}")
+    where = "'path_or_state_dict'" if isinstance(source, Mapping) else source
+    mend = "pass a checkpoint or its state_dict."
+    check(tensors, f"{where} holds no tensors by name: {mend}")
     return tensors
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise FileFormatError(f"{path}: there is no such file; pass a checkpoint.")
+    check_file(path, path.is_file(), "there is no such file; pass a checkpoint.")
     kind = "safetensors" if path.suffix == ".safetensors" else "a file of torch.save"
     if kind == "safetensors":
         read = require_package("safetensors.torch", "reading .safetensors").load_file

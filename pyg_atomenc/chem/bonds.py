@@ -45,9 +45,7 @@ def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, T
     return edge_index, torch.eye(BOND_COLUMNS)[column], code
 
 
-def unique_bonds(
-    edge_index: Tensor, edge_attr: Optional[Tensor]
-) -> tuple[Tensor, Tensor]:
+def unique_bonds(edge_index: Tensor, edge_attr: Any) -> tuple[Tensor, Tensor]:
     """Each bond once, on the CPU: its atoms ``[2, B]``, sorted, and column ``[B]``."""
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem import residues
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conformer
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 # By the place of each, its code; small labels of the CIP rules are pseudoasymmetric.
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
@@ -41,8 +41,7 @@ def check_mol(mol: Any) -> None:
     if mol is None:
         mend = "RDKit could not read it: check what it was read from."
     check_type("mol", mol, chem.Mol, mend)
-    if mol.GetNumAtoms() == 0:
-        raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
+    check(mol.GetNumAtoms(), "'mol' has no atoms: pass one with at least one atom.")
 
 
 def residues_of(source: Any) -> residues.Residues:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Array, Booleans, Integers
 from pyg_atomenc.chem.components import PLACEHOLDERS, component_atoms
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
 """What ``token_entity_kind`` counts through; waters and ions are ligands."""
@@ -200,12 +200,10 @@ def check_atom_array(atoms: Any) -> None:
     structure = require_package("biotite.structure", "an AtomArray")
     mend = "pass a biotite.structure.AtomArray, one model as stack[0] of a stack."
     check_type("atoms", atoms, structure.AtomArray, mend)
-    if atoms.array_length() == 0:
-        raise AtomEncodingError("'atoms' has no atoms: check what filtered them.")
+    check(atoms.array_length(), "'atoms' has no atoms: check what filtered them.")
 
 
 def check_bonds(atoms: Any) -> None:
     """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
-    if atoms.bonds is None:
-        mend = "set atoms.bonds, as by biotite's connect_via_residue_names."
-        raise AtomEncodingError(f"'atoms' has no bonds, which this needs: {mend}")
+    mend = "set atoms.bonds, as by biotite's connect_via_residue_names."
+    check(atoms.bonds is not None, f"'atoms' has no bonds, which this needs: {mend}")

@@ -15,11 +15,9 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
+_modules = [require_package(n, "AtomTokenDataModule") for n in _found or _NAMES[:1]]
 # Each has a trainer that takes only data modules of its own, and often both are there.
-_BASES = [
-    require_package(name, "AtomTokenDataModule").LightningDataModule
-    for name in _found or _NAMES[:1]
-]
+_BASES = [module.LightningDataModule for module in _modules]
 
 
 class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 from torch_geometric.data.storage import GlobalStorage, recursive_apply
 
 from pyg_atomenc.attention import TokenLayout, check_token_index
-from pyg_atomenc.checks import check_tensor, check_type
+from pyg_atomenc.checks import check, check_tensor, check_type
 from pyg_atomenc.data.names import Names, named
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -19,6 +19,8 @@ from pyg_atomenc.errors import AtomEncodingError
 _LAYOUT_KEYS = ("atom_to_token", "num_tokens")
 # What batching shifts; in a narrow type it would overflow.
 _ID_KEYS = ("atom_to_token", "token_batch", "token_edge_index", "radius_edge_index")
+# How names start whose rows are pairs of atoms in tokens, or edges by distance.
+PAIRS = ("pair_", "radius_")
 
 
 def is_token_attr(key: str) -> bool:
@@ -33,14 +35,9 @@ def has_token_rows(key: str) -> bool:
     return key.startswith("token_") and not other
 
 
-def has_pair_rows(key: str) -> bool:
-    """Whether the rows are pairs of atoms in tokens, or edges by distance."""
-    return key.startswith(("pair_", "radius_"))
-
-
 def has_own_rows(key: str) -> bool:
     """Whether an attribute's name says that its rows are neither atoms nor bonds."""
-    return is_token_attr(key) or has_pair_rows(key)
+    return is_token_attr(key) or key.startswith(PAIRS)
 
 
 def count_tokens(num_tokens: Any) -> int:
@@ -138,9 +135,8 @@ class AtomTokenStorage(GlobalStorage):
             return
         if key in _ID_KEYS:
             value = to_ids(key, value)
-        if has_token_rows(key) and (
-            isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
-        ):
+        one = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
+        if one and has_token_rows(key):
             mend = "has one row for each token: give it as many, or another name."
             raise AtomEncodingError(f"'{key}' is {value!r}, but 'token_…' {mend}")
         if key in _LAYOUT_KEYS:
@@ -196,8 +192,8 @@ class AtomTokenStorage(GlobalStorage):
 
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
-        if "atom_to_token" in self:
-            raise AtomEncodingError("'concat' shifts no ids: use Batch.from_data_list.")
+        mend = "use Batch.from_data_list."
+        check("atom_to_token" not in self, f"'concat' shifts no ids: {mend}")
         return super().concat(other)
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
@@ -214,7 +210,7 @@ class AtomTokenStorage(GlobalStorage):
             # What selects names, too, has selected from those that stand before.
             before = list(self)[: list(self).index("atom_to_token")]
             stale = [key for key in names if key in before]
-        for key in [key for key in self if has_pair_rows(key)] + stale:
+        for key in [key for key in self if key.startswith(PAIRS)] + stale:
             mend = "was made from the old: select by data.subgraph(), or delete it."
             raise AtomEncodingError(f"'atom_to_token' is set anew, but '{key}' {mend}")
         return index
@@ -222,9 +218,8 @@ class AtomTokenStorage(GlobalStorage):
     def _pad(self, old: Tensor, added: int) -> Tensor:
         """The assignment with further atoms, each in a token of its own."""
         how = f"grows by {added} atoms filled with zeros, as T.VirtualNode and T.Pad do"
-        if "batch" in self:
-            mend = "add atoms to graphs before they are batched."
-            raise AtomEncodingError(f"'atom_to_token' {how}: {mend}")
+        mend = "add atoms to graphs before they are batched."
+        check("batch" not in self, f"'atom_to_token' {how}: {mend}")
         total, rows = count_tokens(self["num_tokens"]), self.token_rows()
         # The pairs of a layout are sorted by token, one of each new token.
         rows |= {key: value for key, value in self.items() if key.startswith("pair_")}

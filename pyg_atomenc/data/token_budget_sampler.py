@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Sampler, Subset
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check, check_integer, check_type
 from pyg_atomenc.data.atom_token_data import AtomTokenData, check_graph_type
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -70,25 +70,19 @@ class TokenBudgetSampler(Sampler[list[int]]):
     rank: Optional[int] = None
     drop_last: bool = False
 
-    def __post_init__(
-        self, dataset: Any, pairs: Optional[Sizes], atoms: Optional[Sizes]
-    ) -> None:
+    def __post_init__(self, dataset: Any, pairs: Any, atoms: Any) -> None:
         self.seed = check_integer("seed", self.seed, 0)
         self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
         self.epoch = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}.items()
         budgets = {k: check_integer(f"max_{k}", n) for k, n in both if n is not None}
-        if not budgets:
-            mend = "both None: pass at least one budget."
-            raise AtomEncodingError(f"'max_pairs' and 'max_atoms' are {mend}")
+        mend = "both None: pass at least one budget."
+        check(budgets, f"'max_pairs' and 'max_atoms' are {mend}")
         found = _find_sizes(dataset, {"pairs": pairs, "atoms": atoms}, list(budgets))
         # Both sizes on one scale, exactly: Python's integers do not overflow.
-        self._budget = math.lcm(*budgets.values())
-        scaled = [
-            [size * (self._budget // most) for size in found[name]]
-            for name, most in budgets.items()
-        ]
+        self._budget = lcm = math.lcm(*budgets.values())
+        scaled = [[n * (lcm // most) for n in found[k]] for k, most in budgets.items()]
         self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
         over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
         self.oversized_index = torch.tensor(over, dtype=torch.long)
@@ -118,10 +112,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         ranks: Any = self.num_replicas
         count = len(batches) - len(batches) % (ranks if self.drop_last else 1)
         count += -count % ranks
-        if batches and count == 0:
-            mend = "lower the budget, or pass drop_last=False."
-            what = f"no batch of {len(batches)} for {ranks} ranks"
-            raise AtomEncodingError(f"'drop_last' leaves {what}: {mend}")
+        mend = "lower the budget, or pass drop_last=False."
+        what = f"no batch of {len(batches)} for {ranks} ranks"
+        check(count or not batches, f"'drop_last' leaves {what}: {mend}")
         self._made = self.epoch, [*islice(cycle(batches), self.rank, count, ranks)]
         return self._made[1]
 
@@ -132,15 +125,13 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
         ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
     rank = check_integer("rank", own if rank is None else rank, 0)
     ranks = ranks if num_replicas is None else num_replicas
-    if rank >= check_integer("num_replicas", ranks):
-        mend = f"'num_replicas' {ranks}: ranks count from 0."
-        raise AtomEncodingError(f"'rank' is {rank} and {mend}")
-    return int(ranks), rank
+    ranks = check_integer("num_replicas", ranks)
+    mend = f"'num_replicas' {ranks}: ranks count from 0."
+    check(rank < ranks, f"'rank' is {rank} and {mend}")
+    return ranks, rank
 
 
-def _find_sizes(
-    dataset: Any, given: dict[str, Any], needed: list[str]
-) -> dict[str, list[int]]:
+def _find_sizes(dataset: Any, given: Any, needed: list[str]) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
     found = {}
     for name, sizes in given.items():
@@ -159,9 +150,8 @@ def _find_sizes(
         found |= {name: known[name].tolist() for name in missing}
     counted = {"dataset": dataset, **found}
     lengths = {k: len(v) for k, v in counted.items() if hasattr(v, "__len__")}
-    if len(set(lengths.values())) > 1:
-        mend = "give every graph one size of each kind."
-        raise AtomEncodingError(f"the lengths differ, {lengths}: {mend}")
+    mend = "give every graph one size of each kind."
+    check(len({*lengths.values()}) < 2, f"the lengths differ, {lengths}: {mend}")
     return found
 
 

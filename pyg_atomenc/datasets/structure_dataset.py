@@ -175,8 +175,7 @@ class StructureDataset(Dataset):
         self, missing: list[int], num_workers: int, method: Optional[str]
     ) -> Generator[Rows, None, None]:
         if num_workers == 0:
-            yield from map(self._read, missing)
-            return
+            return (yield from map(self._read, missing))
         context: Any = multiprocessing.get_context(method)
         if context.get_start_method() != "fork":
             for name in ("source", "tokenizer", "pre_filter", "pre_transform"):

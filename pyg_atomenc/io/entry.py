@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.checks import check
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.bonds import bond_disulfides, bond_hydrogens, residue_bonds
 from pyg_atomenc.chem.codes import Array, Booleans, Floats, Integers
@@ -17,8 +18,8 @@ from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.chem.residues import STANDARD
-from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.errors import require_package
+from pyg_atomenc.io.limits import Notes
 
 # What names an atom in a table of bonds; the last one is not in every format.
 PLACE = "chain_id res_id ins_code res_name atom_name altloc_id label_asym_id".split()
@@ -46,9 +47,7 @@ class Entry:
     # pdbx_poly_seq_scheme.
     sequence: Optional[Table] = None
 
-    def read(
-        self, model: int, assembly: Optional[str], notes: Notes, ligands: Table
-    ) -> Any:
+    def read(self, model: int, assembly: Any, notes: Notes, ligands: Table) -> Any:
         """One model as an ``AtomArray`` with bonds, or an assembly of it."""
         structure = require_package("biotite.structure", "from_structure")
         rows = np.arange(*self.models[model - 1 : model + 1])
@@ -141,21 +140,18 @@ class Entry:
                 moved.set_annotation("sym_id", before + copy)
                 made.append(moved)
             copies.update(dict.fromkeys(chain[rows].tolist(), prod(map(len, names))))
-        if not made:
-            raise AtomEncodingError(f"assembly {assembly!r} has no atoms")
+        check(made, f"assembly {assembly!r} has no atoms")
         whole = require_package("biotite.structure", "assembly").concatenate(made)
         return whole[np.argsort(whole.sym_id, kind="stable")]
 
 
-def numbers(
-    texts: list[str], nothing: Collection[str], where: Callable[[int], str]
-) -> Floats:
+def numbers(texts: list[str], nothing: Collection[str], where: Any) -> Floats:
     """Numbers of texts, without uncertainties; NaN for ``nothing`` and for ``nan``."""
     as_number = require_package("gemmi", "from_structure").cif.as_number
     found = np.array(list(map(as_number, texts)), dtype=np.float64)
     for row in np.flatnonzero(np.isnan(found)).tolist():
-        if texts[row].lower() not in (*nothing, "nan"):
-            raise AtomEncodingError(f"{where(row)} has the number {texts[row][:20]!r}")
+        fits = texts[row].lower() in (*nothing, "nan")
+        check(fits, f"{where(row)} has the number {texts[row][:20]!r}")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check, check_integer, check_type
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
@@ -131,24 +131,20 @@ def from_smiles(
 
 
 def _parse(text: str, max_length: int) -> Any:
-    chem = require_package("rdkit.Chem", "from_smiles")
     # Older releases of RDKit would read what stands before a NUL.
-    if _NO_TEXT.search(text[: max_length + 1]):
-        why = "which holds a NUL or half a character: mend the encoding."
-        raise AtomEncodingError(f"'smiles' is {text[:50]!r}, {why}")
-    if len(text) > max_length:
-        size = f"{len(text):,} characters, above the limit of {max_length:,}"
-        raise AtomEncodingError(f"'smiles' has {size}: pass max_length=... to read it.")
+    fault = _NO_TEXT.search(text[: max_length + 1])
+    why = "which holds a NUL or half a character: mend the encoding."
+    check(not fault, f"'smiles' is {text[:50]!r}, {why}")
+    size = f"{len(text):,} characters, above the limit of {max_length:,}: pass"
+    check(len(text) <= max_length, f"'smiles' has {size} max_length=... to read it.")
     short = repr(text if len(text) < 500 else f"{text[:500]} …")
     name = "".join(text.split(maxsplit=1)[1:])
-    if name and name[0] != "|":
-        why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
-        raise AtomEncodingError(f"'smiles' is {short}, {why}")
-    start, parse = f"'smiles' is {short}, which RDKit refuses", chem.MolFromSmiles
-    mol = parsed(partial(parse, text), start, "it is no SMILES", "Correct the SMILES.")
-    if mol.GetNumAtoms() == 0:
-        mend = "which holds no atoms: give some."
-        raise AtomEncodingError(f"'smiles' is {text!r}, {mend}")
+    why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
+    check(name[:1] in ("", "|"), f"'smiles' is {short}, {why}")
+    parse = partial(require_package("rdkit.Chem", "from_smiles").MolFromSmiles, text)
+    start = f"'smiles' is {short}, which RDKit refuses"
+    mol = parsed(parse, start, "it is no SMILES", "Correct the SMILES.")
+    check(mol.GetNumAtoms(), f"'smiles' is {text!r}, which holds no atoms: give some.")
     return mol
 
 
@@ -207,14 +203,13 @@ def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
         conformer = next(iter(known), None)
     if conformer is None:
         return torch.full((len(names), 3), torch.nan)
-    if conformer not in known:
-        where = f"is {conformer!r}, and those in 3D are {list(known)}"
-        mend = "pass one, -1 for the first, or None; mark others with Set3D(True)."
-        raise AtomEncodingError(f"'conformer' {where}: {mend}")
+    found = f"'conformer' is {conformer!r}, and those in 3D are {list(known)}"
+    mend = "pass one, -1 for the first, or None; mark others with Set3D(True)."
+    check(conformer in known, f"{found}: {mend}")
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
-    wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if wrong:
-        where = f"conformer {conformer}, first of atom {wrong[0]} ({names[wrong[0]]})"
-        mend = f"not finite in {where}: embed it again, or pass conformer=None."
-        raise AtomEncodingError(f"'mol' has positions that are {mend}")
+    finite = pos.isfinite().all(dim=1)
+    atom = int(finite.int().argmin())
+    where = f"conformer {conformer}, first of atom {atom} ({names[atom]})"
+    mend = f"not finite in {where}: embed it again, or pass conformer=None."
+    check(finite[atom], f"'mol' has positions that are {mend}")
     return pos

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_rows
+from pyg_atomenc.checks import check, check_file, check_rows
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -64,9 +64,8 @@ class StructureFiles:
             except TypeError as why:
                 raise AtomEncodingError(f"'files' is no list of paths: {why}.") from why
         self.names = sorted({path.as_posix() for path in found})
-        if not found:
-            mend = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
-            raise FileFormatError(f"{files}: {mend}")
+        what = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
+        check_file(files, found, what)
         self.options = {"folder": str(self._folder), **options}
 
     def warm_up(self) -> None:
@@ -124,8 +123,7 @@ class SmilesTable:
         self.options = check_options(from_smiles, options)
         self._smiles = list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
-        if not self.names:
-            raise AtomEncodingError("'smiles' is empty: pass at least one.")
+        check(self.names, "'smiles' is empty: pass at least one.")
         # Of each row a tensor [1, L], or from a file the cells.
         self._labels: Any = [()] * len(self.names)
         if labels is not None:

@@ -52,11 +52,8 @@ def layer_checks(skip: Union[str, Iterable[str]] = ()) -> list[LayerCheck]:
         ...     check(TokenAttentionConv(16, 8))
         >>> test_my_layer(checks[0])
     """
-    reasons = {
-        name: method.__doc__ or ""
-        for name, method in vars(LayerChecks).items()
-        if not name.startswith("_") and callable(method)
-    }
+    methods = [item for item in vars(LayerChecks).items() if callable(item[1])]
+    reasons = {name: m.__doc__ or "" for name, m in methods if not name.startswith("_")}
     names = [skip] if isinstance(skip, str) else skip
     skipped = {check_choice("skip", name, list(reasons)) for name in names}
     return [LayerCheck(*item) for item in reasons.items() if item[0] not in skipped]

@@ -42,9 +42,9 @@ class Tokens:
         checks.check_integer("num_tokens", self.num_tokens, 0)
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
-            if not name.startswith(TOKEN_PREFIX):
-                mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
-                raise AtomEncodingError(f"'attributes' names {name!r}: {mend}")
+            mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
+            fits = name.startswith(TOKEN_PREFIX)
+            checks.check(fits, f"'attributes' names {name!r}: {mend}")
             listed = hasattr(values, "__len__") and not isinstance(values, str)
             if not isinstance(values, Tensor):
                 values = torch.empty(len(values) if listed else ())
@@ -62,9 +62,8 @@ class Tokens:
             # A token has a representative if it has atoms, and it is one of them.
             token = torch.cat([index, index.new_tensor([-1])])[atom.clamp(min=-1)]
             fits = token.equal(torch.arange(self.num_tokens).where(first >= 0, -1))
-        if not fits:
-            mend = "give an atom of each token, -1 for one without atoms, as int64."
-            raise AtomEncodingError(f"'representative' is {atom!r}: {mend}")
+        mend = "give an atom of each token, -1 for one without atoms, as int64."
+        checks.check(fits, f"'representative' is {atom!r}: {mend}")
 
 
 Tokenizer = Callable[[Any], Tokens]

@@ -5,10 +5,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem.codes import Integers, by_first_atom
 from pyg_atomenc.chem.rdkit import residues_of
-from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import structure_tokens
 
@@ -16,12 +15,12 @@ Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def _protein(**side_chains: str) -> dict[str, dict[str, list[str]]]:
-    backbone = {"BB": ["N", "CA", "C", "O", "OXT"]}
-    return {
-        name: backbone
-        | {f"SC{i}": bead.split() for i, bead in enumerate(beads.split(","), 1) if bead}
-        for name, beads in side_chains.items()
-    }
+    made: dict[str, dict[str, list[str]]] = {}
+    for name, beads in side_chains.items():
+        made[name] = {"BB": ["N", "CA", "C", "O", "OXT"]}
+        for i, bead in enumerate(filter(None, beads.split(",")), 1):
+            made[name][f"SC{i}"] = bead.split()
+    return made
 
 
 MARTINI_PROTEIN = _protein(
@@ -106,10 +105,9 @@ def _check(mapping: Any) -> None:
         members: Any = beads.values() if isinstance(beads, Mapping) else [None]
         for names in members:
             fits = isinstance(names, Sequence) and not isinstance(names, str)
-            if not fits or not all(isinstance(name, str) for name in names):
-                text = f"'mapping' has {beads!r} for residue {residue!r}: {mend}"
-                raise AtomEncodingError(text)
+            fits = fits and all(isinstance(name, str) for name in names)
+            check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")
             named += names
-        for name in sorted(name for name in named if named.count(name) > 1):
+        for name in sorted(named):
             text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
-            raise AtomEncodingError(text)
+            check(named.count(name) == 1, text)

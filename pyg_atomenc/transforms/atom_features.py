@@ -46,9 +46,9 @@ class AtomFeatures(BaseTransform):
         ImportError: If RDKit is not installed.
     """
 
-    columns = "element charge degree hybridization".split()
-    columns += "is_aromatic ring_size chirality num_hydrogens".split()
-    columns += "isotope num_radical_electrons bond_stereo".split()
+    columns = "element charge degree hybridization is_aromatic ring_size".split()
+    columns += "chirality num_hydrogens isotope num_radical_electrons".split()
+    columns += ["bond_stereo"]
     sizes = (
         *(119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1),
         *(len(rdkit.CHIRALITY), 9, 301, 5, len(rdkit.STEREO)),
@@ -74,20 +74,13 @@ class AtomFeatures(BaseTransform):
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
             by_pos = rdkit.chirality_of_positions(mol, data.pos)
             hand = torch.where(hand < 0, by_pos, hand)
-        features = dict(
-            element=z,
-            charge=charge + 5,
-            degree=bonds.flatten().bincount(minlength=len(z)) + implicit,
-            hybridization=hybridization,
-            is_aromatic=aromatic,
-            ring_size=ring.where(ring <= _LARGEST_RING, 0),
-            chirality=hand,
-            num_hydrogens=data.num_hydrogens.cpu(),
-            isotope=data.get("isotope", 0 * z).cpu(),
-            num_radical_electrons=radicals,
-            bond_stereo=_bond_stereo(data, edges[0]),
-        )
-        x = torch.stack([features[name] for name in self.columns], dim=1)
+        degree = bonds.flatten().bincount(minlength=len(z)) + implicit
+        ring = ring.where(ring <= _LARGEST_RING, 0)
+        isotope = data.get("isotope", 0 * z).cpu()
+        # In the order of `columns`.
+        features = [z, charge + 5, degree, hybridization, aromatic, ring, hand]
+        features += [data.num_hydrogens.cpu(), isotope, radicals]
+        x = torch.stack([*features, _bond_stereo(data, edges[0])], dim=1)
         x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
         setattr(data, self.attr, x.to(data.z.device))
         return data
