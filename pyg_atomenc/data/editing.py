@@ -10,7 +10,7 @@ from torch_geometric.data.storage import GlobalStorage
 from torch_geometric.utils import cumsum, select, subgraph
 
 from pyg_atomenc.data.names import named
-from pyg_atomenc.data.storage import PAIRS, graph_of_tokens, has_own_rows
+from pyg_atomenc.data.storage import graph_of_tokens, has_own_rows, has_pair_rows
 from pyg_atomenc.errors import AtomEncodingError
 
 # What PyG takes a batch apart by.
@@ -25,7 +25,7 @@ def keep_atoms(data: Any, subset: Tensor) -> Any:
     """
     check_flat(data)
     rest = copy.copy(data)
-    made = {key: value for key, value in data if key.startswith(PAIRS)}
+    made = {key: value for key, value in data if has_pair_rows(key)}
     for key in made:
         del rest[key]
     out = Data.subgraph(rest, subset)

@@ -19,8 +19,6 @@ from pyg_atomenc.errors import AtomEncodingError
 _LAYOUT_KEYS = ("atom_to_token", "num_tokens")
 # What batching shifts; in a narrow type it would overflow.
 _ID_KEYS = ("atom_to_token", "token_batch", "token_edge_index", "radius_edge_index")
-# How names start whose rows are pairs of atoms in tokens, or edges by distance.
-PAIRS = ("pair_", "radius_")
 
 
 def is_token_attr(key: str) -> bool:
@@ -35,9 +33,14 @@ def has_token_rows(key: str) -> bool:
     return key.startswith("token_") and not other
 
 
+def has_pair_rows(key: str) -> bool:
+    """Whether the rows are pairs of atoms in tokens, or edges by distance."""
+    return key.startswith(("pair_", "radius_"))
+
+
 def has_own_rows(key: str) -> bool:
     """Whether an attribute's name says that its rows are neither atoms nor bonds."""
-    return is_token_attr(key) or key.startswith(PAIRS)
+    return is_token_attr(key) or has_pair_rows(key)
 
 
 def count_tokens(num_tokens: Any) -> int:
@@ -210,7 +213,7 @@ class AtomTokenStorage(GlobalStorage):
             # What selects names, too, has selected from those that stand before.
             before = list(self)[: list(self).index("atom_to_token")]
             stale = [key for key in names if key in before]
-        for key in [key for key in self if key.startswith(PAIRS)] + stale:
+        for key in [key for key in self if has_pair_rows(key)] + stale:
             mend = "was made from the old: select by data.subgraph(), or delete it."
             raise AtomEncodingError(f"'atom_to_token' is set anew, but '{key}' {mend}")
         return index
