@@ -189,9 +189,9 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     choices = product((True, False), repeat=3)
     options = [dict(zip(names, choice, strict=True)) for choice in choices]
     made = [replace(config, **sizes, heads=heads, **option) for option in options]
-    fits = [config for config in made if sum(config.features.values()) == width]
-    _check(fits, f"embeds {width} atom features, as no Boltz-{version} can.")
-    return fits[0]
+    configs = [config for config in made if sum(config.features.values()) == width]
+    _check(configs, f"embeds {width} atom features, as no Boltz-{version} can.")
+    return configs[0]
 
 
 def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

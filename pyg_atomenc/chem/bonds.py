@@ -134,8 +134,7 @@ def _within(residues: Residues, rows: Integers, bonds: Bonds) -> Integers:
     number = {name: i for i, name in enumerate(named)}
     names = residues.atoms.atom_name[rows]
     column = codes.of_distinct(lambda name: number.get(name, -1), names)
-    row = codes.code(residues.index[rows])
-    there = column >= 0
+    row, there = codes.code(residues.index[rows]), column >= 0
     # Which atom each name is in each residue.
     place = np.full((row.max() + 1, len(number)), -1)
     place[row[there], column[there]] = rows[there]
@@ -156,8 +155,7 @@ def _along(residues: Residues) -> Integers:
         head, tail = (fits | np.isin(residues.names, caps) for caps in link.caps)
         # Of a component made for no polymer, as GTP is, only the distance tells.
         sure = follows & head[:-1] & tail[1:]
-        start = np.flatnonzero(same & (head[:-1] | tail[1:]))
-        ends = []
+        start, ends = np.flatnonzero(same & (head[:-1] | tail[1:])), []
         for name, of in ((link.tail, start), (link.head, start + 1)):
             atom = np.full(len(first), -1)
             rows = np.flatnonzero(atoms.atom_name == name)[::-1]

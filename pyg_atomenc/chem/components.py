@@ -4,7 +4,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.chem.codes import Array, Integers, Texts, code, of_distinct, places
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -83,8 +82,8 @@ def _table(name: str, table: str, columns: str) -> list[Any]:
     return [] if found[0] is None else found
 
 
-# Of a component: atom name → position [3] in ångström, charge in elementary charges.
-Conformer = dict[str, tuple[NDArray[np.float32], float]]
+# Of a component: atom name → position [3], float32, in ångström; elementary charges.
+Conformer = dict[str, tuple[Array, float]]
 
 
 @lru_cache(maxsize=10_000)

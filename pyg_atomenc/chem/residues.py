@@ -111,8 +111,7 @@ class Residues:
     def linked(self) -> Booleans:
         """Which a peptide or phosphodiester bond joins to another residue ``[R]``."""
         ends = self.bonds_between()
-        names = self.atoms.atom_name[ends]
-        joined = np.zeros(len(self), dtype=bool)
+        names, joined = self.atoms.atom_name[ends], np.zeros(len(self), dtype=bool)
         for link in POLYMER_LINKS:
             joins = ((names == link.tail) & (names == link.head)[:, ::-1]).any(axis=1)
             joined[self.index[ends[joins]].ravel()] = True
@@ -157,16 +156,14 @@ def untold(values: Array) -> Booleans:
 
 def split_repeats(run: Integers, name: Integers) -> Integers:
     """Number stretches ``[N]`` anew: within each, no name ``[N]`` stands twice."""
-    new = np.diff(run, prepend=run[:1]) != 0
-    name = name - name.min(initial=0)
+    new, name = np.diff(run, prepend=run[:1]) != 0, name - name.min(initial=0)
     key = run * (name.max(initial=0) + 1) + name
     if (np.diff(np.sort(key)) > 0).all():
         return np.cumsum(new)
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(np.diff(key[order]) == 0)
-    before = np.full(len(run), -1)
+    before, last = np.full(len(run), -1), 0
     before[order[again + 1]] = order[again]
-    last = 0
     for atom in np.flatnonzero(before >= 0).tolist():
         if before[atom] >= last:
             new[atom], last = True, atom

@@ -134,10 +134,8 @@ class AtomTokenStorage(GlobalStorage):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if value is None:
-            del self[key]
-            return
-        if key in _ID_KEYS:
-            value = to_ids(key, value)
+            return self.__delitem__(key)
+        value = to_ids(key, value) if key in _ID_KEYS else value
         one = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
         if one and has_token_rows(key):
             mend = "has one row for each token: give it as many, or another name."

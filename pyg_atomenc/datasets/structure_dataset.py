@@ -219,9 +219,8 @@ class StructureDataset(Dataset):
             own = isinstance(error, AtomEncodingError)
             text = str(error) if own else f"{type(error).__name__}: {error}"
             rows = [{"reason": _plain(" ".join(text.split()))}]
-        name = _plain(self.source.names[index])
-        rows = rows or [{"reason": ""}]
-        return [{**row, "source": name, "stamp": stamp} for row in rows]
+        known = {"source": _plain(self.source.names[index]), "stamp": stamp}
+        return [{**row, **known} for row in rows or [{"reason": ""}]]
 
     @property
     def names(self) -> list[str]:

@@ -121,8 +121,7 @@ def make_graph(
     data.is_resolved = data.pos.isfinite().all(dim=1)
     atom = tokens.representative
     assert atom is not None
-    found = atom >= 0
-    data.is_representative = torch.zeros_like(data.is_resolved)
+    found, data.is_representative = atom >= 0, torch.zeros_like(data.is_resolved)
     data.is_representative[atom[found]] = True
     data.token_pos = torch.where(found[:, None], data.pos[atom], torch.nan)
     data.smiles = data.given_smiles = data.source = ""

@@ -48,8 +48,7 @@ _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
 
 def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
     """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
-    gemmi = require_package("gemmi", "from_structure")
-    content = check_text(content)
+    gemmi, content = require_package("gemmi", "from_structure"), check_text(content)
     document = gemmi.cif.read_string(content)
     found = {part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
              for part in document}  # fmt: skip

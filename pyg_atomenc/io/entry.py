@@ -83,8 +83,7 @@ class Entry:
 
     def _tables(self, atoms: Any) -> Table:
         """The bonds of components that have all atoms there are, the file's first."""
-        tables = {}
-        heavy = ~np.isin(atoms.element, ("H", "D", "T"))
+        tables, heavy = {}, ~np.isin(atoms.element, ("H", "D", "T"))
         for name in codes.distinct(atoms.res_name)[0].tolist():
             table = self.component_bonds.get(name) or component_bonds(name)
             if name not in STANDARD:

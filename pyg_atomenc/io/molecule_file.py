@@ -127,8 +127,7 @@ def from_sdf(
         ImportError: If RDKit is not installed.
     """
     check_choice("on_error", on_error, ("skip", "raise"))
-    file = MoleculeFile(path, **options)
-    graphs, bad = [], []
+    file, graphs, bad = MoleculeFile(path, **options), [], []
     for index, name in enumerate(file.names):
         try:
             graphs += file.read(index, tokenizer)

@@ -107,8 +107,7 @@ def _columns(letters: Letters, lines: list[int], notes: Notes) -> Table:
     notes.add("charges that are no number read as 0", (atoms["charge"] == _BAD).sum())
     atoms["charge"][atoms["charge"] == _BAD] = 0
     number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
-    row = int((number == _BAD).argmax())
-    what = "has a residue number that is none"
+    row, what = int((number == _BAD).argmax()), "has a residue number that is none"
     check(number[row] != _BAD, f"line {lines[row] + 1} {what}")
     blank = (letters[:, 22:26] == 32).all(axis=1)
     notes.add("atoms without a residue number", blank.sum())
@@ -213,8 +212,7 @@ def _read_header(entry: Entry, header: bytes, letters: Letters, notes: Notes) ->
     if not pairs:
         return
     serial = codes.of_distinct(lambda text: _hybrid36(text, 5), _texts(letters, 6, 11))
-    wanted = np.array([(*pair, times) for pair, times in pairs.items()])
-    found = []
+    wanted, found = np.array([(*pair, times) for pair, times in pairs.items()]), []
     for start, stop in pairwise(entry.models.tolist()):
         order = np.argsort(serial[start:stop], kind="stable")
         ordered = serial[start:stop][order]

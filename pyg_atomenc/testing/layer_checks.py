@@ -232,8 +232,7 @@ class LayerChecks:
         for check in (gradcheck, gradgradcheck):
             check(function, (x, *self.weights.values()), fast_mode=True)
         loss, along = partial(self._loss, {}, layout=layout), (torch.randn_like(x),)
-        gradient = torch.func.grad(loss)
-        first = grad(loss(x), x, create_graph=True)
+        gradient, first = torch.func.grad(loss), grad(loss(x), x, create_graph=True)
         self._close(gradient(x), first[0], "gradients by torch.func")
         (expected,) = grad(first, x, along)
         # Some operators of torch have no forward mode.

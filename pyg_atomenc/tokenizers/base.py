@@ -52,8 +52,7 @@ class Tokens:
         count = index.numel()
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")
-        first = first.where(first < count, -1)
-        atom = self.representative
+        first, atom = first.where(first < count, -1), self.representative
         if atom is None:
             # A frozen dataclass sets its own fields this way.
             return object.__setattr__(self, "representative", first)

@@ -42,7 +42,7 @@ class Smarts:
     def __init__(
         self, patterns: Union[Mapping[str, str], Sequence[str]], rest: str = "atom"
     ) -> None:
-        fits = isinstance(patterns, (Mapping, Sequence)) and patterns
+        fits: Any = isinstance(patterns, (Mapping, Sequence)) and patterns
         mend = "pass SMARTS, a list or a dict by name."
         fits = fits and not isinstance(patterns, str)
         check(fits, f"'patterns' is {patterns!r}: {mend}")

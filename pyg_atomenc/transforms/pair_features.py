@@ -57,8 +57,7 @@ class PairFeatures(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
         edges, attr = check_graph(data)
-        pairs = data.token_layout().to_edge_index()
-        count = data.atom_to_token.numel()
+        pairs, count = data.token_layout().to_edge_index(), data.atom_to_token.numel()
         types = torch.empty((0, BOND_COLUMNS), device=pairs.device)
         types = check_bond_types(attr) if edges.numel() else types
         bonds, types = to_undirected(edges, types, num_nodes=count, reduce="max")
