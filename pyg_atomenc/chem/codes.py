@@ -107,8 +107,7 @@ def places(codes: Integers) -> list[Integers]:
     """Where each code stands, for the codes 0, 1, … in their order."""
     if len(codes) == 0:
         return []
-    ends = np.cumsum(np.bincount(codes))[:-1]
-    return np.split(np.argsort(codes, kind="stable"), ends)
+    return np.split(codes.argsort(kind="stable"), np.bincount(codes).cumsum()[:-1])
 
 
 def count_before(codes: Integers) -> Integers:

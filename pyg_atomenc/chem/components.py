@@ -108,8 +108,7 @@ def dictionary_chirality(atoms: Any) -> Integers:
         known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
         found[rows] = 0 if len(known) else -1
         for text, value in (("R", 1), ("S", 2)):
-            centres = np.isin(atoms.atom_name[rows], known[stereo == text])
-            found[rows[centres]] = value
+            found[rows[np.isin(atoms.atom_name[rows], known[stereo == text])]] = value
     return found
 
 

@@ -107,8 +107,7 @@ def _molecule(chem: Any, atoms: Any, rows: Any, own: Any) -> Any:
     """Atoms with positions and charges, and bonds, of which untold ones are single."""
     zero = np.zeros(len(rows), dtype=np.int64)
     columns = [atomic_numbers(atoms.element[rows]), atoms.charge[rows], *[zero] * 3]
-    orders = {2: "DOUBLE", 3: "TRIPLE"}
-    kinds = [orders.get(kind, "SINGLE") for kind in own[:, 2].tolist()]
+    kinds = [{2: "DOUBLE", 3: "TRIPLE"}.get(k, "SINGLE") for k in own[:, 2].tolist()]
     bonds = zip(*np.searchsorted(rows, own[:, :2]).T.tolist(), kinds, strict=True)
     mol = rdkit.build_mol(np.stack(columns, axis=1).tolist(), bonds, explicit=False)
     places = chem.Conformer(len(rows))

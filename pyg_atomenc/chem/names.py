@@ -130,8 +130,7 @@ def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
         known, elements, _, leaving, _ = component_atoms(option)
         named = {_atom_name(atom, option) for atom in heavy}
         if named <= set(known.tolist()) and len(named) == len(heavy):
-            stays = known[~leaving & (elements != "H")].tolist()
-            missing[option] = len({*stays} - named)
+            missing[option] = len({*known[~leaving & (elements != "H")]} - named)
     best = min(missing, key=lambda option: missing[option], default=name)
     return None if best == name else best
 

@@ -36,11 +36,10 @@ def is_mol(source: Any) -> bool:
 
 def check_mol(mol: Any) -> None:
     """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms."""
-    chem = require_package("rdkit.Chem", "a molecule")
     mend = "pass an rdkit.Chem.Mol, or a SMILES to from_smiles."
     if mol is None:
         mend = "RDKit could not read it: check what it was read from."
-    check_type("mol", mol, chem.Mol, mend)
+    check_type("mol", mol, require_package("rdkit.Chem", "a molecule").Mol, mend)
     check(mol.GetNumAtoms(), "'mol' has no atoms: pass one with at least one atom.")
 
 
@@ -50,9 +49,8 @@ def residues_of(source: Any) -> residues.Residues:
         residues.check_atom_array(source)
         return residues.find_residues(source)
     check_mol(source)
-    chem = require_package("rdkit.Chem", "a molecule")
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
-    bare = chem.Mol(source)
+    bare = require_package("rdkit.Chem", "a molecule").Mol(source)
     bare.RemoveAllConformers()
     with warnings.catch_warnings(action="ignore"):
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
@@ -199,8 +197,7 @@ def graph_atoms(data: Any, bonds: Tensor, types: Tensor) -> Tensor:
 def graph_mol(atoms: Tensor, bonds: Tensor, types: Tensor) -> Any:
     """A molecule of :func:`graph_atoms`, rings perceived, valid chemistry or not."""
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    kinds = [_BONDS[column] for column in types.tolist()]
-    pairs = zip(*bonds.tolist(), kinds, strict=True)
+    pairs = zip(*bonds.tolist(), map(_BONDS.__getitem__, types.tolist()), strict=True)
     mol = build_mol(atoms.tolist(), pairs, explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)

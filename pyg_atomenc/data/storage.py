@@ -136,8 +136,9 @@ class AtomTokenStorage(GlobalStorage):
         if value is None:
             return self.__delitem__(key)
         value = to_ids(key, value) if key in _ID_KEYS else value
-        one = isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
-        if one and has_token_rows(key):
+        if has_token_rows(key) and (
+            isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
+        ):
             mend = "has one row for each token: give it as many, or another name."
             raise AtomEncodingError(f"'{key}' is {value!r}, but 'token_…' {mend}")
         if key in _LAYOUT_KEYS:

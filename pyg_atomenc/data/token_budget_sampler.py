@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Sampler, Subset
 
-from pyg_atomenc.checks import check, check_integer, check_type
+from pyg_atomenc.checks import check, check_integer, check_type, found
 from pyg_atomenc.data.atom_token_data import AtomTokenData, check_graph_type
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -162,8 +162,7 @@ def graph_size(data: AtomTokenData) -> tuple[int, int]:
         ValueError: If it is no ``AtomTokenData``, or does not know its tokens.
     """
     check_graph_type(data, "dataset[i]")._check_has_tokens()
-    counts = data.atom_to_token.bincount()
-    return data.atom_to_token.numel(), int(counts.square().sum())
+    return data.atom_to_token.numel(), int(data.atom_to_token.bincount().square().sum())
 
 
 def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
@@ -186,8 +185,7 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
         return dataset.graph_sizes()
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         mend = "pass a dataset or list of AtomTokenData, or the sizes of its graphs."
-        kind = type(dataset).__name__
-        raise AtomEncodingError(f"'dataset' is of type {kind}: {mend}")
+        raise AtomEncodingError(f"'dataset' is {found(dataset)}: {mend}")
     sizes = [graph_size(dataset[i]) for i in range(len(dataset))]
     return torch.tensor(sizes, dtype=torch.long).view(-1, 2).unbind(dim=1)
 

@@ -108,9 +108,8 @@ class StructureDataset(Dataset):
             self._look_up()
         else:
             self.source = _as_source(self.raw_dir if source is None else source)
-            release = import_module("pyg_atomenc").__version__
             known = (type(self.source), self.source.options, [*own.values()], version)
-            text = _describe([release, *known])
+            text = _describe([import_module("pyg_atomenc").__version__, *known])
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -49,8 +49,7 @@ def _category(category: Any, columns: Collection[str], rows: int) -> Table:
         if mask is not None and mask.any():
             check(np.isin(mask, (0, 1, 2)).all(), f"the mask of {name} is none")
             # As in a text: '.' for none, '?' for not known.
-            nothing = np.array(["", ".", "?"])[mask]
-            data = np.where(mask != 0, nothing, data.astype(str))
+            data = np.where(mask != 0, np.array(["", ".", "?"])[mask], data.astype(str))
         made[name] = data
     return made
 

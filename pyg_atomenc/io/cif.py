@@ -139,8 +139,7 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
         matrix = np.array(values).astype(np.float64)
         entry.operators[name] = matrix[:9].reshape(3, 3), matrix[9:]
     if "conn_type_id" in tables.get("struct_conn", ()):
-        place = [name for name in PLACE if name in atoms]
-        entry.links = _links(tables["struct_conn"], place)
+        entry.links = _links(tables["struct_conn"], [n for n in PLACE if n in atoms])
     return entry
 
 

@@ -143,8 +143,7 @@ def _hybrid36(text: str, width: int) -> int:
 
 
 def _charge(text: str) -> int:
-    digits = text.strip("+-") or text or "0"
-    sign = -1 if "-" in text else 1
+    digits, sign = text.strip("+-") or text or "0", -1 if "-" in text else 1
     return sign * int(digits) if digits.isdigit() else _BAD
 
 

@@ -166,13 +166,12 @@ def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> An
     """What RDKit parses, else a ValueError with its reason, if told, or ``unknown``."""
     chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
-    # Syntax errors go to RDKit's log only, which older versions cannot capture.
-    capture = getattr(base, "CaptureErrorLog", base.BlockLogs)
     with base.BlockLogs():
         try:
             if (mol := parse()) is not None:
                 return mol
-            with capture() as log:
+            # Syntax errors go to RDKit's log only, which older versions cannot capture.
+            with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
                 mol = parse(sanitize=False)
             if mol is None:
                 found = _FAULT.findall(getattr(log, "messages", ""))

@@ -108,9 +108,8 @@ def from_structure(
     (kind, parse), notes = _FORMATS[suffix], Notes(file, limits)
     if kind == "PDB" and block is not None:
         raise FileFormatError(f"{file}: 'block' is {block!r}, but a PDB file has none.")
-    content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
-        entry = parse(content, notes, block)
+        entry = parse(read_bytes(file, limits), notes, block)
     count = len(entry.models) - 1
     known = list(dict.fromkeys(name for name, *_ in entry.generators))
     numbers = range(1, count + 1) if model == "all" else [int(model)]

@@ -61,8 +61,7 @@ class _Model(nn.Module):
     def forward(self, x: Tensor, edge_index: Any, layout: Any = None) -> Any:
         # Explainers also pass the edges that they explain.
         layout = edge_index if layout is None else layout
-        call = self.call or type(self.layer).__call__
-        return call(self.layer, x, layout)
+        return (self.call or type(self.layer).__call__)(self.layer, x, layout)
 
 
 def _train(rank: int, folder: str, model: nn.Module, batches: Any) -> None:

@@ -76,12 +76,11 @@ class AtomFeatures(BaseTransform):
             hand = torch.where(hand < 0, by_pos, hand)
         degree = bonds.flatten().bincount(minlength=len(z)) + implicit
         ring = ring.where(ring <= _LARGEST_RING, 0)
-        isotope = data.get("isotope", 0 * z).cpu()
         # In the order of `columns`.
         features = [z, charge + 5, degree, hybridization, aromatic, ring, hand]
-        features += [data.num_hydrogens.cpu(), isotope, radicals]
-        x = torch.stack([*features, _bond_stereo(data, edges[0])], dim=1)
-        x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
+        features += [data.num_hydrogens.cpu(), data.get("isotope", 0 * z).cpu()]
+        features += [radicals, _bond_stereo(data, edges[0])]
+        x = torch.stack(features, 1).clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
         setattr(data, self.attr, x.to(data.z.device))
         return data
 

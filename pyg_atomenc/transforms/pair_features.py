@@ -80,8 +80,7 @@ def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
     source, target = torch.where(known, pos, 0.0)[pairs]
     # The root has no gradient at 0, where an atom meets itself.
     distance = (source - target).square().sum(dim=1).clamp(min=1e-12).sqrt()
-    rbf = GaussianSmearing(0.0, cutoff, count).to(pos)(distance)
-    return rbf * known[pairs].all(dim=0)
+    return GaussianSmearing(0.0, cutoff, count).to(pos)(distance) * known[pairs].all(0)
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
