@@ -77,8 +77,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}.items()
         budgets = {k: check_integer(f"max_{k}", n) for k, n in both if n is not None}
-        mend = "both None: pass at least one budget."
-        check(budgets, f"'max_pairs' and 'max_atoms' are {mend}")
+        check(budgets, "'max_pairs' and 'max_atoms' are both None: pass at least one.")
         found = _find_sizes(dataset, {"pairs": pairs, "atoms": atoms}, list(budgets))
         # Both sizes on one scale, exactly: Python's integers do not overflow.
         self._budget = lcm = math.lcm(*budgets.values())

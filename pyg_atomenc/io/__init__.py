@@ -7,7 +7,5 @@ from pyg_atomenc.io.molecule_file import from_mol2, from_sdf
 from pyg_atomenc.io.rdmol import from_rdmol, from_smiles
 from pyg_atomenc.io.structure import from_structure
 
-__all__ = [
-    "BOND_TYPES", "Limits", "from_atom_array", "from_mol2", "from_rdmol",
-    "from_sdf", "from_smiles", "from_structure", "to_atom_array",
-]  # fmt: skip
+__all__ = ["BOND_TYPES", "Limits", "from_atom_array", "from_mol2", "from_rdmol",
+           "from_sdf", "from_smiles", "from_structure", "to_atom_array"]  # fmt: skip

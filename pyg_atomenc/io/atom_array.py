@@ -176,8 +176,7 @@ def to_atom_array(
         column = torch.full_like(edges[0], -1) if attr is None else attr.argmax(dim=1)
         kind = np.array(names, int)[column.cpu().numpy()]
         # Each bond once, however often and whichever way it is listed.
-        bonds = np.column_stack([edges.t().cpu().numpy(), kind])
-        atoms.bonds = structure.BondList(count, bonds)
+        atoms.bonds = structure.BondList(count, np.c_[edges.t().cpu().numpy(), kind])
     if token_values is not None:
         taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
         taken -= {"b_factor", "occupancy"}

@@ -73,8 +73,7 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
     mend = f"but its blocks are {[*found]}: pass one, or None."
     fits = block is None or block in found
     check_file(notes.file, fits, f"'block' is {block!r}, {mend}")
-    some = [part for name, part in found.items()
-            if part is not None and block in (None, name)]  # fmt: skip
+    some = [p for name, p in found.items() if p is not None and block in (None, name)]
     where = "" if block is None else f" in block {block}"
     check(some, f"it has no atom_site{where}")
     notes.add("blocks with atoms that are not read", len(some) - 1)
@@ -227,11 +226,10 @@ def _links(table: Table, place: Collection[str]) -> list[Any]:
     kinds = _told(table, count, "conn_type_id").tolist()
     kinds = [kind.lower().partition("_")[0] for kind in kinds]
     for i in "12":
-        columns = (
-            _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")
-                                  for name in _PARTNER[key])).tolist()
-            for key in place
-        )  # fmt: skip
+        columns = []
+        for key in place:
+            names = [f"{p}ptnr{i}_{n}" for p in ("", "pdbx_") for n in _PARTNER[key]]
+            columns.append(_told(table, count, *names).tolist())
         ends.append(list(zip(*columns, strict=True)))
         moves.append(_told(table, count, f"ptnr{i}_symmetry"))
     here: Any = np.isin(moves, ("", "1_555")).all(axis=0)

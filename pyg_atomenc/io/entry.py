@@ -70,8 +70,8 @@ class Entry:
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
         # Ions have no bonds, and need none.
-        unknown = [name for name, table in tables.items()
-                   if not table and len(component_atoms(name)[0]) != 1]  # fmt: skip
+        some = [name for name, table in tables.items() if not table]
+        unknown = [name for name in some if len(component_atoms(name)[0]) != 1]
         bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
         atoms.del_annotation("segment")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from pyg_atomenc.checks import check_file, check_integer
+from pyg_atomenc.checks import check_file, check_sizes
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
 
 # What no text holds: all control characters but tabs and line breaks.
@@ -36,8 +36,7 @@ class Limits:
     atoms: int = 10_000_000
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            check_integer(name, value)
+        check_sizes(**vars(self))
 
     def check(self, file: Path, name: str, count: int) -> None:
         """Raise a ValueError if a file holds more of what a limit counts."""
