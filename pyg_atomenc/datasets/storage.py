@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.data import AtomTokenData, graph_size
@@ -47,7 +46,7 @@ def pack(data: Any) -> dict[str, Any]:
     check_type("data", data, AtomTokenData, "only AtomTokenData can be stored.")
     plain, tensors = data.to_dict(), {}
     for key, value in plain.items():
-        if type(value) in (Tensor, torch.nn.Parameter):
+        if type(value) in (torch.Tensor, torch.nn.Parameter):
             what = f"{value.layout}, {value.dtype}".replace("torch.", "")
             fits = what.removeprefix("strided, ") in _DTYPES
             # A copy: safetensors refuses tensors that share memory.

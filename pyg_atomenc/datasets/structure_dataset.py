@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
-from torch import Tensor
 from torch_geometric.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -226,7 +225,7 @@ class StructureDataset(Dataset):
         """The file or row of every graph."""
         return [self._names[index] for index in self.indices()]
 
-    def graph_sizes(self) -> tuple[Tensor, Tensor]:
+    def graph_sizes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Atoms and Σ n² over the tokens of every graph ``[S]``, int64, as stored."""
         rows = self._graphs[torch.as_tensor(self.indices(), dtype=torch.long)]
         return rows[:, 1], rows[:, 2]

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Optional
 
 import torch
-from torch import Tensor
 
 from pyg_atomenc.checks import check, check_integer, check_type
 from pyg_atomenc.chem import rdkit
@@ -196,7 +195,7 @@ def _atom_names(atoms: list[Any]) -> list[str]:
     return names
 
 
-def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
+def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> torch.Tensor:
     known = {found.GetId(): found for found in mol.GetConformers() if found.Is3D()}
     if conformer == -1:
         conformer = next(iter(known), None)
