@@ -45,12 +45,9 @@ _LAYER = {
 
 
 def load_boltz(
-    path_or_state_dict: Union[str, Path, Mapping[str, Any]],
-    part: str = "diffusion",
-    *,
-    queries: int = 32,
-    keys: int = 128,
-) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:
+    path_or_state_dict: Union[str, Path, Mapping[str, Any]], part: str = "diffusion",
+    *, queries: int = 32, keys: int = 128,
+) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:  # fmt: skip
     """Boltz's atom attention encoder, and decoder or ``None``, with its weights.
 
     Args:

@@ -46,18 +46,12 @@ class AtomTokenData(Data):
     reading_notes = ""
 
     def __init__(
-        self,
-        x: Optional[Tensor] = None,
-        edge_index: Optional[Tensor] = None,
-        edge_attr: Optional[Tensor] = None,
-        y: Any = None,
-        pos: Optional[Tensor] = None,
-        time: Optional[Tensor] = None,
-        *,
+        self, x: Optional[Tensor] = None, edge_index: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None, y: Any = None,
+        pos: Optional[Tensor] = None, time: Optional[Tensor] = None, *,
         atom_to_token: Optional[Tensor] = None,
-        num_tokens: Union[int, Tensor, None] = None,
-        **kwargs: Any,
-    ) -> None:
+        num_tokens: Union[int, Tensor, None] = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.__dict__["_store"] = storage.AtomTokenStorage(_parent=self)
         named = dict(x=x, edge_index=edge_index, edge_attr=edge_attr, y=y, pos=pos)

@@ -43,17 +43,11 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
     """
 
     def __init__(
-        self,
-        train_dataset: Any = None,
-        val_dataset: Any = None,
-        test_dataset: Any = None,
-        pred_dataset: Any = None,
-        *,
-        max_pairs: Optional[int] = None,
-        max_atoms: Optional[int] = None,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
+        self, train_dataset: Any = None, val_dataset: Any = None,
+        test_dataset: Any = None, pred_dataset: Any = None, *,
+        max_pairs: Optional[int] = None, max_atoms: Optional[int] = None,
+        seed: int = 0, **kwargs: Any,
+    ) -> None:  # fmt: skip
         bounded = max_pairs is not None or max_atoms is not None
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:

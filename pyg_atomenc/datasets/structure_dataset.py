@@ -77,22 +77,15 @@ class StructureDataset(Dataset):
     """
 
     def __init__(
-        self,
-        root: PathLike,
-        source: Any = None,
+        self, root: PathLike, source: Any = None,
         tokenizer: Optional[Callable[[Any], Any]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
         pre_transform: Optional[Callable[[Any], Any]] = None,
-        pre_filter: Optional[Callable[[Any], bool]] = None,
-        *,
-        version: str = "",
-        on_error: str = "skip",
-        num_workers: int = 0,
-        multiprocessing_context: Optional[str] = None,
-        progress: bool = True,
-        force_reload: bool = False,
-        retry_skipped: bool = False,
-    ) -> None:
+        pre_filter: Optional[Callable[[Any], bool]] = None, *,
+        version: str = "", on_error: str = "skip", num_workers: int = 0,
+        multiprocessing_context: Optional[str] = None, progress: bool = True,
+        force_reload: bool = False, retry_skipped: bool = False,
+    ) -> None:  # fmt: skip
         own = dict(tokenizer=tokenizer, pre_filter=pre_filter)
         own["pre_transform"] = pre_transform
         for name, value in {**own, "transform": transform}.items():

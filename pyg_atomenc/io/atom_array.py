@@ -129,10 +129,9 @@ def make_graph(
 
 
 def to_atom_array(
-    data: AtomTokenData,
-    token_values: Optional[Tensor] = None,
+    data: AtomTokenData, token_values: Optional[Tensor] = None,
     annotation: str = "b_factor",
-) -> Any:
+) -> Any:  # fmt: skip
     """Turn a graph back into an ``AtomArray`` of biotite.
 
     Args:

@@ -42,13 +42,9 @@ class MoleculeFile:
     """
 
     def __init__(
-        self,
-        path: PathLike,
-        labels: Union[str, Sequence[str]] = (),
-        *,
-        limits: Optional[Limits] = None,
-        **options: Any,
-    ) -> None:
+        self, path: PathLike, labels: Union[str, Sequence[str]] = (), *,
+        limits: Optional[Limits] = None, **options: Any,
+    ) -> None:  # fmt: skip
         file = Path(path)
         self._labels = [labels] if isinstance(labels, str) else list(labels)
         self._reading = check_options(from_rdmol, options)
@@ -103,12 +99,9 @@ class MoleculeFile:
 
 
 def from_sdf(
-    path: PathLike,
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    on_error: str = "skip",
-    **options: Any,
-) -> list[AtomTokenData]:
+    path: PathLike, tokenizer: Optional[Tokenizer] = None, *,
+    on_error: str = "skip", **options: Any,
+) -> list[AtomTokenData]:  # fmt: skip
     """Read all molecules of an SDF, MOL or MOL2 file, also gzipped.
 
     Args:

@@ -89,12 +89,9 @@ def from_rdmol(
 
 
 def from_smiles(
-    smiles: str,
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    hydrogens: bool = False,
-    max_length: int = 5_000,
-) -> AtomTokenData:
+    smiles: str, tokenizer: Optional[Tokenizer] = None, *,
+    hydrogens: bool = False, max_length: int = 5_000,
+) -> AtomTokenData:  # fmt: skip
     """Read a molecule from its SMILES.
 
     Args:

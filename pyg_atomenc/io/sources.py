@@ -43,12 +43,9 @@ class StructureFiles:
     """
 
     def __init__(
-        self,
-        files: Union[PathLike, Iterable[PathLike]],
-        pattern: Optional[str] = None,
-        recursive: bool = False,
-        **options: Any,
-    ) -> None:
+        self, files: Union[PathLike, Iterable[PathLike]],
+        pattern: Optional[str] = None, recursive: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
         self._reading, self._folder = check_options(from_structure, options), Path("/")
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
@@ -137,15 +134,10 @@ class SmilesTable:
 
     @classmethod
     def from_csv(
-        cls,
-        path: PathLike,
-        smiles_column: str = "smiles",
-        label_columns: Union[str, Sequence[str]] = (),
-        *,
-        delimiter: str = ",",
-        limits: Optional[Limits] = None,
-        **options: Any,
-    ) -> "SmilesTable":
+        cls, path: PathLike, smiles_column: str = "smiles",
+        label_columns: Union[str, Sequence[str]] = (), *,
+        delimiter: str = ",", limits: Optional[Limits] = None, **options: Any,
+    ) -> "SmilesTable":  # fmt: skip
         """Read a table in UTF-8 whose first line names the columns, also gzipped.
 
         Args:

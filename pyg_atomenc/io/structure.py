@@ -30,21 +30,13 @@ SUFFIXES = tuple(_FORMATS)
 
 
 def from_structure(
-    path: Union[str, "os.PathLike[str]"],
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    model: Union[int, str] = 1,
-    assembly: Optional[str] = None,
-    chains: Optional[Sequence[str]] = None,
-    numbering: str = "author",
-    waters: bool = True,
-    hydrogens: bool = True,
-    unresolved: bool = False,
-    block: Optional[str] = None,
-    ligands: Optional[Mapping[str, Any]] = None,
-    strict: bool = False,
-    limits: Optional[Limits] = None,
-) -> Union[AtomTokenData, list[AtomTokenData]]:
+    path: Union[str, "os.PathLike[str]"], tokenizer: Optional[Tokenizer] = None, *,
+    model: Union[int, str] = 1, assembly: Optional[str] = None,
+    chains: Optional[Sequence[str]] = None, numbering: str = "author",
+    waters: bool = True, hydrogens: bool = True, unresolved: bool = False,
+    block: Optional[str] = None, ligands: Optional[Mapping[str, Any]] = None,
+    strict: bool = False, limits: Optional[Limits] = None,
+) -> Union[AtomTokenData, list[AtomTokenData]]:  # fmt: skip
     """Read a structure file: mmCIF, BinaryCIF or PDB, also gzipped.
 
     Atoms keep their order. Of alternate locations, each residue keeps the one with the

@@ -60,13 +60,11 @@ def layer_checks(skip: Union[str, Iterable[str]] = ()) -> list[LayerCheck]:
 
 
 def check_layer(
-    layer: torch.nn.Module,
-    *,
-    in_channels: Optional[int] = None,
+    layer: torch.nn.Module, *, in_channels: Optional[int] = None,
     call: Optional[Callable[..., Tensor]] = None,
     tolerance: dict[torch.dtype, float] = TOLERANCE,
     skip: Union[str, Iterable[str]] = (),
-) -> dict[str, str]:
+) -> dict[str, str]:  # fmt: skip
     """Check that a layer over atoms in tokens behaves as those of this package do.
 
     The layer gives a row a token, or a row an atom; which of them, is seen. A copy of

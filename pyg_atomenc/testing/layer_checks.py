@@ -83,12 +83,9 @@ class LayerChecks:
     """A copy of a layer and what is done with it: every public method is a check."""
 
     def __init__(
-        self,
-        layer: nn.Module,
-        in_channels: Optional[int] = None,
-        call: Any = None,
+        self, layer: nn.Module, in_channels: Optional[int] = None, call: Any = None,
         tolerance: dict[torch.dtype, float] = TOLERANCE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_type("layer", layer, nn.Module, "pass a torch.nn.Module.")
         check_callable("call", call)
         self.tolerance = check_type("tolerance", tolerance, dict, "pass a dict.")
