@@ -92,17 +92,13 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         tokenize(tokenizer or Residue(), atoms, len(z)),
         lambda index, count: structure_tokens(find_residues(atoms), index, count=count),
         (bonds[:, :2], types, components.dictionary_stereo(atoms, bonds)),
-        z=z,
-        pos=coord.copy(),
-        formal_charge=charge,
+        z=z, pos=coord.copy(), formal_charge=charge, isotope=told("isotope", isotope),
         num_hydrogens=told("num_hydrogens", hydrogens),
         chirality=told("chirality", components.dictionary_chirality(atoms)),
-        isotope=told("isotope", isotope),
         num_radical_electrons=told("num_radical_electrons", np.full(len(z), -1)),
-        res_id=atoms.res_id.astype(np.int64),
-        hetero=atoms.hetero.copy(),
+        res_id=atoms.res_id.astype(np.int64), hetero=atoms.hetero.copy(),
         **{name: getattr(atoms, name).tolist() for name in _TEXTS},
-    )
+    )  # fmt: skip
 
 
 def make_graph(

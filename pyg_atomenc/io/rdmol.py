@@ -79,13 +79,11 @@ def from_rdmol(
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
-        chirality=torch.tensor(chirality),
         isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
         num_radical_electrons=torch.tensor([a.GetNumRadicalElectrons() for a in atoms]),
-        pos=pos,
-        atom_name=atom_name,
+        chirality=torch.tensor(chirality), pos=pos, atom_name=atom_name,
         **rdkit.residue_columns(mol),
-    )
+    )  # fmt: skip
 
 
 def from_smiles(

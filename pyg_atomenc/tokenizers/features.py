@@ -16,6 +16,9 @@ TOKEN_FEATURES: dict[str, Any] = {
     "token_entity_kind": LIGAND, "token_is_standard": False,
     "token_label_chain": "", "token_label_res_id": 0, "token_sym_id": 0,
 }  # fmt: skip
+# Those that are texts, and the annotations that hold them.
+_TEXTS = {"token_name": "res_name", "token_chain": "chain_id"}
+_TEXTS |= {"token_ins_code": "ins_code", "token_label_chain": "label_asym_id"}
 
 
 def structure_tokens(
@@ -34,20 +37,14 @@ def structure_tokens(
     number = np.where(np.isin(number, NO_SEQUENCE), "0", number)
     kinds = residues.kinds[residues.index]
     columns = {
-        "token_name": of_first("res_name", ""),
-        "token_chain": of_first("chain_id", ""),
-        "token_ins_code": of_first("ins_code", ""),
-        "token_label_chain": of_first("label_asym_id", ""),
         "token_res_id": of_first("res_id", 0).astype(np.int64),
         "token_entity_kind": np.where(empty, LIGAND, kinds[first]),
         "token_is_standard": residues.standard[residues.index[first]] & ~empty,
         "token_label_res_id": integers(number, "label_seq_id"),
         "token_sym_id": integers(of_first("sym_id", 0), "sym_id"),
     }
-    attributes: dict[str, Any] = {}
-    for name, values in columns.items():
-        text = values.dtype.kind == "U"
-        attributes[name] = values.tolist() if text else torch.from_numpy(values)
+    attributes = {name: torch.from_numpy(values) for name, values in columns.items()}
+    attributes |= {name: of_first(of, "").tolist() for name, of in _TEXTS.items()}
     if names is not None:
         attributes["token_name"] = names
     # Cα of a residue, C1′ of a nucleotide, else the first atom.
