@@ -88,11 +88,9 @@ Conformer = dict[str, tuple[Array, float]]
 
 @lru_cache(maxsize=10_000)
 def component_atoms(name: str) -> tuple[Array, ...]:
-    """A component's atoms, five arrays ``[A]`` not to be edited; empty if not known.
-
-    Names, elements in capitals, charges, int64, whether an atom leaves for a bond to
-    another component, and handedness ``"R"``, ``"S"``, ``"N"``.
-    """
+    """A component's atoms, five arrays ``[A]`` not to be edited; empty if not known."""
+    # Names, elements in capitals, charges, int64, whether an atom leaves for a bond to
+    # another component, and handedness "R", "S", "N".
     columns = "atom_id type_symbol charge pdbx_leaving_atom_flag pdbx_stereo_config"
     found = [c.as_array(str) for c in _table(name, "chem_comp_atom", columns)]
     names, elements, charges, leaving, stereo = found or [np.array([], "U1")] * 5

@@ -87,11 +87,9 @@ def as_mol(source: Any) -> Any:
 
 
 def build_mol(atoms: Iterable[Any], bonds: Iterable[Any], explicit: bool) -> Any:
-    """A molecule, with no hydrogens but those that are told where they are explicit.
-
-    Of atoms' number, charge, implicit hydrogens, radical electrons and whether they are
-    aromatic, and of bonds' atoms and RDKit's name of their type.
-    """
+    """A molecule, with no hydrogens but those that are told where they are explicit."""
+    # Of atoms' number, charge, implicit hydrogens, radical electrons and whether they
+    # are aromatic, and of bonds' atoms and RDKit's name of their type.
     chem = require_package("rdkit.Chem", "a molecule")
     mol = chem.RWMol()
     # Equal atoms are made once: RDKit copies what it adds.
@@ -232,11 +230,9 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
 
 
 def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
-    """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``.
-
-    Of a molecule whose rings and stereo are perceived, which keeps the labels. -1 for a
-    centre where the rules take too long.
-    """
+    """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``."""
+    # Of a molecule whose rings and stereo are perceived, which keeps the labels. -1 for
+    # a centre where the rules take too long.
     # RDKit's older labels invert sulfur.
     for atom in atoms:
         atom.ClearProp(_LABEL)
@@ -276,11 +272,9 @@ def rank_names(smiles: str) -> list[str]:
 
 
 def embed(mol: Any, seed: int, pos: Optional[Tensor], retry: bool) -> Optional[Tensor]:
-    """A conformer of a molecule or SMILES ``[N + H, 3]`` in ångström, not to be edited.
-
-    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``, with implicit hydrogens as
-    last atoms; ``None`` if RDKit finds none. ``pos`` ``[N, 3]`` tells the handedness.
-    """
+    """A conformer of a molecule or SMILES ``[N + H, 3]``, ångström, not to be edited."""
+    # By ETKDG and UFF, as in Boltz's `compute_3d_conformer`, with implicit hydrogens as
+    # last atoms; None if RDKit finds none. `pos` [N, 3] tells the handedness.
     chem = require_package("rdkit.Chem", "a conformer")
     mol = chem.MolFromSmiles(mol) if isinstance(mol, str) else chem.Mol(mol)
     if pos is not None and pos.isfinite().all():

@@ -13,12 +13,10 @@ from pyg_atomenc.errors import AtomEncodingError
 
 
 def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
-    """The bonds of a graph or batch ``[2, E]``, int64, and their features or ``None``.
-
-    They are in ``edge_index``, ``adj_t`` of ``T.ToSparseTensor``, whose rows are
-    targets, or ``adj`` of ``T.ToDense``, whose values, but for mere weights, stand in
-    for ``edge_attr``. A ValueError, if atoms do not fit, or features have no bonds.
-    """
+    """The bonds of a graph or batch ``[2, E]``, int64, and their features, or None."""
+    # They are in `edge_index`, `adj_t` of T.ToSparseTensor, whose rows are targets, or
+    # `adj` of T.ToDense, whose values, but for mere weights, stand in for `edge_attr`.
+    # A ValueError, if atoms do not fit, or features have no bonds.
     num_atoms, attr = data.num_nodes, data.get("edge_attr")
     if "atom_to_token" in data:
         mend = "a transform changed the atoms; set it for those that are there now."

@@ -192,12 +192,10 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
 def pack(
     order: Iterable[int], sizes: Sequence[tuple[int, int]], budget: int, most_open: int
 ) -> list[list[int]]:
-    """Pack samples into batches, of which neither sum exceeds the budget.
-
-    A sample goes to the fullest open batch that has room, else to a new one; where
-    ``most_open`` are open, the fullest is then closed. So with one (next fit) the
-    batches keep the order, and with some ten they are nearly full.
-    """
+    """Pack samples into batches, of which neither sum exceeds the budget."""
+    # A sample goes to the fullest open batch that has room, else to a new one; where
+    # `most_open` are open, the fullest is then closed. So with one (next fit) the
+    # batches keep the order, and with some ten they are nearly full.
     closed: list[list[int]] = []
     # Each open batch behind the smaller and both of its rests, the fullest first.
     batches, smaller = list[tuple[int, int, int, list[int]]](), itemgetter(0)

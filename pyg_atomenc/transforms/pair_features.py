@@ -84,11 +84,9 @@ def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
-    """The bonds on the shortest path of distinct pairs, ``most + 1`` for more or none.
-
-    A breadth-first search from all atoms at once, over bonds in both directions, which
-    goes on only from atoms of which a pair is still open.
-    """
+    """Bonds on the shortest path of distinct pairs, ``most + 1`` for more or none."""
+    # A breadth-first search from all atoms at once, over bonds in both directions,
+    # which goes on only from atoms of which a pair is still open.
     distance = torch.full_like(pairs[0], most + 1)
     wanted, where = (pairs[0] * num_atoms + pairs[1]).sort()
     first, last = edge_index[:, edge_index[0].argsort(stable=True)]
