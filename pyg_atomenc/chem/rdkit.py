@@ -272,7 +272,7 @@ def rank_names(smiles: str) -> list[str]:
 
 
 def embed(mol: Any, seed: int, pos: Optional[Tensor], retry: bool) -> Optional[Tensor]:
-    """A conformer of a molecule or SMILES ``[N + H, 3]``, ångström, not to be edited."""
+    """A conformer of a molecule or SMILES ``[N + H, 3]`` in Å, not to be edited."""
     # By ETKDG and UFF, as in Boltz's `compute_3d_conformer`, with implicit hydrogens as
     # last atoms; None if RDKit finds none. `pos` [N, 3] tells the handedness.
     chem = require_package("rdkit.Chem", "a conformer")

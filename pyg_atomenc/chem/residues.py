@@ -144,7 +144,12 @@ def find_residues(atoms: Any) -> Residues:
         run = split_repeats(run, np.where(named, atom, np.arange(-len(atom), 0)))
     runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
     if len(np.unique(runs)) < len(runs):
-        residue = codes.join(residue, _copy_of_run(residue, run, atom)[run])
+        # How many runs of the same residue before each run repeat one of its names.
+        copies = np.zeros(run.max() + 1, dtype=np.int64)
+        keys = np.unique(codes.join(residue, atom) * len(copies) + run)
+        named, of = np.divmod(keys, len(copies))
+        np.maximum.at(copies, of, codes.count_before(named))
+        residue = codes.join(residue, copies[run])
     return Residues(atoms, *codes.by_first_atom(residue))
 
 
@@ -168,15 +173,6 @@ def split_repeats(run: Integers, name: Integers) -> Integers:
         if before[atom] >= last:
             new[atom], last = True, atom
     return np.cumsum(new)
-
-
-def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
-    """How many runs of the same residue before each run repeat one of its names."""
-    count = run.max() + 1
-    named, run = np.divmod(np.unique(codes.join(residue, name) * count + run), count)
-    copies = np.zeros(count, dtype=np.int64)
-    np.maximum.at(copies, run, codes.count_before(named))
-    return copies
 
 
 @lru_cache(maxsize=100_000)

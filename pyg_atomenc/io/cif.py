@@ -48,8 +48,8 @@ _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
 
 def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
     """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
-    gemmi, content = require_package("gemmi", "from_structure"), check_text(content)
-    document = gemmi.cif.read_string(content)
+    cif, content = require_package("gemmi", "from_structure").cif, check_text(content)
+    document = cif.read_string(content)
     found = {part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
              for part in document}  # fmt: skip
     chosen = choose_block(found, block, notes)
@@ -64,7 +64,11 @@ def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
         # Other tables may have several rows for each atom.
         notes.check_atoms(len(table) // (1 if name == "atom_site" else 16))
         if len(table):
-            tables[name] = _columns(gemmi.cif, table, TABLES[name])
+            tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
+            wanted = {column.lower(): column for column in TABLES[name] or tags}
+            # One after another: all texts of a large table crowd the memory's caches.
+            tables[name] = {wanted[t]: _values(cif, list(table.column(i)), wanted[t])
+                            for i, t in enumerate(tags) if t in wanted}  # fmt: skip
     return entry_of(tables, notes)
 
 
@@ -78,15 +82,6 @@ def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> A
     check(some, f"it has no atom_site{where}")
     notes.add("blocks with atoms that are not read", len(some) - 1)
     return some[0]
-
-
-def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
-    """A category's columns by name, all of them if none is named."""
-    tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
-    wanted = {name.lower(): name for name in columns or tags}
-    # One after another: all texts of a large table crowd the memory's caches.
-    return {wanted[tag]: _values(cif, list(table.column(i)), wanted[tag])
-            for i, tag in enumerate(tags) if tag in wanted}  # fmt: skip
 
 
 def _values(cif: Any, values: list[str], name: str) -> Array:

@@ -56,7 +56,19 @@ class Beads:
 
     def __init__(self, mapping: Optional[Mapping3] = None) -> None:
         self.mapping = MARTINI_PROTEIN if mapping is None else mapping
-        _check(self.mapping)
+        mend = "pass a dict: residue name → bead → list of atom names."
+        check_type("mapping", self.mapping, Mapping, mend)  # type: ignore[type-abstract]
+        for residue, beads in self.mapping.items():
+            named: list[str] = []
+            members: Any = beads.values() if isinstance(beads, Mapping) else [None]
+            for names in members:
+                fits = isinstance(names, Sequence) and not isinstance(names, str)
+                fits = fits and all(isinstance(name, str) for name in names)
+                check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")
+                named += names
+            for name in sorted(named):
+                text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
+                check(named.count(name) == 1, text)
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
@@ -95,19 +107,3 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
         # Of several neighbours the one that stands first in the file decides.
         reached = reached[np.argsort(-reached[:, 0], kind="stable")]
         bead[reached[:, 1]] = bead[reached[:, 0]]
-
-
-def _check(mapping: Any) -> None:
-    mend = "pass a dict: residue name → bead → list of atom names."
-    check_type("mapping", mapping, Mapping, mend)  # type: ignore[type-abstract]
-    for residue, beads in mapping.items():
-        named: list[str] = []
-        members: Any = beads.values() if isinstance(beads, Mapping) else [None]
-        for names in members:
-            fits = isinstance(names, Sequence) and not isinstance(names, str)
-            fits = fits and all(isinstance(name, str) for name in names)
-            check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")
-            named += names
-        for name in sorted(named):
-            text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
-            check(named.count(name) == 1, text)
