@@ -181,10 +181,9 @@ def _follows(atoms: Any, first: Integers) -> tuple[Array, Array]:
     names = ("chain_id", "label_asym_id", "sym_id", "segment")
     same = np.diff(codes.of_columns(atoms, names)[first]) == 0
     number = atoms.res_id[first]
-    if "label_seq_id" in atoms.get_annotation_categories():
-        label = atoms.label_seq_id[first].astype(str)
-        told = np.char.isdigit(label)
-        if told.any():
-            same &= told[1:] & told[:-1]
-            number = np.where(told, label, "0").astype(int)
+    label = getattr(atoms, "label_seq_id", np.full(len(atoms), "."))[first].astype(str)
+    told = np.char.isdigit(label)
+    if told.any():
+        same &= told[1:] & told[:-1]
+        number = np.where(told, label, "0").astype(int)
     return same, np.isin(np.diff(number), (0, 1))

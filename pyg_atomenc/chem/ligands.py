@@ -36,10 +36,8 @@ def bond_ligands(
     inside = ends[(index[ends[:, 0]] == index[ends[:, 1]]) & todo[index[ends[:, 0]]]]
     inside = inside[np.argsort(index[inside[:, 0]], kind="stable")]
     owner = index[inside[:, 0]]
-    for residue in np.flatnonzero(todo).tolist():
+    for residue in np.flatnonzero(todo & (np.bincount(index) > 1)).tolist():
         rows, name = places[residue], str(residues.names[residue])
-        if len(rows) == 1:
-            continue
         own = inside[slice(*np.searchsorted(owner, (residue, residue + 1)))]
         if name in names or len(own) == 0:
             bonds, how = _perceive(atoms, rows, templates.get(name), own)

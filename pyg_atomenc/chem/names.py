@@ -82,9 +82,8 @@ def standard_names(atoms: Any, notes: Any) -> Any:
     """Give an ``AtomArray`` the PDB's names, and elements; leave out virtual sites."""
     _part_patches(atoms, notes)
     virtual = codes.among(atoms.element, _VIRTUAL)
-    for name in codes.distinct(atoms.res_name)[0].tolist():
-        if name.upper() not in _STANDS_FOR:
-            continue
+    there = codes.distinct(atoms.res_name)[0].tolist()
+    for name in [name for name in there if name.upper() in _STANDS_FOR]:
         rows = np.flatnonzero(atoms.res_name == name)
         names, target = atoms.atom_name[rows], _STANDS_FOR[name.upper()][0]
         if target == "HOH":

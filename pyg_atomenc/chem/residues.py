@@ -130,10 +130,8 @@ def find_residues(atoms: Any) -> Residues:
     residue = codes.of_columns(atoms, _IDENTITY)
     for name in _MORE_IDENTITY:
         if (values := getattr(atoms, name, None)) is not None:
-            partly = np.zeros(residue.max(initial=-1) + 1, dtype=bool)
-            partly[residue[untold(values)]] = True
-            more = np.where(partly[residue], 0, codes.code(values) + 1)
-            residue = codes.join(residue, more)
+            partly = np.isin(residue, residue[untold(values)])
+            residue = codes.join(residue, np.where(partly, 0, codes.code(values) + 1))
     atom = codes.of_columns(atoms, ("atom_name", "altloc_id"))
     run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
     # Where an atom name comes back, as in waters of one number, a residue starts; but

@@ -122,9 +122,7 @@ class Entry:
         chain = getattr(atoms, "label_asym_id", atoms.chain_id)
         made: list[Any] = []
         copies, total = Counter[str](), 0
-        for name, expression, chains in self.generators:
-            if name != assembly:
-                continue
+        for _, expression, chains in [g for g in self.generators if g[0] == assembly]:
             rows = np.flatnonzero(np.isin(chain, chains))
             steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
             total += len(rows) * prod(sum(map(len, step)) for step in steps)
@@ -191,6 +189,4 @@ def choose_altloc(atoms: Any) -> Booleans:
     # Within each place: the heaviest option first, of equal ones the one met first.
     order = some[np.lexsort((some, -weight[some], place[some]))]
     _, best = np.unique(place[order], return_index=True)
-    chosen = np.zeros(option.max() + 1, dtype=bool)
-    chosen[option[order[best]]] = True
-    return keep | chosen[option]
+    return keep | np.isin(option, option[order[best]])

@@ -70,12 +70,11 @@ def from_rdmol(
         links = rdkit.bonds_of(atoms)
         chirality, stereo = rdkit.stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
-    types = [bond_column("AROMATIC" if b.GetIsAromatic() else b.GetBondType().name)
-             for b in links]  # fmt: skip
+    types = ["AROMATIC" if b.GetIsAromatic() else b.GetBondType().name for b in links]
     return make_graph(
         tokens,
         lambda index, count: molecule_tokens(mol, index, count=count),
-        (rdkit.ends_of(links), types, stereo),
+        (rdkit.ends_of(links), list(map(bond_column, types)), stereo),
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),

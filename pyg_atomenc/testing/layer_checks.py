@@ -302,10 +302,9 @@ class LayerChecks:
     def replaced_projections(self) -> None:
         """Hooks are called, and so is what LoRA and others put in a Linear's place."""
         (x, layout), modules = self._batch(FEW), list(self.model.modules())
-        places: Any = [(m, *named) for m in modules for named in m.named_children()]
+        places: Any = [(m, *named) for m in modules for named in m.named_children()
+                       if type(named[1]) in (nn.Linear, Linear)]  # fmt: skip
         for parent, name, child in places:
-            if type(child) not in (nn.Linear, Linear):
-                continue
             changed, scale = deepcopy(child), torch.randn_like(child.weight[:, 0])
             for tensor in changed.parameters():
                 tensor.data.transpose(0, -1).mul_(scale)
