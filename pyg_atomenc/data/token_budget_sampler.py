@@ -16,7 +16,6 @@ from torch.utils.data import ConcatDataset, Sampler, Subset
 
 from pyg_atomenc.checks import check, check_integer, check_type, found
 from pyg_atomenc.data.atom_token_data import AtomTokenData, check_graph_type
-from pyg_atomenc.errors import AtomEncodingError
 
 Sizes = Union[Tensor, Sequence[int]]
 
@@ -140,10 +139,9 @@ def _find_sizes(dataset: Any, given: Any, needed: list[str]) -> dict[str, list[i
             check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
             found[name] = [check_integer(name, size, 0) for size in values]
     missing = [name for name in needed if name not in found]
-    if missing and dataset is None:
-        name = missing[0]
+    for name in missing:
         mend = f"pass the dataset, or the {name} of every graph."
-        raise AtomEncodingError(f"'{name}' is missing for 'max_{name}': {mend}")
+        check(dataset is not None, f"'{name}' is missing for 'max_{name}': {mend}")
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
@@ -182,9 +180,9 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
         return tuple(map(torch.cat, zip(*parts, strict=True)))
     if hasattr(dataset, "graph_sizes"):
         return dataset.graph_sizes()
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        mend = "pass a dataset or list of AtomTokenData, or the sizes of its graphs."
-        raise AtomEncodingError(f"'dataset' is {found(dataset)}: {mend}")
+    fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    mend = "pass a dataset or list of AtomTokenData, or the sizes of its graphs."
+    check(fits, f"'dataset' is {found(dataset)}: {mend}")
     sizes = [graph_size(dataset[i]) for i in range(len(dataset))]
     return torch.tensor(sizes, dtype=torch.long).view(-1, 2).unbind(dim=1)
 

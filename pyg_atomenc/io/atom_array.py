@@ -115,8 +115,7 @@ def make_graph(
     data = AtomTokenData(atom_to_token=index, num_tokens=count, **known)
     data.edge_index, data.edge_attr, data.edge_stereo = bond_tensors(*bonds)
     data.is_resolved = data.pos.isfinite().all(dim=1)
-    atom = tokens.representative
-    assert atom is not None
+    atom: Any = tokens.representative
     found, data.is_representative = atom >= 0, torch.zeros_like(data.is_resolved)
     data.is_representative[atom[found]] = True
     data.token_pos = torch.where(found[:, None], data.pos[atom], torch.nan)

@@ -37,10 +37,9 @@ def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
 
 def _category(category: Any, columns: Collection[str], rows: int) -> Table:
     made: Table = {}
-    for column in category["columns"]:
+    every = category["columns"]
+    for column in [c for c in every if not columns or c["name"] in columns]:
         name = column["name"]
-        if columns and name not in columns:
-            continue
         check(name not in made, f"it has the column {name} more than once")
         parts = (column["data"], column["mask"])
         data, mask = (p and _decode(p["data"], p["encoding"], rows) for p in parts)

@@ -22,7 +22,7 @@ from pyg_atomenc.io.structure import SUFFIXES, from_structure
 
 PathLike = Union[str, "os.PathLike[str]"]
 _ENDS = "|".join(map(re.escape, SUFFIXES))
-_STRUCTURE = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
+_NAME = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
 
 
 class StructureFiles:
@@ -50,9 +50,8 @@ class StructureFiles:
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
             find = self._folder.rglob if recursive else self._folder.glob
-            paths = [path for path in find(pattern or "*") if path.is_file()]
-            found = [path.relative_to(self._folder) for path in paths
-                     if pattern or _STRUCTURE.search(path.name)]  # fmt: skip
+            paths = [p for p in find(pattern or "*") if pattern or _NAME.search(p.name)]
+            found = [path.relative_to(self._folder) for path in paths if path.is_file()]
         elif pattern is not None or recursive:
             raise AtomEncodingError("'pattern' and 'recursive' are for a folder only.")
         else:

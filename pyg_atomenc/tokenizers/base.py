@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 import pyg_atomenc.checks as checks
-from pyg_atomenc.errors import AtomEncodingError
 
 TOKEN_PREFIX = "token_"
 
@@ -37,8 +36,8 @@ class Tokens:
 
     def __post_init__(self) -> None:
         mend, index = "pass int64, one token id per atom.", self.atom_to_token
-        if checks.check_index("atom_to_token", index, mend).dtype != torch.long:
-            raise AtomEncodingError(f"'atom_to_token' is {index.dtype}: {mend}")
+        fits = checks.check_index("atom_to_token", index, mend).dtype == torch.long
+        checks.check(fits, f"'atom_to_token' is {index.dtype}: {mend}")
         checks.check_integer("num_tokens", self.num_tokens, 0)
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
-from pyg_atomenc.checks import check_has, check_range
+from pyg_atomenc.checks import check, check_has, check_range
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
-from pyg_atomenc.errors import AtomEncodingError
 
 _LARGEST_RING = 8
 
@@ -55,8 +54,8 @@ class AtomFeatures(BaseTransform):
     )
 
     def __init__(self, attr: str = "x") -> None:
-        if not isinstance(attr, str) or not attr.isidentifier():
-            raise AtomEncodingError(f"'attr' is {attr!r}: pass an attribute's name.")
+        fits = isinstance(attr, str) and attr.isidentifier()
+        check(fits, f"'attr' is {attr!r}: pass an attribute's name.")
         self.attr = attr
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:

@@ -9,11 +9,10 @@ from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import cumsum, to_undirected
 
-from pyg_atomenc.checks import check_integer, check_positive
+from pyg_atomenc.checks import check, check_integer, check_positive
 from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
-from pyg_atomenc.errors import AtomEncodingError
 
 _FARTHEST = 6
 
@@ -45,8 +44,8 @@ class PairFeatures(BaseTransform):
     cutoff: float = 10.0
 
     def __post_init__(self) -> None:
-        if check_integer("num_rbf", self.num_rbf, 0) == 1:
-            raise AtomEncodingError("'num_rbf' is 1: pass 2 or more, or 0 for none.")
+        count = check_integer("num_rbf", self.num_rbf, 0)
+        check(count != 1, "'num_rbf' is 1: pass 2 or more, or 0 for none.")
         check_positive("cutoff", self.cutoff, "in ångström")
 
     @property
