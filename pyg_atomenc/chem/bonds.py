@@ -78,15 +78,13 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
 def bond_hydrogens(atoms: Any, notes: Any) -> None:
     """Bond hydrogens of unknown names, or far away, to their residue's nearest atom."""
     # Programs number hydrogens in ways of their own.
-    hydrogen = np.isin(atoms.element, ("H", "D", "T"))
-    bonds = atoms.bonds.as_array()
+    hydrogen, bonds = np.isin(atoms.element, ("H", "D", "T")), atoms.bonds.as_array()
     far = hydrogen[bonds[:, :2]].any(axis=1)
     far[far] = _distance(atoms, *bonds[far, :2].T) > _HYDROGEN
     alone = hydrogen.copy()
     alone[bonds[:, :2].ravel()] = False
     alone[bonds[far, :2].ravel()] = True
-    pairs = _near(atoms, alone & hydrogen, ~hydrogen, _HYDROGEN)
-    if len(pairs) == 0:
+    if len(pairs := _near(atoms, alone & hydrogen, ~hydrogen, _HYDROGEN)) == 0:
         return
     residue = find_residues(atoms).index
     pairs = pairs[residue[pairs[:, 0]] == residue[pairs[:, 1]]]
@@ -182,8 +180,7 @@ def _follows(atoms: Any, first: Integers) -> tuple[Array, Array]:
     same = np.diff(codes.of_columns(atoms, names)[first]) == 0
     number = atoms.res_id[first]
     label = getattr(atoms, "label_seq_id", np.full(len(atoms), "."))[first].astype(str)
-    told = np.char.isdigit(label)
-    if told.any():
+    if (told := np.char.isdigit(label)).any():
         same &= told[1:] & told[:-1]
         number = np.where(told, label, "0").astype(int)
     return same, np.isin(np.diff(number), (0, 1))

@@ -168,8 +168,7 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
     pairs, which = codes.distinct(residue * len(names) + atom)
     residues, old = residues[pairs // len(names)], names[pairs % len(names)]
     new = np.array(list(map(_atom_name, old.tolist(), residues.tolist())))
-    changed = new != old
-    if changed.any():
+    if (changed := new != old).any():
         rows = np.flatnonzero(changed[which])
         # Not where the residue has an atom of that name already.
         every, number = codes.distinct(np.concatenate([names, new]))
@@ -178,8 +177,7 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
         rows = rows[~np.isin(wanted, place + number[atom])]
         notes.add("atoms renamed after the component dictionary", len(rows))
         atoms.atom_name[rows] = new[which[rows]]
-    blank = atoms.element == ""
-    if blank.any():
+    if (blank := atoms.element == "").any():
         guessed = map(_element, residues.tolist(), new.tolist())
         symbol, known = map(np.array, zip(*guessed, strict=True))
         atoms.element[blank] = symbol[which[blank]]
@@ -189,8 +187,7 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
 def _element(component: str, name: str) -> tuple[str, bool]:
     """An atom's element, and whether the component dictionary tells it."""
     known, elements, *_ = component_atoms(component)
-    found = elements[known == name]
-    if len(found):
+    if len(found := elements[known == name]):
         return str(found[0]), True
     letters = name.upper().lstrip("0123456789'\"*")
     if letters == component.upper() and letters in SYMBOLS:

@@ -75,8 +75,7 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
             return AtomTokenLoader(dataset, **options, **kwargs)
         ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}
         # The same one in every epoch: the sizes are known, and workers live on.
-        key = (id(dataset), shuffle, *ranks.values())
-        if key not in self._loaders:
+        if (key := (id(dataset), shuffle, *ranks.values())) not in self._loaders:
             sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
             loader = AtomTokenLoader(dataset, batch_sampler=sampler, **kwargs)
             self._loaders[key] = BudgetLoader(loader)

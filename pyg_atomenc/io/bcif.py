@@ -24,8 +24,7 @@ def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
         found[part["header"]] = part["categories"] if "atom_site" in names else None
     tables: Table = {}
     for category in choose_block(found, block, notes):
-        name = category["name"].lstrip("_")
-        if name not in TABLES:
+        if (name := category["name"].lstrip("_")) not in TABLES:
             continue
         check(name not in tables, f"it has {name} more than once")
         rows = _size(category["rowCount"], 16 * notes.limits.atoms)
@@ -64,8 +63,7 @@ def _decode(data: Any, steps: Any, rows: int) -> Array:
     """Undo the steps of an encoding, the last one first."""
     encodings = require_package("biotite.structure.io.pdbx.encoding", "BinaryCIF")
     for step in reversed(steps):
-        kind = step["kind"]
-        if kind == "StringArray":
+        if (kind := step["kind"]) == "StringArray":
             data = _strings(data, step, rows)
             continue
         count = None

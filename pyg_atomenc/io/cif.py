@@ -191,8 +191,7 @@ def _rows(table: Table, names: Collection[str]) -> list[Any]:
 
 def _numbers(table: Table, name: str) -> Floats:
     """A column of numbers, NaN where there is none."""
-    values = table[name]
-    if values.dtype.kind not in "UO":
+    if (values := table[name]).dtype.kind not in "UO":
         return values.astype(np.float64)
     texts = [text.strip("'\"") for text in values.tolist()]
     return numbers(texts, _NOTHING, lambda row: f"row {row} of {name}")

@@ -175,8 +175,7 @@ def _kinds(atoms: Any, ends: Array, times: Array) -> Integers:
 def choose_altloc(atoms: Any) -> Booleans:
     """Which atoms stay ``[N]``: of each place the location of highest occupancy."""
     ids = np.where(np.isin(atoms.altloc_id, (".", "?", " ")), "", atoms.altloc_id)
-    keep = ids == ""
-    if keep.all():
+    if (keep := ids == "").all():
         return keep
     # Whatever the names: of a serine that is a threonine elsewhere, only one may stay.
     place = codes.of_columns(atoms, ("chain_id", "res_id", "ins_code"))

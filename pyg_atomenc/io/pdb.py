@@ -111,8 +111,7 @@ def _columns(letters: Letters, lines: list[int], notes: Notes) -> Table:
     check(number[row] != _BAD, f"line {lines[row] + 1} {what}")
     blank = (letters[:, 22:26] == 32).all(axis=1)
     notes.add("atoms without a residue number", blank.sum())
-    unknown = number == _STARS
-    if unknown.any():
+    if (unknown := number == _STARS).any():
         notes.add("atoms whose residue number did not fit its columns", unknown.sum())
         place = codes.join(*(codes.code(v) for v in (name, chain, number)))
         run = np.cumsum(np.diff(place, prepend=place[:1]) != 0)

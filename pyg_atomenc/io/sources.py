@@ -116,8 +116,7 @@ class SmilesTable:
         if isinstance(smiles, (str, bytes)) or not isinstance(smiles, Iterable):
             mend = "pass a list, or SmilesTable.from_csv(path)."
             raise AtomEncodingError(f"'smiles' is {smiles!r}: {mend}")
-        self.options = check_options(from_smiles, options)
-        self._smiles = list(smiles)
+        self.options, self._smiles = check_options(from_smiles, options), list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
         check(self.names, "'smiles' is empty: pass at least one.")
         # Of each row a tensor [1, L], or from a file the cells.

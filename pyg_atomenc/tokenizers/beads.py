@@ -101,8 +101,7 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
     ends, bead = np.concatenate([ends, ends[:, ::-1]]), bead.copy()
     while True:
         ends = ends[bead[ends[:, 1]] < 0]
-        reached = ends[bead[ends[:, 0]] >= 0]
-        if len(reached) == 0:
+        if len(reached := ends[bead[ends[:, 0]] >= 0]) == 0:
             return bead
         # Of several neighbours the one that stands first in the file decides.
         reached = reached[np.argsort(-reached[:, 0], kind="stable")]

@@ -139,8 +139,7 @@ class BoltzFeatures(BaseTransform):
         """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
         charge = data.formal_charge.to(torch.float32, copy=True)
         pos = torch.full((len(charge), 3), torch.nan)
-        way = self.conformers or _CONFORMERS[self.version == 1]
-        if way == "given":
+        if (way := self.conformers or _CONFORMERS[self.version == 1]) == "given":
             check_has(data, "'given' conformers are read from it.", "pos")
             pos = data.pos.float().clone()
         elif not names and data.get("given_smiles"):
@@ -157,8 +156,7 @@ class BoltzFeatures(BaseTransform):
                     at[i], charges[i] = known[atom]
             if not pos.isfinite().all():
                 _embed_residues(data, pos, self.seed)
-        unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if unknown:
+        if unknown := (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist():
             raise AtomEncodingError(
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
                 f"({data.atom_name[unknown[0]]}): give a SMILES, a conformer as 'pos' "

@@ -90,8 +90,7 @@ def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) ->
     wanted, where = (pairs[0] * num_atoms + pairs[1]).sort()
     first, last = edge_index[:, edge_index[0].argsort(stable=True)]
     degree = first.bincount(minlength=num_atoms)
-    start = cumsum(degree)[:-1]
-    open_pairs = pairs[0].bincount(minlength=num_atoms)
+    start, open_pairs = cumsum(degree)[:-1], pairs[0].bincount(minlength=num_atoms)
     # A pair is one number, so that sets of pairs are sorted vectors.
     front = torch.arange(num_atoms, device=pairs.device) * (num_atoms + 1)
     before = front[:0]
