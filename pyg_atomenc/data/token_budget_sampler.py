@@ -100,8 +100,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
-        order = list(range(len(self._sizes)))
-        draw = random.Random(self.seed + self.epoch)
+        order, draw = [*range(len(self._sizes))], random.Random(self.seed + self.epoch)
         shuffle = draw.shuffle if self.shuffle else lambda _: None
         shuffle(order)
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)

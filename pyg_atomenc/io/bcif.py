@@ -89,7 +89,7 @@ def _strings(data: Any, step: Any, rows: int) -> Texts:
     sizes, most = list(map(len, strings)), max(LONGEST, 2**24 // (rows + 1))
     fits = sum(sizes) == len(text) and max(sizes, default=0) <= most
     check(fits, "its texts do not add up, or one is too long")
-    known = -1 <= index.min(initial=-1) and index.max(initial=-1) < len(strings)
+    known = not len(index) or -1 <= index.min() <= index.max() < len(strings)
     check(known, "a text is missing")
     # The index -1 stands for no text.
     return np.array([*strings, ""])[index]

@@ -18,11 +18,13 @@ POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
 # Which tables are read, and of the atoms, which columns; () for all.
 TABLES: dict[str, Collection[str]] = {
     "chem_comp_bond": (), "pdbx_poly_seq_scheme": (), "pdbx_struct_assembly_gen": (),
-    "pdbx_struct_oper_list": (), "struct_conn": (), "atom_site": (
+    "pdbx_struct_oper_list": (), "struct_conn": (),
+}  # fmt: skip
+TABLES["atom_site"] = (
     "Cartn_x Cartn_y Cartn_z label_asym_id label_seq_id label_atom_id label_alt_id "
     "label_comp_id auth_asym_id auth_seq_id auth_comp_id auth_atom_id group_PDB "
     "type_symbol pdbx_PDB_ins_code pdbx_PDB_model_num pdbx_formal_charge occupancy"
-).split()}  # fmt: skip
+).split()
 _NOTHING = (".", "?", "")
 _UNTOLD = -(2**40)
 # Orders → biotite's BondType, which is 4 more for aromatic single to triple bonds.
@@ -75,8 +77,7 @@ def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
 def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
     """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
     mend = f"but its blocks are {[*found]}: pass one, or None."
-    fits = block is None or block in found
-    check_file(notes.file, fits, f"'block' is {block!r}, {mend}")
+    check_file(notes.file, block in (None, *found), f"'block' is {block!r}, {mend}")
     some = [p for name, p in found.items() if p is not None and block in (None, name)]
     where = "" if block is None else f" in block {block}"
     check(some, f"it has no atom_site{where}")

@@ -101,7 +101,7 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
         limits.check(file, "unpacked_bytes", len(content))
         if len(content) > 2**26:
             limits.check(file, "unpacked_ratio", -(-len(content) // size))
-    check_file(file, content.strip(), "is empty. Fetch it anew.")
+    check_file(file, content and not content.isspace(), "is empty. Fetch it anew.")
     return content
 
 

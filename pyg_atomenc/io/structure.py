@@ -21,8 +21,7 @@ from pyg_atomenc.io.rdmol import read_templates
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
-_CIF, _PDB = ("mmCIF", read_cif), ("PDB", read_pdb)
-_BCIF = ("BinaryCIF", read_bcif)
+_CIF, _BCIF, _PDB = ("mmCIF", read_cif), ("BinaryCIF", read_bcif), ("PDB", read_pdb)
 _FORMATS: dict[str, tuple[str, Any]] = {".cif": _CIF, ".mmcif": _CIF, ".bcif": _BCIF}
 _FORMATS |= {".pdb": _PDB, ".ent": _PDB}
 # How the names of structure files end, each also with .gz behind it.

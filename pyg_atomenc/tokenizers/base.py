@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import pyg_atomenc.checks as checks
+from pyg_atomenc.errors import AtomEncodingError
 
 TOKEN_PREFIX = "token_"
 
@@ -36,8 +37,8 @@ class Tokens:
 
     def __post_init__(self) -> None:
         mend, index = "pass int64, one token id per atom.", self.atom_to_token
-        fits = checks.check_index("atom_to_token", index, mend).dtype == torch.long
-        checks.check(fits, f"'atom_to_token' is {index.dtype}: {mend}")
+        dtype = checks.check_index("atom_to_token", index, mend).dtype
+        checks.check(dtype == torch.long, f"'atom_to_token' is {dtype}: {mend}")
         checks.check_integer("num_tokens", self.num_tokens, 0)
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
@@ -60,8 +61,9 @@ class Tokens:
             # A token has a representative if it has atoms, and it is one of them.
             token = torch.cat([index, index.new_tensor([-1])])[atom.clamp(min=-1)]
             fits = token.equal(torch.arange(self.num_tokens).where(first >= 0, -1))
-        mend = "give an atom of each token, -1 for one without atoms, as int64."
-        checks.check(fits, f"'representative' is {atom!r}: {mend}")
+        if not fits:
+            mend = "give an atom of each token, -1 for one without atoms, as int64."
+            raise AtomEncodingError(f"'representative' is {atom!r}: {mend}")
 
 
 Tokenizer = Callable[[Any], Tokens]
