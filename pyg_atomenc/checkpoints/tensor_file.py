@@ -59,8 +59,9 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     content = inner if isinstance(inner, Mapping) else content
     named = ((k, v) for k, v in content.items() if isinstance(k, str))
     tensors = {name: value for name, value in named if isinstance(value, Tensor)}
-    it = "'path_or_state_dict'" if isinstance(source, Mapping) else str(source)
-    check(tensors, f"{it} holds no tensors by name: pass a checkpoint or its state_dict.")
+    where = "'path_or_state_dict'" if isinstance(source, Mapping) else source
+    mend = "pass a checkpoint or its state_dict."
+    check(tensors, f"{where} holds no tensors by name: {mend}")
     return tensors
 
 
