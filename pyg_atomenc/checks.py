@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Optional, TypeVar
 
 import torch
 from torch import Tensor
 
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError
 
 T = TypeVar("T")
 
@@ -26,6 +26,18 @@ def found(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} of shape {list(value.shape)}"
     return f"of type {type(value).__name__}"
+
+
+def check(holds: Any, text: str) -> None:
+    """Raise an ``AtomEncodingError`` with this text unless a condition holds."""
+    if not holds:
+        raise AtomEncodingError(text)
+
+
+def check_file(file: Any, holds: Any, text: str) -> None:
+    """Raise a ``FileFormatError`` about a file unless a condition holds."""
+    if not holds:
+        raise FileFormatError(f"{file}: {text}")
 
 
 def check_type(name: str, value: Any, kind: type[T], mend: str) -> T:
@@ -113,18 +125,15 @@ def check_floating(name: str, value: Any) -> Tensor:
     return tensor
 
 
-def check_shape(
-    name: str, value: Any, *shape: Union[int, str], hint: str = ""
-) -> Tensor:
+def check_shape(name: str, value: Any, *shape: Any, hint: str = "") -> Tensor:
     """The value, if it is a tensor of ``shape``, where a text stands for any size."""
     fits = isinstance(value, Tensor) and value.dim() == len(shape)
     pairs = zip(shape, value.shape, strict=True) if fits else ()
     if not fits or any(a != b for a, b in pairs if not isinstance(a, str)):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         wanted = ", ".join(str(size) for size in shape)
-        raise AtomEncodingError(
-            f"'{name}' needs the shape [{wanted}], found: {got}{hint and '; ' + hint}."
-        )
+        what = f"'{name}' needs the shape [{wanted}], found: {got}"
+        raise AtomEncodingError(f"{what}; {hint}." if hint else f"{what}.")
     return value
 
 
@@ -191,6 +200,5 @@ def check_has(data: Any, mend: str, *names: str) -> None:
 
 def check_heads(name: str, channels: int, heads: int) -> None:
     """Check that every one of ``heads`` gets as many of the channels."""
-    if channels % heads:
-        mend = "pass a multiple of the heads."
-        raise AtomEncodingError(f"'{name}' is {channels} for {heads} heads: {mend}")
+    mend = "pass a multiple of the heads."
+    check(channels % heads == 0, f"'{name}' is {channels} for {heads} heads: {mend}")

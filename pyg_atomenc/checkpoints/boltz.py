@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.checkpoints.tensor_file import read_tensors
-from pyg_atomenc.checks import check_choice, listed
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check, check_choice, listed
 from pyg_atomenc.nn import BoltzAtomDecoder, BoltzAtomEncoder, BoltzConfig
 
 _TRUNK = "input_embedder."
@@ -21,47 +20,34 @@ _Module = Union[BoltzAtomEncoder, BoltzAtomDecoder]
 
 # Our modules → Boltz's, whose weights may have two names there.
 _EMBEDDING = {
-    "features.lin": "embed_atom_features",
+    "features.lin": "embed_atom_features", "pairs.lin_same": "embed_atompair_mask",
     "pairs.lin_position": "embed_atompair_ref_pos",
     "pairs.lin_distance": "embed_atompair_ref_dist",
-    "pairs.lin_same": "embed_atompair_mask",
-    "pairs.lin_query": "c_to_p_trans_q.1",
-    "pairs.lin_key": "c_to_p_trans_k.1",
-    **{f"pairs.mlp.{i}": f"p_mlp.{2 * i + 1}" for i in range(3)},
-    "norm_trunk": "s_to_c_trans.0",
-    "lin_trunk": "s_to_c_trans.1",
-    "pairs.norm_token": "z_to_p_trans.0",
-    "pairs.lin_token": "z_to_p_trans.1",
-}
+    "pairs.lin_query": "c_to_p_trans_q.1", "pairs.lin_key": "c_to_p_trans_k.1",
+    "pairs.mlp.0": "p_mlp.1", "pairs.mlp.1": "p_mlp.3", "pairs.mlp.2": "p_mlp.5",
+    "norm_trunk": "s_to_c_trans.0", "lin_trunk": "s_to_c_trans.1",
+    "pairs.norm_token": "z_to_p_trans.0", "pairs.lin_token": "z_to_p_trans.1",
+}  # fmt: skip
+_NORM = {"norm_cond": "s_norm", "lin_scale": "s_scale", "lin_shift": "s_bias"}
 _LAYER = {
-    "norm.norm_cond": "adaln.s_norm",
-    "norm.lin_scale": "adaln.s_scale",
-    "norm.lin_shift": "adaln.s_bias",
-    **{
-        f"attention.lin_{name}": f"pair_bias_attn.proj_{name[0]}"
-        for name in ("query", "key", "value", "gate", "out")
-    },
+    **{f"norm.{ours}": f"adaln.{theirs}" for ours, theirs in _NORM.items()},
+    **{f"attention.lin_{name}": f"pair_bias_attn.proj_{name[0]}"
+       for name in ("query", "key", "value", "gate", "out")},
     "lin_cond": "output_projection_linear output_projection.0",
-    "transition.norm.norm_cond": "transition.adaln.s_norm",
-    "transition.norm.lin_scale": "transition.adaln.s_scale",
-    "transition.norm.lin_shift": "transition.adaln.s_bias",
+    **{f"transition.norm.{ours}": f"transition.adaln.{theirs}"
+       for ours, theirs in _NORM.items()},
     # Two of ours are the rows of one, in this order.
     "transition.lin_value": "transition.swish_gate.0",
     "transition.lin_gate": "transition.swish_gate.0",
-    "transition.lin_up": "transition.a_to_b",
-    "transition.lin_out": "transition.b_to_a",
-    "transition.lin_cond": "transition.output_projection.0",
-    "post_norm": "post_lnorm",
-}
+    "transition.lin_up": "transition.a_to_b", "transition.lin_out": "transition.b_to_a",
+    "transition.lin_cond": "transition.output_projection.0", "post_norm": "post_lnorm",
+}  # fmt: skip
 
 
 def load_boltz(
-    path_or_state_dict: Union[str, Path, Mapping[str, Any]],
-    part: str = "diffusion",
-    *,
-    queries: int = 32,
-    keys: int = 128,
-) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:
+    path_or_state_dict: Union[str, Path, Mapping[str, Any]], part: str = "diffusion",
+    *, queries: int = 32, keys: int = 128,
+) -> tuple[BoltzAtomEncoder, Optional[BoltzAtomDecoder]]:  # fmt: skip
     """Boltz's atom attention encoder, and decoder or ``None``, with its weights.
 
     Args:
@@ -78,10 +64,8 @@ def load_boltz(
             or has some that nothing reads; the message lists them.
     """
     check_choice("part", part, ("trunk", "diffusion"))
-    tensors = {
-        name.replace("_orig_mod.", ""): tensor
-        for name, tensor in read_tensors(path_or_state_dict).items()
-    }
+    read = read_tensors(path_or_state_dict).items()
+    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in read}
     if "embed_atom_features.weight" in tensors:
         tensors = _with_prefix(tensors, part)
     config = replace(_infer_config(tensors, part), queries=queries, keys=keys)
@@ -95,9 +79,8 @@ def load_boltz(
             decoder = BoltzAtomDecoder(config)
             names |= _load(decoder, tensors)
     unread = [name for name in tensors if name.startswith(own) and name not in names]
-    if unread:
-        mend = f"{listed(unread)}. It is of another version than Boltz-1 and Boltz-2."
-        raise _error(f"has weights that nothing reads: {mend}")
+    mend = f"{listed(unread)}. It is of another version than Boltz-1 and Boltz-2."
+    _check(not unread, f"has weights that nothing reads: {mend}")
     return encoder, decoder
 
 
@@ -166,14 +149,14 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     """The sizes and options that the weights tell."""
     diffusion, features = part == "diffusion", "embed_atom_features.weight"
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
-    if tensors.keys().isdisjoint(known):
-        needs = f"part={part!r} needs {known[0]!r} or {known[1]!r}"
-        found = f"{needs}, it has {listed(sorted(tensors))}."
-        raise _error(f"is of neither Boltz-1 nor Boltz-2: {found}")
+    needs = f"part={part!r} needs {known[0]!r} or {known[1]!r}"
+    found = f"is of neither Boltz-1 nor Boltz-2: {needs}, it has"
+    fits = not tensors.keys().isdisjoint(known)
+    _check(fits, f"{found} {listed(sorted(tensors))}.")
 
     def size(name: str, dim: int = 0) -> int:
-        if name not in tensors or tensors[name].dim() <= dim:
-            raise _error(f"lacks {name!r}: it is not a whole checkpoint.")
+        fits = name in tensors and tensors[name].dim() > dim
+        _check(fits, f"lacks {name!r}: it is not a whole checkpoint.")
         return tensors[name].size(dim)
 
     def depth(layers: str) -> int:
@@ -200,24 +183,22 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     if config.shared_pair_norm:
         heads //= max(sizes["encoder_depth"], 1)
     width, names = size(embedding + features, 1), ("atom_names", "backbone", "residue")
-    for there in product((True, False), repeat=3):
-        options = dict(zip(names, there, strict=True))
-        config = replace(config, **sizes, heads=heads, **options)
-        if sum(config.features.values()) == width:
-            return config
-    raise _error(f"embeds {width} atom features, as no Boltz-{version} can.")
+    choices = product((True, False), repeat=3)
+    options = [dict(zip(names, choice, strict=True)) for choice in choices]
+    made = [replace(config, **sizes, heads=heads, **option) for option in options]
+    configs = [config for config in made if sum(config.features.values()) == width]
+    _check(configs, f"embeds {width} atom features, as no Boltz-{version} can.")
+    return configs[0]
 
 
 def _with_prefix(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     """The keys of a whole checkpoint, from those of Boltz-1's encoder alone."""
-    if "atom_to_token_trans.0.weight" not in tensors:
-        mend = "whose weights are spread over three modules: pass the whole checkpoint."
-        raise _error(f"is the state_dict of Boltz-2's AtomEncoder alone, {mend}")
+    mend = "whose weights are spread over three modules: pass the whole checkpoint."
+    found = f"is the state_dict of Boltz-2's AtomEncoder alone, {mend}"
+    _check("atom_to_token_trans.0.weight" in tensors, found)
     found = "diffusion" if "r_to_q_trans.weight" in tensors else "trunk"
-    if found != part:
-        raise AtomEncodingError(
-            f"'part' is {part!r}, but it is the {found}'s encoder: pass part={found!r}."
-        )
+    mend = f"it is the {found}'s encoder: pass part={found!r}."
+    check(found == part, f"'part' is {part!r}, but {mend}")
     prefix, _, _ = _places(1, part == "diffusion", "encoder")
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
@@ -234,14 +215,12 @@ def _load(module: _Module, tensors: Mapping[str, Tensor]) -> dict[str, list[str]
         elif tensor is not None:
             rows = tensor.split([len(part) for part in parts])
             state = dict(zip(ours, rows, strict=True)) | state
-    if wrong:
-        raise _error(f"has weights whose sizes do not fit: {listed(wrong)}.")
+    _check(not wrong, f"has weights whose sizes do not fit: {listed(wrong)}.")
     missing = [theirs for theirs, ours in names.items() if ours[0] not in state]
-    if missing:
-        raise _error(f"lacks {listed(missing)}: it is not a whole checkpoint.")
+    _check(not missing, f"lacks {listed(missing)}: it is not a whole checkpoint.")
     module.load_state_dict(state)
     return names
 
 
-def _error(found: str) -> AtomEncodingError:
-    return AtomEncodingError(f"'path_or_state_dict' {found}")
+def _check(holds: Any, found: str) -> None:
+    check(holds, f"'path_or_state_dict' {found}")

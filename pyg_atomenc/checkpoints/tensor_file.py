@@ -11,8 +11,8 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_type
-from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.checks import check, check_file, check_type
+from pyg_atomenc.errors import FileFormatError, require_package
 
 
 class _Inert:
@@ -46,13 +46,11 @@ _PICKLE = SimpleNamespace(__name__=__name__, Unpickler=_TensorUnpickler)
 
 
 def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The tensors by name of a checkpoint's ``state_dict``, or of itself, on the CPU.
-
-    It is a file of safetensors or ``torch.save``, or what is in one. Only tensors and
-    plain containers of a file are built: objects of all other classes, as in a
-    Lightning checkpoint, become inert placeholders; no function of it is called. A
-    ValueError tells of a file that cannot be read or holds no tensors.
-    """
+    """Tensors by name of a checkpoint's ``state_dict``, or of itself, on the CPU."""
+    # It is a file of safetensors or torch.save, or what is in one. Only tensors and
+    # plain containers of a file are built: objects of all other classes, as in a
+    # Lightning checkpoint, become inert placeholders; no function of it is called. A
+    # ValueError tells of a file that cannot be read or holds no tensors.
     mend, kinds = "pass the path of a checkpoint, or its content.", (str, Path, Mapping)
     check_type("path_or_state_dict", source, kinds, mend)  # type: ignore[arg-type]
     read = source if isinstance(source, Mapping) else _read(Path(source))
@@ -61,16 +59,14 @@ def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tenso
     content = inner if isinstance(inner, Mapping) else content
     named = ((k, v) for k, v in content.items() if isinstance(k, str))
     tensors = {name: value for name, value in named if isinstance(value, Tensor)}
-    if not tensors:
-        where = "'path_or_state_dict'" if isinstance(source, Mapping) else str(source)
-        mend = "pass a checkpoint or its state_dict."
-        raise AtomEncodingError(f"{where} holds no tensors by name: {mend}")
+    where = "'path_or_state_dict'" if isinstance(source, Mapping) else source
+    mend = "pass a checkpoint or its state_dict."
+    check(tensors, f"{where} holds no tensors by name: {mend}")
     return tensors
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise FileFormatError(f"{path}: there is no such file; pass a checkpoint.")
+    check_file(path, path.is_file(), "there is no such file; pass a checkpoint.")
     kind = "safetensors" if path.suffix == ".safetensors" else "a file of torch.save"
     if kind == "safetensors":
         read = require_package("safetensors.torch", "reading .safetensors").load_file

@@ -45,9 +45,7 @@ def bond_tensors(pairs: Any, types: Any, stereo: Any) -> tuple[Tensor, Tensor, T
     return edge_index, torch.eye(BOND_COLUMNS)[column], code
 
 
-def unique_bonds(
-    edge_index: Tensor, edge_attr: Optional[Tensor]
-) -> tuple[Tensor, Tensor]:
+def unique_bonds(edge_index: Tensor, edge_attr: Any) -> tuple[Tensor, Tensor]:
     """Each bond once, on the CPU: its atoms ``[2, B]``, sorted, and column ``[B]``."""
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))
@@ -80,15 +78,13 @@ def residue_bonds(atoms: Any, table: Table) -> Any:
 def bond_hydrogens(atoms: Any, notes: Any) -> None:
     """Bond hydrogens of unknown names, or far away, to their residue's nearest atom."""
     # Programs number hydrogens in ways of their own.
-    hydrogen = np.isin(atoms.element, ("H", "D", "T"))
-    bonds = atoms.bonds.as_array()
+    hydrogen, bonds = np.isin(atoms.element, ("H", "D", "T")), atoms.bonds.as_array()
     far = hydrogen[bonds[:, :2]].any(axis=1)
     far[far] = _distance(atoms, *bonds[far, :2].T) > _HYDROGEN
     alone = hydrogen.copy()
     alone[bonds[:, :2].ravel()] = False
     alone[bonds[far, :2].ravel()] = True
-    pairs = _near(atoms, alone & hydrogen, ~hydrogen, _HYDROGEN)
-    if len(pairs) == 0:
+    if len(pairs := _near(atoms, alone & hydrogen, ~hydrogen, _HYDROGEN)) == 0:
         return
     residue = find_residues(atoms).index
     pairs = pairs[residue[pairs[:, 0]] == residue[pairs[:, 1]]]
@@ -136,8 +132,7 @@ def _within(residues: Residues, rows: Integers, bonds: Bonds) -> Integers:
     number = {name: i for i, name in enumerate(named)}
     names = residues.atoms.atom_name[rows]
     column = codes.of_distinct(lambda name: number.get(name, -1), names)
-    row = codes.code(residues.index[rows])
-    there = column >= 0
+    row, there = codes.code(residues.index[rows]), column >= 0
     # Which atom each name is in each residue.
     place = np.full((row.max() + 1, len(number)), -1)
     place[row[there], column[there]] = rows[there]
@@ -158,8 +153,7 @@ def _along(residues: Residues) -> Integers:
         head, tail = (fits | np.isin(residues.names, caps) for caps in link.caps)
         # Of a component made for no polymer, as GTP is, only the distance tells.
         sure = follows & head[:-1] & tail[1:]
-        start = np.flatnonzero(same & (head[:-1] | tail[1:]))
-        ends = []
+        start, ends = np.flatnonzero(same & (head[:-1] | tail[1:])), []
         for name, of in ((link.tail, start), (link.head, start + 1)):
             atom = np.full(len(first), -1)
             rows = np.flatnonzero(atoms.atom_name == name)[::-1]
@@ -185,10 +179,8 @@ def _follows(atoms: Any, first: Integers) -> tuple[Array, Array]:
     names = ("chain_id", "label_asym_id", "sym_id", "segment")
     same = np.diff(codes.of_columns(atoms, names)[first]) == 0
     number = atoms.res_id[first]
-    if "label_seq_id" in atoms.get_annotation_categories():
-        label = atoms.label_seq_id[first].astype(str)
-        told = np.char.isdigit(label)
-        if told.any():
-            same &= told[1:] & told[:-1]
-            number = np.where(told, label, "0").astype(int)
+    label = getattr(atoms, "label_seq_id", np.full(len(atoms), "."))[first].astype(str)
+    if (told := np.char.isdigit(label)).any():
+        same &= told[1:] & told[:-1]
+        number = np.where(told, label, "0").astype(int)
     return same, np.isin(np.diff(number), (0, 1))

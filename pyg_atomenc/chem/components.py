@@ -4,7 +4,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pyg_atomenc.chem.codes import Array, Integers, Texts, code, of_distinct, places
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -83,17 +82,15 @@ def _table(name: str, table: str, columns: str) -> list[Any]:
     return [] if found[0] is None else found
 
 
-# Of a component: atom name → position [3] in ångström, charge in elementary charges.
-Conformer = dict[str, tuple[NDArray[np.float32], float]]
+# Of a component: atom name → position [3], float32, in ångström; elementary charges.
+Conformer = dict[str, tuple[Array, float]]
 
 
 @lru_cache(maxsize=10_000)
 def component_atoms(name: str) -> tuple[Array, ...]:
-    """A component's atoms, five arrays ``[A]`` not to be edited; empty if not known.
-
-    Names, elements in capitals, charges, int64, whether an atom leaves for a bond to
-    another component, and handedness ``"R"``, ``"S"``, ``"N"``.
-    """
+    """A component's atoms, five arrays ``[A]`` not to be edited; empty if not known."""
+    # Names, elements in capitals, charges, int64, whether an atom leaves for a bond to
+    # another component, and handedness "R", "S", "N".
     columns = "atom_id type_symbol charge pdbx_leaving_atom_flag pdbx_stereo_config"
     found = [c.as_array(str) for c in _table(name, "chem_comp_atom", columns)]
     names, elements, charges, leaving, stereo = found or [np.array([], "U1")] * 5
@@ -109,8 +106,7 @@ def dictionary_chirality(atoms: Any) -> Integers:
         known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
         found[rows] = 0 if len(known) else -1
         for text, value in (("R", 1), ("S", 2)):
-            centres = np.isin(atoms.atom_name[rows], known[stereo == text])
-            found[rows[centres]] = value
+            found[rows[np.isin(atoms.atom_name[rows], known[stereo == text])]] = value
     return found
 
 

@@ -36,10 +36,8 @@ def bond_ligands(
     inside = ends[(index[ends[:, 0]] == index[ends[:, 1]]) & todo[index[ends[:, 0]]]]
     inside = inside[np.argsort(index[inside[:, 0]], kind="stable")]
     owner = index[inside[:, 0]]
-    for residue in np.flatnonzero(todo).tolist():
+    for residue in np.flatnonzero(todo & (np.bincount(index) > 1)).tolist():
         rows, name = places[residue], str(residues.names[residue])
-        if len(rows) == 1:
-            continue
         own = inside[slice(*np.searchsorted(owner, (residue, residue + 1)))]
         if name in names or len(own) == 0:
             bonds, how = _perceive(atoms, rows, templates.get(name), own)
@@ -107,8 +105,7 @@ def _molecule(chem: Any, atoms: Any, rows: Any, own: Any) -> Any:
     """Atoms with positions and charges, and bonds, of which untold ones are single."""
     zero = np.zeros(len(rows), dtype=np.int64)
     columns = [atomic_numbers(atoms.element[rows]), atoms.charge[rows], *[zero] * 3]
-    orders = {2: "DOUBLE", 3: "TRIPLE"}
-    kinds = [orders.get(kind, "SINGLE") for kind in own[:, 2].tolist()]
+    kinds = [{2: "DOUBLE", 3: "TRIPLE"}.get(k, "SINGLE") for k in own[:, 2].tolist()]
     bonds = zip(*np.searchsorted(rows, own[:, :2]).T.tolist(), kinds, strict=True)
     mol = rdkit.build_mol(np.stack(columns, axis=1).tolist(), bonds, explicit=False)
     places = chem.Conformer(len(rows))

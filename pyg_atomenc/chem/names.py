@@ -82,9 +82,8 @@ def standard_names(atoms: Any, notes: Any) -> Any:
     """Give an ``AtomArray`` the PDB's names, and elements; leave out virtual sites."""
     _part_patches(atoms, notes)
     virtual = codes.among(atoms.element, _VIRTUAL)
-    for name in codes.distinct(atoms.res_name)[0].tolist():
-        if name.upper() not in _STANDS_FOR:
-            continue
+    there = codes.distinct(atoms.res_name)[0].tolist()
+    for name in [name for name in there if name.upper() in _STANDS_FOR]:
         rows = np.flatnonzero(atoms.res_name == name)
         names, target = atoms.atom_name[rows], _STANDS_FOR[name.upper()][0]
         if target == "HOH":
@@ -130,8 +129,7 @@ def _target(name: str, atoms: frozenset[str]) -> Optional[str]:
         known, elements, _, leaving, _ = component_atoms(option)
         named = {_atom_name(atom, option) for atom in heavy}
         if named <= set(known.tolist()) and len(named) == len(heavy):
-            stays = known[~leaving & (elements != "H")].tolist()
-            missing[option] = len({*stays} - named)
+            missing[option] = len({*known[~leaving & (elements != "H")]} - named)
     best = min(missing, key=lambda option: missing[option], default=name)
     return None if best == name else best
 
@@ -170,8 +168,7 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
     pairs, which = codes.distinct(residue * len(names) + atom)
     residues, old = residues[pairs // len(names)], names[pairs % len(names)]
     new = np.array(list(map(_atom_name, old.tolist(), residues.tolist())))
-    changed = new != old
-    if changed.any():
+    if (changed := new != old).any():
         rows = np.flatnonzero(changed[which])
         # Not where the residue has an atom of that name already.
         every, number = codes.distinct(np.concatenate([names, new]))
@@ -180,8 +177,7 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
         rows = rows[~np.isin(wanted, place + number[atom])]
         notes.add("atoms renamed after the component dictionary", len(rows))
         atoms.atom_name[rows] = new[which[rows]]
-    blank = atoms.element == ""
-    if blank.any():
+    if (blank := atoms.element == "").any():
         guessed = map(_element, residues.tolist(), new.tolist())
         symbol, known = map(np.array, zip(*guessed, strict=True))
         atoms.element[blank] = symbol[which[blank]]
@@ -191,8 +187,7 @@ def _rename_atoms(atoms: Any, notes: Any) -> None:
 def _element(component: str, name: str) -> tuple[str, bool]:
     """An atom's element, and whether the component dictionary tells it."""
     known, elements, *_ = component_atoms(component)
-    found = elements[known == name]
-    if len(found):
+    if len(found := elements[known == name]):
         return str(found[0]), True
     letters = name.upper().lstrip("0123456789'\"*")
     if letters == component.upper() and letters in SYMBOLS:

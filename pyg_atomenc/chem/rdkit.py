@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem import residues
 from pyg_atomenc.chem.codes import Integers
 from pyg_atomenc.chem.components import Conformer, atomic_numbers, ideal_conformer
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 # By the place of each, its code; small labels of the CIP rules are pseudoasymmetric.
 HYBRIDIZATIONS = ("other", "S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
@@ -36,13 +36,11 @@ def is_mol(source: Any) -> bool:
 
 def check_mol(mol: Any) -> None:
     """Raise a ValueError unless ``mol`` is an RDKit molecule with atoms."""
-    chem = require_package("rdkit.Chem", "a molecule")
     mend = "pass an rdkit.Chem.Mol, or a SMILES to from_smiles."
     if mol is None:
         mend = "RDKit could not read it: check what it was read from."
-    check_type("mol", mol, chem.Mol, mend)
-    if mol.GetNumAtoms() == 0:
-        raise AtomEncodingError("'mol' has no atoms: pass one with at least one atom.")
+    check_type("mol", mol, require_package("rdkit.Chem", "a molecule").Mol, mend)
+    check(mol.GetNumAtoms(), "'mol' has no atoms: pass one with at least one atom.")
 
 
 def residues_of(source: Any) -> residues.Residues:
@@ -51,9 +49,8 @@ def residues_of(source: Any) -> residues.Residues:
         residues.check_atom_array(source)
         return residues.find_residues(source)
     check_mol(source)
-    chem = require_package("rdkit.Chem", "a molecule")
     interface = require_package("biotite.interface.rdkit", "residues of a molecule")
-    bare = chem.Mol(source)
+    bare = require_package("rdkit.Chem", "a molecule").Mol(source)
     bare.RemoveAllConformers()
     with warnings.catch_warnings(action="ignore"):
         atoms = interface.from_mol(bare, add_hydrogen=False)[0]
@@ -90,11 +87,9 @@ def as_mol(source: Any) -> Any:
 
 
 def build_mol(atoms: Iterable[Any], bonds: Iterable[Any], explicit: bool) -> Any:
-    """A molecule, with no hydrogens but those that are told where they are explicit.
-
-    Of atoms' number, charge, implicit hydrogens, radical electrons and whether they are
-    aromatic, and of bonds' atoms and RDKit's name of their type.
-    """
+    """A molecule, with no hydrogens but those that are told where they are explicit."""
+    # Of atoms' number, charge, implicit hydrogens, radical electrons and whether they
+    # are aromatic, and of bonds' atoms and RDKit's name of their type.
     chem = require_package("rdkit.Chem", "a molecule")
     mol = chem.RWMol()
     # Equal atoms are made once: RDKit copies what it adds.
@@ -200,8 +195,7 @@ def graph_atoms(data: Any, bonds: Tensor, types: Tensor) -> Tensor:
 def graph_mol(atoms: Tensor, bonds: Tensor, types: Tensor) -> Any:
     """A molecule of :func:`graph_atoms`, rings perceived, valid chemistry or not."""
     chem = require_package("rdkit.Chem", "AtomFeatures")
-    kinds = [_BONDS[column] for column in types.tolist()]
-    pairs = zip(*bonds.tolist(), kinds, strict=True)
+    pairs = zip(*bonds.tolist(), map(_BONDS.__getitem__, types.tolist()), strict=True)
     mol = build_mol(atoms.tolist(), pairs, explicit=True)
     with require_package("rdkit.rdBase", "AtomFeatures").BlockLogs():
         mol.UpdatePropertyCache(strict=False)
@@ -236,11 +230,9 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
 
 
 def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
-    """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``.
-
-    Of a molecule whose rings and stereo are perceived, which keeps the labels. -1 for a
-    centre where the rules take too long.
-    """
+    """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``."""
+    # Of a molecule whose rings and stereo are perceived, which keeps the labels. -1 for
+    # a centre where the rules take too long.
     # RDKit's older labels invert sulfur.
     for atom in atoms:
         atom.ClearProp(_LABEL)
@@ -280,11 +272,9 @@ def rank_names(smiles: str) -> list[str]:
 
 
 def embed(mol: Any, seed: int, pos: Optional[Tensor], retry: bool) -> Optional[Tensor]:
-    """A conformer of a molecule or SMILES ``[N + H, 3]`` in ångström, not to be edited.
-
-    By ETKDG and UFF, as in Boltz's ``compute_3d_conformer``, with implicit hydrogens as
-    last atoms; ``None`` if RDKit finds none. ``pos`` ``[N, 3]`` tells the handedness.
-    """
+    """A conformer of a molecule or SMILES ``[N + H, 3]`` in Å, not to be edited."""
+    # By ETKDG and UFF, as in Boltz's `compute_3d_conformer`, with implicit hydrogens as
+    # last atoms; None if RDKit finds none. `pos` [N, 3] tells the handedness.
     chem = require_package("rdkit.Chem", "a conformer")
     mol = chem.MolFromSmiles(mol) if isinstance(mol, str) else chem.Mol(mol)
     if pos is not None and pos.isfinite().all():

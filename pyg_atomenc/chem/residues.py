@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Array, Booleans, Integers
 from pyg_atomenc.chem.components import PLACEHOLDERS, component_atoms
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
 """What ``token_entity_kind`` counts through; waters and ions are ligands."""
@@ -111,8 +111,7 @@ class Residues:
     def linked(self) -> Booleans:
         """Which a peptide or phosphodiester bond joins to another residue ``[R]``."""
         ends = self.bonds_between()
-        names = self.atoms.atom_name[ends]
-        joined = np.zeros(len(self), dtype=bool)
+        names, joined = self.atoms.atom_name[ends], np.zeros(len(self), dtype=bool)
         for link in POLYMER_LINKS:
             joins = ((names == link.tail) & (names == link.head)[:, ::-1]).any(axis=1)
             joined[self.index[ends[joins]].ravel()] = True
@@ -131,10 +130,8 @@ def find_residues(atoms: Any) -> Residues:
     residue = codes.of_columns(atoms, _IDENTITY)
     for name in _MORE_IDENTITY:
         if (values := getattr(atoms, name, None)) is not None:
-            partly = np.zeros(residue.max(initial=-1) + 1, dtype=bool)
-            partly[residue[untold(values)]] = True
-            more = np.where(partly[residue], 0, codes.code(values) + 1)
-            residue = codes.join(residue, more)
+            partly = np.isin(residue, residue[untold(values)])
+            residue = codes.join(residue, np.where(partly, 0, codes.code(values) + 1))
     atom = codes.of_columns(atoms, ("atom_name", "altloc_id"))
     run = np.cumsum(np.diff(residue, prepend=residue[:1]) != 0)
     # Where an atom name comes back, as in waters of one number, a residue starts; but
@@ -145,7 +142,12 @@ def find_residues(atoms: Any) -> Residues:
         run = split_repeats(run, np.where(named, atom, np.arange(-len(atom), 0)))
     runs = residue[np.flatnonzero(np.diff(run, prepend=-1))]
     if len(np.unique(runs)) < len(runs):
-        residue = codes.join(residue, _copy_of_run(residue, run, atom)[run])
+        # How many runs of the same residue before each run repeat one of its names.
+        copies = np.zeros(run.max() + 1, dtype=np.int64)
+        keys = np.unique(codes.join(residue, atom) * len(copies) + run)
+        named, of = np.divmod(keys, len(copies))
+        np.maximum.at(copies, of, codes.count_before(named))
+        residue = codes.join(residue, copies[run])
     return Residues(atoms, *codes.by_first_atom(residue))
 
 
@@ -157,29 +159,18 @@ def untold(values: Array) -> Booleans:
 
 def split_repeats(run: Integers, name: Integers) -> Integers:
     """Number stretches ``[N]`` anew: within each, no name ``[N]`` stands twice."""
-    new = np.diff(run, prepend=run[:1]) != 0
-    name = name - name.min(initial=0)
+    new, name = np.diff(run, prepend=run[:1]) != 0, name - name.min(initial=0)
     key = run * (name.max(initial=0) + 1) + name
     if (np.diff(np.sort(key)) > 0).all():
         return np.cumsum(new)
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(np.diff(key[order]) == 0)
-    before = np.full(len(run), -1)
+    before, last = np.full(len(run), -1), 0
     before[order[again + 1]] = order[again]
-    last = 0
     for atom in np.flatnonzero(before >= 0).tolist():
         if before[atom] >= last:
             new[atom], last = True, atom
     return np.cumsum(new)
-
-
-def _copy_of_run(residue: Integers, run: Integers, name: Integers) -> Integers:
-    """How many runs of the same residue before each run repeat one of its names."""
-    count = run.max() + 1
-    named, run = np.divmod(np.unique(codes.join(residue, name) * count + run), count)
-    copies = np.zeros(count, dtype=np.int64)
-    np.maximum.at(copies, run, codes.count_before(named))
-    return copies
 
 
 @lru_cache(maxsize=100_000)
@@ -200,12 +191,10 @@ def check_atom_array(atoms: Any) -> None:
     structure = require_package("biotite.structure", "an AtomArray")
     mend = "pass a biotite.structure.AtomArray, one model as stack[0] of a stack."
     check_type("atoms", atoms, structure.AtomArray, mend)
-    if atoms.array_length() == 0:
-        raise AtomEncodingError("'atoms' has no atoms: check what filtered them.")
+    check(atoms.array_length(), "'atoms' has no atoms: check what filtered them.")
 
 
 def check_bonds(atoms: Any) -> None:
     """Raise a ValueError unless an ``AtomArray`` knows its bonds."""
-    if atoms.bonds is None:
-        mend = "set atoms.bonds, as by biotite's connect_via_residue_names."
-        raise AtomEncodingError(f"'atoms' has no bonds, which this needs: {mend}")
+    mend = "set atoms.bonds, as by biotite's connect_via_residue_names."
+    check(atoms.bonds is not None, f"'atoms' has no bonds, which this needs: {mend}")

@@ -8,7 +8,5 @@ from pyg_atomenc.data.token_budget_sampler import (
     graph_size,
 )
 
-__all__ = [
-    "AtomTokenData", "AtomTokenLoader", "TokenBudgetSampler", "dataset_sizes",
-    "graph_size",
-]  # fmt: skip
+__all__ = ["AtomTokenData", "AtomTokenLoader", "TokenBudgetSampler", "dataset_sizes",
+           "graph_size"]  # fmt: skip

@@ -46,18 +46,12 @@ class AtomTokenData(Data):
     reading_notes = ""
 
     def __init__(
-        self,
-        x: Optional[Tensor] = None,
-        edge_index: Optional[Tensor] = None,
-        edge_attr: Optional[Tensor] = None,
-        y: Any = None,
-        pos: Optional[Tensor] = None,
-        time: Optional[Tensor] = None,
-        *,
+        self, x: Optional[Tensor] = None, edge_index: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None, y: Any = None,
+        pos: Optional[Tensor] = None, time: Optional[Tensor] = None, *,
         atom_to_token: Optional[Tensor] = None,
-        num_tokens: Union[int, Tensor, None] = None,
-        **kwargs: Any,
-    ) -> None:
+        num_tokens: Union[int, Tensor, None] = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.__dict__["_store"] = storage.AtomTokenStorage(_parent=self)
         named = dict(x=x, edge_index=edge_index, edge_attr=edge_attr, y=y, pos=pos)
@@ -82,13 +76,10 @@ class AtomTokenData(Data):
         """
         if isinstance(data, cls):
             return data
-        if type(data) is not Data:
-            kind = type(data).__name__
-            raise AtomEncodingError(
-                f"'data' is of type {kind}: pass one Data, of a batch each of "
-                f"batch.to_data_list(). What batches in its own way needs class "
-                f"Both({kind}, AtomTokenData), by Both.from_dict(data.to_dict())."
-            )
+        kind, mend = type(data).__name__, "pass one Data, of a batch each of "
+        mend += "batch.to_data_list(). What batches in its own way needs class "
+        mend += f"Both({kind}, AtomTokenData), by Both.from_dict(data.to_dict())."
+        checks.check(type(data) is Data, f"'data' is of type {kind}: {mend}")
         return cls.from_dict(data.to_dict())
 
     @property
@@ -217,9 +208,9 @@ def check_pos(data: Any, why: str, name: str = "pos") -> Tensor:
 
 def check_single(data: Any, kind: type[Any] = AtomTokenData) -> None:
     """Raise a ValueError unless this is one graph of a kind, and no batch."""
-    if not isinstance(data, kind) or isinstance(data, Batch):
-        mend = f"pass one {kind.__name__}; of a batch batch[i]."
-        raise AtomEncodingError(f"'data' is {checks.found(data)}: {mend}")
+    fits = isinstance(data, kind) and not isinstance(data, Batch)
+    mend = f"pass one {kind.__name__}; of a batch batch[i]."
+    checks.check(fits, f"'data' is {checks.found(data)}: {mend}")
 
 
 def check_graph_type(data: Any, name: str = "data") -> AtomTokenData:

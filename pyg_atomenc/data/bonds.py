@@ -8,17 +8,14 @@ from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
 
-from pyg_atomenc.checks import check_edges, check_has, check_rows
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check, check_edges, check_has, check_rows
 
 
 def read_bonds(data: Any) -> tuple[Tensor, Optional[Tensor]]:
-    """The bonds of a graph or batch ``[2, E]``, int64, and their features or ``None``.
-
-    They are in ``edge_index``, ``adj_t`` of ``T.ToSparseTensor``, whose rows are
-    targets, or ``adj`` of ``T.ToDense``, whose values, but for mere weights, stand in
-    for ``edge_attr``. A ValueError, if atoms do not fit, or features have no bonds.
-    """
+    """The bonds of a graph or batch ``[2, E]``, int64, and their features, or None."""
+    # They are in `edge_index`, `adj_t` of T.ToSparseTensor, whose rows are targets, or
+    # `adj` of T.ToDense, whose values, but for mere weights, stand in for `edge_attr`.
+    # A ValueError, if atoms do not fit, or features have no bonds.
     num_atoms, attr = data.num_nodes, data.get("edge_attr")
     if "atom_to_token" in data:
         mend = "a transform changed the atoms; set it for those that are there now."
@@ -51,10 +48,10 @@ def _places(
         return to_edge_index(adj)[0], adj.storage.value()
     if is_dense := not is_sparse(adj):
         fits = isinstance(adj, Tensor) and adj.dim() > 1 and adj.size(0) == num_atoms
-        if not fits or (ptr is None and adj.size(1) != num_atoms):
-            size = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
-            mend = "give it a row and column for each; T.ToDense(num_nodes) pads."
-            raise AtomEncodingError(f"'{name}' is {size} for {num_atoms} atoms: {mend}")
+        fits = fits and (ptr is not None or adj.size(1) == num_atoms)
+        size = list(adj.shape) if isinstance(adj, Tensor) else type(adj).__name__
+        mend = "give it a row and column for each; T.ToDense(num_nodes) pads."
+        check(fits, f"'{name}' is {size} for {num_atoms} atoms: {mend}")
         adj = adj.to_sparse(2)
     # The features that stay beside a matrix have the order of its rows.
     adj = adj.to_sparse_csr() if adj.layout == torch.sparse_csc else adj

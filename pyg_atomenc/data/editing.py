@@ -92,9 +92,8 @@ def check_flat(data: Any) -> None:
 
 def _select(value: Any, index: Tensor, owner: Tensor, graphs: int) -> Any:
     """Some rows, whose graphs are ``owner``; a batch has a list for each graph."""
-    sizes = owner.bincount(minlength=graphs).tolist()
     lists = isinstance(value, list) and all(isinstance(v, list) for v in value)
-    if lists and list(map(len, value)) == sizes:
+    if lists and list(map(len, value)) == owner.bincount(minlength=graphs).tolist():
         names, of = [name for part in value for name in part], owner[index]
         place = owner.argsort(stable=True).argsort()[index]
         left = of.bincount(minlength=graphs).tolist()

@@ -15,11 +15,9 @@ from pyg_atomenc.errors import AtomEncodingError, require_package
 
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 _found = [name for name in _NAMES if importlib.util.find_spec(name.split(".")[0])]
+_modules = [require_package(n, "AtomTokenDataModule") for n in _found or _NAMES[:1]]
 # Each has a trainer that takes only data modules of its own, and often both are there.
-_BASES = [
-    require_package(name, "AtomTokenDataModule").LightningDataModule
-    for name in _found or _NAMES[:1]
-]
+_BASES = [module.LightningDataModule for module in _modules]
 
 
 class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
@@ -45,17 +43,11 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
     """
 
     def __init__(
-        self,
-        train_dataset: Any = None,
-        val_dataset: Any = None,
-        test_dataset: Any = None,
-        pred_dataset: Any = None,
-        *,
-        max_pairs: Optional[int] = None,
-        max_atoms: Optional[int] = None,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> None:
+        self, train_dataset: Any = None, val_dataset: Any = None,
+        test_dataset: Any = None, pred_dataset: Any = None, *,
+        max_pairs: Optional[int] = None, max_atoms: Optional[int] = None,
+        seed: int = 0, **kwargs: Any,
+    ) -> None:  # fmt: skip
         bounded = max_pairs is not None or max_atoms is not None
         refused = {"shuffle", "sampler", "batch_sampler", "batch_size"} & set(kwargs)
         for name in refused if bounded else refused - {"batch_size"}:
@@ -83,8 +75,7 @@ class AtomTokenDataModule(LightningDataset, *_BASES):  # type: ignore[misc]
             return AtomTokenLoader(dataset, **options, **kwargs)
         ranks = self.trainer and self.trainer.distributed_sampler_kwargs or {}
         # The same one in every epoch: the sizes are known, and workers live on.
-        key = (id(dataset), shuffle, *ranks.values())
-        if key not in self._loaders:
+        if (key := (id(dataset), shuffle, *ranks.values())) not in self._loaders:
             sampler = TokenBudgetSampler(dataset, **self.sampling, **ranks, **options)
             loader = AtomTokenLoader(dataset, batch_sampler=sampler, **kwargs)
             self._loaders[key] = BudgetLoader(loader)

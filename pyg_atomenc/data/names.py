@@ -22,9 +22,7 @@ class Names(list[str]):
         return Names, (tuple(self),)
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any, *rest: Any) -> Any:
         # By T.Pad; names grow with `atom_to_token`, as by T.VirtualNode.
         return args[0] if func is torch.nn.functional.pad else NotImplemented
 

@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 from torch_geometric.data.storage import GlobalStorage, recursive_apply
 
 from pyg_atomenc.attention import TokenLayout, check_token_index
-from pyg_atomenc.checks import check_tensor, check_type
+from pyg_atomenc.checks import check, check_tensor, check_type
 from pyg_atomenc.data.names import Names, named
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -134,10 +134,8 @@ class AtomTokenStorage(GlobalStorage):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if value is None:
-            del self[key]
-            return
-        if key in _ID_KEYS:
-            value = to_ids(key, value)
+            return self.__delitem__(key)
+        value = to_ids(key, value) if key in _ID_KEYS else value
         if has_token_rows(key) and (
             isinstance(value, (int, float)) or getattr(value, "shape", None) == ()
         ):
@@ -196,8 +194,8 @@ class AtomTokenStorage(GlobalStorage):
 
     def concat(self, other: "AtomTokenStorage") -> "AtomTokenStorage":
         """Concatenate attributes as PyG does, where there are no tokens."""
-        if "atom_to_token" in self:
-            raise AtomEncodingError("'concat' shifts no ids: use Batch.from_data_list.")
+        mend = "use Batch.from_data_list."
+        check("atom_to_token" not in self, f"'concat' shifts no ids: {mend}")
         return super().concat(other)
 
     def _follow(self, old: Tensor, index: Tensor) -> Tensor:
@@ -222,9 +220,8 @@ class AtomTokenStorage(GlobalStorage):
     def _pad(self, old: Tensor, added: int) -> Tensor:
         """The assignment with further atoms, each in a token of its own."""
         how = f"grows by {added} atoms filled with zeros, as T.VirtualNode and T.Pad do"
-        if "batch" in self:
-            mend = "add atoms to graphs before they are batched."
-            raise AtomEncodingError(f"'atom_to_token' {how}: {mend}")
+        mend = "add atoms to graphs before they are batched."
+        check("batch" not in self, f"'atom_to_token' {how}: {mend}")
         total, rows = count_tokens(self["num_tokens"]), self.token_rows()
         # The pairs of a layout are sorted by token, one of each new token.
         rows |= {key: value for key, value in self.items() if key.startswith("pair_")}

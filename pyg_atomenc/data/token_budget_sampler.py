@@ -14,9 +14,8 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Sampler, Subset
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check, check_integer, check_type, found
 from pyg_atomenc.data.atom_token_data import AtomTokenData, check_graph_type
-from pyg_atomenc.errors import AtomEncodingError
 
 Sizes = Union[Tensor, Sequence[int]]
 
@@ -70,25 +69,18 @@ class TokenBudgetSampler(Sampler[list[int]]):
     rank: Optional[int] = None
     drop_last: bool = False
 
-    def __post_init__(
-        self, dataset: Any, pairs: Optional[Sizes], atoms: Optional[Sizes]
-    ) -> None:
+    def __post_init__(self, dataset: Any, pairs: Any, atoms: Any) -> None:
         self.seed = check_integer("seed", self.seed, 0)
         self.num_replicas, self.rank = _find_rank(self.num_replicas, self.rank)
         self.epoch = 0
         self._made: Optional[tuple[int, list[list[int]]]] = None
         both = {"pairs": self.max_pairs, "atoms": self.max_atoms}.items()
         budgets = {k: check_integer(f"max_{k}", n) for k, n in both if n is not None}
-        if not budgets:
-            mend = "both None: pass at least one budget."
-            raise AtomEncodingError(f"'max_pairs' and 'max_atoms' are {mend}")
+        check(budgets, "'max_pairs' and 'max_atoms' are both None: pass at least one.")
         found = _find_sizes(dataset, {"pairs": pairs, "atoms": atoms}, list(budgets))
         # Both sizes on one scale, exactly: Python's integers do not overflow.
-        self._budget = math.lcm(*budgets.values())
-        scaled = [
-            [size * (self._budget // most) for size in found[name]]
-            for name, most in budgets.items()
-        ]
+        self._budget = lcm = math.lcm(*budgets.values())
+        scaled = [[n * (lcm // most) for n in found[k]] for k, most in budgets.items()]
         self._sizes = list(zip(scaled[0], scaled[-1], strict=True))
         over = [i for i, pair in enumerate(self._sizes) if max(pair) > self._budget]
         self.oversized_index = torch.tensor(over, dtype=torch.long)
@@ -108,8 +100,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
         """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
-        order = list(range(len(self._sizes)))
-        draw = random.Random(self.seed + self.epoch)
+        order, draw = [*range(len(self._sizes))], random.Random(self.seed + self.epoch)
         shuffle = draw.shuffle if self.shuffle else lambda _: None
         shuffle(order)
         batches = pack(order, self._sizes, self._budget, 64 if self.shuffle else 1)
@@ -118,10 +109,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         ranks: Any = self.num_replicas
         count = len(batches) - len(batches) % (ranks if self.drop_last else 1)
         count += -count % ranks
-        if batches and count == 0:
-            mend = "lower the budget, or pass drop_last=False."
-            what = f"no batch of {len(batches)} for {ranks} ranks"
-            raise AtomEncodingError(f"'drop_last' leaves {what}: {mend}")
+        mend = "lower the budget, or pass drop_last=False."
+        what = f"no batch of {len(batches)} for {ranks} ranks"
+        check(count or not batches, f"'drop_last' leaves {what}: {mend}")
         self._made = self.epoch, [*islice(cycle(batches), self.rank, count, ranks)]
         return self._made[1]
 
@@ -132,15 +122,13 @@ def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, i
         ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
     rank = check_integer("rank", own if rank is None else rank, 0)
     ranks = ranks if num_replicas is None else num_replicas
-    if rank >= check_integer("num_replicas", ranks):
-        mend = f"'num_replicas' {ranks}: ranks count from 0."
-        raise AtomEncodingError(f"'rank' is {rank} and {mend}")
-    return int(ranks), rank
+    ranks = check_integer("num_replicas", ranks)
+    mend = f"'num_replicas' {ranks}: ranks count from 0."
+    check(rank < ranks, f"'rank' is {rank} and {mend}")
+    return ranks, rank
 
 
-def _find_sizes(
-    dataset: Any, given: dict[str, Any], needed: list[str]
-) -> dict[str, list[int]]:
+def _find_sizes(dataset: Any, given: Any, needed: list[str]) -> dict[str, list[int]]:
     """The sizes of all graphs by name: those given, and what is missing of those."""
     found = {}
     for name, sizes in given.items():
@@ -150,18 +138,16 @@ def _find_sizes(
             check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
             found[name] = [check_integer(name, size, 0) for size in values]
     missing = [name for name in needed if name not in found]
-    if missing and dataset is None:
-        name = missing[0]
+    for name in missing:
         mend = f"pass the dataset, or the {name} of every graph."
-        raise AtomEncodingError(f"'{name}' is missing for 'max_{name}': {mend}")
+        check(dataset is not None, f"'{name}' is missing for 'max_{name}': {mend}")
     if missing:
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
     counted = {"dataset": dataset, **found}
     lengths = {k: len(v) for k, v in counted.items() if hasattr(v, "__len__")}
-    if len(set(lengths.values())) > 1:
-        mend = "give every graph one size of each kind."
-        raise AtomEncodingError(f"the lengths differ, {lengths}: {mend}")
+    mend = "give every graph one size of each kind."
+    check(len({*lengths.values()}) < 2, f"the lengths differ, {lengths}: {mend}")
     return found
 
 
@@ -172,8 +158,7 @@ def graph_size(data: AtomTokenData) -> tuple[int, int]:
         ValueError: If it is no ``AtomTokenData``, or does not know its tokens.
     """
     check_graph_type(data, "dataset[i]")._check_has_tokens()
-    counts = data.atom_to_token.bincount()
-    return data.atom_to_token.numel(), int(counts.square().sum())
+    return data.atom_to_token.numel(), int(data.atom_to_token.bincount().square().sum())
 
 
 def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
@@ -194,10 +179,9 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
         return tuple(map(torch.cat, zip(*parts, strict=True)))
     if hasattr(dataset, "graph_sizes"):
         return dataset.graph_sizes()
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        mend = "pass a dataset or list of AtomTokenData, or the sizes of its graphs."
-        kind = type(dataset).__name__
-        raise AtomEncodingError(f"'dataset' is of type {kind}: {mend}")
+    fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    mend = "pass a dataset or list of AtomTokenData, or the sizes of its graphs."
+    check(fits, f"'dataset' is {found(dataset)}: {mend}")
     sizes = [graph_size(dataset[i]) for i in range(len(dataset))]
     return torch.tensor(sizes, dtype=torch.long).view(-1, 2).unbind(dim=1)
 
@@ -205,12 +189,10 @@ def dataset_sizes(dataset: Any) -> tuple[Tensor, ...]:
 def pack(
     order: Iterable[int], sizes: Sequence[tuple[int, int]], budget: int, most_open: int
 ) -> list[list[int]]:
-    """Pack samples into batches, of which neither sum exceeds the budget.
-
-    A sample goes to the fullest open batch that has room, else to a new one; where
-    ``most_open`` are open, the fullest is then closed. So with one (next fit) the
-    batches keep the order, and with some ten they are nearly full.
-    """
+    """Pack samples into batches, of which neither sum exceeds the budget."""
+    # A sample goes to the fullest open batch that has room, else to a new one; where
+    # `most_open` are open, the fullest is then closed. So with one (next fit) the
+    # batches keep the order, and with some ten they are nearly full.
     closed: list[list[int]] = []
     # Each open batch behind the smaller and both of its rests, the fullest first.
     batches, smaller = list[tuple[int, int, int, list[int]]](), itemgetter(0)

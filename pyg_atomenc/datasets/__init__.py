@@ -4,6 +4,5 @@ from pyg_atomenc.datasets.structure_dataset import Skipped, StructureDataset
 from pyg_atomenc.io.molecule_file import MoleculeFile
 from pyg_atomenc.io.sources import SmilesTable, StructureFiles
 
-__all__ = [
-    "MoleculeFile", "Skipped", "SmilesTable", "StructureDataset", "StructureFiles",
-]  # fmt: skip
+__all__ = ["MoleculeFile", "Skipped", "SmilesTable", "StructureDataset",
+           "StructureFiles"]  # fmt: skip

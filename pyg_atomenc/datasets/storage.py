@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.data import AtomTokenData, graph_size
-from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.errors import FileFormatError, require_package
 
 # Of a graph the reason is NULL, and "" where a filter left none of a file. What is
 # large comes last: the columns before it are read without it.
@@ -47,7 +46,7 @@ def pack(data: Any) -> dict[str, Any]:
     check_type("data", data, AtomTokenData, "only AtomTokenData can be stored.")
     plain, tensors = data.to_dict(), {}
     for key, value in plain.items():
-        if type(value) in (Tensor, torch.nn.Parameter):
+        if type(value) in (torch.Tensor, torch.nn.Parameter):
             what = f"{value.layout}, {value.dtype}".replace("torch.", "")
             fits = what.removeprefix("strided, ") in _DTYPES
             # A copy: safetensors refuses tensors that share memory.
@@ -57,9 +56,8 @@ def pack(data: Any) -> dict[str, Any]:
             what, fits = f"of type {type(value).__name__}", False
             with suppress(TypeError, ValueError, RecursionError):
                 fits = repr(json.loads(json.dumps(value))) == repr(value)
-        if not fits:
-            mend = "make it a dense real tensor, or numbers and text, lists and dicts."
-            raise AtomEncodingError(f"'{key}' is {what}, which is not stored: {mend}")
+        mend = "make it a dense real tensor, or numbers and text, lists and dicts."
+        check(fits, f"'{key}' is {what}, which is not stored: {mend}")
     if "reading_notes" in data.__dict__:
         plain["reading_notes"] = data.__dict__["reading_notes"]
     atoms, pairs = graph_size(data)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
-from torch import Tensor
 from torch_geometric.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -78,22 +77,15 @@ class StructureDataset(Dataset):
     """
 
     def __init__(
-        self,
-        root: PathLike,
-        source: Any = None,
+        self, root: PathLike, source: Any = None,
         tokenizer: Optional[Callable[[Any], Any]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
         pre_transform: Optional[Callable[[Any], Any]] = None,
-        pre_filter: Optional[Callable[[Any], bool]] = None,
-        *,
-        version: str = "",
-        on_error: str = "skip",
-        num_workers: int = 0,
-        multiprocessing_context: Optional[str] = None,
-        progress: bool = True,
-        force_reload: bool = False,
-        retry_skipped: bool = False,
-    ) -> None:
+        pre_filter: Optional[Callable[[Any], bool]] = None, *,
+        version: str = "", on_error: str = "skip", num_workers: int = 0,
+        multiprocessing_context: Optional[str] = None, progress: bool = True,
+        force_reload: bool = False, retry_skipped: bool = False,
+    ) -> None:  # fmt: skip
         own = dict(tokenizer=tokenizer, pre_filter=pre_filter)
         own["pre_transform"] = pre_transform
         for name, value in {**own, "transform": transform}.items():
@@ -108,9 +100,8 @@ class StructureDataset(Dataset):
             self._look_up()
         else:
             self.source = _as_source(self.raw_dir if source is None else source)
-            release = import_module("pyg_atomenc").__version__
             known = (type(self.source), self.source.options, [*own.values()], version)
-            text = _describe([release, *known])
+            text = _describe([import_module("pyg_atomenc").__version__, *known])
             digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
             self.folder = Path(self.processed_dir, digest)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -175,8 +166,7 @@ class StructureDataset(Dataset):
         self, missing: list[int], num_workers: int, method: Optional[str]
     ) -> Generator[Rows, None, None]:
         if num_workers == 0:
-            yield from map(self._read, missing)
-            return
+            return (yield from map(self._read, missing))
         context: Any = multiprocessing.get_context(method)
         if context.get_start_method() != "fork":
             for name in ("source", "tokenizer", "pre_filter", "pre_transform"):
@@ -220,16 +210,15 @@ class StructureDataset(Dataset):
             own = isinstance(error, AtomEncodingError)
             text = str(error) if own else f"{type(error).__name__}: {error}"
             rows = [{"reason": _plain(" ".join(text.split()))}]
-        name = _plain(self.source.names[index])
-        rows = rows or [{"reason": ""}]
-        return [{**row, "source": name, "stamp": stamp} for row in rows]
+        known = {"source": _plain(self.source.names[index]), "stamp": stamp}
+        return [{**row, **known} for row in rows or [{"reason": ""}]]
 
     @property
     def names(self) -> list[str]:
         """The file or row of every graph."""
         return [self._names[index] for index in self.indices()]
 
-    def graph_sizes(self) -> tuple[Tensor, Tensor]:
+    def graph_sizes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Atoms and Σ n² over the tokens of every graph ``[S]``, int64, as stored."""
         rows = self._graphs[torch.as_tensor(self.indices(), dtype=torch.long)]
         return rows[:, 1], rows[:, 2]

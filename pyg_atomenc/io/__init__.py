@@ -9,6 +9,5 @@ from pyg_atomenc.io.structure import from_structure
 
 __all__ = [
     "BOND_TYPES", "Limits", "from_atom_array", "from_mol2", "from_rdmol",
-    "from_sdf", "from_smiles", "from_structure", "to_atom_array",
-    "with_conformer",
+    "from_sdf", "from_smiles", "from_structure", "to_atom_array", "with_conformer",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_has, check_index, check_range, check_shape
+from pyg_atomenc.checks import check, check_has, check_index, check_range, check_shape
 from pyg_atomenc.chem import components
 from pyg_atomenc.chem.bonds import bond_column, bond_tensors
 from pyg_atomenc.chem.codes import Array, Integers, integers, of_distinct
@@ -81,11 +81,10 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
     def told(name: str, default: Array) -> Integers:
         return integers(getattr(atoms, name, default), name)
 
-    charge, hydrogens = told("charge", 0 * z), 0 * z
-    bonds = np.zeros((0, 3), int) if atoms.bonds is None else atoms.bonds.as_array()
     # What has no bonds at all was not looked at.
-    if atoms.bonds is not None:
-        hydrogens = components.count_hydrogens(z, charge, bonds)
+    charge, bonded = told("charge", 0 * z), atoms.bonds is not None
+    bonds = atoms.bonds.as_array() if bonded else np.zeros((0, 3), int)
+    hydrogens = components.count_hydrogens(z, charge, bonds) * bonded
     kinds = require_package("biotite.structure", "from_atom_array").BondType
     types = of_distinct(lambda kind: bond_column(kinds(kind).name), bonds[:, 2])
     isotope = of_distinct(lambda symbol: _ISOTOPES.get(symbol, 0), atoms.element)
@@ -93,24 +92,17 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
         tokenize(tokenizer or Residue(), atoms, len(z)),
         lambda index, count: structure_tokens(find_residues(atoms), index, count=count),
         (bonds[:, :2], types, components.dictionary_stereo(atoms, bonds)),
-        z=z,
-        pos=coord.copy(),
-        formal_charge=charge,
+        z=z, pos=coord.copy(), formal_charge=charge, isotope=told("isotope", isotope),
         num_hydrogens=told("num_hydrogens", hydrogens),
         chirality=told("chirality", components.dictionary_chirality(atoms)),
-        isotope=told("isotope", isotope),
         num_radical_electrons=told("num_radical_electrons", np.full(len(z), -1)),
-        res_id=atoms.res_id.astype(np.int64),
-        hetero=atoms.hetero.copy(),
+        res_id=atoms.res_id.astype(np.int64), hetero=atoms.hetero.copy(),
         **{name: getattr(atoms, name).tolist() for name in _TEXTS},
-    )
+    )  # fmt: skip
 
 
 def make_graph(
-    tokens: Tokens,
-    features: Callable[[Integers, int], Tokens],
-    bonds: tuple[Any, Any, Any],
-    **columns: Any,
+    tokens: Tokens, features: Callable[..., Tokens], bonds: Any, **columns: Any
 ) -> AtomTokenData:
     """The graph of any reader; ``features`` are called for what ``tokens`` lack."""
     index, count = tokens.atom_to_token, tokens.num_tokens
@@ -123,10 +115,8 @@ def make_graph(
     data = AtomTokenData(atom_to_token=index, num_tokens=count, **known)
     data.edge_index, data.edge_attr, data.edge_stereo = bond_tensors(*bonds)
     data.is_resolved = data.pos.isfinite().all(dim=1)
-    atom = tokens.representative
-    assert atom is not None
-    found = atom >= 0
-    data.is_representative = torch.zeros_like(data.is_resolved)
+    atom: Any = tokens.representative
+    found, data.is_representative = atom >= 0, torch.zeros_like(data.is_resolved)
     data.is_representative[atom[found]] = True
     data.token_pos = torch.where(found[:, None], data.pos[atom], torch.nan)
     data.smiles = data.given_smiles = data.source = ""
@@ -134,10 +124,9 @@ def make_graph(
 
 
 def to_atom_array(
-    data: AtomTokenData,
-    token_values: Optional[Tensor] = None,
+    data: AtomTokenData, token_values: Optional[Tensor] = None,
     annotation: str = "b_factor",
-) -> Any:
+) -> Any:  # fmt: skip
     """Turn a graph back into an ``AtomArray`` of biotite.
 
     Args:
@@ -181,13 +170,12 @@ def to_atom_array(
         column = torch.full_like(edges[0], -1) if attr is None else attr.argmax(dim=1)
         kind = np.array(names, int)[column.cpu().numpy()]
         # Each bond once, however often and whichever way it is listed.
-        bonds = np.column_stack([edges.t().cpu().numpy(), kind])
-        atoms.bonds = structure.BondList(count, bonds)
+        atoms.bonds = structure.BondList(count, np.c_[edges.t().cpu().numpy(), kind])
     if token_values is not None:
         taken = {"", "coord", "bonds", *atoms.get_annotation_categories()}
         taken -= {"b_factor", "occupancy"}
-        if not isinstance(annotation, str) or annotation in taken:
-            raise AtomEncodingError(f"'annotation' is {annotation!r}: pass a new name.")
+        fits = isinstance(annotation, str) and annotation not in taken
+        check(fits, f"'annotation' is {annotation!r}: pass a new name.")
         hint = "one number per token"
         check_shape("token_values", token_values, data.total_num_tokens, hint=hint)
         values = token_values.detach().cpu().double()[data.atom_to_token.cpu()]
@@ -223,11 +211,10 @@ def _check_positions(atoms: Any, coord: Array) -> None:
     """Raise a ValueError if a position cannot be, or an atom stands there twice."""
     wrong = ~(np.abs(coord) < _FARTHEST).all(axis=1)
     wrong &= getattr(atoms, "is_resolved", wrong).astype(bool)
-    if wrong.any():
-        atom = int(wrong.argmax())
-        where = f"{coord[atom].tolist()} for {_tell(atoms, atom)}"
-        mend = f"remove what is not finite, or not within {_FARTHEST:g} Å."
-        raise AtomEncodingError(f"'pos' is {where}: {mend}")
+    atom = int(wrong.argmax())
+    where = f"{coord[atom].tolist()} for {_tell(atoms, atom)}"
+    mend = f"remove what is not finite, or not within {_FARTHEST:g} Å."
+    check(not wrong[atom], f"'pos' is {where}: {mend}")
     # Sorting by one coordinate is enough to find the few that are equal in all.
     names = [getattr(atoms, name) for name in _NAMES if hasattr(atoms, name)]
     order = np.argsort(coord[:, 0], kind="stable")

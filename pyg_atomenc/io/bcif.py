@@ -6,11 +6,12 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.checks import check
 from pyg_atomenc.chem.codes import Array, Texts
 from pyg_atomenc.errors import AtomEncodingError, require_package
 from pyg_atomenc.io.cif import LONGEST, TABLES, choose_block, entry_of
 from pyg_atomenc.io.entry import Entry, Table
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.io.limits import Notes
 
 
 def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
@@ -18,17 +19,14 @@ def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
     msgpack = require_package("msgpack", "BinaryCIF")
     found: dict[str, Any] = {}
     for part in msgpack.unpackb(content, use_list=True, raw=False)["dataBlocks"]:
-        if part["header"] in found:
-            raise AtomEncodingError(f"it has two blocks {part['header']}")
+        check(part["header"] not in found, f"it has two blocks {part['header']}")
         names = [category["name"].lstrip("_") for category in part["categories"]]
         found[part["header"]] = part["categories"] if "atom_site" in names else None
     tables: Table = {}
     for category in choose_block(found, block, notes):
-        name = category["name"].lstrip("_")
-        if name not in TABLES:
+        if (name := category["name"].lstrip("_")) not in TABLES:
             continue
-        if name in tables:
-            raise AtomEncodingError(f"it has {name} more than once")
+        check(name not in tables, f"it has {name} more than once")
         rows = _size(category["rowCount"], 16 * notes.limits.atoms)
         if name == "atom_site":
             notes.check_atoms(rows)
@@ -38,31 +36,26 @@ def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
 
 def _category(category: Any, columns: Collection[str], rows: int) -> Table:
     made: Table = {}
-    for column in category["columns"]:
+    every = category["columns"]
+    for column in [c for c in every if not columns or c["name"] in columns]:
         name = column["name"]
-        if columns and name not in columns:
-            continue
-        if name in made:
-            raise AtomEncodingError(f"it has the column {name} more than once")
+        check(name not in made, f"it has the column {name} more than once")
         parts = (column["data"], column["mask"])
-        arrays = [p and _decode(p["data"], p["encoding"], rows) for p in parts]
-        data, mask = arrays
-        if any(a is not None and a.shape != (rows,) for a in arrays):
-            raise AtomEncodingError(f"{name} has not as many values as rows: {rows}")
+        data, mask = (p and _decode(p["data"], p["encoding"], rows) for p in parts)
+        fits = all(a is None or a.shape == (rows,) for a in (data, mask))
+        check(fits, f"{name} has not as many values as rows: {rows}")
         if mask is not None and mask.any():
-            if not np.isin(mask, (0, 1, 2)).all():
-                raise AtomEncodingError(f"the mask of {name} is none")
+            check(np.isin(mask, (0, 1, 2)).all(), f"the mask of {name} is none")
             # As in a text: '.' for none, '?' for not known.
-            nothing = np.array(["", ".", "?"])[mask]
-            data = np.where(mask != 0, nothing, data.astype(str))
+            data = np.where(mask != 0, np.array(["", ".", "?"])[mask], data.astype(str))
         made[name] = data
     return made
 
 
 def _size(value: Any, most: int) -> int:
     """A size of the file, checked: biotite fills up what is missing with zeros."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise AtomEncodingError(f"a table or array has the size {value!r}")
+    fits = type(value) is int and 0 <= value <= most
+    check(fits, f"a table or array has the size {value!r}")
     return value
 
 
@@ -70,8 +63,7 @@ def _decode(data: Any, steps: Any, rows: int) -> Array:
     """Undo the steps of an encoding, the last one first."""
     encodings = require_package("biotite.structure.io.pdbx.encoding", "BinaryCIF")
     for step in reversed(steps):
-        kind = step["kind"]
-        if kind == "StringArray":
+        if (kind := step["kind"]) == "StringArray":
             data = _strings(data, step, rows)
             continue
         count = None
@@ -95,9 +87,9 @@ def _strings(data: Any, step: Any, rows: int) -> Texts:
     ends = _decode(step["offsets"], step["offsetEncoding"], max(rows, len(text)))
     strings = [text[a:b] for a, b in pairwise(ends.tolist())]
     sizes, most = list(map(len, strings)), max(LONGEST, 2**24 // (rows + 1))
-    if sum(sizes) != len(text) or max(sizes, default=0) > most:
-        raise AtomEncodingError("its texts do not add up, or one is too long")
-    if len(index) and not -1 <= index.min() <= index.max() < len(strings):
-        raise AtomEncodingError("a text is missing")
+    fits = sum(sizes) == len(text) and max(sizes, default=0) <= most
+    check(fits, "its texts do not add up, or one is too long")
+    known = not len(index) or -1 <= index.min() <= index.max() < len(strings)
+    check(known, "a text is missing")
     # The index -1 stands for no text.
     return np.array([*strings, ""])[index]

@@ -6,21 +6,20 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.checks import check, check_file
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Array, Floats, Integers, Texts
 from pyg_atomenc.chem.residues import STANDARD
-from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io.entry import PLACE, Entry, Table, numbers
-from pyg_atomenc.io.limits import check_text
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.io.limits import Notes, check_text
 
 POSITION = ("Cartn_x", "Cartn_y", "Cartn_z")
 # Which tables are read, and of the atoms, which columns; () for all.
-TABLES: dict[str, Collection[str]] = dict.fromkeys(
-    "chem_comp_bond pdbx_poly_seq_scheme pdbx_struct_assembly_gen "
-    "pdbx_struct_oper_list struct_conn".split(),
-    (),
-)
+TABLES: dict[str, Collection[str]] = {
+    "chem_comp_bond": (), "pdbx_poly_seq_scheme": (), "pdbx_struct_assembly_gen": (),
+    "pdbx_struct_oper_list": (), "struct_conn": (),
+}  # fmt: skip
 TABLES["atom_site"] = (
     "Cartn_x Cartn_y Cartn_z label_asym_id label_seq_id label_atom_id label_alt_id "
     "label_comp_id auth_asym_id auth_seq_id auth_comp_id auth_atom_id group_PDB "
@@ -51,9 +50,8 @@ _CHARGE = re.compile(r"([+-]?)(\d{1,9})(?:\.0*)?([+-]?)")
 
 def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
     """Parse an mmCIF file; of several blocks the first with atoms, or the named one."""
-    gemmi = require_package("gemmi", "from_structure")
-    content = check_text(content)
-    document = gemmi.cif.read_string(content)
+    cif, content = require_package("gemmi", "from_structure").cif, check_text(content)
+    document = cif.read_string(content)
     found = {part.name: part if len(part.find_mmcif_category("_atom_site.")) else None
              for part in document}  # fmt: skip
     chosen = choose_block(found, block, notes)
@@ -68,31 +66,23 @@ def read_cif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
         # Other tables may have several rows for each atom.
         notes.check_atoms(len(table) // (1 if name == "atom_site" else 16))
         if len(table):
-            tables[name] = _columns(gemmi.cif, table, TABLES[name])
+            tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
+            wanted = {column.lower(): column for column in TABLES[name] or tags}
+            # One after another: all texts of a large table crowd the memory's caches.
+            tables[name] = {wanted[t]: _values(cif, list(table.column(i)), wanted[t])
+                            for i, t in enumerate(tags) if t in wanted}  # fmt: skip
     return entry_of(tables, notes)
 
 
 def choose_block(found: dict[str, Any], block: Optional[str], notes: Notes) -> Any:
     """Of blocks by name, each ``None`` if it has no atoms, the one to read."""
-    if block is not None and block not in found:
-        mend = f"but its blocks are {[*found]}: pass one, or None."
-        raise FileFormatError(f"{notes.file}: 'block' is {block!r}, {mend}")
-    some = [part for name, part in found.items()
-            if part is not None and block in (None, name)]  # fmt: skip
-    if not some:
-        where = "" if block is None else f" in block {block}"
-        raise AtomEncodingError(f"it has no atom_site{where}")
+    mend = f"but its blocks are {[*found]}: pass one, or None."
+    check_file(notes.file, block in (None, *found), f"'block' is {block!r}, {mend}")
+    some = [p for name, p in found.items() if p is not None and block in (None, name)]
+    where = "" if block is None else f" in block {block}"
+    check(some, f"it has no atom_site{where}")
     notes.add("blocks with atoms that are not read", len(some) - 1)
     return some[0]
-
-
-def _columns(cif: Any, table: Any, columns: Collection[str]) -> Table:
-    """A category's columns by name, all of them if none is named."""
-    tags = [tag.rpartition(".")[2].lower() for tag in table.tags]
-    wanted = {name.lower(): name for name in columns or tags}
-    # One after another: all texts of a large table crowd the memory's caches.
-    return {wanted[tag]: _values(cif, list(table.column(i)), wanted[tag])
-            for i, tag in enumerate(tags) if tag in wanted}  # fmt: skip
 
 
 def _values(cif: Any, values: list[str], name: str) -> Array:
@@ -102,8 +92,8 @@ def _values(cif: Any, values: list[str], name: str) -> Array:
     number = {value: i for i, value in enumerate(dict.fromkeys(values))}
     known = [v if v in _NOTHING else cif.as_string(v).strip() for v in number]
     longest = max(map(len, known))
-    if longest > max(LONGEST, 2**24 // len(values)):
-        raise AtomEncodingError(f"it has a value of {longest:,} characters")
+    fits = longest <= max(LONGEST, 2**24 // len(values))
+    check(fits, f"it has a value of {longest:,} characters")
     index = np.fromiter(map(number.__getitem__, values), np.int64, len(values))
     return np.array(known)[index]
 
@@ -112,9 +102,9 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     """Make an entry of an mmCIF or BinaryCIF file's tables: columns by their names."""
     site = tables["atom_site"]
     for name in POSITION:
-        if name not in site:
-            raise AtomEncodingError(f"atom_site has no {name}")
+        check(name in site, f"atom_site has no {name}")
     count = len(site["Cartn_x"])
+    check(count, "atom_site has no rows")
     atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
     atoms["occupancy"] = np.ones(count)
@@ -144,8 +134,7 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
         matrix = np.array(values).astype(np.float64)
         entry.operators[name] = matrix[:9].reshape(3, 3), matrix[9:]
     if "conn_type_id" in tables.get("struct_conn", ()):
-        place = [name for name in PLACE if name in atoms]
-        entry.links = _links(tables["struct_conn"], place)
+        entry.links = _links(tables["struct_conn"], [n for n in PLACE if n in atoms])
     return entry
 
 
@@ -154,9 +143,8 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     atoms: Table = {"chain_id": _told(site, count, "auth_asym_id", "label_asym_id")}
     for name, column in (("res_name", "comp_id"), ("atom_name", "atom_id")):
         atoms[name] = _told(site, count, f"auth_{column}", f"label_{column}")
-        if (atoms[name] == "").any():
-            row = int((atoms[name] == "").argmax())
-            raise AtomEncodingError(f"no label_{column} in row {row} of atom_site")
+        row = int((atoms[name] == "").argmax())
+        check(atoms[name][row] != "", f"no label_{column} in row {row} of atom_site")
     standard = codes.among(atoms["res_name"], STANDARD)
     label = _integers(site, "label_seq_id", np.full(count, _UNTOLD))
     # Some programs write the authors' numbers there.
@@ -167,8 +155,8 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
     marks = {"ins_code": "pdbx_PDB_ins_code", "altloc_id": "label_alt_id"}
     for name, column in marks.items():
         atoms[name] = codes.of_distinct(str.strip, _told(site, count, column))
-        if (np.char.str_len(atoms[name]) > 1).any():
-            raise AtomEncodingError(f"a value of {column} has several characters")
+        fits = (np.char.str_len(atoms[name]) <= 1).all()
+        check(fits, f"a value of {column} has several characters")
     if "label_asym_id" in site:
         atoms["label_asym_id"] = _told(site, count, "label_asym_id")
     if "label_seq_id" in site and not odd.any():
@@ -176,9 +164,8 @@ def _names(site: Table, count: int, notes: Notes) -> Table:
         atoms["label_seq_id"] = number
     group = codes.of_distinct(str.upper, _told(site, count, "group_PDB"))
     other = (group != "ATOM") & (group != "HETATM") & (group != "")
-    if other.any():
-        row = int(other.argmax())
-        raise AtomEncodingError(f"group_PDB is {str(group[row])!r} in row {row}")
+    row = int(other.argmax())
+    check(not other[row], f"group_PDB is {str(group[row])!r} in row {row}")
     atoms["hetero"] = np.where(group == "", ~standard, group == "HETATM")
     atoms["element"] = codes.of_distinct(str.upper, _told(site, count, "type_symbol"))
     atoms["charge"] = _integers(site, "pdbx_formal_charge", 0 * label)
@@ -205,8 +192,7 @@ def _rows(table: Table, names: Collection[str]) -> list[Any]:
 
 def _numbers(table: Table, name: str) -> Floats:
     """A column of numbers, NaN where there is none."""
-    values = table[name]
-    if values.dtype.kind not in "UO":
+    if (values := table[name]).dtype.kind not in "UO":
         return values.astype(np.float64)
     texts = [text.strip("'\"") for text in values.tolist()]
     return numbers(texts, _NOTHING, lambda row: f"row {row} of {name}")
@@ -221,9 +207,8 @@ def _integers(table: Table, name: str, other: Any) -> Integers:
     pattern = _CHARGE if name == "pdbx_formal_charge" else _NUMBER
 
     def whole(text: str) -> int:
-        if (found := pattern.fullmatch(text or "0")) is None:
-            what = text[:20]
-            raise AtomEncodingError(f"a value of {name} is no whole number: {what!r}")
+        found: Any = pattern.fullmatch(text or "0")
+        check(found, f"a value of {name} is no whole number: {text[:20]!r}")
         return int(f"{found[1] or found[3]}{found[2]}")
 
     texts = _told(table, len(other), name)
@@ -236,11 +221,10 @@ def _links(table: Table, place: Collection[str]) -> list[Any]:
     kinds = _told(table, count, "conn_type_id").tolist()
     kinds = [kind.lower().partition("_")[0] for kind in kinds]
     for i in "12":
-        columns = (
-            _told(table, count, *(f"{start}ptnr{i}_{name}" for start in ("", "pdbx_")
-                                  for name in _PARTNER[key])).tolist()
-            for key in place
-        )  # fmt: skip
+        columns = []
+        for key in place:
+            names = [f"{p}ptnr{i}_{n}" for p in ("", "pdbx_") for n in _PARTNER[key]]
+            columns.append(_told(table, count, *names).tolist())
         ends.append(list(zip(*columns, strict=True)))
         moves.append(_told(table, count, f"ptnr{i}_symmetry"))
     here: Any = np.isin(moves, ("", "1_555")).all(axis=0)

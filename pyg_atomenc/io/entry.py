@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from pyg_atomenc.checks import check
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.bonds import bond_disulfides, bond_hydrogens, residue_bonds
 from pyg_atomenc.chem.codes import Array, Booleans, Floats, Integers
@@ -17,8 +18,8 @@ from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.chem.residues import STANDARD
-from pyg_atomenc.errors import AtomEncodingError, require_package
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.errors import require_package
+from pyg_atomenc.io.limits import Notes
 
 # What names an atom in a table of bonds; the last one is not in every format.
 PLACE = "chain_id res_id ins_code res_name atom_name altloc_id label_asym_id".split()
@@ -46,9 +47,7 @@ class Entry:
     # pdbx_poly_seq_scheme.
     sequence: Optional[Table] = None
 
-    def read(
-        self, model: int, assembly: Optional[str], notes: Notes, ligands: Table
-    ) -> Any:
+    def read(self, model: int, assembly: Any, notes: Notes, ligands: Table) -> Any:
         """One model as an ``AtomArray`` with bonds, or an assembly of it."""
         structure = require_package("biotite.structure", "from_structure")
         rows = np.arange(*self.models[model - 1 : model + 1])
@@ -71,8 +70,8 @@ class Entry:
         # Of two lists that hold a bond, the second one's type wins.
         atoms.bonds = atoms.bonds.merge(residue_bonds(atoms, tables))
         # Ions have no bonds, and need none.
-        unknown = [name for name, table in tables.items()
-                   if not table and len(component_atoms(name)[0]) != 1]  # fmt: skip
+        some = [name for name, table in tables.items() if not table]
+        unknown = [name for name in some if len(component_atoms(name)[0]) != 1]
         bond_ligands(atoms, unknown, ligands, notes)
         bond_hydrogens(atoms, notes)
         atoms.del_annotation("segment")
@@ -84,8 +83,7 @@ class Entry:
 
     def _tables(self, atoms: Any) -> Table:
         """The bonds of components that have all atoms there are, the file's first."""
-        tables = {}
-        heavy = ~np.isin(atoms.element, ("H", "D", "T"))
+        tables, heavy = {}, ~np.isin(atoms.element, ("H", "D", "T"))
         for name in codes.distinct(atoms.res_name)[0].tolist():
             table = self.component_bonds.get(name) or component_bonds(name)
             if name not in STANDARD:
@@ -124,9 +122,7 @@ class Entry:
         chain = getattr(atoms, "label_asym_id", atoms.chain_id)
         made: list[Any] = []
         copies, total = Counter[str](), 0
-        for name, expression, chains in self.generators:
-            if name != assembly:
-                continue
+        for _, expression, chains in [g for g in self.generators if g[0] == assembly]:
             rows = np.flatnonzero(np.isin(chain, chains))
             steps = [_ranges(step) for step in re.split(r"[()]", expression) if step]
             total += len(rows) * prod(sum(map(len, step)) for step in steps)
@@ -141,21 +137,18 @@ class Entry:
                 moved.set_annotation("sym_id", before + copy)
                 made.append(moved)
             copies.update(dict.fromkeys(chain[rows].tolist(), prod(map(len, names))))
-        if not made:
-            raise AtomEncodingError(f"assembly {assembly!r} has no atoms")
+        check(made, f"assembly {assembly!r} has no atoms")
         whole = require_package("biotite.structure", "assembly").concatenate(made)
         return whole[np.argsort(whole.sym_id, kind="stable")]
 
 
-def numbers(
-    texts: list[str], nothing: Collection[str], where: Callable[[int], str]
-) -> Floats:
+def numbers(texts: list[str], nothing: Collection[str], where: Any) -> Floats:
     """Numbers of texts, without uncertainties; NaN for ``nothing`` and for ``nan``."""
     as_number = require_package("gemmi", "from_structure").cif.as_number
     found = np.array(list(map(as_number, texts)), dtype=np.float64)
     for row in np.flatnonzero(np.isnan(found)).tolist():
-        if texts[row].lower() not in (*nothing, "nan"):
-            raise AtomEncodingError(f"{where(row)} has the number {texts[row][:20]!r}")
+        fits = texts[row].lower() in (*nothing, "nan")
+        check(fits, f"{where(row)} has the number {texts[row][:20]!r}")
     return found
 
 
@@ -182,8 +175,7 @@ def _kinds(atoms: Any, ends: Array, times: Array) -> Integers:
 def choose_altloc(atoms: Any) -> Booleans:
     """Which atoms stay ``[N]``: of each place the location of highest occupancy."""
     ids = np.where(np.isin(atoms.altloc_id, (".", "?", " ")), "", atoms.altloc_id)
-    keep = ids == ""
-    if keep.all():
+    if (keep := ids == "").all():
         return keep
     # Whatever the names: of a serine that is a threonine elsewhere, only one may stay.
     place = codes.of_columns(atoms, ("chain_id", "res_id", "ins_code"))
@@ -196,6 +188,4 @@ def choose_altloc(atoms: Any) -> Booleans:
     # Within each place: the heaviest option first, of equal ones the one met first.
     order = some[np.lexsort((some, -weight[some], place[some]))]
     _, best = np.unique(place[order], return_index=True)
-    chosen = np.zeros(option.max() + 1, dtype=bool)
-    chosen[option[order[best]]] = True
-    return keep | chosen[option]
+    return keep | np.isin(option, option[order[best]])

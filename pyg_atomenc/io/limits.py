@@ -1,11 +1,14 @@
-"""A file → its bytes or text, within limits: bytes, bytes when unpacked, atoms."""
+"""A file → its bytes or text, within limits, and what a reader assumed of it."""
 
 import gzip
+import warnings
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
-from pyg_atomenc.checks import check_integer
+from pyg_atomenc.checks import check_file, check_sizes
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
 
 # What no text holds: all control characters but tabs and line breaks.
@@ -33,16 +36,45 @@ class Limits:
     atoms: int = 10_000_000
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            check_integer(name, value)
+        check_sizes(**vars(self))
 
     def check(self, file: Path, name: str, count: int) -> None:
         """Raise a ValueError if a file holds more of what a limit counts."""
         most = getattr(self, name)
-        if count > most:
-            what = name.replace("_", " ").replace("ratio", "bytes for each of its own")
-            mend = f"which is the limit. Pass limits=Limits({name}=...) if you trust it"
-            raise FileFormatError(f"{file}: holds more than {most:,} {what}, {mend}.")
+        what = name.replace("_", " ").replace("ratio", "bytes for each of its own")
+        mend = f"which is the limit. Pass limits=Limits({name}=...) if you trust it."
+        check_file(file, count <= most, f"holds more than {most:,} {what}, {mend}")
+
+
+class Notes:
+    """What a reader assumed of a file, by kind, and what the file may hold."""
+
+    def __init__(self, file: Path, limits: Optional[Limits] = None) -> None:
+        self.file, self.limits = file, limits or Limits()
+        self._found: Counter[str] = Counter()
+
+    def add(self, what: str, count: int = 1) -> None:
+        """Keep that something was assumed, for ``count`` atoms or residues."""
+        if count:
+            self._found[what] += int(count)
+
+    def check_atoms(self, count: int) -> None:
+        """Raise a ValueError if the file holds more atoms than it may."""
+        self.limits.check(self.file, "atoms", count)
+
+    @property
+    def text(self) -> str:
+        """All that was assumed, one kind a line, with how often; ``""`` for nothing."""
+        return "\n".join(f"{what}: {n}" for what, n in self._found.items())
+
+    def tell(self, strict: bool) -> None:
+        """Warn of all together, or raise a ValueError that holds them."""
+        told = f"{self.text}.".replace("\n", "; ")
+        mend = "Mend it, or pass strict=False to read it."
+        check_file(self.file, not (self._found and strict), f"{told} {mend}")
+        if self._found:
+            # As if the line that calls from_structure warned.
+            warnings.warn(f"{self.file}: {told}", stacklevel=3)
 
 
 def read_bytes(file: Path, limits: Limits) -> bytes:
@@ -69,8 +101,7 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
         limits.check(file, "unpacked_bytes", len(content))
         if len(content) > 2**26:
             limits.check(file, "unpacked_ratio", -(-len(content) // size))
-    if not content or content.isspace():
-        raise FileFormatError(f"{file}: is empty. Fetch it anew.")
+    check_file(file, content and not content.isspace(), "is empty. Fetch it anew.")
     return content
 
 

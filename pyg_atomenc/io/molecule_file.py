@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from pyg_atomenc.checks import check_choice, listed
+from pyg_atomenc.checks import check, check_choice, check_file, listed
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.limits import Limits, read_bytes
@@ -42,20 +42,16 @@ class MoleculeFile:
     """
 
     def __init__(
-        self,
-        path: PathLike,
-        labels: Union[str, Sequence[str]] = (),
-        *,
-        limits: Optional[Limits] = None,
-        **options: Any,
-    ) -> None:
+        self, path: PathLike, labels: Union[str, Sequence[str]] = (), *,
+        limits: Optional[Limits] = None, **options: Any,
+    ) -> None:  # fmt: skip
         file = Path(path)
         self._labels = [labels] if isinstance(labels, str) else list(labels)
         self._reading = check_options(from_rdmol, options)
         self.options = {"labels": self._labels, **options}
         name = file.name.lower().removesuffix(".gz")
-        if not name.endswith(SUFFIXES):
-            raise FileFormatError(f"{file}: ends in none of {SUFFIXES}. Rename it.")
+        kind = f"ends in none of {SUFFIXES}. Rename it."
+        check_file(file, name.endswith(SUFFIXES), kind)
         content = read_bytes(file, limits or Limits())
         try:
             text = content.decode("utf-8-sig")
@@ -68,12 +64,11 @@ class MoleculeFile:
         entries = _START.split(text)[1:] if self._is_mol2 else _END.split(text)
         self._entries = entries if entries and entries[-1].strip() else entries[:-1]
         self.names = [f"entry {i}" for i in range(1, len(self._entries) + 1)]
-        if not self._entries:
-            raise FileFormatError(f"{file}: holds no molecule. Check its kind.")
+        check_file(file, self._entries, "holds no molecule. Check its kind.")
         there = {name for entry in self._entries for name in _PROPERTY.findall(entry)}
-        for label in [label for label in self._labels if label not in there]:
+        for label in self._labels:
             why = f"has no property {label!r} in any entry, but {listed(sorted(there))}"
-            raise FileFormatError(f"{file}: {why}. Check 'labels'.")
+            check_file(file, label in there, f"{why}. Check 'labels'.")
 
     def stamp(self, index: int) -> str:
         """What tells the entry from any other."""
@@ -96,20 +91,17 @@ class MoleculeFile:
         if self._is_mol2:
             return chem.MolFromMol2Block(entry, sanitize, removeHs=False)
         # RDKit would leave out all but the first without a word.
-        if (count := entry.count("\nM  END")) > 1:
-            raise AtomEncodingError(f"it holds {count} molecules: part them by $$$$.")
+        count = entry.count("\nM  END")
+        check(count <= 1, f"it holds {count} molecules: part them by $$$$.")
         supplier = chem.SDMolSupplier()
         supplier.SetData(f"{entry}\n$$$$\n", sanitize=sanitize, removeHs=False)
         return supplier[0] if len(supplier) else None
 
 
 def from_sdf(
-    path: PathLike,
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    on_error: str = "skip",
-    **options: Any,
-) -> list[AtomTokenData]:
+    path: PathLike, tokenizer: Optional[Tokenizer] = None, *,
+    on_error: str = "skip", **options: Any,
+) -> list[AtomTokenData]:  # fmt: skip
     """Read all molecules of an SDF, MOL or MOL2 file, also gzipped.
 
     Args:
@@ -128,8 +120,7 @@ def from_sdf(
         ImportError: If RDKit is not installed.
     """
     check_choice("on_error", on_error, ("skip", "raise"))
-    file = MoleculeFile(path, **options)
-    graphs, bad = [], []
+    file, graphs, bad = MoleculeFile(path, **options), [], []
     for index, name in enumerate(file.names):
         try:
             graphs += file.read(index, tokenizer)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyg_atomenc.checks import check
 from pyg_atomenc.chem import codes
 from pyg_atomenc.chem.codes import Floats, Integers, Texts
 from pyg_atomenc.chem.components import component_atoms
 from pyg_atomenc.chem.names import FOUR_LETTERS, LIPIDS
 from pyg_atomenc.chem.residues import STANDARD, split_repeats
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io.entry import Entry, Table, numbers
-from pyg_atomenc.io.limits import check_text
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.io.limits import Notes, check_text
 
 Letters = NDArray[np.uint8]
 _ATOM = (b"ATOM", b"HETATM")
@@ -42,17 +42,14 @@ def read_pdb(content: bytes, notes: Notes, block: None = None) -> Entry:
     notes.check_atoms(content.count(b"\nATOM") + content.count(b"\nHETATM"))
     lines = content.split(b"\n")
     numbers = [i for i, line in enumerate(lines) if line.startswith(_ATOM)]
-    if not numbers:
-        raise AtomEncodingError("it has no atoms")
+    check(numbers, "it has no atoms")
     rows = [lines[i] for i in numbers]
     for i in numbers:
-        if len(lines[i]) < 54:
-            raise AtomEncodingError(f"line {i + 1} ends within an atom")
+        check(len(lines[i]) >= 54, f"line {i + 1} ends within an atom")
     letters = np.array(rows, dtype="S80").view(np.uint8).reshape(len(rows), 80)
     letters[letters == 0] = 32
-    if letters.max() > 127:
-        row = numbers[int(letters.max(axis=1).argmax())]
-        raise AtomEncodingError(f"line {row + 1} has letters beyond ASCII")
+    row = int(letters.max(axis=1).argmax())
+    check(letters[row].max() < 128, f"line {numbers[row] + 1} has letters beyond ASCII")
     others = [line for line in lines if not line.startswith(_ATOM)]
     odd = [line for line in others if not line.startswith(_OTHERS)]
     count = sum(_COORDINATES.search(line, 20) is not None for line in odd)
@@ -110,13 +107,11 @@ def _columns(letters: Letters, lines: list[int], notes: Notes) -> Table:
     notes.add("charges that are no number read as 0", (atoms["charge"] == _BAD).sum())
     atoms["charge"][atoms["charge"] == _BAD] = 0
     number = codes.of_distinct(lambda text: _hybrid36(text, 4), _texts(letters, 22, 26))
-    if (number == _BAD).any():
-        row = lines[int((number == _BAD).argmax())]
-        raise AtomEncodingError(f"line {row + 1} has a residue number that is none")
+    row, what = int((number == _BAD).argmax()), "has a residue number that is none"
+    check(number[row] != _BAD, f"line {lines[row] + 1} {what}")
     blank = (letters[:, 22:26] == 32).all(axis=1)
     notes.add("atoms without a residue number", blank.sum())
-    unknown = number == _STARS
-    if unknown.any():
+    if (unknown := number == _STARS).any():
         notes.add("atoms whose residue number did not fit its columns", unknown.sum())
         place = codes.join(*(codes.code(v) for v in (name, chain, number)))
         run = np.cumsum(np.diff(place, prepend=place[:1]) != 0)
@@ -147,8 +142,7 @@ def _hybrid36(text: str, width: int) -> int:
 
 
 def _charge(text: str) -> int:
-    digits = text.strip("+-") or text or "0"
-    sign = -1 if "-" in text else 1
+    digits, sign = text.strip("+-") or text or "0", -1 if "-" in text else 1
     return sign * int(digits) if digits.isdigit() else _BAD
 
 
@@ -216,8 +210,7 @@ def _read_header(entry: Entry, header: bytes, letters: Letters, notes: Notes) ->
     if not pairs:
         return
     serial = codes.of_distinct(lambda text: _hybrid36(text, 5), _texts(letters, 6, 11))
-    wanted = np.array([(*pair, times) for pair, times in pairs.items()])
-    found = []
+    wanted, found = np.array([(*pair, times) for pair, times in pairs.items()]), []
     for start, stop in pairwise(entry.models.tolist()):
         order = np.argsort(serial[start:stop], kind="stable")
         ordered = serial[start:stop][order]

@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any, Optional
 
 import torch
-from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_type
+from pyg_atomenc.checks import check, check_integer, check_type
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
@@ -73,31 +72,25 @@ def from_rdmol(
         links = rdkit.bonds_of(atoms)
         chirality, stereo = rdkit.stereo_codes(mol, atoms, links)
     # A kekulized molecule may keep its aromatic flags; they are what holds.
-    types = [bond_column("AROMATIC" if b.GetIsAromatic() else b.GetBondType().name)
-             for b in links]  # fmt: skip
+    types = ["AROMATIC" if b.GetIsAromatic() else b.GetBondType().name for b in links]
     return make_graph(
         tokens,
         lambda index, count: molecule_tokens(mol, index, count=count),
-        (rdkit.ends_of(links), types, stereo),
+        (rdkit.ends_of(links), list(map(bond_column, types)), stereo),
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),
         num_hydrogens=torch.tensor([atom.GetTotalNumHs(True) for atom in atoms]),
-        chirality=torch.tensor(chirality),
         isotope=torch.tensor([atom.GetIsotope() for atom in atoms]),
         num_radical_electrons=torch.tensor([a.GetNumRadicalElectrons() for a in atoms]),
-        pos=pos,
-        atom_name=atom_name,
+        chirality=torch.tensor(chirality), pos=pos, atom_name=atom_name,
         **rdkit.residue_columns(mol),
-    )
+    )  # fmt: skip
 
 
 def from_smiles(
-    smiles: str,
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    hydrogens: bool = False,
-    max_length: int = 5_000,
-) -> AtomTokenData:
+    smiles: str, tokenizer: Optional[Tokenizer] = None, *,
+    hydrogens: bool = False, max_length: int = 5_000,
+) -> AtomTokenData:  # fmt: skip
     """Read a molecule from its SMILES.
 
     Args:
@@ -171,24 +164,20 @@ def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
 
 
 def _parse(text: str, max_length: int) -> Any:
-    chem = require_package("rdkit.Chem", "from_smiles")
     # Older releases of RDKit would read what stands before a NUL.
-    if _NO_TEXT.search(text[: max_length + 1]):
-        why = "which holds a NUL or half a character: mend the encoding."
-        raise AtomEncodingError(f"'smiles' is {text[:50]!r}, {why}")
-    if len(text) > max_length:
-        size = f"{len(text):,} characters, above the limit of {max_length:,}"
-        raise AtomEncodingError(f"'smiles' has {size}: pass max_length=... to read it.")
+    fault = _NO_TEXT.search(text[: max_length + 1])
+    why = "which holds a NUL or half a character: mend the encoding."
+    check(not fault, f"'smiles' is {text[:50]!r}, {why}")
+    size = f"{len(text):,} characters, above the limit of {max_length:,}: pass"
+    check(len(text) <= max_length, f"'smiles' has {size} max_length=... to read it.")
     short = repr(text if len(text) < 500 else f"{text[:500]} …")
     name = "".join(text.split(maxsplit=1)[1:])
-    if name and name[0] != "|":
-        why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
-        raise AtomEncodingError(f"'smiles' is {short}, {why}")
-    start, parse = f"'smiles' is {short}, which RDKit refuses", chem.MolFromSmiles
-    mol = parsed(partial(parse, text), start, "it is no SMILES", "Correct the SMILES.")
-    if mol.GetNumAtoms() == 0:
-        mend = "which holds no atoms: give some."
-        raise AtomEncodingError(f"'smiles' is {text!r}, {mend}")
+    why = f"with {name[:500]!r} behind a blank: pass the SMILES without a name."
+    check(name[:1] in ("", "|"), f"'smiles' is {short}, {why}")
+    parse = partial(require_package("rdkit.Chem", "from_smiles").MolFromSmiles, text)
+    start = f"'smiles' is {short}, which RDKit refuses"
+    mol = parsed(parse, start, "it is no SMILES", "Correct the SMILES.")
+    check(mol.GetNumAtoms(), f"'smiles' is {text!r}, which holds no atoms: give some.")
     return mol
 
 
@@ -210,13 +199,12 @@ def parsed(parse: Callable[..., Any], start: str, unknown: str, mend: str) -> An
     """What RDKit parses, else a ValueError with its reason, if told, or ``unknown``."""
     chem = require_package("rdkit.Chem", "molecules")
     base = require_package("rdkit.rdBase", "molecules")
-    # Syntax errors go to RDKit's log only, which older versions cannot capture.
-    capture = getattr(base, "CaptureErrorLog", base.BlockLogs)
     with base.BlockLogs():
         try:
             if (mol := parse()) is not None:
                 return mol
-            with capture() as log:
+            # Syntax errors go to RDKit's log only, which older versions cannot capture.
+            with getattr(base, "CaptureErrorLog", base.BlockLogs)() as log:
                 mol = parse(sanitize=False)
             if mol is None:
                 found = _FAULT.findall(getattr(log, "messages", ""))
@@ -241,20 +229,19 @@ def _atom_names(atoms: list[Any]) -> list[str]:
     return names
 
 
-def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> Tensor:
+def _positions(mol: Any, conformer: Optional[int], names: list[str]) -> torch.Tensor:
     known = {found.GetId(): found for found in mol.GetConformers() if found.Is3D()}
     if conformer == -1:
         conformer = next(iter(known), None)
     if conformer is None:
         return torch.full((len(names), 3), torch.nan)
-    if conformer not in known:
-        where = f"is {conformer!r}, and those in 3D are {list(known)}"
-        mend = "pass one, -1 for the first, or None; mark others with Set3D(True)."
-        raise AtomEncodingError(f"'conformer' {where}: {mend}")
+    found = f"'conformer' is {conformer!r}, and those in 3D are {list(known)}"
+    mend = "pass one, -1 for the first, or None; mark others with Set3D(True)."
+    check(conformer in known, f"{found}: {mend}")
     pos = torch.from_numpy(known[conformer].GetPositions()).float()
-    wrong = (~pos.isfinite()).any(dim=1).nonzero().flatten().tolist()
-    if wrong:
-        where = f"conformer {conformer}, first of atom {wrong[0]} ({names[wrong[0]]})"
-        mend = f"not finite in {where}: embed it again, or pass conformer=None."
-        raise AtomEncodingError(f"'mol' has positions that are {mend}")
+    finite = pos.isfinite().all(dim=1)
+    atom = int(finite.int().argmin())
+    where = f"conformer {conformer}, first of atom {atom} ({names[atom]})"
+    mend = f"not finite in {where}: embed it again, or pass conformer=None."
+    check(finite[atom], f"'mol' has positions that are {mend}")
     return pos

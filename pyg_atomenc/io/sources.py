@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_rows
+from pyg_atomenc.checks import check, check_file, check_rows
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -22,7 +22,7 @@ from pyg_atomenc.io.structure import SUFFIXES, from_structure
 
 PathLike = Union[str, "os.PathLike[str]"]
 _ENDS = "|".join(map(re.escape, SUFFIXES))
-_STRUCTURE = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
+_NAME = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
 
 
 class StructureFiles:
@@ -43,19 +43,15 @@ class StructureFiles:
     """
 
     def __init__(
-        self,
-        files: Union[PathLike, Iterable[PathLike]],
-        pattern: Optional[str] = None,
-        recursive: bool = False,
-        **options: Any,
-    ) -> None:
+        self, files: Union[PathLike, Iterable[PathLike]],
+        pattern: Optional[str] = None, recursive: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
         self._reading, self._folder = check_options(from_structure, options), Path("/")
         if isinstance(files, (str, os.PathLike)):
             self._folder = Path(files).absolute()
             find = self._folder.rglob if recursive else self._folder.glob
-            paths = [path for path in find(pattern or "*") if path.is_file()]
-            found = [path.relative_to(self._folder) for path in paths
-                     if pattern or _STRUCTURE.search(path.name)]  # fmt: skip
+            paths = [p for p in find(pattern or "*") if pattern or _NAME.search(p.name)]
+            found = [path.relative_to(self._folder) for path in paths if path.is_file()]
         elif pattern is not None or recursive:
             raise AtomEncodingError("'pattern' and 'recursive' are for a folder only.")
         else:
@@ -64,9 +60,8 @@ class StructureFiles:
             except TypeError as why:
                 raise AtomEncodingError(f"'files' is no list of paths: {why}.") from why
         self.names = sorted({path.as_posix() for path in found})
-        if not found:
-            mend = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
-            raise FileFormatError(f"{files}: {mend}")
+        what = f"is no folder, or holds no {pattern or SUFFIXES}. Check 'pattern'."
+        check_file(files, found, what)
         self.options = {"folder": str(self._folder), **options}
 
     def warm_up(self) -> None:
@@ -121,11 +116,9 @@ class SmilesTable:
         if isinstance(smiles, (str, bytes)) or not isinstance(smiles, Iterable):
             mend = "pass a list, or SmilesTable.from_csv(path)."
             raise AtomEncodingError(f"'smiles' is {smiles!r}: {mend}")
-        self.options = check_options(from_smiles, options)
-        self._smiles = list(smiles)
+        self.options, self._smiles = check_options(from_smiles, options), list(smiles)
         self.names = [f"row {number}" for number in range(1, len(self._smiles) + 1)]
-        if not self.names:
-            raise AtomEncodingError("'smiles' is empty: pass at least one.")
+        check(self.names, "'smiles' is empty: pass at least one.")
         # Of each row a tensor [1, L], or from a file the cells.
         self._labels: Any = [()] * len(self.names)
         if labels is not None:
@@ -139,15 +132,10 @@ class SmilesTable:
 
     @classmethod
     def from_csv(
-        cls,
-        path: PathLike,
-        smiles_column: str = "smiles",
-        label_columns: Union[str, Sequence[str]] = (),
-        *,
-        delimiter: str = ",",
-        limits: Optional[Limits] = None,
-        **options: Any,
-    ) -> "SmilesTable":
+        cls, path: PathLike, smiles_column: str = "smiles",
+        label_columns: Union[str, Sequence[str]] = (), *,
+        delimiter: str = ",", limits: Optional[Limits] = None, **options: Any,
+    ) -> "SmilesTable":  # fmt: skip
         """Read a table in UTF-8 whose first line names the columns, also gzipped.
 
         Args:

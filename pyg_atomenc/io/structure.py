@@ -9,44 +9,33 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from pyg_atomenc.checks import check_choice, check_integer, check_type
+from pyg_atomenc.checks import check, check_choice, check_integer, check_type
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
 from pyg_atomenc.io.bcif import read_bcif
 from pyg_atomenc.io.cif import read_cif
-from pyg_atomenc.io.limits import Limits, read_bytes
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.io.limits import Limits, Notes, read_bytes
 from pyg_atomenc.io.pdb import read_pdb
 from pyg_atomenc.io.rdmol import read_templates
 from pyg_atomenc.io.unresolved import add_unresolved
 from pyg_atomenc.tokenizers.base import Tokenizer
 
-_CIF, _PDB = ("mmCIF", read_cif), ("PDB", read_pdb)
-_FORMATS: dict[str, tuple[str, Any]] = {
-    ".cif": _CIF, ".mmcif": _CIF, ".bcif": ("BinaryCIF", read_bcif),
-    ".pdb": _PDB, ".ent": _PDB,
-}  # fmt: skip
+_CIF, _BCIF, _PDB = ("mmCIF", read_cif), ("BinaryCIF", read_bcif), ("PDB", read_pdb)
+_FORMATS: dict[str, tuple[str, Any]] = {".cif": _CIF, ".mmcif": _CIF, ".bcif": _BCIF}
+_FORMATS |= {".pdb": _PDB, ".ent": _PDB}
 # How the names of structure files end, each also with .gz behind it.
 SUFFIXES = tuple(_FORMATS)
 
 
 def from_structure(
-    path: Union[str, "os.PathLike[str]"],
-    tokenizer: Optional[Tokenizer] = None,
-    *,
-    model: Union[int, str] = 1,
-    assembly: Optional[str] = None,
-    chains: Optional[Sequence[str]] = None,
-    numbering: str = "author",
-    waters: bool = True,
-    hydrogens: bool = True,
-    unresolved: bool = False,
-    block: Optional[str] = None,
-    ligands: Optional[Mapping[str, Any]] = None,
-    strict: bool = False,
-    limits: Optional[Limits] = None,
-) -> Union[AtomTokenData, list[AtomTokenData]]:
+    path: Union[str, "os.PathLike[str]"], tokenizer: Optional[Tokenizer] = None, *,
+    model: Union[int, str] = 1, assembly: Optional[str] = None,
+    chains: Optional[Sequence[str]] = None, numbering: str = "author",
+    waters: bool = True, hydrogens: bool = True, unresolved: bool = False,
+    block: Optional[str] = None, ligands: Optional[Mapping[str, Any]] = None,
+    strict: bool = False, limits: Optional[Limits] = None,
+) -> Union[AtomTokenData, list[AtomTokenData]]:  # fmt: skip
     """Read a structure file: mmCIF, BinaryCIF or PDB, also gzipped.
 
     Atoms keep their order. Of alternate locations, each residue keeps the one with the
@@ -110,9 +99,8 @@ def from_structure(
     (kind, parse), notes = _FORMATS[suffix], Notes(file, limits)
     if kind == "PDB" and block is not None:
         raise FileFormatError(f"{file}: 'block' is {block!r}, but a PDB file has none.")
-    content = read_bytes(file, limits)
     with _one_kind_of_error(file, kind):
-        entry = parse(content, notes, block)
+        entry = parse(read_bytes(file, limits), notes, block)
     count = len(entry.models) - 1
     known = list(dict.fromkeys(name for name, *_ in entry.generators))
     numbers = range(1, count + 1) if model == "all" else [int(model)]
@@ -127,11 +115,8 @@ def from_structure(
         try:
             atoms = _prepare(atoms, entry.sequence, numbering, unresolved)
             left = _select(atoms, chains, waters, hydrogens)
-            if left.array_length() == 0:
-                others = (
-                    f"{len(atoms)} that 'waters', 'hydrogens' or 'chains' leave out"
-                )
-                raise AtomEncodingError(f"no atoms in model {number} but {others}.")
+            rest = f"{len(atoms)} that 'waters', 'hydrogens' or 'chains' leave out."
+            check(left.array_length(), f"no atoms in model {number} but {rest}")
             graphs.append(from_atom_array(left, tokenizer))
         except AtomEncodingError as error:
             raise FileFormatError(f"{file}: {error}") from error
@@ -169,9 +154,8 @@ def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any
             mend = f"cannot be read ({error!r}): pass unresolved=False."
             raise AtomEncodingError(f"{why} {mend}") from error
     if numbering == "label":
-        if "label_seq_id" not in atoms.get_annotation_categories():
-            mend = "there is no label_seq_id: pass 'author'."
-            raise AtomEncodingError(f"'numbering' is 'label', but {mend}")
+        mend = "there is no label_seq_id: pass 'author'."
+        check(hasattr(atoms, "label_seq_id"), f"'numbering' is 'label', but {mend}")
         # The authors' numbers tell waters apart, which have none of the sequence.
         atoms.set_annotation("auth_seq_id", atoms.res_id)
         atoms.chain_id = atoms.label_asym_id
@@ -182,10 +166,9 @@ def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any
 
 def _select(atoms: Any, chains: Any, waters: bool, hydrogens: bool) -> Any:
     there = list(dict.fromkeys(atoms.chain_id.tolist()))
+    mend = "pass one of them; names go by 'numbering'."
     for name in chains or ():
-        if name not in there:
-            mend = "pass one of them; names go by 'numbering'."
-            raise AtomEncodingError(f"'chains' has {name!r}, but found {there}: {mend}")
+        check(name in there, f"'chains' has {name!r}, but found {there}: {mend}")
     keep = np.isin(atoms.chain_id, there if chains is None else list(chains))
     if not waters:
         keep &= ~np.isin(atoms.res_name, ("HOH", "DOD"))

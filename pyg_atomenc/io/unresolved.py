@@ -33,8 +33,7 @@ def _complete(structure: Any, atoms: Any, scheme: Any) -> Any:
     pairs = residue_bonds(merged, table).as_array()
     # What was observed is bonded as the file says; the rest as the dictionary does.
     added = ~merged.is_resolved[pairs[:, :2]].all(axis=1)
-    more = structure.BondList(len(merged), pairs[added])
-    merged.bonds = merged.bonds.merge(more)
+    merged.bonds = merged.bonds.merge(structure.BondList(len(merged), pairs[added]))
     return merged
 
 

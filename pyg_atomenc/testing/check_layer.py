@@ -52,24 +52,19 @@ def layer_checks(skip: Union[str, Iterable[str]] = ()) -> list[LayerCheck]:
         ...     check(TokenAttentionConv(16, 8))
         >>> test_my_layer(checks[0])
     """
-    reasons = {
-        name: method.__doc__ or ""
-        for name, method in vars(LayerChecks).items()
-        if not name.startswith("_") and callable(method)
-    }
+    methods = [item for item in vars(LayerChecks).items() if callable(item[1])]
+    reasons = {name: m.__doc__ or "" for name, m in methods if not name.startswith("_")}
     names = [skip] if isinstance(skip, str) else skip
     skipped = {check_choice("skip", name, list(reasons)) for name in names}
     return [LayerCheck(*item) for item in reasons.items() if item[0] not in skipped]
 
 
 def check_layer(
-    layer: torch.nn.Module,
-    *,
-    in_channels: Optional[int] = None,
+    layer: torch.nn.Module, *, in_channels: Optional[int] = None,
     call: Optional[Callable[..., Tensor]] = None,
     tolerance: dict[torch.dtype, float] = TOLERANCE,
     skip: Union[str, Iterable[str]] = (),
-) -> dict[str, str]:
+) -> dict[str, str]:  # fmt: skip
     """Check that a layer over atoms in tokens behaves as those of this package do.
 
     The layer gives a row a token, or a row an atom; which of them, is seen. A copy of

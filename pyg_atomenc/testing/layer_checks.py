@@ -61,8 +61,7 @@ class _Model(nn.Module):
     def forward(self, x: Tensor, edge_index: Any, layout: Any = None) -> Any:
         # Explainers also pass the edges that they explain.
         layout = edge_index if layout is None else layout
-        call = self.call or type(self.layer).__call__
-        return call(self.layer, x, layout)
+        return (self.call or type(self.layer).__call__)(self.layer, x, layout)
 
 
 def _train(rank: int, folder: str, model: nn.Module, batches: Any) -> None:
@@ -84,12 +83,9 @@ class LayerChecks:
     """A copy of a layer and what is done with it: every public method is a check."""
 
     def __init__(
-        self,
-        layer: nn.Module,
-        in_channels: Optional[int] = None,
-        call: Any = None,
+        self, layer: nn.Module, in_channels: Optional[int] = None, call: Any = None,
         tolerance: dict[torch.dtype, float] = TOLERANCE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_type("layer", layer, nn.Module, "pass a torch.nn.Module.")
         check_callable("call", call)
         self.tolerance = check_type("tolerance", tolerance, dict, "pass a dict.")
@@ -232,8 +228,7 @@ class LayerChecks:
         for check in (gradcheck, gradgradcheck):
             check(function, (x, *self.weights.values()), fast_mode=True)
         loss, along = partial(self._loss, {}, layout=layout), (torch.randn_like(x),)
-        gradient = torch.func.grad(loss)
-        first = grad(loss(x), x, create_graph=True)
+        gradient, first = torch.func.grad(loss), grad(loss(x), x, create_graph=True)
         self._close(gradient(x), first[0], "gradients by torch.func")
         (expected,) = grad(first, x, along)
         # Some operators of torch have no forward mode.
@@ -307,10 +302,9 @@ class LayerChecks:
     def replaced_projections(self) -> None:
         """Hooks are called, and so is what LoRA and others put in a Linear's place."""
         (x, layout), modules = self._batch(FEW), list(self.model.modules())
-        places: Any = [(m, *named) for m in modules for named in m.named_children()]
+        places: Any = [(m, *named) for m in modules for named in m.named_children()
+                       if type(named[1]) in (nn.Linear, Linear)]  # fmt: skip
         for parent, name, child in places:
-            if type(child) not in (nn.Linear, Linear):
-                continue
             changed, scale = deepcopy(child), torch.randn_like(child.weight[:, 0])
             for tensor in changed.parameters():
                 tensor.data.transpose(0, -1).mul_(scale)

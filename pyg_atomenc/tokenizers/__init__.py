@@ -8,8 +8,6 @@ from pyg_atomenc.tokenizers.fragments import BRICS, RingsAndChains
 from pyg_atomenc.tokenizers.residue import Atom, Components, Residue
 from pyg_atomenc.tokenizers.smarts import Smarts
 
-__all__ = [
-    "AF3", "BRICS", "ENTITY_KINDS", "MARTINI_PROTEIN", "Atom", "Beads", "Boltz1",
-    "Boltz2", "Components", "Residue", "RingsAndChains", "Smarts", "Tokenizer",
-    "Tokens",
-]  # fmt: skip
+__all__ = ["AF3", "BRICS", "ENTITY_KINDS", "MARTINI_PROTEIN", "Atom", "Beads", "Boltz1",
+           "Boltz2", "Components", "Residue", "RingsAndChains", "Smarts", "Tokenizer",
+           "Tokens"]  # fmt: skip

@@ -37,14 +37,14 @@ class Tokens:
 
     def __post_init__(self) -> None:
         mend, index = "pass int64, one token id per atom.", self.atom_to_token
-        if checks.check_index("atom_to_token", index, mend).dtype != torch.long:
-            raise AtomEncodingError(f"'atom_to_token' is {index.dtype}: {mend}")
+        dtype = checks.check_index("atom_to_token", index, mend).dtype
+        checks.check(dtype == torch.long, f"'atom_to_token' is {dtype}: {mend}")
         checks.check_integer("num_tokens", self.num_tokens, 0)
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
-            if not name.startswith(TOKEN_PREFIX):
-                mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
-                raise AtomEncodingError(f"'attributes' names {name!r}: {mend}")
+            mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
+            fits = name.startswith(TOKEN_PREFIX)
+            checks.check(fits, f"'attributes' names {name!r}: {mend}")
             listed = hasattr(values, "__len__") and not isinstance(values, str)
             if not isinstance(values, Tensor):
                 values = torch.empty(len(values) if listed else ())
@@ -52,8 +52,7 @@ class Tokens:
         count = index.numel()
         first = torch.full((self.num_tokens,), count)
         first.scatter_reduce_(0, index, torch.arange(count), "amin")
-        first = first.where(first < count, -1)
-        atom = self.representative
+        first, atom = first.where(first < count, -1), self.representative
         if atom is None:
             # A frozen dataclass sets its own fields this way.
             return object.__setattr__(self, "representative", first)

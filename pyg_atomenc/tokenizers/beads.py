@@ -5,10 +5,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem.codes import Integers, by_first_atom
 from pyg_atomenc.chem.rdkit import residues_of
-from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import structure_tokens
 
@@ -16,12 +15,12 @@ Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def _protein(**side_chains: str) -> dict[str, dict[str, list[str]]]:
-    backbone = {"BB": ["N", "CA", "C", "O", "OXT"]}
-    return {
-        name: backbone
-        | {f"SC{i}": bead.split() for i, bead in enumerate(beads.split(","), 1) if bead}
-        for name, beads in side_chains.items()
-    }
+    made: dict[str, dict[str, list[str]]] = {}
+    for name, beads in side_chains.items():
+        made[name] = {"BB": ["N", "CA", "C", "O", "OXT"]}
+        for i, bead in enumerate(filter(None, beads.split(",")), 1):
+            made[name][f"SC{i}"] = bead.split()
+    return made
 
 
 MARTINI_PROTEIN = _protein(
@@ -57,7 +56,19 @@ class Beads:
 
     def __init__(self, mapping: Optional[Mapping3] = None) -> None:
         self.mapping = MARTINI_PROTEIN if mapping is None else mapping
-        _check(self.mapping)
+        mend = "pass a dict: residue name → bead → list of atom names."
+        check_type("mapping", self.mapping, Mapping, mend)  # type: ignore[type-abstract]
+        for residue, beads in self.mapping.items():
+            named: list[str] = []
+            members: Any = beads.values() if isinstance(beads, Mapping) else [None]
+            for names in members:
+                fits = isinstance(names, Sequence) and not isinstance(names, str)
+                fits = fits and all(isinstance(name, str) for name in names)
+                check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")
+                named += names
+            for name in sorted(named):
+                text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
+                check(named.count(name) == 1, text)
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
@@ -90,26 +101,8 @@ def _spread(atoms: Any, residue: Integers, bead: Integers) -> Integers:
     ends, bead = np.concatenate([ends, ends[:, ::-1]]), bead.copy()
     while True:
         ends = ends[bead[ends[:, 1]] < 0]
-        reached = ends[bead[ends[:, 0]] >= 0]
-        if len(reached) == 0:
+        if len(reached := ends[bead[ends[:, 0]] >= 0]) == 0:
             return bead
         # Of several neighbours the one that stands first in the file decides.
         reached = reached[np.argsort(-reached[:, 0], kind="stable")]
         bead[reached[:, 1]] = bead[reached[:, 0]]
-
-
-def _check(mapping: Any) -> None:
-    mend = "pass a dict: residue name → bead → list of atom names."
-    check_type("mapping", mapping, Mapping, mend)  # type: ignore[type-abstract]
-    for residue, beads in mapping.items():
-        named: list[str] = []
-        members: Any = beads.values() if isinstance(beads, Mapping) else [None]
-        for names in members:
-            fits = isinstance(names, Sequence) and not isinstance(names, str)
-            if not fits or not all(isinstance(name, str) for name in names):
-                text = f"'mapping' has {beads!r} for residue {residue!r}: {mend}"
-                raise AtomEncodingError(text)
-            named += names
-        for name in sorted(name for name in named if named.count(name) > 1):
-            text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
-            raise AtomEncodingError(text)

@@ -1,6 +1,6 @@
 """What is known of tokens: names, kinds, representative atoms."""
 
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ TOKEN_FEATURES: dict[str, Any] = {
     "token_entity_kind": LIGAND, "token_is_standard": False,
     "token_label_chain": "", "token_label_res_id": 0, "token_sym_id": 0,
 }  # fmt: skip
+# Those that are texts, and the annotations that hold them.
+_TEXTS = {"token_name": "res_name", "token_chain": "chain_id"}
+_TEXTS |= {"token_ins_code": "ins_code", "token_label_chain": "label_asym_id"}
 
 
 def structure_tokens(
-    residues: Residues,
-    token: Integers,
-    names: Optional[list[str]] = None,
-    count: Optional[int] = None,
+    residues: Residues, token: Integers, names: Any = None, count: Optional[int] = None
 ) -> Tokens:
     """Tokens with the features of their first atoms' residues, but for ``names``."""
     atoms, count = residues.atoms, int(token.max()) + 1 if count is None else count
@@ -37,20 +37,14 @@ def structure_tokens(
     number = np.where(np.isin(number, NO_SEQUENCE), "0", number)
     kinds = residues.kinds[residues.index]
     columns = {
-        "token_name": of_first("res_name", ""),
-        "token_chain": of_first("chain_id", ""),
-        "token_ins_code": of_first("ins_code", ""),
-        "token_label_chain": of_first("label_asym_id", ""),
         "token_res_id": of_first("res_id", 0).astype(np.int64),
         "token_entity_kind": np.where(empty, LIGAND, kinds[first]),
         "token_is_standard": residues.standard[residues.index[first]] & ~empty,
         "token_label_res_id": integers(number, "label_seq_id"),
         "token_sym_id": integers(of_first("sym_id", 0), "sym_id"),
     }
-    attributes = {
-        name: values.tolist() if values.dtype.kind == "U" else torch.from_numpy(values)
-        for name, values in columns.items()
-    }
+    attributes = {name: torch.from_numpy(values) for name, values in columns.items()}
+    attributes |= {name: of_first(of, "").tolist() for name, of in _TEXTS.items()}
     if names is not None:
         attributes["token_name"] = names
     # Cα of a residue, C1′ of a nucleotide, else the first atom.
@@ -75,10 +69,8 @@ def molecule_tokens(
     """Tokens of a molecule, all of them ligands, named, or ``count`` of them."""
     count = count if names is None else len(names)
     known = residue_columns(mol, _first_atoms(token, count).tolist())
-    attributes = {
-        name: [value] * count if value == "" else torch.full((count,), value)
-        for name, value in TOKEN_FEATURES.items()
-    }
+    columns = {k: torch.full((count,), v) for k, v in TOKEN_FEATURES.items() if v != ""}
+    attributes: dict[str, Any] = dict.fromkeys(TOKEN_FEATURES, [""] * count) | columns
     attributes["token_name"] = known["res_name"] if names is None else names
     attributes["token_chain"] = known["chain_id"]
     attributes |= {f"token_{name}": known[name] for name in ("res_id", "ins_code")}
@@ -92,10 +84,8 @@ def _first_atoms(token: Integers, count: int) -> Integers:
     return first
 
 
-def chemical_tokens(
-    source: Any, piece: Integers, names: Union[list[str], dict[int, str]]
-) -> Tokens:
-    """Tokens, by their first atoms, of the piece of every atom ``[N]`` and its name."""
+def chemical_tokens(source: Any, piece: Integers, names: Any) -> Tokens:
+    """Tokens, by their first atoms, of every atom's piece ``[N]``; ``names[piece]``."""
     token, first = by_first_atom(piece)
     known = [names[i] for i in piece[first].tolist()]
     if is_mol(source):

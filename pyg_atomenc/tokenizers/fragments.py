@@ -64,10 +64,8 @@ Ends = list[tuple[int, int]]
 
 
 def fragments(source: Any, find_cuts: Any = None, mark: str = "") -> Tokens:
-    """Tokens that are the pieces between the bonds that are cut, by their first atoms.
-
-    ``find_cuts(heavy, bonds, ends)`` tells which; names have ``mark`` in their place.
-    """
+    """Tokens that are the pieces between bonds that are cut, by their first atoms."""
+    # `find_cuts(heavy, bonds, ends)` tells which; names have `mark` in their place.
     mol = rdkit.as_mol(source)
     with require_package("rdkit.rdBase", "fragments").BlockLogs():
         # Hydrogens change no fragment: BRICS counts an atom's explicit neighbours.

@@ -5,7 +5,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from pyg_atomenc.checks import check_choice
+from pyg_atomenc.checks import check, check_choice
 from pyg_atomenc.chem.codes import connected
 from pyg_atomenc.chem.rdkit import as_mol, bond_ends, with_hydrogens
 from pyg_atomenc.errors import AtomEncodingError, require_package
@@ -42,10 +42,10 @@ class Smarts:
     def __init__(
         self, patterns: Union[Mapping[str, str], Sequence[str]], rest: str = "atom"
     ) -> None:
-        fits = isinstance(patterns, (Mapping, Sequence)) and patterns
-        if isinstance(patterns, str) or not fits:
-            mend = "pass SMARTS, a list or a dict by name."
-            raise AtomEncodingError(f"'patterns' is {patterns!r}: {mend}")
+        fits: Any = isinstance(patterns, (Mapping, Sequence)) and patterns
+        mend = "pass SMARTS, a list or a dict by name."
+        fits = fits and not isinstance(patterns, str)
+        check(fits, f"'patterns' is {patterns!r}: {mend}")
         check_choice("rest", rest, ("atom", "component"))
         if not isinstance(patterns, Mapping):
             patterns = {pattern: pattern for pattern in patterns}
@@ -75,9 +75,8 @@ class Smarts:
         for name, query in self._compile():
             matches = mol.GetSubstructMatches(query, maxMatches=_MOST_MATCHES)
             # RDKit stops at so many without a word.
-            if len(matches) == _MOST_MATCHES:
-                text = f"{self.patterns[name]!r}, which matches too often."
-                raise AtomEncodingError(f"'patterns' has {text}")
+            text = f"'patterns' has {self.patterns[name]!r}, which matches too often."
+            check(len(matches) < _MOST_MATCHES, text)
             for match in map(list, matches):
                 if (piece[match] < 0).all():
                     piece[match] = len(names)

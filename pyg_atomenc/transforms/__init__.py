@@ -6,7 +6,5 @@ from pyg_atomenc.transforms.edges import RadiusEdges, TokenEdges
 from pyg_atomenc.transforms.hetero import FromHetero, ToHetero
 from pyg_atomenc.transforms.pair_features import PairFeatures
 
-__all__ = [
-    "AtomFeatures", "BoltzFeatures", "FromHetero", "PairFeatures", "RadiusEdges",
-    "ToHetero", "TokenEdges",
-]  # fmt: skip
+__all__ = ["AtomFeatures", "BoltzFeatures", "FromHetero", "PairFeatures", "RadiusEdges",
+           "ToHetero", "TokenEdges"]  # fmt: skip

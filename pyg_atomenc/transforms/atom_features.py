@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 
-from pyg_atomenc.checks import check_has, check_range
+from pyg_atomenc.checks import check, check_has, check_range
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
-from pyg_atomenc.errors import AtomEncodingError
 
 _LARGEST_RING = 8
 
@@ -46,17 +45,17 @@ class AtomFeatures(BaseTransform):
         ImportError: If RDKit is not installed.
     """
 
-    columns = "element charge degree hybridization".split()
-    columns += "is_aromatic ring_size chirality num_hydrogens".split()
-    columns += "isotope num_radical_electrons bond_stereo".split()
+    columns = "element charge degree hybridization is_aromatic ring_size".split()
+    columns += "chirality num_hydrogens isotope num_radical_electrons".split()
+    columns += ["bond_stereo"]
     sizes = (
         *(119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1),
         *(len(rdkit.CHIRALITY), 9, 301, 5, len(rdkit.STEREO)),
     )
 
     def __init__(self, attr: str = "x") -> None:
-        if not isinstance(attr, str) or not attr.isidentifier():
-            raise AtomEncodingError(f"'attr' is {attr!r}: pass an attribute's name.")
+        fits = isinstance(attr, str) and attr.isidentifier()
+        check(fits, f"'attr' is {attr!r}: pass an attribute's name.")
         self.attr = attr
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:
@@ -74,21 +73,13 @@ class AtomFeatures(BaseTransform):
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
             by_pos = rdkit.chirality_of_positions(mol, data.pos)
             hand = torch.where(hand < 0, by_pos, hand)
-        features = dict(
-            element=z,
-            charge=charge + 5,
-            degree=bonds.flatten().bincount(minlength=len(z)) + implicit,
-            hybridization=hybridization,
-            is_aromatic=aromatic,
-            ring_size=ring.where(ring <= _LARGEST_RING, 0),
-            chirality=hand,
-            num_hydrogens=data.num_hydrogens.cpu(),
-            isotope=data.get("isotope", 0 * z).cpu(),
-            num_radical_electrons=radicals,
-            bond_stereo=_bond_stereo(data, edges[0]),
-        )
-        x = torch.stack([features[name] for name in self.columns], dim=1)
-        x = x.clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
+        degree = bonds.flatten().bincount(minlength=len(z)) + implicit
+        ring = ring.where(ring <= _LARGEST_RING, 0)
+        # In the order of `columns`.
+        features = [z, charge + 5, degree, hybridization, aromatic, ring, hand]
+        features += [data.num_hydrogens.cpu(), data.get("isotope", 0 * z).cpu()]
+        features += [radicals, _bond_stereo(data, edges[0])]
+        x = torch.stack(features, 1).clamp(min=0).minimum(torch.tensor(self.sizes) - 1)
         setattr(data, self.attr, x.to(data.z.device))
         return data
 

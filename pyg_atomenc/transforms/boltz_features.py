@@ -113,8 +113,7 @@ class BoltzFeatures(BaseTransform):
             _read_as_methionine(data, names)
         if names and not self.keep_atoms:
             data = _own_atoms(data, _residue_names(data))
-        names = _residue_names(data)
-        atom_name = data.atom_name
+        names, atom_name = _residue_names(data), data.atom_name
         if self.rank_names and not names and data.get("given_smiles"):
             atom_name = rdkit.rank_names(data.given_smiles)[: len(atom_name)]
         data.ref_atom_name_chars = name_codes(atom_name)
@@ -140,8 +139,7 @@ class BoltzFeatures(BaseTransform):
         """Reference positions ``[N, 3]`` in ångström and charges ``[N]``."""
         charge = data.formal_charge.to(torch.float32, copy=True)
         pos = torch.full((len(charge), 3), torch.nan)
-        way = self.conformers or _CONFORMERS[self.version == 1]
-        if way == "given":
+        if (way := self.conformers or _CONFORMERS[self.version == 1]) == "given":
             check_has(data, "'given' conformers are read from it.", "pos")
             pos = data.pos.float().clone()
         elif not names and data.get("given_smiles"):
@@ -158,8 +156,7 @@ class BoltzFeatures(BaseTransform):
                     at[i], charges[i] = known[atom]
             if not pos.isfinite().all():
                 _embed_residues(data, pos, self.seed)
-        unknown = (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if unknown:
+        if unknown := (~pos.isfinite().all(dim=1)).nonzero().flatten().tolist():
             raise AtomEncodingError(
                 f"'ref_pos' is not known for {len(unknown)} atoms, first {unknown[0]} "
                 f"({data.atom_name[unknown[0]]}): give a SMILES, a conformer as 'pos' "
@@ -265,8 +262,7 @@ def _embed_residues(data: Any, pos: Tensor, seed: int) -> None:
     """Compute by their bonds the conformers of residues that ``pos`` lacks atoms of."""
     check_has(data, "conformers are computed by it.", "num_hydrogens")
     bonds, types = unique_bonds(*read_bonds(data))
-    space = data.ref_space_uid
-    atoms = rdkit.graph_atoms(data, bonds, types)
+    space, atoms = data.ref_space_uid, rdkit.graph_atoms(data, bonds, types)
     # One hydrogen in place of each bond to another residue.
     cut = bonds[:, space[bonds[0]] != space[bonds[1]]].flatten()
     atoms[:, 2] += cut.bincount(minlength=len(pos))

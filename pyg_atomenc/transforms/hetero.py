@@ -19,12 +19,11 @@ _BOND, _PAIR, _RADIUS = (("atom", n, "atom") for n in ("bond", "pair", "radius")
 # Attribute of the graph → type of edges and their attribute.
 _PLACES: dict[str, tuple[Any, str]] = {
     **{name: (_BOND, name) for name in ("edge_index", "edge_attr", "adj_t")},
-    "radius_edge_index": (_RADIUS, "edge_index"),
+    "radius_edge_index": (_RADIUS, "edge_index"), "pair_attr": (_PAIR, "edge_attr"),
     "radius_distance": (_RADIUS, "distance"),
-    "pair_attr": (_PAIR, "edge_attr"),
     "token_edge_index": (_BETWEEN, "edge_index"),
     "token_edge_attr": (_BETWEEN, "edge_attr"),
-}
+}  # fmt: skip
 _NAMES = {place: name for name, place in _PLACES.items()}
 
 

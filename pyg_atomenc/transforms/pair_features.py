@@ -9,11 +9,10 @@ from torch_geometric.nn.models.schnet import GaussianSmearing
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import cumsum, to_undirected
 
-from pyg_atomenc.checks import check_integer, check_positive
+from pyg_atomenc.checks import check, check_integer, check_positive
 from pyg_atomenc.chem.bonds import BOND_COLUMNS, check_bond_types
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
-from pyg_atomenc.errors import AtomEncodingError
 
 _FARTHEST = 6
 
@@ -45,8 +44,8 @@ class PairFeatures(BaseTransform):
     cutoff: float = 10.0
 
     def __post_init__(self) -> None:
-        if check_integer("num_rbf", self.num_rbf, 0) == 1:
-            raise AtomEncodingError("'num_rbf' is 1: pass 2 or more, or 0 for none.")
+        count = check_integer("num_rbf", self.num_rbf, 0)
+        check(count != 1, "'num_rbf' is 1: pass 2 or more, or 0 for none.")
         check_positive("cutoff", self.cutoff, "in ångström")
 
     @property
@@ -57,8 +56,7 @@ class PairFeatures(BaseTransform):
     def forward(self, data: AtomTokenData) -> AtomTokenData:
         """Add the features to a shallow copy."""
         edges, attr = check_graph(data)
-        pairs = data.token_layout().to_edge_index()
-        count = data.atom_to_token.numel()
+        pairs, count = data.token_layout().to_edge_index(), data.atom_to_token.numel()
         types = torch.empty((0, BOND_COLUMNS), device=pairs.device)
         types = check_bond_types(attr) if edges.numel() else types
         bonds, types = to_undirected(edges, types, num_nodes=count, reduce="max")
@@ -81,22 +79,18 @@ def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
     source, target = torch.where(known, pos, 0.0)[pairs]
     # The root has no gradient at 0, where an atom meets itself.
     distance = (source - target).square().sum(dim=1).clamp(min=1e-12).sqrt()
-    rbf = GaussianSmearing(0.0, cutoff, count).to(pos)(distance)
-    return rbf * known[pairs].all(dim=0)
+    return GaussianSmearing(0.0, cutoff, count).to(pos)(distance) * known[pairs].all(0)
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
-    """The bonds on the shortest path of distinct pairs, ``most + 1`` for more or none.
-
-    A breadth-first search from all atoms at once, over bonds in both directions, which
-    goes on only from atoms of which a pair is still open.
-    """
+    """Bonds on the shortest path of distinct pairs, ``most + 1`` for more or none."""
+    # A breadth-first search from all atoms at once, over bonds in both directions,
+    # which goes on only from atoms of which a pair is still open.
     distance = torch.full_like(pairs[0], most + 1)
     wanted, where = (pairs[0] * num_atoms + pairs[1]).sort()
     first, last = edge_index[:, edge_index[0].argsort(stable=True)]
     degree = first.bincount(minlength=num_atoms)
-    start = cumsum(degree)[:-1]
-    open_pairs = pairs[0].bincount(minlength=num_atoms)
+    start, open_pairs = cumsum(degree)[:-1], pairs[0].bincount(minlength=num_atoms)
     # A pair is one number, so that sets of pairs are sorted vectors.
     front = torch.arange(num_atoms, device=pairs.device) * (num_atoms + 1)
     before = front[:0]

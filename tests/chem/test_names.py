@@ -7,7 +7,7 @@ import pytest
 
 from pyg_atomenc.chem.names import FOUR_LETTERS, standard_names
 from pyg_atomenc.chem.residues import find_residues
-from pyg_atomenc.io.notes import Notes
+from pyg_atomenc.io.limits import Notes
 
 struc = pytest.importorskip("biotite.structure", reason="biotite is not installed")
 info = pytest.importorskip("biotite.structure.info")
