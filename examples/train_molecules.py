@@ -65,7 +65,7 @@ def fit(model, sets, state, args):
     """Train, on from `state`, until validation gains no more; load the best."""
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate)
     slow_down = torch.optim.lr_scheduler.ReduceLROnPlateau
-    schedule = slow_down(optimizer, patience=max(1, args.patience // 3))
+    schedule = slow_down(optimizer, factor=0.5, patience=max(1, args.patience // 3))
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     for name in parts.keys() & state.keys():
         parts[name].load_state_dict(state[name])
@@ -114,12 +114,7 @@ def start(args):
         why = "is not there" if args.resume else "is there: --resume, or another --out"
         tools.fail(f"{path}: {why}")
     if not args.resume:
-        return {
-            "options": options,
-            "history": [],
-            "best_loss": torch.inf,
-            "best_epoch": 0,
-        }
+        return dict(options=options, history=[], best_loss=torch.inf, best_epoch=0)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         old = state["options"]
@@ -158,13 +153,13 @@ def run(args):
     print(
         f"of {len(state['history'])} epochs, {state['best_epoch']} is saved: {args.out}"
     )
-    test = predict(model, sets["test"]), y["test"], y["training"].nanmean(0)
+    prediction, mean = predict(model, sets["test"]), y["training"].nanmean(0)
     report = {
         "task": task,
         "molecules": {name: len(part) for name, part in sets.items()},
         "skipped": skipped,
         "best_epoch": state["best_epoch"],
-        "test": tools.compare(metadata, *test),
+        "test": tools.compare(metadata, prediction, y["test"], mean),
     }
     (args.out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
@@ -193,6 +188,8 @@ def main():
         run(parser.parse_args())
     except (AtomEncodingError, MissingPackageError, OSError) as error:
         tools.fail(error)
+    except KeyboardInterrupt:
+        tools.fail("stopped; --resume goes on after the last whole epoch")
 
 
 if __name__ == "__main__":
