@@ -110,9 +110,10 @@ def start(args):
     path = args.out / "checkpoint.pt"
     options = {k: v for k, v in vars(args).items() if k not in FREE}
     options["data"] = hashlib.blake2b(args.file.read_bytes()).hexdigest()
-    if args.resume != path.exists():
-        why = "is not there" if args.resume else "is there: --resume, or another --out"
-        tools.fail(f"{path}: {why}")
+    if args.resume and not path.exists():
+        tools.fail(f"{path}: is not there, leave out --resume")
+    if path.exists() and not args.resume:
+        tools.fail(f"{path}: is there, pass --resume or another --out")
     if not args.resume:
         return dict(options=options, history=[], best_loss=torch.inf, best_epoch=0)
     try:

@@ -222,7 +222,9 @@ def test_an_sdf_is_read_as_its_smiles(hydrogens, tmp_path, run):
     close(predicted, expected(out, smiles))
 
 
-ARGUMENTS = ("--targets", "carbon", "--dropout", 0.3, "--batch-size", 8, "--seed", 3)
+# With this learning rate and patience the schedule lowers the rate, too.
+ARGUMENTS = ("--targets", "carbon", "--dropout", 0.3, "--batch-size", 8, "--seed", 3,
+             "--learning-rate", 0.003, "--patience", 5)  # fmt: skip
 
 
 def test_a_resumed_run_is_as_one_that_was_not_stopped(
@@ -251,6 +253,7 @@ def test_a_resumed_run_is_as_one_that_was_not_stopped(
     for name in ("log.csv", "metrics.json", "model.safetensors", "config.json"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
     log = read(whole / "log.csv")
+    assert len({row["learning_rate"] for row in log}) > 1
     assert len(log) == 6 == len({row["training_loss"] for row in log})
 
 
@@ -450,7 +453,7 @@ def test_the_tokenizer_goes_with_the_model(tmp_path, run):
         ({}, ["--targets", "carbon", "--channels", "7"], "'channels' is 7"),
         ({}, ["--targets", "carbon", "--learning-rate", "nan"], "'--learning-rate'"),
         ({}, ["--targets", "carbon", "--learning-rate", "1e30"], "is no number"),
-        ({}, ["--targets", "carbon", "--resume"], "is not there"),
+        ({}, ["--targets", "carbon", "--resume"], "leave out --resume"),
         (dict(carbon=dict.fromkeys(range(8), "")), ["--targets", "carbon"], "no label"),
         (dict(carbon={1: "inf"}), ["--targets", "carbon"], "infinite labels"),
         (dict(smiles=dict.fromkeys(range(8), "(")), ["--targets", "carbon"], "RDKit"),
@@ -502,7 +505,7 @@ def test_a_folder_is_not_trained_into_twice(tmp_path, run):
     path, out = write(tmp_path / "m.csv", molecules()), tmp_path / "model"
     arguments = ("train_molecules", path, "--targets", "carbon", "--out", out)
     run(*arguments, "--epochs", 1)
-    stops("is there: --resume, or another --out", run, *arguments)
+    stops("is there, pass --resume or another --out", run, *arguments)
     stops("was begun with other seed", run, *arguments, "--resume", "--seed", 7)
     write(tmp_path / "m.csv", molecules(), carbon={0: 99})
     stops("was begun with other data", run, *arguments, "--resume")
