@@ -390,6 +390,16 @@ def test_measures(scripts):
     assert constant["r2"] is None
 
 
+def test_the_scale_of_known_labels(scripts):
+    scale_of = scripts["molecule_tools"].scale_of
+    y = torch.tensor([[1.0, math.nan, 0.0], [3.0, 5.0, 1.0], [math.nan, 5.0, 0.0]])
+    scale = scale_of(y[:, :2], "regression")
+    # What does not vary is left in its unit.
+    assert scale == {"mean": [2.0, 5.0], "std": [1.0, 1.0]}
+    assert scale_of(y * 4, "regression")["std"][0] == 4.0
+    assert scale_of(y[:, 2:], "classification") == {"mean": [0.0], "std": [1.0]}
+
+
 def test_classification(tmp_path, run, capsys):
     rows = molecules(40)
     path, out = write(tmp_path / "m.csv", rows, acid={3: ""}), tmp_path / "model"
