@@ -217,6 +217,9 @@ def test_an_sdf_is_read_as_its_smiles(hydrogens, tmp_path, run):
     assert found[3]["carbon"] == "" and found[4]["carbon"] == str(rows[4]["carbon"])
     del rows[6]
     assert [row["name"] for row in found] == [row["name"] for row in rows]
+    texts = "".join(row["smiles"] for row in found)
+    # A structure in space says which hand a centre has.
+    assert "[H]" not in texts and ("@" in texts) == hydrogens
     smiles = [row["smiles"] for row in (found if hydrogens else rows)]
     predicted = numbers(found, "carbon_predicted", "oxygen_predicted")
     close(predicted, expected(out, smiles))
