@@ -69,6 +69,8 @@ def test_starts_as_a_user_starts_it(script):
         ("quickstart.py", "rdkit", "chem"),
         ("encode_structure.py", "safetensors", "save"),
         ("boltz_encoder.py", "safetensors", "save"),
+        ("train_molecules.py", "rdkit", "chem"),
+        ("predict_molecules.py", "safetensors", "save"),
         ("benchmarks/attention.py", "matplotlib", "plot"),
         ("benchmarks/batch_sizes.py", "matplotlib", "plot"),
         ("benchmarks/boltz_encoder.py", "matplotlib", "plot"),

@@ -188,10 +188,10 @@ class MoleculeEncoder(torch.nn.Module):
             config = json.loads((folder / _CONFIG).read_text("utf-8"))
             model = cls(**config["model"])
             model.load_state_dict(load(folder / _WEIGHTS))
+            model.metadata = config["metadata"]
         except Exception as error:
             why = f"holds no model of save_pretrained ({type(error).__name__}: {error})"
             raise FileFormatError(f"{folder}: {why}. Save it anew.") from error
-        model.metadata = config["metadata"]
         return model.eval()
 
 

@@ -131,13 +131,18 @@ def test_saves_and_loads(graphs, tmp_path):
     assert torch.equal(loaded(batch), model(batch))
 
 
-@pytest.mark.parametrize("broken", ["model.safetensors", "config.json", "channels"])
+@pytest.mark.parametrize(
+    "broken", ["model.safetensors", "config.json", "channels", "metadata"]
+)
 def test_tells_what_cannot_be_loaded(broken, tmp_path):
     MoleculeEncoder(1, 16).save_pretrained(tmp_path)
     if broken == "channels":
         config = json.loads((tmp_path / "config.json").read_text())
         config["model"]["channels"] = 32
         (tmp_path / "config.json").write_text(json.dumps(config))
+    elif broken == "metadata":
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({"model": config["model"]}))
     else:
         path = tmp_path / broken
         path.write_bytes(path.read_bytes()[:20])
