@@ -4,19 +4,18 @@
     python examples/explain_molecule.py "CCO" --model outputs/logS --target logS
     python examples/explain_molecule.py --structure 1aki.cif --model outputs/residues
 
-A model is a folder that `MoleculeEncoder.save_pretrained` wrote, such as that of
-`train_molecules.py`. Without one it is trained for some seconds on hydration free
-energies in kcal/mol; with `--epochs 0`, and for a structure, it is random. Needs the
-extras `chem` and `plot`, `save` for a model, `structure` for a structure; integrated
-gradients need captum, and are skipped without it.
+A model is a folder of `MoleculeEncoder.save_pretrained`, such as `train_molecules.py`
+writes. Without one it is trained for some seconds on hydration free energies, kcal/mol;
+with `--epochs 0`, and for a structure, it is random. Needs the extras `chem`, `plot`,
+`save` for a model, `structure` for a structure, and captum for integrated gradients.
 
 Of a molecule it writes `weights.svg`, how much an atom counts in its token, relative to
 the average; `attention.svg`, which atoms of one token attend to which; and
 `attributions.svg`, what each atom adds to the prediction by integrated gradients, as
 against a molecule whose atoms are all alike. `atoms.csv` and `bonds.csv` hold the
 numbers, and how much of an atom's features and of a bond's messages the prediction
-needs, from 0 to 1, by PyG's GNNExplainer. Attention tells what the encoder reads, and
-not what a prediction is made of; integrated gradients do, as they add up to it.
+needs, from 0 to 1, by PyG's GNNExplainer. Attention tells what the encoder reads, not
+what a prediction is made of; integrated gradients do, as they add up to it.
 
 Of a structure it writes `residues.cif` with a value a residue as B-factors: what a
 model with readout="none" predicts for it, else the sum of its atoms' attributions.
@@ -40,6 +39,8 @@ from pyg_atomenc.plotting import draw_atom_weights
 from pyg_atomenc.tokenizers import BRICS, Atom, Residue, RingsAndChains
 from pyg_atomenc.transforms import AtomFeatures
 
+# Before anything is trained.
+require_package("matplotlib.figure", "explain_molecule.py")
 TABLE = Path(__file__).parent / "data" / "freesolv.csv"
 TARGET = "hydration_free_energy"
 TOKENIZERS = {"brics": BRICS, "rings": RingsAndChains, "atom": Atom}
@@ -52,9 +53,9 @@ def train(epochs):
     table = SmilesTable.from_csv(TABLE, label_columns=TARGET)
     graphs = [AtomFeatures()(table.read(i)[0]) for i in range(len(table.names))]
     y = torch.cat([data.y for data in graphs])
-    mean, std = y.mean(), y.std()
+    mean, std = y.mean().item(), y.std().item()
     model = MoleculeEncoder(1)
-    model.metadata = {"targets": [TARGET], "mean": [mean.item()], "std": [std.item()]}
+    model.metadata = {"target": TARGET, "mean": mean, "std": std}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(epochs):
         for batch in DataLoader(graphs, batch_size=32, shuffle=True):
@@ -126,8 +127,7 @@ def explain_molecule(explained, args):
         "weight": (weights.mean(1) * sizes[data.atom_to_token]).tolist(),
         "gnn_explainer": needed.tolist(),
     }
-    added = attributions(explained, x, args.steps)
-    if added is not None:
+    if (added := attributions(explained, x, args.steps)) is not None:
         columns["integrated_gradients"] = added.tolist()
         legend = f"what atoms add to {args.target}"
         picture = draw_atom_weights(data, added, relative=False, legend=legend)
@@ -148,8 +148,7 @@ def explain_structure(explained, args):
         values = explained.mean + explained.std * explained(x).detach().flatten()
         what = args.target
     else:
-        added = attributions(explained, x, args.steps)
-        if added is None:
+        if (added := attributions(explained, x, args.steps)) is None:
             raise SystemExit(1)
         values = scatter(added, data.atom_to_token, 0, data.num_tokens, "sum")
         what = f"what residues add to {args.target}"

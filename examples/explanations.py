@@ -69,7 +69,7 @@ def draw_attention(alpha, names, path):
     Figure = require_package("matplotlib.figure", "draw_attention").Figure
     count, limits = alpha.size(2), {"vmin": 0.0, "vmax": alpha.max().item()}
     size = 1.5 + 0.25 * len(names)
-    figure = Figure(figsize=(size * count, size), layout="constrained")
+    figure = Figure(figsize=(size * count, size + 0.3), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
     for head, axis in enumerate(axes):
         image = axis.imshow(alpha[:, :, head].numpy(), "Blues", **limits)
