@@ -361,3 +361,12 @@ def test_as_a_user_runs_it(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "trained for 3 epochs on freesolv.csv" in done.stdout
     assert len(read(tmp_path / "atoms.csv")) == 11
+
+
+def test_says_which_extra_brings_matplotlib(explanations, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "explain_molecule", raising=False)
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[plot\]'"):
+        importlib.import_module("explain_molecule")

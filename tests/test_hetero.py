@@ -143,3 +143,12 @@ def test_as_a_user_runs_it():
         float(x) for x in re.findall(r"(?:molecules|guess): (\S+)", done.stdout)
     )
     assert error < guess
+
+
+def test_says_which_extra_brings_rdkit(script, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "rdkit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    monkeypatch.delitem(sys.modules, "hetero")
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[chem\]'"):
+        importlib.import_module("hetero")
