@@ -20,6 +20,7 @@ pytest.importorskip("rdkit", reason="RDKit is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from pyg_atomenc.io import from_smiles  # noqa: E402
+from pyg_atomenc.tokenizers import RingsAndChains  # noqa: E402
 from pyg_atomenc.transforms import AtomFeatures  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -219,32 +220,32 @@ def saved(tmp_path):
 
 
 def test_of_a_molecule(tmp_path, run, saved):
-    out = tmp_path / "new" / "out"
-    printed = run("OCCc1ccccc1", "--model", saved, "--target", "b", "--out", out)
-    model, data = MoleculeEncoder.from_pretrained(saved), molecule("OCCc1ccccc1")
+    smiles, out = "CC(=O)Nc1ccccc1", tmp_path / "new" / "out"
+    printed = run(smiles, "--model", saved, "--target", "b", "--out", out)
+    # A chain and a ring, where BRICS would cut the chain.
+    data = AtomFeatures()(from_smiles(smiles, RingsAndChains()))
+    assert data.atom_to_token.tolist() == [0] * 4 + [1] * 6
+    model = MoleculeEncoder.from_pretrained(saved)
+    with torch.no_grad():
+        prediction, weights = model(data, return_attention_weights=True)
+    found = float(re.search(r"ccccc1: b is (\S+)", printed).group(1))
+    assert found == pytest.approx(prediction[0, 1].item() * 3 - 2, abs=1e-3)
     atoms, bonds = read(out / "atoms.csv"), read(out / "bonds.csv")
     assert [row["atom"] for row in atoms] == data.atom_name
-    assert [row["bond"] for row in bonds][:3] == ["O1-C1", "C1-C2", "C2-C3"]
-    assert {row["token"] for row in atoms} == {atoms[0]["token"], atoms[5]["token"]}
-    # A ring and a chain, in each of which the average is 1.
-    for part in (atoms[:3], atoms[3:]):
-        assert np.mean([float(row["weight"]) for row in part]) == pytest.approx(
-            1, abs=1e-3
-        )
+    names = [data.token_name[token] for token in data.atom_to_token]
+    assert [row["token"] for row in atoms] == names
+    relative = weights.mean(1) * torch.tensor([4.0] * 4 + [6.0] * 6)
+    wanted = pytest.approx(relative.tolist(), abs=1e-3)
+    assert [float(row["weight"]) for row in atoms] == wanted
+    assert [row["bond"] for row in bonds][:3] == ["C1-C2", "C2-O1", "C2-N1"]
     assert all(0 <= float(row["gnn_explainer"]) <= 1 for row in atoms + bonds)
-    assert "attention of token" in printed
-    prediction = float(re.search(r"OCCc1ccccc1: b is (\S+)", printed).group(1))
-    from pyg_atomenc.tokenizers import RingsAndChains
-
-    data = AtomFeatures()(from_smiles("OCCc1ccccc1", RingsAndChains()))
-    wanted = model(data)[0, 1].item() * 3 - 2
-    assert prediction == pytest.approx(wanted, abs=1e-3)
+    assert f"attention of token 1, {data.token_name[1]}" in printed
     picture = (out / "attention.svg").read_text()
     # Text is drawn as paths, with what they say in comments.
     names = {name for name in data.atom_name if f"<!-- {name} -->" in picture}
-    assert names == set(data.atom_name[3:])
+    assert names == set(data.atom_name[4:])
     assert all(f"<!-- head {head} -->" in picture for head in range(4))
-    assert (out / "weights.svg").read_text().count("<ellipse") >= 9
+    assert (out / "weights.svg").read_text().count("<ellipse") >= 10
 
 
 def test_of_a_molecule_with_captum(tmp_path, run, saved):
