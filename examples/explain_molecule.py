@@ -152,10 +152,8 @@ def explain_structure(explained, args):
             raise SystemExit(1)
         values = scatter(added, data.atom_to_token, 0, data.num_tokens, "sum")
         what = f"what residues add to {args.target}"
-    atoms = to_atom_array(data, values)
     file = pdbx.CIFFile()
-    # Atoms that are in the sequence alone have no place to be drawn at.
-    pdbx.set_structure(file, atoms[data.is_resolved.numpy()], data_block="residues")
+    pdbx.set_structure(file, to_atom_array(data, values), data_block="residues")
     file.write(args.out / "residues.cif")
     low, high = values.aminmax()
     print(f"B-factors: {what}, {low:.3f} to {high:.3f}: {args.out / 'residues.cif'}")
