@@ -137,15 +137,8 @@ def draw(model, data, path, device):
     _, weights = model.encoder(
         model.atoms(batch), layout, return_attention_weights=True
     )
-    # Times the fragment's size, so that small and large fragments share one scale.
-    relative = weights.mean(dim=1) * layout.sizes[batch.atom_to_token]
-    picture = draw_atom_weights(
-        # Whose atoms stand in the order of the graph's; `data.smiles` is canonical.
-        Chem.MolFromSmiles(data.given_smiles),
-        relative,
-        legend=f"{data.name}: weight in its fragment (1 = the average)",
-        size=(600, 450),
-    )
+    legend = f"{data.name}: weight of each atom in its fragment"
+    picture = draw_atom_weights(data, weights, legend=legend, size=(600, 450))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(picture, encoding="utf-8")
 

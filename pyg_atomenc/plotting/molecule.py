@@ -1,4 +1,4 @@
-"""Drawings of molecules, with atoms coloured by a weight."""
+"""Drawings of molecules, with atoms coloured by a weight and tokens outlined."""
 
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -6,88 +6,169 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_integer, check_shape
-from pyg_atomenc.chem.rdkit import check_mol
+from pyg_atomenc.checks import check_has, check_integer, check_shape
+from pyg_atomenc.chem import rdkit
+from pyg_atomenc.chem.bonds import unique_bonds
+from pyg_atomenc.data.atom_token_data import check_graph, check_single
 from pyg_atomenc.errors import AtomEncodingError, require_package
 
-Weights = Union[Tensor, Sequence[float]]
+Weights = Union[Tensor, Sequence[float], Sequence[Sequence[float]]]
 
-# White to orange: one hue, dark enough to see and light enough to read letters on.
-_LOW, _HIGH = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.95, 0.45, 0.10])
+# Light enough to read letters on, and told apart by the colour-blind.
+_BLUE, _ORANGE = torch.tensor([[0.25, 0.55, 0.90], [0.95, 0.45, 0.10]]).double()
+# What a token's outline encloses by so many pixels: its line, and its inside.
+_SHADES = {0: (0.45, 0.45, 0.45), 3: (0.94, 0.94, 0.94)}
 
 
 def draw_atom_weights(
-    mol: Any,
+    data: Any,
     weights: Weights,
     *,
-    legend: str = "weight",
+    mol: Any = None,
+    relative: bool = True,
+    legend: str = "atom weights",
     limits: Optional[tuple[float, float]] = None,
     size: tuple[int, int] = (450, 350),
 ) -> str:
-    """Draw a molecule with its atoms coloured by weight, as SVG.
+    """Draw a molecule, its atoms coloured by weight and its tokens outlined, as SVG.
 
     Args:
-        mol (rdkit.Chem.Mol): A molecule of ``N`` atoms; it is not changed. A 2D
-            conformer is drawn as it is, else one is computed.
-        weights (Tensor or sequence): One number for every atom ``[N]``; of heads'
-            ``[N, H]`` take the mean, ``weights.mean(dim=1)``.
-        legend (str): What the weights are; stands below, with those at the ends of the
-            colours. (default: ``"weight"``)
-        limits (tuple, optional): The weights at the ends of the colours, which those
-            beyond get. (default: 0 or the smallest weight, if less, and the largest)
+        data (AtomTokenData or rdkit.Chem.Mol): One molecule of ``N`` atoms, in whose
+            order the weights stand. A ``Mol`` is one token, and not outlined.
+        weights (Tensor or sequence): What every atom counts ``[N]``, or counts in each
+            head ``[N, H]``, as an encoder returns it; the mean of heads is drawn.
+        mol (rdkit.Chem.Mol, optional): Drawn for the graph, with the same atoms and
+            bonds in this order, such as for its 2D conformer. (default: the graph's)
+        relative (bool): Divide by the mean of the token, so that 1 (white) is the
+            average of any. If false, 0 is white, for what has a sign, such as
+            attributions. (default: ``True``)
+        legend (str): What the weights are; the colours are told below.
+            (default: ``"atom weights"``)
+        limits (tuple, optional): What is blue, and orange, with all beyond.
+            (default: 0 and the largest, at least 2; else ± the largest)
         size (tuple): Width and height in pixels. (default: ``(450, 350)``)
 
     Returns:
         str: The picture, to be written to a file or shown by ``IPython.display.SVG``.
 
     Raises:
-        ValueError: If ``mol`` is no molecule with atoms, if there is not one finite
-            weight for every atom, or if ``limits`` or ``size`` cannot be drawn.
+        ValueError: If ``data`` is no single molecule, ``mol`` has other atoms or bonds,
+            not every atom has one finite weight, not below 0 where it is relative, or
+            if ``limits`` or ``size`` cannot be drawn.
         ImportError: If RDKit is not installed.
     """
-    return str(_draw("MolDraw2DSVG", mol, weights, legend, limits, size))
+    return str(
+        _draw("MolDraw2DSVG", data, weights, mol, relative, legend, limits, size)
+    )
 
 
-def draw_atom_weights_png(mol: Any, weights: Weights, **options: Any) -> bytes:
+def draw_atom_weights_png(data: Any, weights: Weights, **options: Any) -> bytes:
     """As :func:`draw_atom_weights`, with its ``options``, as the bytes of a PNG."""
     defaults: Any = draw_atom_weights.__kwdefaults__
-    return bytes(_draw("MolDraw2DCairo", mol, weights, **(defaults | options)))
+    return bytes(_draw("MolDraw2DCairo", data, weights, **(defaults | options)))
 
 
 def _draw(
-    canvas_type: str, mol: Any, weights: Weights, legend: str, limits: Any, size: Any
-) -> Any:
+    kind: str, data: Any, weights: Weights, mol: Any, relative: bool, legend: str,
+    limits: Any, size: Any,
+) -> Any:  # fmt: skip
     draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
-    check_mol(mol)
-    values = torch.as_tensor(weights).detach().double().cpu()
-    hint = "one number per atom of 'mol', weights.mean(dim=1) where there are heads"
-    check_shape("weights", values, mol.GetNumAtoms(), hint=hint)
-    for atom in (~values.isfinite()).nonzero().flatten().tolist():
-        mend = f"{values[atom]} for atom {atom}: pass finite numbers."
-        raise AtomEncodingError(f"'weights' is {mend}")
-    if limits is None:
-        low, high = min(0.0, float(values.min())), float(values.max())
-        limits = (low, high) if low < high else (low, low + 1.0)
-    elif not limits[0] < limits[1]:
-        mend = "the first number must be less than the second."
+    alone = data is None or rdkit.is_mol(data)
+    mol = data if alone else _molecule(data, mol)
+    rdkit.check_mol(mol)
+    token = [0] * mol.GetNumAtoms() if alone else data.atom_to_token.tolist()
+    values = _values(weights, torch.tensor(token), relative)
+    middle, largest = float(relative), float(values.abs().max())
+    end = max(largest, 2.0) if relative else largest or 1.0
+    low, high = limits or (0.0 if relative else -end, end)
+    if not low < middle < high:
+        mend = f"{middle:g} must lie between the two numbers."
         raise AtomEncodingError(f"'limits' is {limits}: {mend}")
-    low, high = limits
+    less, more = (middle - values) / (middle - low), (values - middle) / (high - middle)
+    shades = 1.0 - torch.outer(less.clamp(0.0, 1.0), 1.0 - _BLUE)
+    shades -= torch.outer(more.clamp(0.0, 1.0), 1.0 - _ORANGE)
+    colours = dict(enumerate(map(tuple, shades.tolist())))
+    average = "average" if alone else "average of its token"
+    white = f"1 ({average})" if relative else "0"
+    legend += f"\nblue {low:.3g}, white {white}, orange {high:.3g}"
     # A copy whose only conformer is a 2D drawing; without one RDKit computes it.
     flat = type(mol)(mol)
     flat.RemoveAllConformers()
     for known in [known for known in mol.GetConformers() if not known.Is3D()][:1]:
         flat.AddConformer(known)
-    canvas = getattr(draw, canvas_type)(*(check_integer("size", n, 50) for n in size))
-    options = canvas.drawOptions()
-    options.fillHighlights = options.atomHighlightsAreCircles = True
-    options.highlightRadius = 0.4
-    # Letters in black: the colours of elements are lost on orange.
-    options.useBWAtomPalette()
-    part = ((values - low) / (high - low)).clamp(0.0, 1.0).unsqueeze(1)
-    shades = torch.lerp(_LOW, _HIGH, part.float()).tolist()
-    colours = dict(enumerate(map(tuple, shades)))
-    legend = f"{legend}: white {low:.3g}, orange {high:.3g}"
-    # All atoms highlighted and no bonds.
-    draw.PrepareAndDrawMolecule(canvas, flat, legend, list(colours), [], colours)
+    canvas: Any = None
+    # Where to outline tokens is known once the atoms are drawn.
+    for _ in range(1 if alone else 2):
+        plan = canvas
+        canvas = getattr(draw, kind)(*(check_integer("size", n, 50) for n in size))
+        options = canvas.drawOptions()
+        options.fillHighlights = options.atomHighlightsAreCircles = True
+        options.highlightRadius = 0.35
+        # Letters in black: the colours of elements are lost on these.
+        options.useBWAtomPalette()
+        if plan is not None:
+            _outline(canvas, plan, flat, token)
+            options.clearBackground = False
+        # All atoms highlighted and no bonds.
+        draw.PrepareAndDrawMolecule(canvas, flat, legend, list(colours), [], colours)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
+
+
+def _molecule(data: Any, mol: Any) -> Any:
+    """That of a graph, or the one to be drawn for it, if it has its atoms and bonds."""
+    check_single(data)
+    edges, attr = check_graph(data)
+    mend = "read it with pyg_atomenc.io, or pass an rdkit.Chem.Mol."
+    check_has(data, mend, "z", "formal_charge", "num_hydrogens")
+    bonds, types = unique_bonds(edges, attr)
+    if mol is None:
+        mol = rdkit.graph_mol(rdkit.graph_atoms(data, bonds, types), bonds, types)
+        rdkit.set_stereo(mol, data, edges)
+        return mol
+    rdkit.check_mol(mol)
+    found = [atom.GetAtomicNum() for atom in rdkit.atoms_of(mol)]
+    own, ends = data.z.tolist(), torch.from_numpy(rdkit.bond_ends(mol)).sort(dim=1)
+    if found != own or sorted(ends.values.tolist()) != sorted(bonds.T.tolist()):
+        what = "bonds" if found == own else f"elements: {found}, and the graph {own}"
+        mend = "pass the same molecule, with its atoms in the order of the graph's."
+        raise AtomEncodingError(f"'mol' has other {what}: {mend}")
+    return mol
+
+
+def _values(weights: Weights, token: Tensor, relative: bool) -> Tensor:
+    """What every atom counts ``[N]``, float64, relative to its token or not."""
+    values = torch.as_tensor(weights).detach().double().cpu()
+    values = values.mean(dim=1) if values.dim() == 2 else values
+    hint = "one number per atom of 'data', or one of every head"
+    check_shape("weights", values, len(token), hint=hint)
+    wrong = ~values.isfinite() | (values < 0.0 if relative else False)
+    for atom in wrong.nonzero().flatten().tolist():
+        mend = "pass finite numbers; if they have a sign, with relative=False."
+        raise AtomEncodingError(
+            f"'weights' is {values[atom]:g} for atom {atom}: {mend}"
+        )
+    total = torch.zeros(int(token.max()) + 1).double().index_add(0, token, values)
+    mean = (total / token.bincount())[token]
+    # Where no atom counts, each counts as much as the others.
+    return (values / mean).where(mean > 0.0, 1.0) if relative else values
+
+
+def _outline(canvas: Any, plan: Any, mol: Any, token: list[int]) -> None:
+    """Outline the tokens, where another canvas has drawn the atoms."""
+    point = require_package("rdkit.Geometry", "draw_atom_weights").Point2D
+    place = [plan.GetDrawCoords(atom) for atom in range(len(token))]
+    unit = plan.GetDrawCoords(point(1, 0)).x - plan.GetDrawCoords(point(0, 0)).x
+    canvas.ClearDrawing()
+    canvas.SetFillPolys(True)
+    for less, shade in _SHADES.items():
+        width = max(round(0.94 * unit) - less, 1)
+        canvas.SetColour(shade)
+        canvas.SetLineWidth(width)
+        for a, b in rdkit.bond_ends(mol).tolist():
+            if token[a] == token[b]:
+                canvas.DrawLine(place[a], place[b], True)
+        canvas.SetLineWidth(1)
+        corner = point(width / 2, width / 2)
+        for at in place:
+            canvas.DrawEllipse(at - corner, at + corner, True)
