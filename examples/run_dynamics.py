@@ -44,7 +44,7 @@ class TokenCalculator(calculator.Calculator):
 
 
 def start(calculator, temperature, seed):
-    """The molecule at a minimum of the model, with velocities but no rotation."""
+    """The molecule at a minimum of the model, with velocities that do not turn it."""
     from ase import Atoms
     from ase.md import velocitydistribution as velocities
     from ase.optimize import BFGS
@@ -53,11 +53,11 @@ def start(calculator, temperature, seed):
     atoms = Atoms(data.z.tolist(), data.pos.double().numpy(), calculator=calculator)
     BFGS(atoms, logfile=None).run(fmax=0.05, steps=200)
     random = np.random.default_rng(seed)
-    # Half of what atoms get at a minimum goes into its springs.
-    options = dict(temperature_K=2 * temperature, rng=random)
-    velocities.MaxwellBoltzmannDistribution(atoms, **options)
+    velocities.MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=random)
     velocities.Stationary(atoms)
     velocities.ZeroRotation(atoms)
+    # Half of what atoms get at a minimum goes into its springs.
+    velocities.force_temperature(atoms, 2 * temperature)
     return atoms
 
 

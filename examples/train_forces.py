@@ -96,10 +96,10 @@ def labelled(molecule, frames):
 
 def fit(model, graphs, args):
     """Train on energies and forces, each in units of the scale."""
-    loader = DataLoader(graphs, batch_size=32, shuffle=True)
+    loader = DataLoader(graphs, batch_size=8, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters())
     steps = args.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, steps)
     bar = tqdm(range(args.epochs), desc="training", unit="epoch")
     for _ in bar:
         for batch in loader:
@@ -157,10 +157,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("smiles")
     parser.add_argument("--frames", type=Path, help="such as an .xyz of ASE")
-    parser.add_argument("--count", type=int, default=2000, help="of frames to draw")
+    parser.add_argument("--count", type=int, default=1000, help="of frames to draw")
     parser.add_argument("--temperature", type=float, default=500.0, help="in K")
     parser.add_argument("--out", type=Path, default=Path("outputs/potential"))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=50)
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--seed", type=int, default=0)

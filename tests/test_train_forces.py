@@ -243,12 +243,12 @@ def apart(name, *arguments):
 @pytest.mark.slow
 def test_dynamics_conserve_energy(ase, script, tmp_path):
     out = tmp_path / "potential"
-    done = apart("train_forces", "CO", "--count", 400, "--epochs", 25, "--out", out)
+    done = apart("train_forces", "CO", "--count", 200, "--epochs", 20, "--out", out)
     assert done.returncode == 0, done.stderr
     found = errors_of(done.stdout)
-    assert found["the model"][1] < 0.25 * found["the mean"][1]
+    assert found["the model"][1] < 0.3 * found["the mean"][1]
     trajectory = tmp_path / "md.xyz"
-    done = apart("run_dynamics", out, "--picoseconds", 0.3, "--out", trajectory)
+    done = apart("run_dynamics", out, "--picoseconds", 0.2, "--out", trajectory)
     assert done.returncode == 0, done.stderr
     kinetic, slope, swing = (
         float(re.search(rf"{name}.* ([-+\d.]+) meV", done.stdout)[1])
@@ -259,21 +259,21 @@ def test_dynamics_conserve_energy(ase, script, tmp_path):
     from ase.io import read
 
     frames = read(trajectory, ":")
-    assert len(frames) == 31
+    assert len(frames) == 21
     bonds = [atoms.get_distance(0, 1) for atoms in frames]
     assert 1.2 < min(bonds) < max(bonds) - 0.02 < 1.6
     assert is_worse_where_forces_are_no_gradient(script, out, swing)
 
 
 def is_worse_where_forces_are_no_gradient(script, folder, swing):
-    """Whether a twentieth too much force is seen in the energy."""
+    """Whether a fifth too much force is seen in the energy."""
     dynamics = script("run_dynamics")
 
     class Wrong(dynamics.TokenCalculator):
         def calculate(self, *args, **kwargs):
             super().calculate(*args, **kwargs)
-            self.results["forces"] = 1.05 * self.results["forces"]
+            self.results["forces"] = 1.2 * self.results["forces"]
 
     atoms = dynamics.start(Wrong(folder), 300.0, 0)
-    energies = dynamics.run(atoms, 200, 0.5)
-    return 1000 / len(atoms) * dynamics.drift(energies, 0.1)[1] > 3 * swing
+    energies = dynamics.run(atoms, 100, 0.5)
+    return 1000 / len(atoms) * dynamics.drift(energies, 0.05)[1] > 3 * swing

@@ -84,7 +84,7 @@ def files(tmp_path):
     patterns = [[1, 0], [0, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0]]
     rows = [
         (f"{seed}.pdb", "A", *place)
-        for seed, helices in enumerate(patterns)
+        for seed, helices in enumerate(2 * patterns)
         for place in write_peptide(folder / f"{seed}.pdb", helices, seed, water=True)
     ]
     return folder, rows
@@ -164,12 +164,12 @@ def read(path):
 def test_learns_what_a_residue_is_part_of(files, run, tmp_path, capsys):
     folder, rows = files
     table = write_table(tmp_path / "table.csv", rows, "part")
-    options = ("--epochs", 12, "--cutoff", 6, "--device", "cpu")
+    options = ("--epochs", 40, "--cutoff", 6, "--device", "cpu")
     text = run("train_structures", folder, table, "--out", tmp_path / "model", *options)
-    assert "part: ['a', 'b'], of residues of 7 files" in text
+    assert "part: ['a', 'b'], of residues of 14 files" in text
     assert "match no residue: 0 []" in text
     of_model, of_guess = errors_of(text)
-    assert of_model < 0.2 < of_guess
+    assert of_model < 0.25 < of_guess
     # A file of its own, and one that is none.
     kinds = write_peptide(tmp_path / "new.pdb", [0, 1, 1], seed=11, water=True)
     (tmp_path / "bad.cif").write_text("data_\n")
