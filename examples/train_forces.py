@@ -99,7 +99,7 @@ def fit(model, graphs, args):
     loader = DataLoader(graphs, batch_size=8, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters())
     steps = args.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     bar = tqdm(range(args.epochs), desc="training", unit="epoch")
     for _ in bar:
         for batch in loader:

@@ -243,7 +243,7 @@ def apart(name, *arguments):
 @pytest.mark.slow
 def test_dynamics_conserve_energy(ase, script, tmp_path):
     out = tmp_path / "potential"
-    done = apart("train_forces", "CO", "--count", 200, "--epochs", 20, "--out", out)
+    done = apart("train_forces", "CO", "--count", 200, "--epochs", 30, "--out", out)
     assert done.returncode == 0, done.stderr
     found = errors_of(done.stdout)
     assert found["the model"][1] < 0.3 * found["the mean"][1]
