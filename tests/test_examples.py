@@ -87,37 +87,83 @@ def test_says_which_extra_brings_what_it_lacks(
 
 
 def errors_of(text):
-    """The errors that quickstart.py prints, by the name of the model."""
-    lines = [line.split() for line in text.splitlines()]
-    return {" ".join(line[:-5]): float(line[-5]) for line in lines if "±" in line}
+    """The errors and sizes that quickstart.py prints, by the way to tokens."""
+    lines = [line.split() for line in text.splitlines() if line.endswith("parameters")]
+    numbers = [(float(line[-5]), int(line[-2].replace(",", ""))) for line in lines]
+    return dict(zip((" ".join(line[:-5]) for line in lines), numbers, strict=True))
 
 
-MODELS = {"mean of the training set", "without the encoder", "with the encoder"}
+WAYS = [
+    "the mean of the training set",
+    "no tokens",
+    "tokens by mean pooling",
+    "tokens by sum pooling",
+    "encoder, reduce='mean'",
+    "encoder, reduce='sum'",
+]
 
 
 def test_quickstart(tmp_path, load, monkeypatch, capsys):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
     quickstart = load("quickstart.py")
-    lines = (EXAMPLES / "molecules.csv").read_text().splitlines()
-    (tmp_path / "molecules.csv").write_text("\n".join(lines[:81]))
-    monkeypatch.setattr(quickstart, "HERE", tmp_path)
+    lines = quickstart.TABLE.read_text().splitlines()
+    monkeypatch.setattr(quickstart, "TABLE", tmp_path / "some.csv")
+    quickstart.TABLE.write_text("\n".join(lines[:121]))
     monkeypatch.setattr(quickstart, "SPLITS", 2)
     out = tmp_path / "new"
-    monkeypatch.setattr(sys, "argv", ["", "--epochs", "5", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["", "--epochs", "6", "--out", str(out)])
     quickstart.main()
-    found = errors_of(capsys.readouterr().out)
-    assert set(found) == MODELS
+    printed = capsys.readouterr().out
+    found = errors_of(printed)
+    assert list(found) == WAYS
     # A few epochs on some molecules learn something already.
-    assert found["with the encoder"] < found["mean of the training set"]
+    least = found["the mean of the training set"][0]
+    assert all(error < least for error, _ in list(found.values())[1:])
+    sizes = [size for _, size in list(found.values())[1:]]
+    assert max(sizes) < 1.05 * min(sizes)
+    assert "120 molecules of" in printed and "The error of encoder, re" in printed
     assert (out / "quickstart.svg").read_text().count("<ellipse") > 10
+
+
+def test_quickstart_says_what_its_numbers_show(load):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    quickstart = load("quickstart.py")
+    hard = torch.tensor([0.0, 0.3, 0.1, 0.2, 0.5])
+    noise = torch.tensor([0.02, -0.01, 0.0, 0.01, -0.02])
+    errors = {
+        WAYS[0]: 2 + hard,
+        WAYS[1]: 1 + hard + noise,
+        WAYS[2]: 1.01 + hard,
+        WAYS[3]: 0.8 + hard + noise,
+        WAYS[4]: 1 + hard - noise,
+        WAYS[5]: 0.9 + hard - noise,
+    }
+    said = quickstart.say({way: values.tolist() for way, values in errors.items()})
+    assert [re.sub(r" \(.*?\)", "", line) for line in said] == [
+        "The error of encoder, reduce='mean' is",
+        "  less than the mean of the training set",
+        "  more than tokens by sum pooling",
+        "  not told from no tokens, tokens by mean pooling",
+        "The error of encoder, reduce='sum' is",
+        "  less than the mean of the training set, no tokens, tokens by mean pooling",
+        "  more than tokens by sum pooling",
+        "So here the encoder does not help: tokens by sum pooling does better.",
+    ]
+    # 2.776 standard errors of five differences, by hand.
+    spread = 2.776 * (2 * noise).std().item() / 5**0.5
+    assert f"no tokens (+0.00 ± {spread:.2f})" in said[3]
+    for gain, end in [(0.1, "shows no gain"), (0.2, "helps: encoder, reduce='sum'")]:
+        changed = errors | {WAYS[5]: errors[WAYS[5]] - gain}
+        said = quickstart.say({way: e.tolist() for way, e in changed.items()})
+        assert said[-1] == f"So here the encoder {end}."
 
 
 @pytest.mark.slow
 def test_quickstart_as_a_user_runs_it(tmp_path):
     pytest.importorskip("rdkit", reason="RDKit is not installed")
-    done = run_apart("quickstart.py", "--epochs", 2, "--out", tmp_path)
+    done = run_apart("quickstart.py", "--epochs", 1, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert set(errors_of(done.stdout)) == MODELS
+    assert list(errors_of(done.stdout)) == WAYS
     assert "training" in done.stderr and "100%" in done.stderr
 
 
@@ -129,7 +175,7 @@ def test_quickstart_draws_weights_on_the_atoms_that_they_are_of(tmp_path, load):
         return None, x.unsqueeze(1)
 
     class Model(torch.nn.Module):
-        encoder = staticmethod(weights_of_nitrogen)
+        to_tokens = staticmethod(weights_of_nitrogen)
         atoms = staticmethod(lambda batch: (batch.z == 7).float())
 
     # The canonical SMILES starts with a carbon, and ends with the nitrogen.
@@ -139,6 +185,7 @@ def test_quickstart_draws_weights_on_the_atoms_that_they_are_of(tmp_path, load):
     quickstart.draw(Model(), data, tmp_path / "picture.svg", "cpu")
     picture = (tmp_path / "picture.svg").read_text()
     atoms = re.findall(r"<ellipse .*class='(atom-\d+)'.*fill:(#\w+);", picture)
+    # Nitrogen is more orange than white, the others are less.
     coloured = [atom for atom, colour in atoms if colour[1:3] > colour[5:]]
     # Letters are drawn for what is no carbon.
     letters = set(re.findall(r"<path class='(atom-\d+)'", picture))

@@ -4,7 +4,7 @@
     python examples/benchmarks/reading.py 1abc.cif 2xyz.pdb
     python examples/benchmarks/reading.py --atoms 44000 --cold     # as a ribosome
     python examples/benchmarks/reading.py --growth     # tokenizers, to 500,000 atoms
-    python examples/benchmarks/reading.py --smiles examples/molecules.csv
+    python examples/benchmarks/reading.py --smiles examples/data/esol.csv
     python examples/benchmarks/reading.py --fragments  # BRICS, rings and chains
 
 biotite reads what this package does: one model, charges, occupancies, labels, one

@@ -159,6 +159,7 @@ def _outline(canvas: Any, plan: Any, mol: Any, token: list[int]) -> None:
     point = require_package("rdkit.Geometry", "draw_atom_weights").Point2D
     place = [plan.GetDrawCoords(atom) for atom in range(len(token))]
     unit = plan.GetDrawCoords(point(1, 0)).x - plan.GetDrawCoords(point(0, 0)).x
+    width_of_bonds = canvas.LineWidth()
     canvas.ClearDrawing()
     canvas.SetFillPolys(True)
     for less, shade in _SHADES.items():
@@ -172,3 +173,4 @@ def _outline(canvas: Any, plan: Any, mol: Any, token: list[int]) -> None:
         corner = point(width / 2, width / 2)
         for at in place:
             canvas.DrawEllipse(at - corner, at + corner, True)
+    canvas.SetLineWidth(width_of_bonds)

@@ -139,6 +139,10 @@ def test_tokens_are_outlined():
     assert sorted(lines) == sorted(inside * 2)
     alone = draw_atom_weights(Chem.MolFromSmiles(data.smiles), [1.0] * 10)
     assert "stroke:#727272" not in alone
+    # Bonds are as wide as without.
+    width = re.compile("bond-0 .*stroke-width:(.*?);")
+    both = draw_atom_weights(data, [1.0] * 10), alone
+    assert len({width.search(svg)[1] for svg in both}) == 1
 
 
 def test_equal_weights_and_a_single_atom_are_drawn(mol):
