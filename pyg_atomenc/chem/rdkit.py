@@ -252,48 +252,14 @@ def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]
     return found
 
 
-def set_stereo(mol: Any, data: Any, edge_index: Tensor) -> None:
-    """Give the molecule of a graph its isotopes, and stereo that has the graph's codes.
-
-    What cannot have its code, see :func:`stereo_codes`, stays without stereo.
-    """
-    chem = require_package("rdkit.Chem", "stereo")
-    atoms = atoms_of(mol)
-    bonds = bonds_of(atoms)
-    for atom, mass in zip(atoms, data.get("isotope", ()), strict=False):
-        atom.SetIsotope(int(mass))
-    pairs, codes = map(tuple, edge_index.T.tolist()), data.get("edge_stereo", ())
-    of_pair = dict(zip(pairs, map(int, codes), strict=False))
-    wanted = [int(code) for code in data.get("chirality", [0] * len(atoms))]
-    wanted += [of_pair.get(pair, 0) for pair in ends_of(bonds)]
-    # By the place of its code, what sets a mark, the one that is, and the other.
-    marks: dict[int, list[Any]] = {}
-    for place, item in enumerate([*atoms, *bonds]):
-        if place < len(atoms) and wanted[place] > 0:
-            marks[place] = [item.SetChiralTag, *map(chem.ChiralType.values.get, (1, 2))]
-        elif 0 < wanted[place] < STEREO.index("M"):
-            ends = item.GetBeginAtomIdx(), item.GetEndAtomIdx()
-            near = [[bond.GetOtherAtomIdx(end) for bond in atoms[end].GetBonds()
-                     if bond.GetIdx() != item.GetIdx()] for end in ends]  # fmt: skip
-            # An atom may have been cut off.
-            if all(near):
-                item.SetStereoAtoms(near[0][0], near[1][0])
-                cis_or_trans = map(chem.BondStereo.values.get, (4, 5))
-                marks[place] = [item.SetStereo, *cis_or_trans]
-    for set_mark, mark, _ in marks.values():
-        set_mark(mark)
-    # Labels hang on others' labels: all at once, then one of those left after another.
-    for turn in range(20 * len(marks) + 1):
-        found = sum(stereo_codes(mol, atoms, bonds), [])
-        wrong = [place for place in marks if found[place] != wanted[place]]
-        told = [place for place in wrong if found[place] > 0]
-        for place in told[turn % len(told) :][: 1 if turn else None] if told else ():
-            marks[place][1:] = marks[place][:0:-1]
-            marks[place][0](marks[place][1])
-        if not told:
-            break
-    for place in wrong:
-        marks[place][0](type(marks[place][1]).values[0])
+def mol_of_smiles(data: Any) -> Any:
+    """The molecule of a graph's ``given_smiles``, or ``None`` if its atoms differ."""
+    chem, z = require_package("rdkit.Chem", "a graph's SMILES"), data.z.tolist()
+    mol = chem.MolFromSmiles(data.get("given_smiles") or "") or chem.Mol()
+    if mol.GetNumAtoms() != len(z):
+        mol = chem.AddHs(mol)
+    same = [atom.GetAtomicNum() for atom in atoms_of(mol)] == z
+    return mol if same else None
 
 
 def short_name(symbol: str, number: int) -> str:

@@ -142,14 +142,10 @@ def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
     """
     check_single(data)
     check_integer("seed", seed, 0)
-    text, mend = data.get("given_smiles"), "pass what from_smiles gave, as it is."
-    if not text:
-        raise AtomEncodingError(f"'data' has no 'given_smiles': {mend}")
-    mol = _parse(text, len(text))
-    chem = require_package("rdkit.Chem", "with_conformer")
-    z = [atom.GetAtomicNum() for atom in rdkit.atoms_of(chem.AddHs(mol))]
-    if data.z.tolist() not in (z, z[: mol.GetNumAtoms()]):
-        raise AtomEncodingError(f"'data' has other atoms than {text!r}: {mend}")
+    text, mol = data.get("given_smiles"), rdkit.mol_of_smiles(data)
+    mend = "pass what from_smiles gave, as it is."
+    check(text, f"'data' has no 'given_smiles': {mend}")
+    check(mol, f"'data' has other atoms than its SMILES {text!r}: {mend}")
     pos = rdkit.embed(mol, seed, None, True)
     if pos is None:
         why = f"RDKit finds no conformer of {text!r} with seed={seed}"

@@ -101,12 +101,13 @@ class MoleculeEncoder(torch.nn.Module):
         self.encoder = AtomAttentionEncoder(
             channels, channels // heads, heads, **options
         )
-        self.token_convs: Any = ModuleList(
+        convs: Any = [
             GINConv(_mlp(channels, channels, dropout)) for _ in range(num_token_convs)
-        )
-        for conv in self.token_convs:
+        ]
+        for conv in convs:
             # PyG's explainers mask bonds, in all layers that do not say no.
             conv.explain = False
+        self.token_convs: Any = ModuleList(convs)
         count = num_atom_convs + num_token_convs
         self.norms = ModuleList(LayerNorm(channels) for _ in range(count))
         self.head = _mlp(channels, out_channels, dropout)

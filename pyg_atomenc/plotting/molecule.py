@@ -122,18 +122,22 @@ def _molecule(data: Any, mol: Any) -> Any:
     mend = "read it with pyg_atomenc.io, or pass an rdkit.Chem.Mol."
     check_has(data, mend, "z", "formal_charge", "num_hydrogens")
     bonds, types = unique_bonds(edges, attr)
-    if mol is None:
-        mol = rdkit.graph_mol(rdkit.graph_atoms(data, bonds, types), bonds, types)
-        rdkit.set_stereo(mol, data, edges)
-        return mol
-    rdkit.check_mol(mol)
-    found = [atom.GetAtomicNum() for atom in rdkit.atoms_of(mol)]
-    own, ends = data.z.tolist(), torch.from_numpy(rdkit.bond_ends(mol)).sort(dim=1)
-    if found != own or sorted(ends.values.tolist()) != sorted(bonds.T.tolist()):
+    # A graph that was edited has no longer the stereo of its SMILES.
+    drawn = rdkit.mol_of_smiles(data) if mol is None else mol
+    if drawn is not None:
+        rdkit.check_mol(drawn)
+        found = [atom.GetAtomicNum() for atom in rdkit.atoms_of(drawn)]
+        own, ends = data.z.tolist(), torch.from_numpy(rdkit.bond_ends(drawn)).sort(1)
+        if found == own and sorted(ends.values.tolist()) == sorted(bonds.T.tolist()):
+            return drawn
+    if mol is not None:
         what = "bonds" if found == own else f"elements: {found}, and the graph {own}"
         mend = "pass the same molecule, with its atoms in the order of the graph's."
         raise AtomEncodingError(f"'mol' has other {what}: {mend}")
-    return mol
+    drawn = rdkit.graph_mol(rdkit.graph_atoms(data, bonds, types), bonds, types)
+    for atom, mass in zip(rdkit.atoms_of(drawn), data.get("isotope", ()), strict=False):
+        atom.SetIsotope(int(mass))
+    return drawn
 
 
 def _values(weights: Weights, token: Tensor, relative: bool) -> Tensor:

@@ -55,7 +55,7 @@ def test_tells_what_has_none():
         with_conformer(from_rdmol(Chem.MolFromSmiles("CCO")))
     cut = from_smiles("CCO")
     cut.z = cut.z[:2]
-    with pytest.raises(ValueError, match="other atoms than 'CCO'"):
+    with pytest.raises(ValueError, match="other atoms than its SMILES 'CCO'"):
         with_conformer(cut)
     with pytest.raises(ValueError, match="'seed'"):
         with_conformer(from_smiles("CCO"), -1)

@@ -188,20 +188,32 @@ MOLECULES = [
 ]
 
 
+def as_read(mol):
+    """What a reader of the drawing makes of it, wedges and all."""
+    drawn = Draw.PrepareMolForDrawing(mol)
+    return Chem.MolFromMolBlock(Chem.MolToMolBlock(drawn))
+
+
 @pytest.mark.parametrize("smiles", MOLECULES)
 def test_draws_the_molecule_that_the_graph_is(smiles):
     known = Chem.MolFromSmiles(smiles)
     for _ in range(3):
-        order = torch.randperm(known.GetNumAtoms()).tolist()
-        given = Chem.RenumberAtoms(known, order)
-        drawn = Draw.PrepareMolForDrawing(_molecule(from_rdmol(given), None))
-        # What a reader of the drawing makes of it, wedges and all.
-        read = Chem.MolFromMolBlock(Chem.MolToMolBlock(drawn))
-        wanted = Chem.MolFromMolBlock(
-            Chem.MolToMolBlock(Draw.PrepareMolForDrawing(given))
-        )
+        text = Chem.MolToSmiles(known, doRandom=True)
+        read = as_read(_molecule(from_smiles(text), None))
+        wanted = as_read(Chem.MolFromSmiles(text))
         assert Chem.MolToSmiles(read) == Chem.MolToSmiles(wanted)
     assert ("@" in smiles) == ("@" in Chem.MolToSmiles(read))
+
+
+@pytest.mark.parametrize("smiles", MOLECULES)
+def test_without_a_smiles_it_is_drawn_without_stereo(smiles):
+    known = Chem.MolFromSmiles(smiles)
+    order = torch.randperm(known.GetNumAtoms()).tolist()
+    given = Chem.RenumberAtoms(known, order)
+    read, wanted = as_read(_molecule(from_rdmol(given), None)), as_read(given)
+    for mol in (read, wanted):
+        Chem.RemoveStereochemistry(mol)
+    assert Chem.MolToSmiles(read) == Chem.MolToSmiles(wanted)
 
 
 def test_draws_hydrogens_and_a_part_of_a_molecule():
