@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import torch
 
-from pyg_atomenc.checks import check, check_integer, check_type
+from pyg_atomenc.checks import check, check_has, check_integer, check_type
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import bond_column
 from pyg_atomenc.data import AtomTokenData
@@ -126,30 +126,38 @@ def from_smiles(
 
 
 def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
-    """A copy of a graph of :func:`from_smiles` with positions, by ETKDGv3 and UFF.
+    """A copy of a graph of :func:`from_smiles` with positions, by RDKit's ETKDGv3.
 
-    RDKit embeds the whole molecule, hydrogens included, of which the graph's atoms are
-    kept: ``pos`` ``[N, 3]``, float32 in ångström, ``token_pos`` and ``is_resolved``.
+    RDKit embeds the molecule with all hydrogens, and relaxes it by UFF where that knows
+    its atoms. The graph's get ``pos`` ``[N, 3]``, float32 in ångström, ``token_pos``
+    and ``is_resolved``.
     One conformer of many: it says what is possible, not what is found in nature.
 
     Args:
         data (AtomTokenData): One graph, with its ``given_smiles``.
-        seed (int): Of ETKDG's random start, 0 or more. (default: ``0``)
+        seed (int): Of ETKDG's random start, 0 to 2³¹ − 1. (default: ``0``)
 
     Raises:
-        ValueError: If the graph is none of a SMILES, or was edited, or RDKit finds no
-            conformer: for large rings and chains another seed may.
+        ValueError: If the graph is none of a SMILES, was edited, or is of several
+            molecules, or if RDKit finds no conformer: another seed may, but for
+            molecules of more than some 800 atoms none is tried.
     """
     check_single(data)
-    check_integer("seed", seed, 0)
-    text, mol = data.get("given_smiles"), rdkit.mol_of_smiles(data)
+    check(check_integer("seed", seed, 0) < 2**31, f"'seed' is {seed}: pass a smaller.")
     mend = "pass what from_smiles gave, as it is."
+    check_has(data, mend, "z", "token_pos", "is_representative")
+    text, mol = data.get("given_smiles"), rdkit.mol_of_smiles(data)
     check(text, f"'data' has no 'given_smiles': {mend}")
-    check(mol, f"'data' has other atoms than its SMILES {text!r}: {mend}")
+    text = repr(text if len(text) < 100 else f"{text[:100]} …")
+    check(mol, f"'data' has other atoms than its SMILES {text}: {mend}")
+    parts = len(require_package("rdkit.Chem", "with_conformer").GetMolFrags(mol))
+    mend = "which have no places to each other: pass one."
+    check(parts == 1, f"'data' is of {parts} molecules, {text}, {mend}")
     pos = rdkit.embed(mol, seed, None, True)
     if pos is None:
-        why = f"RDKit finds no conformer of {text!r} with seed={seed}"
-        raise AtomEncodingError(f"'data': {why}; pass another seed.")
+        why = f"RDKit finds no conformer of {text} with seed={seed}"
+        mend = "pass another seed, or a smaller molecule."
+        raise AtomEncodingError(f"'data': {why}; {mend}")
     data = copy(data)
     data.pos = pos[: len(data.z)].to(data.z.device)
     data.is_resolved = torch.ones_like(data.z, dtype=torch.bool)

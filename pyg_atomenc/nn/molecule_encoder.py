@@ -13,7 +13,7 @@ from torch_geometric.nn import GINConv, GINEConv, global_add_pool, global_mean_p
 import pyg_atomenc.checks as checks
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph_type
-from pyg_atomenc.errors import FileFormatError, require_package
+from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.nn.atom_attention_encoder import AtomAttentionEncoder
 from pyg_atomenc.nn.projections import reset_children
 from pyg_atomenc.nn.token_graph import token_graph
@@ -32,7 +32,8 @@ class MoleculeEncoder(torch.nn.Module):
     <https://arxiv.org/abs/1905.12265>`_), :class:`~pyg_atomenc.AtomAttentionEncoder`
     makes tokens of them, those pass messages over the bonds between tokens (`GIN
     <https://arxiv.org/abs/1810.00826>`_), and a graph's are pooled. Every convolution
-    is added to its input, and comes after a LayerNorm.
+    is added to its input, and comes after a LayerNorm. ``torch.compile`` takes it in
+    parts, and ``torch.export`` not at all, as it takes a graph.
 
     Args:
         out_channels (int): How many numbers are predicted.
@@ -65,8 +66,6 @@ class MoleculeEncoder(torch.nn.Module):
         torch.Size([1, 2])
     """
 
-    first: Tensor
-
     def __init__(
         self,
         out_channels: int,
@@ -88,11 +87,10 @@ class MoleculeEncoder(torch.nn.Module):
         checks.check_choice("readout", readout, list(_READOUTS))
         super().__init__()
         self.config: dict[str, Any] = config
+        self.channels = channels
         self.metadata: dict[str, Any] = {}
-        # One table, of all columns one after the other.
-        first = torch.tensor((0, *AtomFeatures.sizes)).cumsum(0)
-        self.register_buffer("first", first[:-1], persistent=False)
-        self.embedding = torch.nn.Embedding(int(first[-1]), channels)
+        tables = (torch.nn.Embedding(size, channels) for size in AtomFeatures.sizes)
+        self.embeddings = ModuleList(tables)
         self.atom_convs: Any = ModuleList(
             GINEConv(_mlp(channels, channels, dropout), edge_dim=_BOND_FEATURES)
             for _ in range(num_atom_convs)
@@ -120,7 +118,12 @@ class MoleculeEncoder(torch.nn.Module):
         count = len(AtomFeatures.sizes)
         x = checks.check_shape("x", data.x, "N", count, hint=_ADD_FEATURES)
         checks.check_index("x", x.flatten(), _ADD_FEATURES)
-        return self.embedding(x + self.first).sum(1)
+        columns = zip(self.embeddings, x.unbind(1), strict=True)
+        try:
+            return torch.stack([table(column) for table, column in columns]).sum(0)
+        except IndexError as error:
+            found = "'x' holds other categories than AtomFeatures.sizes counts"
+            raise AtomEncodingError(f"{found}: {_ADD_FEATURES}") from error
 
     def forward(
         self,
@@ -142,11 +145,13 @@ class MoleculeEncoder(torch.nn.Module):
             Tensor or tuple: ``out``, or ``(out, weights)``.
         """
         x = self.embed(data) if x is None else x
+        checks.check_shape("x", x, check_graph_type(data).num_nodes, self.channels)
         hint = "the bond types that readers give"
         checks.check_shape("edge_attr", data.edge_attr, "E", _BOND_FEATURES, hint=hint)
+        bonds = data.edge_attr.to(x.dtype)
         norms = iter(self.norms)
         for conv in self.atom_convs:
-            x = x + conv(next(norms)(x), data.edge_index, data.edge_attr)
+            x = x + conv(next(norms)(x), data.edge_index, bonds)
         tokens, weights = self.encoder(
             x, data.token_layout(), return_attention_weights=True
         )
@@ -163,11 +168,19 @@ class MoleculeEncoder(torch.nn.Module):
     def save_pretrained(self, folder: Union[str, Path]) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder.
 
-        The latter holds the arguments of this model, and ``metadata``, a dictionary of
-        your own of what JSON can hold, such as the names of the targets.
+        The latter holds the arguments of this model (``config``; a subclass with others
+        puts them there), and ``metadata``, a dictionary of your own of what JSON can
+        hold, such as the names of the targets; a ValueError tells what it cannot.
         """
         save = require_package("safetensors.torch", "save_pretrained").save_file
-        text = json.dumps({"model": self.config, "metadata": self.metadata}, indent=2)
+        content = {"model": self.config, "metadata": self.metadata}
+        options: Any = {"indent": 2, "allow_nan": False}
+        try:
+            # What has `item` is a number of NumPy or torch.
+            text = json.dumps(content, default=lambda value: value.item(), **options)
+        except Exception as error:
+            mend = "let it hold what JSON can."
+            raise AtomEncodingError(f"'metadata': {error}; {mend}") from error
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Whole or not at all, also where an older model is written over.
@@ -187,9 +200,10 @@ class MoleculeEncoder(torch.nn.Module):
         folder = Path(folder)
         try:
             config = json.loads((folder / _CONFIG).read_text("utf-8"))
-            model = cls(**config["model"])
-            model.load_state_dict(load(folder / _WEIGHTS))
-            model.metadata = config["metadata"]
+            weights = load(folder / _WEIGHTS)
+            # In the type that they were saved in.
+            model = cls(**config["model"]).to(next(iter(weights.values())).dtype)
+            model.load_state_dict(weights)
         except Exception as error:
             why = f"holds no model of save_pretrained ({type(error).__name__}: {error})"
             raise FileFormatError(f"{folder}: {why}. Save it anew.") from error

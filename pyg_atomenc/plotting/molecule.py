@@ -26,6 +26,7 @@ def draw_atom_weights(
     *,
     mol: Any = None,
     relative: bool = True,
+    atom_names: bool = False,
     legend: str = "atom weights",
     limits: Optional[tuple[float, float]] = None,
     size: tuple[int, int] = (450, 350),
@@ -37,11 +38,14 @@ def draw_atom_weights(
             order the weights stand. A ``Mol`` is one token, and not outlined.
         weights (Tensor or sequence): What every atom counts ``[N]``, or counts in each
             head ``[N, H]``, as an encoder returns it; the mean of heads is drawn.
-        mol (rdkit.Chem.Mol, optional): Drawn for the graph, with the same atoms and
-            bonds in this order, such as for its 2D conformer. (default: the graph's)
+        mol (rdkit.Chem.Mol, optional): Drawn for the graph, such as for its stereo or
+            2D conformer. Its elements, charges and which atoms are bonded must be the
+            graph's, in the graph's order. (default: the graph's)
         relative (bool): Divide by the mean of the token, so that 1 (white) is the
             average of any. If false, 0 is white, for what has a sign, such as
             attributions. (default: ``True``)
+        atom_names (bool): Write ``data.atom_name`` beside the atoms of a graph.
+            (default: ``False``)
         legend (str): What the weights are; the colours are told below.
             (default: ``"atom weights"``)
         limits (tuple, optional): What is blue, and orange, with all beyond.
@@ -57,9 +61,8 @@ def draw_atom_weights(
             if ``limits`` or ``size`` cannot be drawn.
         ImportError: If RDKit is not installed.
     """
-    return str(
-        _draw("MolDraw2DSVG", data, weights, mol, relative, legend, limits, size)
-    )
+    given = (mol, relative, atom_names, legend, limits, size)
+    return str(_draw("MolDraw2DSVG", data, weights, *given))
 
 
 def draw_atom_weights_png(data: Any, weights: Weights, **options: Any) -> bytes:
@@ -69,8 +72,8 @@ def draw_atom_weights_png(data: Any, weights: Weights, **options: Any) -> bytes:
 
 
 def _draw(
-    kind: str, data: Any, weights: Weights, mol: Any, relative: bool, legend: str,
-    limits: Any, size: Any,
+    kind: str, data: Any, weights: Weights, mol: Any, relative: bool, atom_names: bool,
+    legend: str, limits: Any, size: Any,
 ) -> Any:  # fmt: skip
     draw = require_package("rdkit.Chem.Draw.rdMolDraw2D", "draw_atom_weights")
     alone = data is None or rdkit.is_mol(data)
@@ -91,11 +94,17 @@ def _draw(
     average = "average" if alone else "average of its token"
     white = f"1 ({average})" if relative else "0"
     legend += f"\nblue {low:.3g}, white {white}, orange {high:.3g}"
-    # A copy whose only conformer is a 2D drawing; without one RDKit computes it.
+    # A copy whose only conformer is a 2D drawing; else RDKit's.
     flat = type(mol)(mol)
     flat.RemoveAllConformers()
     for known in [known for known in mol.GetConformers() if not known.Is3D()][:1]:
         flat.AddConformer(known)
+    if not flat.GetNumConformers():
+        require_package("rdkit.Chem.rdDepictor", "draw_atom_weights").Compute2DCoords(
+            flat
+        )
+    for atom in rdkit.atoms_of(flat) if atom_names and not alone else ():
+        atom.SetProp("atomNote", data.atom_name[atom.GetIdx()])
     canvas: Any = None
     # Where to outline tokens is known once the atoms are drawn.
     for _ in range(1 if alone else 2):
@@ -104,6 +113,11 @@ def _draw(
         options = canvas.drawOptions()
         options.fillHighlights = options.atomHighlightsAreCircles = True
         options.highlightRadius = 0.35
+        # Room for outlines and two lines, no ring that fills all for a single atom, and
+        # no marks of RDKit's own where atoms come close.
+        options.padding, options.legendFraction = 0.08, 0.15
+        options.fixedBondLength = min(size) / 6
+        options.flagCloseContactsDist = -1
         # Letters in black: the colours of elements are lost on these.
         options.useBWAtomPalette()
         if plan is not None:
@@ -126,12 +140,15 @@ def _molecule(data: Any, mol: Any) -> Any:
     drawn = rdkit.mol_of_smiles(data) if mol is None else mol
     if drawn is not None:
         rdkit.check_mol(drawn)
-        found = [atom.GetAtomicNum() for atom in rdkit.atoms_of(drawn)]
-        own, ends = data.z.tolist(), torch.from_numpy(rdkit.bond_ends(drawn)).sort(1)
+        atoms = rdkit.atoms_of(drawn)
+        found = [(atom.GetAtomicNum(), atom.GetFormalCharge()) for atom in atoms]
+        own = list(zip(data.z.tolist(), data.formal_charge.tolist(), strict=True))
+        ends = torch.from_numpy(rdkit.bond_ends(drawn)).sort(1)
         if found == own and sorted(ends.values.tolist()) == sorted(bonds.T.tolist()):
             return drawn
     if mol is not None:
-        what = "bonds" if found == own else f"elements: {found}, and the graph {own}"
+        what = f"elements and charges: {found}, and the graph {own}"
+        what = "bonds" if found == own else what
         mend = "pass the same molecule, with its atoms in the order of the graph's."
         raise AtomEncodingError(f"'mol' has other {what}: {mend}")
     drawn = rdkit.graph_mol(rdkit.graph_atoms(data, bonds, types), bonds, types)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pyg_atomenc import AtomTokenData
 from pyg_atomenc.io import from_rdmol, from_smiles, with_conformer
 from pyg_atomenc.tokenizers import Atom
 
@@ -49,7 +50,7 @@ def test_handedness_is_that_of_the_smiles():
 
 
 def test_tells_what_has_none():
-    with pytest.raises(ValueError, match="'data'.*no conformer.*another seed"):
+    with pytest.raises(ValueError, match="'data'.*no conformer.*smaller molecule"):
         with_conformer(from_smiles("C" * 400))
     with pytest.raises(ValueError, match="'given_smiles'.*from_smiles"):
         with_conformer(from_rdmol(Chem.MolFromSmiles("CCO")))
@@ -57,7 +58,12 @@ def test_tells_what_has_none():
     cut.z = cut.z[:2]
     with pytest.raises(ValueError, match="other atoms than its SMILES 'CCO'"):
         with_conformer(cut)
-    with pytest.raises(ValueError, match="'seed'"):
-        with_conformer(from_smiles("CCO"), -1)
+    for seed in (-1, 2**31):
+        with pytest.raises(ValueError, match="'seed'"):
+            with_conformer(from_smiles("CCO"), seed)
+    with pytest.raises(ValueError, match="'data' is of 2 molecules"):
+        with_conformer(from_smiles("CC(=O)[O-].[Na+]"))
+    with pytest.raises(ValueError, match="'z' is missing"):
+        with_conformer(AtomTokenData())
     with pytest.raises(ValueError, match="'data'"):
         with_conformer("CCO")

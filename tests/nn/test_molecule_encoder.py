@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Batch, Data
@@ -51,8 +52,7 @@ def test_is_what_its_parts_give_in_turn(num_atom_convs, num_token_convs, graphs)
     counts = {"num_atom_convs": num_atom_convs, "num_token_convs": num_token_convs}
     model = shaken(**counts)
     for data in in_double(graphs):
-        starts = [sum(AtomFeatures.sizes[:i]) for i in range(data.x.size(1))]
-        h = sum(model.embedding.weight[data.x[:, i] + s] for i, s in enumerate(starts))
+        h = sum(e.weight[data.x[:, i]] for i, e in enumerate(model.embeddings))
         bonds = list(zip(*data.edge_index.tolist(), data.edge_attr, strict=True))
         for i, conv in enumerate(model.atom_convs):
             normed, total = model.norms[i](h), torch.zeros_like(h)
@@ -93,6 +93,28 @@ def test_features_of_atoms_may_be_given(graphs):
     assert grad.shape == (data.num_nodes, 16) and grad.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types(dtype, graphs, tmp_path):
+    model = MoleculeEncoder(2, 16).eval()
+    batch = Batch.from_data_list(graphs)
+    expected = model(batch)
+    model = model.to(dtype)
+    model.save_pretrained(tmp_path)
+    out = MoleculeEncoder.from_pretrained(tmp_path)(batch)
+    assert out.dtype == dtype and torch.equal(out, model(batch))
+    tolerance = 1e-5 if dtype == torch.float64 else 0.1
+    torch.testing.assert_close(out.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_made_on_no_device(graphs):
+    with torch.device("meta"):
+        model = MoleculeEncoder(2, 16)
+    known = MoleculeEncoder(2, 16)
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(known.state_dict())
+    assert torch.equal(model(graphs[0]), known(graphs[0]))
+
+
 def test_is_explained_by_its_bonds(graphs):
     model, data = MoleculeEncoder(1, 16).eval(), graphs[0]
 
@@ -119,7 +141,7 @@ def test_is_explained_by_its_bonds(graphs):
 def test_saves_and_loads(graphs, tmp_path):
     options = dict(num_atom_convs=1, reduce="mean", readout="none", dropout=0.2)
     model = shaken(**options).float()
-    model.metadata = {"targets": ["logS"], "mean": [1.5]}
+    model.metadata = {"targets": ["logS"], "mean": [np.float64(1.5)]}
     for folder in (tmp_path / "a" / "model", tmp_path / "a" / "model"):
         model.save_pretrained(folder)
     names = sorted(path.name for path in folder.iterdir())
@@ -154,9 +176,10 @@ def test_what_cannot_be_saved_leaves_the_older_model(tmp_path):
     MoleculeEncoder(1, 16).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = MoleculeEncoder(1, 16)
-    other.metadata = {"no": b"json"}
-    with pytest.raises(TypeError):
-        other.save_pretrained(tmp_path)
+    for wrong in (b"json", float("nan"), torch.ones(2)):
+        other.metadata = {"no": wrong}
+        with pytest.raises(ValueError, match="'metadata'"):
+            other.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -190,6 +213,12 @@ def test_data_without_features(graphs):
         model(data)
     with pytest.raises(ValueError, match="'data'.*AtomTokenData.from_data"):
         model(Data(x=data.x))
+    data = graphs[0].clone()
+    data.x[0, 1] = AtomFeatures.sizes[1]
+    with pytest.raises(ValueError, match="'x'.*sizes"):
+        model(data)
+    with pytest.raises(ValueError, match="'x'.*16"):
+        model(graphs[0], torch.randn(3, 16))
     data = graphs[0].clone()
     data.edge_attr = data.edge_attr[:, :3]
     with pytest.raises(ValueError, match="'edge_attr'"):

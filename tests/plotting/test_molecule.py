@@ -241,14 +241,38 @@ def test_a_molecule_for_a_graph_keeps_its_drawing():
     assert max(bent) - min(bent) > 10
 
 
+def test_names_of_atoms_when_asked():
+    data = from_smiles("OC(=O)CN")
+    plain, named = (
+        draw_atom_weights(data, [1.0] * 5, atom_names=names) for names in (False, True)
+    )
+    assert plain.count("class='note'") == 0 and named.count("class='note'") > 4
+
+
+def test_marks_nothing_but_weights():
+    data = from_smiles("C" * 60)
+    assert "#FF0000" not in draw_atom_weights(data, torch.ones(60), size=(200, 200))
+
+
+def test_a_single_atom_is_no_larger_than_others():
+    drawn = fills(draw_atom_weights(from_smiles("[Na+]"), [1.0], size=(450, 350)))
+    assert len(drawn) == 1
+    (ring,) = re.findall(
+        r"<ellipse [^>]*rx='([\d.]+)'[^>]*class='atom-0'",
+        (draw_atom_weights(from_smiles("[Na+]"), [1.0])),
+    )
+    assert 10 < float(ring) < 40
+
+
 @pytest.mark.parametrize(
     "smiles, message",
     [
         (
             "CC(=O)CO",
-            r"other elements: \[6, 6, 8, 6, 8\], and the graph \[6, 6, 8, 8\]",
+            r"other elements and charges: .*6, 0\), \(8, 0\)\], and the graph",
         ),
-        ("OC(=O)C", r"other elements: \[8, 6, 8, 6\], and the graph \[6, 6, 8, 8\]"),
+        ("OC(=O)C", r"other elements and charges: \[\(8, 0\), .*graph \[\(6, 0\), "),
+        ("CC(=O)[O-]", r"other elements and charges: .*\(8, -1\)\], and the graph"),
         ("CCOO", "other bonds: pass the same molecule, with its atoms in the order"),
     ],
 )
