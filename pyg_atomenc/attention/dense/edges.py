@@ -115,9 +115,8 @@ def _weights(
         if bias is not None:
             logits = add(logits, edges.pad(bias).to(logits.dtype))
         if edges.chunk.padding is not None:
-            logits = add(
-                logits, edges.chunk.padding.closed.view(*logits.shape[:2], 1, 1)
-            )
+            closed = edges.chunk.padding.closed
+            logits = add(logits, closed.view(*logits.shape[:2], 1, 1))
         alpha = softmax(logits.movedim(1, -1)).movedim(-1, 1)
         factor = drop(alpha)
         kept = alpha if factor is None else alpha * factor
@@ -126,7 +125,7 @@ def _weights(
 
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, _ = tensors
-    out = RowWriter(context.num_tokens, (query.size(1), value.size(2)), value)
+    out = RowWriter((context.num_tokens, query.size(1), value.size(2)), value)
     for weights, values in _weights(tensors, context):
         out.write(weights.edges.chunk.tokens, (weights.kept * values).sum(1))
     return (out.result(),)
@@ -139,7 +138,7 @@ def _attend_backward(
     (grad_out,) = outputs
     scale, shape = query.size(-1) ** -0.5, (context.perm.size(0), query.size(1))
     dtype = accumulate_dtype(query.dtype)
-    grad_query = RowWriter(query.size(0), query.shape[1:], query)
+    grad_query = RowWriter(query.shape, query)
     # In the order of the chunks' edges.
     logits, kept = query.new_empty(2, *shape, dtype=dtype)
     order, stop = [], 0
@@ -155,8 +154,8 @@ def _attend_backward(
         grad = weights.alpha * (grad - mean)
         logits[rows] = edges.compact(grad)
         grad_query.write(edges.chunk.tokens, (grad * weights.key).sum(1) * scale)
-    grad_key = RowWriter(key.size(0), key.shape[1:], key)
-    grad_value = RowWriter(value.size(0), value.shape[1:], value)
+    grad_key = RowWriter(key.shape, key)
+    grad_value = RowWriter(value.shape, value)
     shared = value.size(1) == 1
     for edges in _by_source(context, key.size(0)) if needed[1] or needed[2] else ():
         found = []

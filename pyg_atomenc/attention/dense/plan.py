@@ -211,12 +211,9 @@ def make_stretches(
             chunks.append(chunk)
             stop += num_atoms
         whole = len(cut) == 1
-        here = slice(first, groups[-1].stop)
-        places = (
-            _places(atoms[start:stop], whole),
-            _places(tokens[here], whole and first == 0),
-        )
-        stretches.append(Stretch(*places, chunks))
+        rows = _places(atoms[start:stop], whole)
+        here = tokens[first : groups[-1].stop]
+        stretches.append(Stretch(rows, _places(here, whole and first == 0), chunks))
     return stretches
 
 
