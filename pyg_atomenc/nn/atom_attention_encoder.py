@@ -12,12 +12,11 @@ from pyg_atomenc.attention import (
     as_token_layout,
     attention_encode,
     attention_pool,
-    check_layout_device,
     is_readable,
     layer_norm,
     unwrapped,
 )
-from pyg_atomenc.checks import check_choice, check_index
+from pyg_atomenc.checks import check, check_choice, check_index
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.projections import AttentionProjections, fuse_projections
 
@@ -142,7 +141,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
             index = torch.zeros(x.size(0), dtype=torch.long, device=x.device)
             dim_size = min(x.size(0), 1) if dim_size is None else dim_size
         layout = as_token_layout(index, x.size(0), dim_size, batch)
-        check_layout_device("x", x, layout)
+        layout.check_device("x", x)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         linears = (self.lin_query, self.lin_key, self.lin_value)
         fused = fuse_projections(linears, (self.heads, self.out_channels), x)
@@ -150,11 +149,11 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         options: Any = {"dropout": dropout, "backend": self.backend}
         if fused is None:
             h = layer_norm(x, exact=True)
-            pooled = attention_pool(*self.project(h, h), layout, bias, **options)
+            projected = self.project(h, h)
+            tokens, weights = attention_pool(*projected, layout, bias, **options)
         else:
             options["biases"] = fused[1]
-            pooled = attention_encode(x, fused[0], layout, bias, **options)
-        tokens, weights = pooled
+            tokens, weights = attention_encode(x, fused[0], layout, bias, **options)
         tokens = self.merge_heads(tokens)
         if self.reduce == "sum":
             # Half types hold few sizes exactly, and the largest of them not at all.
@@ -181,7 +180,6 @@ def _index_of(ptr: Tensor, index: Any, num_atoms: int, dim_size: Any) -> Tensor:
     starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
     tokens = starts.cumsum(0)[:-1]
     if readable and index is not None:
-        if not isinstance(index, Tensor) or not torch.equal(index.long(), tokens):
-            text = "'index' and 'ptr' are both there and tell other tokens: pass one."
-            raise AtomEncodingError(text)
+        same = isinstance(index, Tensor) and torch.equal(index.long(), tokens)
+        check(same, "'index' and 'ptr' are both there and tell other tokens: pass one.")
     return tokens

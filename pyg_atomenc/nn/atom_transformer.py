@@ -235,9 +235,8 @@ class AtomTransformer(torch.nn.Module):
         if not isinstance(layout, TransformerConditioning):
             layout = self.condition(layout, checks.check_tensor("cond", cond), pair)
         elif cond is not None or pair is not None:
-            raise AtomEncodingError(
-                "'cond' and 'pair' are part of the conditioning: leave them out."
-            )
+            text = "'cond' and 'pair' are part of the conditioning: leave them out."
+            raise AtomEncodingError(text)
         check_samples("x", x, layout.modulations[0][0].size(-2), self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         known = zip(self.layers, layout.modulations, layout.biases, strict=True)

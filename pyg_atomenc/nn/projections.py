@@ -103,9 +103,8 @@ class AttentionProjections(torch.nn.Module):
         # Autocast leaves alone what is no matrix product, such as an Identity.
         widest = reduce(torch.promote_types, kinds)
         if len(set(kinds)) > 1 and not is_autocast_enabled(target.device):
-            raise AtomEncodingError(
-                f"{', '.join(map(repr, inputs))} give {kinds}: let them give one type."
-            )
+            found = f"{', '.join(map(repr, inputs))} give {kinds}"
+            raise AtomEncodingError(f"{found}: let them give one type.")
         query, key, value = (x.to(widest).unflatten(1, shape) for x in out)
         return query, key, value
 

@@ -122,10 +122,7 @@ class ChunkHeads:
         return weight, weight if dropped is None else dropped
 
     def atom_weights_gradient(
-        self,
-        grad_kept: Tensor,
-        grad_weight: Optional[Tensor],
-        kept: list[Tensor],
+        self, grad_kept: Tensor, grad_weight: Optional[Tensor], kept: list[Tensor]
     ) -> Iterator[tuple[slice, Tensor]]:
         """The logits' gradients, from those of what :meth:`atom_weights` gives.
 
