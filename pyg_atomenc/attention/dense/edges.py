@@ -94,19 +94,17 @@ def _plan(perm: Tensor, host_ptr: Tensor, others: Tensor) -> list[_Edges]:
 
 
 class _Weights(NamedTuple):
-    """The attention weights of a chunk, and what they are made of."""
+    """The attention weights of a chunk, what they are made of, and its values."""
 
     edges: _Edges
     key: Tensor
+    value: Tensor
     alpha: Tensor
     kept: Tensor  # `alpha` with dropout
     factor: Optional[Tensor]  # of the dropout
 
 
-def _weights(
-    tensors: Tensors, context: OperatorContext
-) -> Iterator[tuple[_Weights, Tensor]]:
-    """Every chunk's weights, and its values."""
+def _weights(tensors: Tensors, context: OperatorContext) -> Iterator[_Weights]:
     query, key, value, bias = tensors
     scale, drop = query.size(-1) ** -0.5, context.dropout_mask()
     for edges in _by_target(context):
@@ -120,14 +118,14 @@ def _weights(
         alpha = softmax(logits.movedim(1, -1)).movedim(-1, 1)
         factor = drop(alpha)
         kept = alpha if factor is None else alpha * factor
-        yield _Weights(edges, k, alpha, kept, factor), edges.there(value)
+        yield _Weights(edges, k, edges.there(value), alpha, kept, factor)
 
 
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, _ = tensors
     out = RowWriter((context.num_tokens, query.size(1), value.size(2)), value)
-    for weights, values in _weights(tensors, context):
-        out.write(weights.edges.chunk.tokens, (weights.kept * values).sum(1))
+    for found in _weights(tensors, context):
+        out.write(found.edges.chunk.tokens, (found.kept * found.value).sum(1))
     return (out.result(),)
 
 
@@ -142,12 +140,12 @@ def _attend_backward(
     # In the order of the chunks' edges.
     logits, kept = query.new_empty(2, *shape, dtype=dtype)
     order, stop = [], 0
-    for weights, values in _weights(tensors, context):
+    for weights in _weights(tensors, context):
         edges = weights.edges
         order.append(edges.chunk.rows)
         rows = slice(stop, stop := stop + len(edges.chunk.rows))
         kept[rows] = edges.compact(weights.kept)
-        grad = (values * edges.own(grad_out)).sum(3, keepdim=True)
+        grad = (weights.value * edges.own(grad_out)).sum(3, keepdim=True)
         if weights.factor is not None:
             grad *= weights.factor
         mean = (weights.alpha * grad).sum(1, keepdim=True)

@@ -206,11 +206,10 @@ class EncodeGradients:
     def add(self, stretch: Stretch, outputs: Tensors) -> None:
         """Take the gradients of a stretch's tokens and weights."""
         weights = self.weights
-        shape = weights.heads, weights.width
         atoms = self.kept or NormedAtoms(self.tensors[0], weights, self.pairs, stretch)
         atoms.pairs.gradient = self.pairs.gradient
-        given = outputs, stretch.rows, stretch.tokens, atoms.h, shape
-        grad_token, grad_weight = read_gradients(*given)
+        places, shape = (stretch.rows, stretch.tokens), (weights.heads, weights.width)
+        grad_token, grad_weight = read_gradients(outputs, *places, atoms.h, shape)
         grad_pooled = grad_token.transpose(0, 1).bmm(weights.value).transpose(0, 1)
         pooled, sums, grads, projected = [], [], [], []
         for chunk, heads, h in atoms.chunks():
@@ -220,9 +219,8 @@ class EncodeGradients:
                 if self.pairs.gradient is not None:
                     # The logit of a token's only atom changes nothing.
                     _, place = chunk.pair_rows(self.pairs.ptr, slice(0, 1))
-                    self.pairs.gradient.write(
-                        place, h.new_zeros(len(h), 1, 1, shape[0])
-                    )
+                    zeros = h.new_zeros(len(h), 1, 1, weights.heads)
+                    self.pairs.gradient.write(place, zeros)
             else:
                 grad_kept = of_tokens.bmm(h.mT)
                 if weights.value_bias is not None:

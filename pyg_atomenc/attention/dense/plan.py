@@ -199,21 +199,16 @@ def make_stretches(
             padding = None
             if num_atoms != len(count) * size:
                 padding = Padding.of_sizes(count, size, device)
-            chunk = Chunk(
-                atoms[stop : stop + num_atoms],
-                tokens[group],
-                size,
-                padding,
-                int(first_pair[group.start]),
-                slice(stop - start, stop - start + num_atoms),
-                slice(group.start - first, group.stop - first),
-            )
+            rows, pair = atoms[stop : stop + num_atoms], int(first_pair[group.start])
+            here = slice(stop - start, stop - start + num_atoms)
+            places = slice(group.start - first, group.stop - first)
+            chunk = Chunk(rows, tokens[group], size, padding, pair, here, places)
             chunks.append(chunk)
             stop += num_atoms
         whole = len(cut) == 1
-        rows = _places(atoms[start:stop], whole)
-        here = tokens[first : groups[-1].stop]
-        stretches.append(Stretch(rows, _places(here, whole and first == 0), chunks))
+        of_atoms = _places(atoms[start:stop], whole)
+        of_tokens = _places(tokens[first : groups[-1].stop], whole and first == 0)
+        stretches.append(Stretch(of_atoms, of_tokens, chunks))
     return stretches
 
 

@@ -213,10 +213,9 @@ def check_token_index(
         raise AtomEncodingError(f"'{name}' holds the negative token id {low}: {mend}")
     if num_tokens is None:
         if high >= max(MAX_IDS, MAX_IDS // 1000 * atom_to_token.numel()):
-            raise AtomEncodingError(
-                f"'{name}' holds token id {high} for {atom_to_token.numel()} atoms, "
-                f"and all below would be tokens: pass {_RENUMBERED}, or also '{count}'."
-            )
+            found = f"'{name}' holds token id {high} for {atom_to_token.numel()} atoms"
+            mend = f"pass {_RENUMBERED}, or also '{count}'."
+            raise AtomEncodingError(f"{found}, and all below would be tokens: {mend}")
         num_tokens = high + 1
     elif high >= num_tokens:
         found = f"'{name}' holds token id {high}, but '{count}' is {num_tokens}"
