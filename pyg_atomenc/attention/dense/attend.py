@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention import exact
-from pyg_atomenc.attention.autograd import Gradients, OperatorContext, Tensors
+from pyg_atomenc.attention.context import Gradients, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.plan import Chunk, Places
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take

@@ -21,14 +21,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
-    Tensors,
-    define_operator,
-    plan_once,
-)
+from pyg_atomenc.attention.autograd import define_operator
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.attend import RowWriter, add, softmax
 from pyg_atomenc.attention.dense.operators import ARGUMENTS, ATTEND
 from pyg_atomenc.attention.dense.plan import Chunk, limits_of, make_stretches
@@ -65,7 +59,7 @@ def _by_target(context: OperatorContext) -> list[_Edges]:
     """The edges of every target, in chunks."""
     assert context.source is not None
     make = partial(_plan, context.perm, context.host_ptr, context.source)
-    return plan_once(context, "edges", make)
+    return context.plan_once("edges", make)
 
 
 def _by_source(context: OperatorContext, num_sources: int) -> list[_Edges]:
@@ -81,7 +75,7 @@ def _by_source(context: OperatorContext, num_sources: int) -> list[_Edges]:
         perm, _, host = sort_atoms(context.source[order], num_sources)
         return _plan(perm, host, torch.cat(target or [context.perm]))
 
-    return plan_once(context, "edges by source", make)
+    return context.plan_once("edges by source", make)
 
 
 def _plan(perm: Tensor, host_ptr: Tensor, others: Tensor) -> list[_Edges]:

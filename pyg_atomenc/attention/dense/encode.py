@@ -17,14 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
-    OperatorDefinition,
-    Tensors,
-    define_operator,
-)
+from pyg_atomenc.attention.autograd import OperatorDefinition, define_operator
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,

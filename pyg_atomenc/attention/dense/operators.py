@@ -9,14 +9,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
-    OperatorDefinition,
-    Tensors,
-    define_operator,
-)
+from pyg_atomenc.attention.autograd import OperatorDefinition, define_operator
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext, plan_once
+from pyg_atomenc.attention.context import OperatorContext
 
 
 class Limits(NamedTuple):
@@ -166,7 +166,7 @@ def stretches_of(context: OperatorContext) -> list[Stretch]:
         limits = limits_of(context.perm.device)
         return make_stretches(context.perm, context.host_ptr, limits, 2)
 
-    return plan_once(context, "dense", make)
+    return context.plan_once("dense", make)
 
 
 def chunks_of(context: OperatorContext) -> Iterator[Chunk]:

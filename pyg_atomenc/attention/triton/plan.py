@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext, Tensors, plan_once
+from pyg_atomenc.attention.context import OperatorContext, Tensors
 from pyg_atomenc.attention.ragged import pointers, ranges, take
 
 
@@ -57,7 +57,7 @@ class TritonPlan:
 
 def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     """A layout's plan for padding to ``sizes``, which rise; made once for each."""
-    return plan_once(context, ("triton", sizes), lambda: _make_plan(context, sizes))
+    return context.plan_once(("triton", sizes), lambda: _make_plan(context, sizes))
 
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
