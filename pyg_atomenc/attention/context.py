@@ -8,16 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pyg_atomenc.attention import tracing
 from pyg_atomenc.attention.layouts.edge import EdgeLayout
 from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.ragged import pointers
-from pyg_atomenc.attention.tracing import (
-    draw,
-    is_batched,
-    is_readable,
-    outside_of_transforms,
-    unwrapped,
-)
 from pyg_atomenc.checks import check_rows
 
 T = TypeVar("T")
@@ -58,7 +52,7 @@ class OperatorContext(NamedTuple):
         """
         seed = None
         if dropout > 0:
-            seed = draw(lambda: torch.randint(2**62, (1,), device="cpu"))
+            seed = tracing.draw(lambda: torch.randint(2**62, (1,), device="cpu"))
         if isinstance(layout, EdgeLayout):
             perm, ptr, host = layout.by_target()
             source = layout.edge_index[0]
@@ -67,8 +61,9 @@ class OperatorContext(NamedTuple):
         # Whoever moved all tensors of a layout moved this one, too.
         host = host if host.device.type in ("cpu", "meta") else host.cpu()
         if torch._C._are_functorch_transforms_active():
-            perm, ptr, host = (unwrapped("layout", t) for t in (perm, ptr, host))
-            source = None if source is None else unwrapped("layout", source)
+            index = perm, ptr, host
+            perm, ptr, host = (tracing.unwrapped("layout", t) for t in index)
+            source = None if source is None else tracing.unwrapped("layout", source)
         return OperatorContext(perm, ptr, host, dropout, seed, source)
 
     @property
@@ -86,7 +81,7 @@ class OperatorContext(NamedTuple):
         """The pairs inside tokens; as if all had one size, where sizes are unknown."""
         if self.source is not None:
             return self.perm.size(0)
-        if is_readable(self.host_ptr):
+        if tracing.is_readable(self.host_ptr):
             return int(self.host_ptr.diff().square().sum())
         return self.num_atoms**2 // max(self.num_tokens, 1)
 
@@ -110,12 +105,13 @@ class OperatorContext(NamedTuple):
         keep = 1.0 - self.dropout
         generator = None
         # A `vmap` with randomness="different" draws a seed, and more, for every entry.
-        if not is_batched(self.seed):
+        if not tracing.is_batched(self.seed):
             generator = torch.Generator(self.perm.device).manual_seed(int(self.seed))
 
         def factors(alpha: Tensor) -> Tensor:
             like: Any = {"device": alpha.device, "dtype": torch.float32}
-            with nullcontext() if generator is None else outside_of_transforms():
+            alike = generator is not None
+            with tracing.outside_of_transforms() if alike else nullcontext():
                 drawn = torch.rand(alpha.shape, generator=generator, **like)
             return (drawn < keep).to(alpha.dtype) / keep
 
@@ -131,7 +127,7 @@ class OperatorContext(NamedTuple):
         if key not in found.plans:
             # What inference mode or a transform makes could not be used after it.
             transformed = torch._C._are_functorch_transforms_active()
-            apart = outside_of_transforms() if transformed else nullcontext()
+            apart = tracing.outside_of_transforms() if transformed else nullcontext()
             with apart, torch.inference_mode(False):
                 found.plans[key] = make()
         return found.plans[key]
