@@ -25,7 +25,6 @@ _INDICES = "Tensor perm, Tensor ptr, Tensor host_ptr"
 _TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 _CONTEXT = f"{_INDICES}, float dropout, Tensor? seed, Tensor? source"
 
-
 Forward = Callable[..., tuple[Tensor, ...]]
 
 

@@ -23,7 +23,6 @@ from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
     ConditionedTransition,
-    ZeroLinear,
 )
 from pyg_atomenc.nn.pair_bias_attention import (
     PairBias,
@@ -31,7 +30,7 @@ from pyg_atomenc.nn.pair_bias_attention import (
     WindowPairs,
     window_groups,
 )
-from pyg_atomenc.nn.projections import reset_children
+from pyg_atomenc.nn.projections import ZeroLinear, reset_children
 
 
 class TensorDataclass:

@@ -29,6 +29,19 @@ def reset_children(module: torch.nn.Module) -> None:
         reset(child)
 
 
+class ZeroLinear(torch.nn.Linear):
+    """Starts at zero, or with a bias at -2: a gate nearly shut, as in AlphaFold 3."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, bias)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero, and shut a gate."""
+        torch.nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            torch.nn.init.constant_(self.bias, -2.0)
+
+
 class AttentionProjections(torch.nn.Module):
     """What the encoder and the convolution share: options and projections.
 

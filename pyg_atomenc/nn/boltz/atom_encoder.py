@@ -20,8 +20,7 @@ from pyg_atomenc.nn.atom_transformer import (
 from pyg_atomenc.nn.boltz import embedding
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
-from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight, reset_children
+from pyg_atomenc.nn.projections import ZeroLinear, folded_weight, reset_children
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
