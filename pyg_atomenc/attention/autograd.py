@@ -24,6 +24,7 @@ _INDICES = "Tensor perm, Tensor ptr, Tensor host_ptr"
 # Which torch 2.6 has not: there nothing is kept.
 _TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 _CONTEXT = f"{_INDICES}, float dropout, Tensor? seed, Tensor? source"
+_TENSORS = (Tensor, torch.nn.Parameter)
 
 Forward = Callable[..., tuple[Tensor, ...]]
 
@@ -220,9 +221,6 @@ def is_plain(tensors: Tensors) -> bool:
     if watched or vmap_depth() > 0:
         return False
     return all(t is None or (type(t) in _TENSORS and not t.is_meta) for t in tensors)
-
-
-_TENSORS = (Tensor, torch.nn.Parameter)
 
 
 @contextmanager

@@ -151,10 +151,10 @@ def _encode(
     stretches = stretches_of(context)
     for stretch in stretches:
         atoms = NormedAtoms(x, weights, pairs, stretch)
-        few = len(stretches) == 1 and len(stretch.rows.index) <= _KEPT_ATOMS
-        if kept is not None and few and not stretch.single:
+        if kept is not None and len(stretches) == 1 and not stretch.single:
             # Where memory costs less than computing anew, dropout included.
-            if all(len(chunk.row_blocks) == 1 for chunk in stretch.chunks):
+            blocks = all(len(chunk.row_blocks) == 1 for chunk in stretch.chunks)
+            if blocks and len(stretch.rows.index) <= _KEPT_ATOMS:
                 kept.append(atoms)
                 atoms.kept = []
         pooled, sums, found = [], [], []
