@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention import TokenLayout
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.triton.launch import NUM_STAGES, Launch, is_interpreted
 from pyg_atomenc.attention.triton.operators import KernelCall
 from pyg_atomenc.errors import AtomEncodingError, require_package

@@ -61,10 +61,9 @@ def _plain(name: str, inputs: Inputs) -> Backend:
     if layout.kind == "tokens":
         made_inside = layout.num_pairs is None
     if is_jit_tracing() and not made_inside:
-        raise BackendError(
-            f"'layout' is a {type(layout).__name__} made outside of torch.jit.trace, "
-            f"so wrong for other batches: pass the index of the atoms (or edges)."
-        )
+        found = f"'layout' is a {type(layout).__name__} made outside of torch.jit.trace"
+        mend = "so wrong for other batches: pass the index of the atoms (or edges)."
+        raise BackendError(f"{found}, {mend}")
     # Edges and windows are attended over in torch's operations anyway.
     choices = {"tokens": _PLAIN, "windows": _DENSE, "edges": _EDGES}
     backend = choices[layout.kind]

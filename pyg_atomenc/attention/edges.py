@@ -36,13 +36,9 @@ def _maximum(logits: Tensor, index: Tensor, size: int) -> Tensor:
     torch_scatter's operator takes plain numbers alone: it has neither fake kernels nor
     rules for transforms or tangents.
     """
-    if (
-        not HAS_TORCH_SCATTER
-        or type(logits) is not Tensor
-        or logits.device.type not in ("cpu", "cuda")
-        or is_tracing()
-        or carries_tangents()
-    ):
+    taken = HAS_TORCH_SCATTER and type(logits) is Tensor
+    taken = taken and logits.device.type in ("cpu", "cuda")
+    if not taken or is_tracing() or carries_tangents():
         return scatter(logits, index, 0, size, "max")
     torch_scatter = require_package("torch_scatter", "the edges backend")
     top, place = torch_scatter.scatter_max(logits, index, 0, dim_size=size)

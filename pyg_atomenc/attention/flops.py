@@ -8,7 +8,7 @@ What a backend computes again, pads or saves is not in them, so all have the sam
 from collections.abc import Sequence
 from typing import Any, Optional
 
-Needed = Sequence[bool]
+from pyg_atomenc.attention.context import Needed
 
 
 def attention_flops(

@@ -65,7 +65,7 @@ class AttentionInputs:
             checks.check_device(name, tensor, "query", query.device)
         for name in ("key", "value"):
             _check_dtype(name, tensors[name], "'query'", query)
-        check_layout_device("query", query, layout)
+        layout.check_device("query", query)
         checks.check_dropout(self.dropout)
 
     def _refuse(self, name: str, wanted: str) -> NoReturn:
@@ -96,16 +96,16 @@ class EncodeInputs:
         channels, hint = self.weights[0].size(2), "in_channels is the last of 'weights'"
         checks.check_shape("x", self.x, "num_atoms", channels, hint=hint)
         checks.check_rows("x", self.x, self.layout.num_atoms, _ATOMS, _MEND)
-        check_layout_device("x", self.x, self.layout)
+        self.layout.check_device("x", self.x)
         check_bias(self.bias, self.layout, self.weights[0].size(0))
         if self.bias is not None:
-            check_layout_device("bias", self.bias, self.layout)
+            self.layout.check_device("bias", self.bias)
 
     def _check_projections(self, name: str, tensors: tuple[Tensor, ...]) -> None:
         """Raise a ValueError unless ``tensors`` are three that go with the weights."""
         for tensor in tensors:
             checks.check_floating(name, tensor)
-            check_layout_device(name, tensor, self.layout)
+            self.layout.check_device(name, tensor)
         like = self.weights[0] if len(tensors) == 3 == len(self.weights) else None
         rank = 3 if name == "weights" else 2
         dims = ", ".join(("heads", "channels", "in_channels")[:rank])
@@ -150,14 +150,6 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
         hint = "make it with WindowBias.from_edges(bias, layout) of this batch"
         bias = bias.values
     checks.check_shape("bias", checks.check_floating("bias", bias), *sizes, hint=hint)
-
-
-def check_layout_device(name: str, tensor: Tensor, layout: Layout) -> None:
-    """Raise a ValueError unless ``tensor`` lies where ``layout`` does."""
-    if tensor.device != layout.device:
-        mend = f"move it with layout.to('{tensor.device}')."
-        found = f"{tensor.device}, but 'layout' on {layout.device}"
-        raise AtomEncodingError(f"'{name}' is on {found}: {mend}")
 
 
 def _check_dtype(name: str, tensor: Tensor, other: str, like: Tensor) -> None:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.exact import inverse_root, softmax
 from pyg_atomenc.attention.inputs import AttentionInputs, accumulate_dtype
-from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.ragged import pointers, take
 
 
@@ -49,17 +48,14 @@ def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     logits = (q @ k.transpose(1, 2)) * inverse_root(q)
     same = index.unsqueeze(1) == index
     if bias is not None:
-        logits = logits + take(bias, _pairs(layout, same)).movedim(-1, 0).to(dtype)
+        atom = torch.arange(same.size(0), device=same.device)
+        # How many atoms of the token stand before.
+        place = (same & (atom < atom.unsqueeze(1))).long().sum(1)
+        sizes = layout.sizes
+        first = take(pointers(sizes * sizes), index) + place * take(sizes, index)
+        # The rows of `to_edge_index()` of all pairs [N, N]; any between tokens.
+        row = torch.where(same, first.unsqueeze(1) + place, 0)
+        logits = logits + take(bias, row).movedim(-1, 0).to(dtype)
     alpha = softmax(logits.masked_fill(~same, -torch.inf))
     kept = F.dropout(alpha, inputs.dropout) if inputs.dropout > 0 else alpha
     return (kept @ v).transpose(0, 1), alpha
-
-
-def _pairs(layout: TokenLayout, same: Tensor) -> Tensor:
-    """The rows of ``to_edge_index()`` of all pairs ``[N, N]``; any between tokens."""
-    atom = torch.arange(same.size(0), device=same.device)
-    # How many atoms of the token stand before.
-    place = (same & (atom < atom.unsqueeze(1))).long().sum(1)
-    sizes, index = layout.sizes, layout.atom_to_token
-    first = take(pointers(sizes * sizes), index) + place * take(sizes, index)
-    return torch.where(same, first.unsqueeze(1) + place, 0)

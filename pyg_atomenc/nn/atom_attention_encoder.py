@@ -12,13 +12,9 @@ from pyg_atomenc.attention import (
     as_token_layout,
     attention_encode,
     attention_pool,
-    check_layout_device,
-    is_readable,
     layer_norm,
-    unwrapped,
 )
-from pyg_atomenc.checks import check_choice, check_index
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check_choice
 from pyg_atomenc.nn.projections import AttentionProjections, fuse_projections
 
 
@@ -135,14 +131,11 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         """
         self.check_features(x, "lin_query", "lin_key", "lin_value")
         check_choice("dim", dim, (-2, 0))
-        if ptr is not None:
-            index = _index_of(ptr, index, x.size(0), dim_size)
-            dim_size = ptr.numel() - 1
-        elif index is None:
+        if index is None and ptr is None:
             index = torch.zeros(x.size(0), dtype=torch.long, device=x.device)
             dim_size = min(x.size(0), 1) if dim_size is None else dim_size
-        layout = as_token_layout(index, x.size(0), dim_size, batch)
-        check_layout_device("x", x, layout)
+        layout = as_token_layout(index, x.size(0), dim_size, batch, ptr=ptr)
+        layout.check_device("x", x)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         linears = (self.lin_query, self.lin_key, self.lin_value)
         fused = fuse_projections(linears, (self.heads, self.out_channels), x)
@@ -150,11 +143,11 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         options: Any = {"dropout": dropout, "backend": self.backend}
         if fused is None:
             h = layer_norm(x, exact=True)
-            pooled = attention_pool(*self.project(h, h), layout, bias, **options)
+            projected = self.project(h, h)
+            tokens, weights = attention_pool(*projected, layout, bias, **options)
         else:
             options["biases"] = fused[1]
-            pooled = attention_encode(x, fused[0], layout, bias, **options)
-        tokens, weights = pooled
+            tokens, weights = attention_encode(x, fused[0], layout, bias, **options)
         tokens = self.merge_heads(tokens)
         if self.reduce == "sum":
             # Half types hold few sizes exactly, and the largest of them not at all.
@@ -162,26 +155,3 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
             sizes = layout.sizes.to(dtype).unsqueeze(1)
             tokens = (tokens.to(dtype) * sizes).to(tokens.dtype)
         return (tokens, weights) if return_attention_weights else tokens
-
-
-def _index_of(ptr: Tensor, index: Any, num_atoms: int, dim_size: Any) -> Tensor:
-    """The token of every atom from the tokens' pointers, which win in a trace."""
-    mend = "pass where the atoms of every token start, and the last end, [T + 1]."
-    ptr = unwrapped("ptr", check_index("ptr", ptr, mend)).long()
-    readable = is_readable(ptr)
-    if readable:
-        # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
-        ends = [int(end) for end in (ptr[:1], ptr[-1:]) if ptr.numel()]
-        if ends != [0, num_atoms] or (ptr.diff() < 0).any():
-            found = f"'ptr' goes from {' to '.join(map(str, ends))}, or falls"
-            raise AtomEncodingError(f"{found}, for {num_atoms} atoms: {mend}")
-        check_choice("dim_size", dim_size, (None, ptr.numel() - 1))
-    # Exported, torch.bucketize would search no more pointers than the example had.
-    starts = ptr.new_zeros(num_atoms + 1)
-    starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
-    tokens = starts.cumsum(0)[:-1]
-    if readable and index is not None:
-        if not isinstance(index, Tensor) or not torch.equal(index.long(), tokens):
-            text = "'index' and 'ptr' are both there and tell other tokens: pass one."
-            raise AtomEncodingError(text)
-    return tokens

@@ -23,7 +23,6 @@ from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.conditioned_transition import (
     AdaptiveLayerNorm,
     ConditionedTransition,
-    ZeroLinear,
 )
 from pyg_atomenc.nn.pair_bias_attention import (
     PairBias,
@@ -31,7 +30,7 @@ from pyg_atomenc.nn.pair_bias_attention import (
     WindowPairs,
     window_groups,
 )
-from pyg_atomenc.nn.projections import reset_children
+from pyg_atomenc.nn.projections import ZeroLinear, reset_children
 
 
 class TensorDataclass:
@@ -235,9 +234,8 @@ class AtomTransformer(torch.nn.Module):
         if not isinstance(layout, TransformerConditioning):
             layout = self.condition(layout, checks.check_tensor("cond", cond), pair)
         elif cond is not None or pair is not None:
-            raise AtomEncodingError(
-                "'cond' and 'pair' are part of the conditioning: leave them out."
-            )
+            text = "'cond' and 'pair' are part of the conditioning: leave them out."
+            raise AtomEncodingError(text)
         check_samples("x", x, layout.modulations[0][0].size(-2), self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         known = zip(self.layers, layout.modulations, layout.biases, strict=True)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import layer_norm
+from pyg_atomenc.nn.projections import ZeroLinear
 
 
 class AdaptiveLayerNorm(torch.nn.Module):
@@ -33,19 +34,6 @@ class AdaptiveLayerNorm(torch.nn.Module):
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Normalise ``[..., C]`` with what :meth:`modulation` gave."""
         return torch.addcmul(shift, scale, layer_norm(x))
-
-
-class ZeroLinear(torch.nn.Linear):
-    """Starts at zero, or with a bias at -2: a gate nearly shut, as in AlphaFold 3."""
-
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
-        super().__init__(in_channels, out_channels, bias)
-
-    def reset_parameters(self) -> None:
-        """Set the weight to zero, and shut a gate."""
-        torch.nn.init.zeros_(self.weight)
-        if self.bias is not None:
-            torch.nn.init.constant_(self.bias, -2.0)
 
 
 class ConditionedTransition(torch.nn.Module):

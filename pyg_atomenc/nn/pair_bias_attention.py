@@ -20,8 +20,7 @@ from pyg_atomenc.attention import (
     without_autocast,
 )
 from pyg_atomenc.checks import check_type
-from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight, has_to_be_called
+from pyg_atomenc.nn.projections import ZeroLinear, folded_weight, has_to_be_called
 
 # Windows whose pairs are worked on together: few enough to stay in a CPU's cache.
 CPU_WINDOWS = 32

@@ -29,6 +29,19 @@ def reset_children(module: torch.nn.Module) -> None:
         reset(child)
 
 
+class ZeroLinear(torch.nn.Linear):
+    """Starts at zero, or with a bias at -2: a gate nearly shut, as in AlphaFold 3."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, bias)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero, and shut a gate."""
+        torch.nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            torch.nn.init.constant_(self.bias, -2.0)
+
+
 class AttentionProjections(torch.nn.Module):
     """What the encoder and the convolution share: options and projections.
 
@@ -103,9 +116,8 @@ class AttentionProjections(torch.nn.Module):
         # Autocast leaves alone what is no matrix product, such as an Identity.
         widest = reduce(torch.promote_types, kinds)
         if len(set(kinds)) > 1 and not is_autocast_enabled(target.device):
-            raise AtomEncodingError(
-                f"{', '.join(map(repr, inputs))} give {kinds}: let them give one type."
-            )
+            found = f"{', '.join(map(repr, inputs))} give {kinds}"
+            raise AtomEncodingError(f"{found}: let them give one type.")
         query, key, value = (x.to(widest).unflatten(1, shape) for x in out)
         return query, key, value
 

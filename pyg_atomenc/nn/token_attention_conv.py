@@ -6,13 +6,7 @@ from torch import Tensor
 from torch_geometric.typing import Adj, PairTensor, Size, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 
-from pyg_atomenc.attention import (
-    EdgeAttention,
-    Layout,
-    as_layout,
-    attention,
-    check_layout_device,
-)
+from pyg_atomenc.attention import EdgeAttention, Layout, as_layout, attention
 from pyg_atomenc.checks import check_choice
 from pyg_atomenc.nn.projections import AttentionProjections
 
@@ -99,7 +93,7 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
             options: Any = {"dropout": dropout, "backend": self.backend}
             out = attention(query, key, value, layout, bias, **options)
             return self.merge_heads(out)
-        check_layout_device("x", source, layout)
+        layout.check_device("x", source)
         pairs = layout.to_edge_index()
         edges = pairs if order == 1 else pairs.flip(0)
         out, alpha = self.attend(edges, query, key, value, bias, dropout=dropout)

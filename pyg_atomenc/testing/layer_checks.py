@@ -23,7 +23,7 @@ from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 from torch_geometric.nn import Aggregation, Linear, MessagePassing
 
 from pyg_atomenc.attention import TokenLayout
-from pyg_atomenc.checks import check_callable, check_integer, check_type
+from pyg_atomenc.checks import check, check_callable, check_integer, check_type
 from pyg_atomenc.errors import AtomEncodingError
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -103,9 +103,8 @@ class LayerChecks:
         what, rows = f"a {type(out).__name__}", 0
         if isinstance(out, Tensor) and out.dim() > 0:
             what, rows = f"{len(out)} rows of 5 atoms in 3 tokens", len(out)
-        if rows not in (3, 5):
-            mend = "pass a 'call' that returns the rows, one a token or one an atom."
-            raise AtomEncodingError(f"the layer gives {what}: {mend}")
+        mend = "pass a 'call' that returns the rows, one a token or one an atom."
+        check(rows in (3, 5), f"the layer gives {what}: {mend}")
         self.pools = rows == 3
         for parameter in self.model.parameters():
             parameter.data += 0.2 * torch.randn_like(parameter)
@@ -225,8 +224,8 @@ class LayerChecks:
             return functional_call(self.model, named, (x, layout))
 
         x = x.double().requires_grad_()
-        for check in (gradcheck, gradgradcheck):
-            check(function, (x, *self.weights.values()), fast_mode=True)
+        for run in (gradcheck, gradgradcheck):
+            run(function, (x, *self.weights.values()), fast_mode=True)
         loss, along = partial(self._loss, {}, layout=layout), (torch.randn_like(x),)
         gradient, first = torch.func.grad(loss), grad(loss(x), x, create_graph=True)
         self._close(gradient(x), first[0], "gradients by torch.func")

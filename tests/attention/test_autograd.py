@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.library import opcheck
 
 from pyg_atomenc.attention import EdgeLayout, TokenLayout, attention_encode
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.dense import edges, encode, operators
 
 INDEX = torch.tensor([3, 0, 0, 5, 3, 3, 1, 0, 5])

@@ -5,7 +5,7 @@ Shapes inside a chunk of ``G`` tokens padded to ``n`` atoms: queries and keys
 for a block of query rows. Everything is computed in float32, or float64 for it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention import exact
-from pyg_atomenc.attention.autograd import Gradients, OperatorContext, Tensors
+from pyg_atomenc.attention.context import Gradients, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.plan import Chunk, Places
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.ragged import take
@@ -47,7 +47,9 @@ class ChunkHeads:
             yield from self.kept
             return
         for rows in self.chunk.row_blocks:
-            logits = self.rows_of(self.query, rows).bmm(self.key.mT)
+            whole = rows.stop - rows.start == self.chunk.size
+            query = self.query if whole else self.query[:, rows]
+            logits = query.bmm(self.key.mT)
             bias = self.pairs.bias
             if bias is not None:
                 place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
@@ -60,10 +62,6 @@ class ChunkHeads:
                 logits = add(self.by_token(logits), closed).flatten(0, 1)
             alpha = softmax(logits)
             yield rows, alpha, self.pairs.dropout_mask(alpha)
-
-    def rows_of(self, x: Tensor, rows: slice) -> Tensor:
-        """A block of rows of ``[G * H, n, …]``."""
-        return x if rows.stop - rows.start == x.size(1) else x[:, rows]
 
     def shares(self, rows: slice) -> Union[Tensor, float]:
         """What query rows count in their token's mean ``[G, 1, 1, rows]``."""
@@ -112,6 +110,49 @@ class ChunkHeads:
         assert grad_query is not None and grad_key is not None
         return grad_query, grad_key
 
+    def atom_weights(self) -> tuple[Tensor, Tensor]:
+        """The mean attention that atoms get ``[G, H, n]``, without and with dropout."""
+        weight: Optional[Tensor] = None
+        dropped: Optional[Tensor] = None
+        for rows, alpha, factor in self.blocks():
+            weight = add(weight, self.mean(alpha, rows))
+            if factor is not None:
+                dropped = add(dropped, self.mean(alpha * factor, rows))
+        assert weight is not None
+        return weight, weight if dropped is None else dropped
+
+    def atom_weights_gradient(
+        self, grad_kept: Tensor, grad_weight: Optional[Tensor], kept: list[Tensor]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The logits' gradients, from those of what :meth:`atom_weights` gives.
+
+        Those of the weights with dropout and without are ``[G, H, n]``; the weights
+        with dropout are put into ``kept``, which is empty. Yields blocks of query rows
+        with gradients ``[G * H, rows, n]``.
+        """
+        common = grad_kept if grad_weight is None else grad_kept + grad_weight
+        for rows, alpha, factor in self.blocks():
+            share = self.shares(rows)
+            if factor is None:
+                # All rows have one gradient, so a product gives its mean over each row.
+                grad = common.flatten(0, 1).unsqueeze(1)
+                if not isinstance(share, Tensor):
+                    grad, share = grad * share, 1.0
+                grad = (grad - alpha.bmm(grad.mT)).mul_(alpha)
+                found = self.mean(alpha, rows)
+            else:
+                grad = self.by_token(factor) * grad_kept.unsqueeze(2)
+                if grad_weight is not None:
+                    grad += grad_weight.unsqueeze(2)
+                grad = softmax_gradient(alpha, grad.flatten(0, 1))
+                found = self.mean(alpha * factor, rows)
+            if isinstance(share, Tensor):
+                self.by_token(grad).mul_(share.mT)
+            elif share != 1.0:
+                grad.mul_(share)
+            kept[:] = [add(kept[0] if kept else None, found)]
+            yield rows, grad
+
 
 class BiasAndDropout:
     """What a pass adds to the logits, and what it drops of their softmax.
@@ -126,24 +167,10 @@ class BiasAndDropout:
         self.dropout_mask = context.dropout_mask()
         self.bias = bias
         self.gradient: Optional[RowWriter] = None
-        if bias is None:
-            return
-        if needed:
-            shape = bias.shape[1:]
-            self.gradient = RowWriter(bias.size(0), shape, bias, True, spare=1)
-        self.ptr = context.pair_ptr(bias)
-
-
-def atom_weights(heads: ChunkHeads) -> tuple[Tensor, Tensor]:
-    """The mean attention that atoms get ``[G, H, n]``, without and with dropout."""
-    weight: Optional[Tensor] = None
-    dropped: Optional[Tensor] = None
-    for rows, alpha, factor in heads.blocks():
-        weight = add(weight, heads.mean(alpha, rows))
-        if factor is not None:
-            dropped = add(dropped, heads.mean(alpha * factor, rows))
-    assert weight is not None
-    return weight, weight if dropped is None else dropped
+        if bias is not None:
+            self.ptr = context.pair_ptr(bias)
+            if needed:
+                self.gradient = RowWriter(bias.shape, bias, filled=True, spare=1)
 
 
 def add(total: Optional[Tensor], more: Tensor) -> Tensor:
@@ -151,42 +178,6 @@ def add(total: Optional[Tensor], more: Tensor) -> Tensor:
     if total is None:
         return more
     return total + more if works_out_of_place() else total.add_(more)
-
-
-def atom_weights_gradient(
-    heads: ChunkHeads,
-    grad_kept: Tensor,
-    grad_weight: Optional[Tensor],
-    kept: list[Tensor],
-) -> Iterator[tuple[slice, Tensor]]:
-    """The logits' gradients, from those of what :func:`atom_weights` gives.
-
-    Those of the weights with dropout and without are ``[G, H, n]``; the weights with
-    dropout are put into ``kept``, which is empty. Yields blocks of query rows with
-    gradients ``[G * H, rows, n]``.
-    """
-    common = grad_kept if grad_weight is None else grad_kept + grad_weight
-    for rows, alpha, factor in heads.blocks():
-        share = heads.shares(rows)
-        if factor is None:
-            # All rows have one gradient, so a product gives its mean over each row.
-            grad = common.flatten(0, 1).unsqueeze(1)
-            if not isinstance(share, Tensor):
-                grad, share = grad * share, 1.0
-            grad = (grad - alpha.bmm(grad.mT)).mul_(alpha)
-            found = heads.mean(alpha, rows)
-        else:
-            grad = heads.by_token(factor) * grad_kept.unsqueeze(2)
-            if grad_weight is not None:
-                grad += grad_weight.unsqueeze(2)
-            grad = softmax_gradient(alpha, grad.flatten(0, 1))
-            found = heads.mean(alpha * factor, rows)
-        if isinstance(share, Tensor):
-            heads.by_token(grad).mul_(share.mT)
-        elif share != 1.0:
-            grad.mul_(share)
-        kept[:] = [add(kept[0] if kept else None, found)]
-        yield rows, grad
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -225,21 +216,16 @@ class RowWriter:
     Without gradients rows are written in place as they come. With gradients they are
     kept and joined once, as an in-place write a chunk would make the backward pass
     touch the whole tensor as often as there are chunks. Rows are zeros until written,
-    unless ``all_written`` will be; ``spare`` ones past the end take padding.
+    unless all will be (``filled``); ``spare`` ones past the end take padding.
     """
 
     def __init__(
-        self,
-        rows: int,
-        shape: Iterable[int],
-        like: Tensor,
-        all_written: bool = False,
-        spare: int = 0,
+        self, shape: Sequence[int], like: Tensor, filled: bool = False, spare: int = 0
     ) -> None:
         self._joins, self._spare = works_out_of_place(), spare
-        self._shape, self._like = (rows + spare, *shape), like
+        self._shape, self._like = (shape[0] + spare, *shape[1:]), like
         # Zeros are an extra pass over memory.
-        dense = all_written and not self._joins
+        dense = filled and not self._joins
         self._make = like.new_empty if dense else like.new_zeros
         self._out: Optional[Tensor] = None
         self._whole: Optional[Tensor] = None
@@ -286,13 +272,6 @@ class RowWriter:
 def works_out_of_place() -> bool:
     """Whether autograd or a transform follows, which in-place writes would disturb."""
     return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-
-
-def writer(needed: bool, like: Tensor) -> Optional[RowWriter]:
-    """A writer of the gradient of ``like``, where it is needed."""
-    if not needed:
-        return None
-    return RowWriter(like.size(0), like.shape[1:], like, all_written=True)
 
 
 def written(*writers: Optional[RowWriter]) -> Gradients:

@@ -8,8 +8,8 @@ from typing import ClassVar, Union, cast
 
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext
 from pyg_atomenc.attention.backend import Backend
+from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.dense.edges import attend_edges
 from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool

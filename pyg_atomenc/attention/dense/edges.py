@@ -21,14 +21,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
-    Tensors,
-    define_operator,
-    plan_once,
-)
+from pyg_atomenc.attention.autograd import define_operator
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.attend import RowWriter, add, softmax
 from pyg_atomenc.attention.dense.operators import ARGUMENTS, ATTEND
 from pyg_atomenc.attention.dense.plan import Chunk, limits_of, make_stretches
@@ -65,7 +59,7 @@ def _by_target(context: OperatorContext) -> list[_Edges]:
     """The edges of every target, in chunks."""
     assert context.source is not None
     make = partial(_plan, context.perm, context.host_ptr, context.source)
-    return plan_once(context, "edges", make)
+    return context.plan_once("edges", make)
 
 
 def _by_source(context: OperatorContext, num_sources: int) -> list[_Edges]:
@@ -81,7 +75,7 @@ def _by_source(context: OperatorContext, num_sources: int) -> list[_Edges]:
         perm, _, host = sort_atoms(context.source[order], num_sources)
         return _plan(perm, host, torch.cat(target or [context.perm]))
 
-    return plan_once(context, "edges by source", make)
+    return context.plan_once("edges by source", make)
 
 
 def _plan(perm: Tensor, host_ptr: Tensor, others: Tensor) -> list[_Edges]:
@@ -94,19 +88,17 @@ def _plan(perm: Tensor, host_ptr: Tensor, others: Tensor) -> list[_Edges]:
 
 
 class _Weights(NamedTuple):
-    """The attention weights of a chunk, and what they are made of."""
+    """The attention weights of a chunk, what they are made of, and its values."""
 
     edges: _Edges
     key: Tensor
+    value: Tensor
     alpha: Tensor
     kept: Tensor  # `alpha` with dropout
     factor: Optional[Tensor]  # of the dropout
 
 
-def _weights(
-    tensors: Tensors, context: OperatorContext
-) -> Iterator[tuple[_Weights, Tensor]]:
-    """Every chunk's weights, and its values."""
+def _weights(tensors: Tensors, context: OperatorContext) -> Iterator[_Weights]:
     query, key, value, bias = tensors
     scale, drop = query.size(-1) ** -0.5, context.dropout_mask()
     for edges in _by_target(context):
@@ -115,20 +107,19 @@ def _weights(
         if bias is not None:
             logits = add(logits, edges.pad(bias).to(logits.dtype))
         if edges.chunk.padding is not None:
-            logits = add(
-                logits, edges.chunk.padding.closed.view(*logits.shape[:2], 1, 1)
-            )
+            closed = edges.chunk.padding.closed
+            logits = add(logits, closed.view(*logits.shape[:2], 1, 1))
         alpha = softmax(logits.movedim(1, -1)).movedim(-1, 1)
         factor = drop(alpha)
         kept = alpha if factor is None else alpha * factor
-        yield _Weights(edges, k, alpha, kept, factor), edges.there(value)
+        yield _Weights(edges, k, edges.there(value), alpha, kept, factor)
 
 
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, _ = tensors
-    out = RowWriter(context.num_tokens, (query.size(1), value.size(2)), value)
-    for weights, values in _weights(tensors, context):
-        out.write(weights.edges.chunk.tokens, (weights.kept * values).sum(1))
+    out = RowWriter((context.num_tokens, query.size(1), value.size(2)), value)
+    for found in _weights(tensors, context):
+        out.write(found.edges.chunk.tokens, (found.kept * found.value).sum(1))
     return (out.result(),)
 
 
@@ -139,24 +130,24 @@ def _attend_backward(
     (grad_out,) = outputs
     scale, shape = query.size(-1) ** -0.5, (context.perm.size(0), query.size(1))
     dtype = accumulate_dtype(query.dtype)
-    grad_query = RowWriter(query.size(0), query.shape[1:], query)
+    grad_query = RowWriter(query.shape, query)
     # In the order of the chunks' edges.
     logits, kept = query.new_empty(2, *shape, dtype=dtype)
     order, stop = [], 0
-    for weights, values in _weights(tensors, context):
+    for weights in _weights(tensors, context):
         edges = weights.edges
         order.append(edges.chunk.rows)
         rows = slice(stop, stop := stop + len(edges.chunk.rows))
         kept[rows] = edges.compact(weights.kept)
-        grad = (values * edges.own(grad_out)).sum(3, keepdim=True)
+        grad = (weights.value * edges.own(grad_out)).sum(3, keepdim=True)
         if weights.factor is not None:
             grad *= weights.factor
         mean = (weights.alpha * grad).sum(1, keepdim=True)
         grad = weights.alpha * (grad - mean)
         logits[rows] = edges.compact(grad)
         grad_query.write(edges.chunk.tokens, (grad * weights.key).sum(1) * scale)
-    grad_key = RowWriter(key.size(0), key.shape[1:], key)
-    grad_value = RowWriter(value.size(0), value.shape[1:], value)
+    grad_key = RowWriter(key.shape, key)
+    grad_value = RowWriter(value.shape, value)
     shared = value.size(1) == 1
     for edges in _by_source(context, key.size(0)) if needed[1] or needed[2] else ():
         found = []

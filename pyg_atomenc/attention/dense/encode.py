@@ -17,24 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
-    OperatorDefinition,
-    Tensors,
-    define_operator,
-)
+from pyg_atomenc.attention.autograd import OperatorDefinition, define_operator
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
     RowWriter,
     add,
-    atom_weights,
-    atom_weights_gradient,
     read_gradients,
     works_out_of_place,
-    writer,
     written,
 )
 from pyg_atomenc.attention.dense.plan import Chunk, Stretch, stretches_of
@@ -143,7 +134,7 @@ class NormedAtoms:
         self.query_key = None  # all of it is in the heads
 
     def alone(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """As :func:`atom_weights`, of tokens of one atom."""
+        """As :meth:`ChunkHeads.atom_weights`, of tokens of one atom."""
         ones = h.new_ones(h.size(0), self.weights.heads, 1, 1)
         factor = self.pairs.dropout_mask(ones)
         return ones.squeeze(3), (ones if factor is None else factor).squeeze(3)
@@ -154,19 +145,21 @@ def _encode(
 ) -> tuple[Tensor, Tensor]:
     x, weights = tensors[0], Projections(tensors)
     pairs = BiasAndDropout(tensors[-1], context)
-    shape = (weights.heads, weights.width)
     like = x.new_empty(0, dtype=weights.projection_dtype)
-    tokens = RowWriter(context.num_tokens, shape, like)
-    counted = RowWriter(context.num_atoms, shape[:1], weights.value, all_written=True)
+    tokens = RowWriter((context.num_tokens, weights.heads, weights.width), like)
+    counted = RowWriter((x.size(0), weights.heads), weights.value, filled=True)
     stretches = stretches_of(context)
     for stretch in stretches:
         atoms = NormedAtoms(x, weights, pairs, stretch)
-        if kept is not None and len(stretches) == 1 and _is_kept(stretch):
-            kept.append(atoms)
-            atoms.kept = []
+        if kept is not None and len(stretches) == 1 and not stretch.single:
+            # Where memory costs less than computing anew, dropout included.
+            blocks = all(len(chunk.row_blocks) == 1 for chunk in stretch.chunks)
+            if blocks and len(stretch.rows.index) <= _KEPT_ATOMS:
+                kept.append(atoms)
+                atoms.kept = []
         pooled, sums, found = [], [], []
         for chunk, heads, h in atoms.chunks():
-            weight, used = atom_weights(heads) if heads else atoms.alone(h)
+            weight, used = heads.atom_weights() if heads else atoms.alone(h)
             pooled.append(used.bmm(h))
             if context.dropout > 0:
                 sums.append(used.sum(2, keepdim=True))
@@ -175,12 +168,6 @@ def _encode(
         tokens.put(stretch.tokens, weights.project_tokens(_cat(pooled), total))
         counted.put(stretch.rows, _cat(found))
     return tokens.result(), counted.result()
-
-
-def _is_kept(stretch: Stretch) -> bool:
-    """Whether memory costs less than computing anew, dropout included."""
-    blocks = all(len(chunk.row_blocks) == 1 for chunk in stretch.chunks)
-    return blocks and not stretch.single and len(stretch.rows.index) <= _KEPT_ATOMS
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
@@ -199,7 +186,8 @@ class EncodeGradients:
     ) -> None:
         self.tensors, self.needed, self.kept = tensors, needed, kept
         self.weights = kept.weights if kept else Projections(tensors)
-        self.x = writer(needed[0], tensors[0])
+        x = tensors[0]
+        self.x = RowWriter(x.shape, x, filled=True) if needed[0] else None
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
@@ -212,23 +200,21 @@ class EncodeGradients:
     def add(self, stretch: Stretch, outputs: Tensors) -> None:
         """Take the gradients of a stretch's tokens and weights."""
         weights = self.weights
-        shape = weights.heads, weights.width
         atoms = self.kept or NormedAtoms(self.tensors[0], weights, self.pairs, stretch)
         atoms.pairs.gradient = self.pairs.gradient
-        given = outputs, stretch.rows, stretch.tokens, atoms.h, shape
-        grad_token, grad_weight = read_gradients(*given)
+        places, shape = (stretch.rows, stretch.tokens), (weights.heads, weights.width)
+        grad_token, grad_weight = read_gradients(outputs, *places, atoms.h, shape)
         grad_pooled = grad_token.transpose(0, 1).bmm(weights.value).transpose(0, 1)
         pooled, sums, grads, projected = [], [], [], []
         for chunk, heads, h in atoms.chunks():
             of_tokens = stretch.part(grad_pooled, chunk.places)
             if heads is None or not self.wants_logits:
-                _, kept = atom_weights(heads) if heads else atoms.alone(h)
+                _, kept = heads.atom_weights() if heads else atoms.alone(h)
                 if self.pairs.gradient is not None:
                     # The logit of a token's only atom changes nothing.
                     _, place = chunk.pair_rows(self.pairs.ptr, slice(0, 1))
-                    self.pairs.gradient.write(
-                        place, h.new_zeros(len(h), 1, 1, shape[0])
-                    )
+                    zeros = h.new_zeros(len(h), 1, 1, weights.heads)
+                    self.pairs.gradient.write(place, zeros)
             else:
                 grad_kept = of_tokens.bmm(h.mT)
                 if weights.value_bias is not None:
@@ -239,7 +225,7 @@ class EncodeGradients:
                     received = stretch.part(grad_weight, chunk.atoms)
                     received = chunk.pad(received).transpose(1, 2)
                 out: list[Tensor] = []
-                blocks = atom_weights_gradient(heads, grad_kept, received, out)
+                blocks = heads.atom_weights_gradient(grad_kept, received, out)
                 grad_query, grad_key = heads.gradients(blocks)
                 (kept,) = out
                 # Two [G * H, n, d] → [A, 2 H d], as the projections' columns are.

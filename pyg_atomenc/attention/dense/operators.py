@@ -9,24 +9,15 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
-    OperatorDefinition,
-    Tensors,
-    define_operator,
-)
+from pyg_atomenc.attention.autograd import OperatorDefinition, define_operator
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense.attend import (
     BiasAndDropout,
     ChunkHeads,
     RowWriter,
-    atom_weights,
-    atom_weights_gradient,
     read_gradients,
     read_heads,
     softmax_gradient,
-    writer,
     written,
 )
 from pyg_atomenc.attention.dense.plan import Places, chunks_of
@@ -60,7 +51,10 @@ def _backward(
     """The gradients of query, key, value and bias, from a chunk's at a time."""
     query, _, value, bias = tensors
     pairs = BiasAndDropout(bias, context, needed[3])
-    writers = [writer(need, t) for need, t in zip(needed[:3], tensors[:3], strict=True)]
+    writers = [
+        RowWriter(t.shape, t, filled=True) if need else None
+        for need, t in zip(needed[:3], tensors[:3], strict=True)
+    ]
 
     # A function, so that nothing of a chunk is kept while the next one is read.
     def add(heads: ChunkHeads, values: Tensor) -> None:
@@ -87,8 +81,8 @@ def _backward(
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
     query, _, value, bias = tensors
     pairs = BiasAndDropout(bias, context)
-    shape = (query.size(1), value.size(2))
-    out = RowWriter(context.num_atoms, shape, value, all_written=True)
+    shape = (context.num_atoms, query.size(1), value.size(2))
+    out = RowWriter(shape, value, filled=True)
     for heads, values in _read(tensors, pairs, context):
         parts = []
         for _, alpha, factor in heads.blocks():
@@ -107,24 +101,20 @@ def _attend_backward(
         if heads.chunk.padding is not None:
             grad_out *= (heads.chunk.padding.share.mT > 0).to(grad_out.dtype)
         grad_values = torch.zeros_like(grad_out)
-        logits = _attend_logits(heads, values, grad_out, grad_values)
-        return logits, lambda: grad_values
+
+        def logits() -> Iterator[tuple[slice, Tensor]]:
+            for rows, alpha, factor in heads.blocks():
+                grad = grad_out[:, :, rows]
+                kept = alpha if factor is None else alpha * factor
+                grad_values.add_(heads.by_token(kept).mT @ grad)
+                grad_alpha = (grad @ values.mT).flatten(0, 1)
+                if factor is not None:
+                    grad_alpha = grad_alpha * factor
+                yield rows, softmax_gradient(alpha, grad_alpha)
+
+        return logits(), lambda: grad_values
 
     return _backward(tensors, context, needed, differentiate)
-
-
-def _attend_logits(
-    heads: ChunkHeads, values: Tensor, grad_out: Tensor, grad_values: Tensor
-) -> Iterator[tuple[slice, Tensor]]:
-    """Gradients of the logits; adds those of the values to ``grad_values``."""
-    for rows, alpha, factor in heads.blocks():
-        grad = grad_out[:, :, rows]
-        kept = alpha if factor is None else alpha * factor
-        grad_values += heads.by_token(kept).mT @ grad
-        grad_alpha = (grad @ values.mT).flatten(0, 1)
-        if factor is not None:
-            grad_alpha = grad_alpha * factor
-        yield rows, softmax_gradient(alpha, grad_alpha)
 
 
 def _attend_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
@@ -135,11 +125,10 @@ def _attend_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
 def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     query, _, value, bias = tensors
     pairs = BiasAndDropout(bias, context)
-    tokens = RowWriter(context.num_tokens, (query.size(1), value.size(2)), value)
-    heads_alone, like = (query.size(1),), _accumulator(query)
-    weights = RowWriter(context.num_atoms, heads_alone, like, all_written=True)
+    tokens = RowWriter((context.num_tokens, query.size(1), value.size(2)), value)
+    weights = RowWriter(query.shape[:2], _accumulator(query), filled=True)
     for heads, values in _read(tensors, pairs, context):
-        weight, kept = atom_weights(heads)
+        weight, kept = heads.atom_weights()
         # A mean over an atom's outputs is a sum of values by the atoms' weights.
         tokens.write(heads.chunk.tokens, (kept.unsqueeze(2) @ values).squeeze(2))
         weights.write(heads.chunk.rows, heads.chunk.compact(weight.transpose(1, 2)))
@@ -160,7 +149,7 @@ def _pool_backward(
             grad_weight = chunk.pad(grad_weight).transpose(1, 2)
         grad_kept = (grad_token @ values.mT).squeeze(2)
         kept: list[Tensor] = []
-        logits = atom_weights_gradient(heads, grad_kept, grad_weight, kept)
+        logits = heads.atom_weights_gradient(grad_kept, grad_weight, kept)
         return logits, lambda: kept[0].unsqueeze(3) * grad_token
 
     return _backward(tensors, context, needed, differentiate)

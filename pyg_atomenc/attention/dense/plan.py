@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext, plan_once
+from pyg_atomenc.attention.context import OperatorContext
 
 
 class Limits(NamedTuple):
@@ -166,7 +166,7 @@ def stretches_of(context: OperatorContext) -> list[Stretch]:
         limits = limits_of(context.perm.device)
         return make_stretches(context.perm, context.host_ptr, limits, 2)
 
-    return plan_once(context, "dense", make)
+    return context.plan_once("dense", make)
 
 
 def chunks_of(context: OperatorContext) -> Iterator[Chunk]:
@@ -199,24 +199,16 @@ def make_stretches(
             padding = None
             if num_atoms != len(count) * size:
                 padding = Padding.of_sizes(count, size, device)
-            chunk = Chunk(
-                atoms[stop : stop + num_atoms],
-                tokens[group],
-                size,
-                padding,
-                int(first_pair[group.start]),
-                slice(stop - start, stop - start + num_atoms),
-                slice(group.start - first, group.stop - first),
-            )
+            rows, pair = atoms[stop : stop + num_atoms], int(first_pair[group.start])
+            here = slice(stop - start, stop - start + num_atoms)
+            places = slice(group.start - first, group.stop - first)
+            chunk = Chunk(rows, tokens[group], size, padding, pair, here, places)
             chunks.append(chunk)
             stop += num_atoms
         whole = len(cut) == 1
-        here = slice(first, groups[-1].stop)
-        places = (
-            _places(atoms[start:stop], whole),
-            _places(tokens[here], whole and first == 0),
-        )
-        stretches.append(Stretch(*places, chunks))
+        of_atoms = _places(atoms[start:stop], whole)
+        of_tokens = _places(tokens[first : groups[-1].stop], whole and first == 0)
+        stretches.append(Stretch(of_atoms, of_tokens, chunks))
     return stretches
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
+from pyg_atomenc.errors import AtomEncodingError
+
 Device = Union[str, int, torch.device]
 
 
@@ -56,6 +58,13 @@ class Layout(ABC):
     def device(self) -> torch.device:
         """Where the tensors lie."""
         return getattr(self, self.tensors[0]).device
+
+    def check_device(self, name: str, tensor: Tensor) -> None:
+        """Raise a ValueError unless a tensor, called ``name``, lies there."""
+        if tensor.device != self.device:
+            mend = f"move it with layout.to('{tensor.device}')."
+            found = f"{tensor.device}, but 'layout' on {self.device}"
+            raise AtomEncodingError(f"'{name}' is on {found}: {mend}")
 
     def to(self, device: Device, non_blocking: bool = False) -> Self:
         """Move to a device; what is kept for the CPU stays there."""

@@ -11,7 +11,7 @@ from pyg_atomenc.attention.layouts.base import Layout
 from pyg_atomenc.attention.layouts.edge import EdgeLayout
 from pyg_atomenc.attention.layouts.token import TokenLayout, count_name
 from pyg_atomenc.attention.tracing import is_readable, unwrapped
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_choice, check_index, check_type
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -70,13 +70,18 @@ def as_token_layout(
     num_tokens: Optional[int] = None,
     batch: Optional[Tensor] = None,
     *,
+    ptr: Optional[Tensor] = None,
     name: str = "index",
 ) -> TokenLayout:
     """What a user passed as the tokens of atoms, an index or a layout, as a layout.
 
     It is checked against the numbers of atoms and tokens that are known, and outside of
-    traces against the graph of every atom; a ValueError if it does not fit.
+    traces against the graph of every atom; a ValueError if it does not fit. Pointers
+    ``[T + 1]``, given beside it or in its place, need the number of atoms.
     """
+    if ptr is not None:
+        index = _index_of(ptr, index, num_atoms, num_tokens)
+        num_tokens = ptr.numel() - 1
     if not isinstance(index, Layout):
         layout = TokenLayout.from_index(index, num_tokens, batch, name=name)
     else:
@@ -91,3 +96,25 @@ def as_token_layout(
         found = f"'x' has {num_atoms} atoms, but '{name}' {layout.num_atoms}"
         raise AtomEncodingError(f"{found}: give every atom one row and one token.")
     return layout
+
+
+def _index_of(ptr: Tensor, index: Any, num_atoms: Any, dim_size: Any) -> Tensor:
+    """The token of every atom from the tokens' pointers, which win in a trace."""
+    mend = "pass where the atoms of every token start, and the last end, [T + 1]."
+    ptr = unwrapped("ptr", check_index("ptr", ptr, mend)).long()
+    readable = is_readable(ptr)
+    if readable:
+        # By `int`: torch 2.6 has no `tolist` inside of torch.func's transforms.
+        ends = [int(end) for end in (ptr[:1], ptr[-1:]) if ptr.numel()]
+        if ends != [0, num_atoms] or (ptr.diff() < 0).any():
+            found = f"'ptr' goes from {' to '.join(map(str, ends))}, or falls"
+            raise AtomEncodingError(f"{found}, for {num_atoms} atoms: {mend}")
+        check_choice("dim_size", dim_size, (None, ptr.numel() - 1))
+    # Exported, torch.bucketize would search no more pointers than the example had.
+    starts = ptr.new_zeros(num_atoms + 1)
+    starts = starts.scatter_add(0, ptr[1:], torch.ones_like(ptr[1:]))
+    tokens = starts.cumsum(0)[:-1]
+    if readable and index is not None:
+        same = isinstance(index, Tensor) and torch.equal(index.long(), tokens)
+        check(same, "'index' and 'ptr' are both there and tell other tokens: pass one.")
+    return tokens

@@ -7,16 +7,9 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from pyg_atomenc.attention import tracing
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges
-from pyg_atomenc.attention.tracing import (
-    check_readable,
-    is_jit_tracing,
-    is_readable,
-    is_tracing,
-    leaves_package,
-    unwrapped,
-)
 from pyg_atomenc.checks import bounds, check_index, check_integer, check_shape
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -86,16 +79,16 @@ class TokenLayout(Layout):
         ``batch`` is told; errors are those of
         :func:`~pyg_atomenc.attention.check_token_index`.
         """
-        if is_tracing():
+        if tracing.is_tracing():
             return _trace_layout(atom_to_token, num_tokens)
         told = num_tokens is not None
         check_index(name, atom_to_token, _MEND)
-        atom_to_token = unwrapped(name, atom_to_token)
-        if not is_readable(atom_to_token):
+        atom_to_token = tracing.unwrapped(name, atom_to_token)
+        if not tracing.is_readable(atom_to_token):
             count = count_name(name)
             if num_tokens is None:
                 mend = f"pass the number of tokens as '{count}'."
-                check_readable(name, atom_to_token, mend)
+                tracing.check_readable(name, atom_to_token, mend)
             return _trace_layout(atom_to_token, _check_count(count, num_tokens))
         num_tokens = check_token_index(atom_to_token, num_tokens, batch, name)
         # A copy, which no later edit reaches; and what inference mode makes could not
@@ -180,10 +173,10 @@ def _trace_layout(atom_to_token: Tensor, num_tokens: Any) -> TokenLayout:
     if num_tokens is None:
         # `max` of an empty vector is an error; the extra -1 makes it 0 tokens.
         num_tokens = torch.cat([index, index.new_full((1,), -1)]).max() + 1
-        if not is_jit_tracing():
+        if not tracing.is_jit_tracing():
             num_tokens = num_tokens.item()
             torch._check(num_tokens >= 0)
-    if not leaves_package():
+    if not tracing.leaves_package():
         return TokenLayout(index, *sort_atoms_op(index, num_tokens))
     sizes = index.new_zeros(num_tokens).scatter_add(0, index, torch.ones_like(index))
     ptr = pointers(sizes)
@@ -213,10 +206,9 @@ def check_token_index(
         raise AtomEncodingError(f"'{name}' holds the negative token id {low}: {mend}")
     if num_tokens is None:
         if high >= max(MAX_IDS, MAX_IDS // 1000 * atom_to_token.numel()):
-            raise AtomEncodingError(
-                f"'{name}' holds token id {high} for {atom_to_token.numel()} atoms, "
-                f"and all below would be tokens: pass {_RENUMBERED}, or also '{count}'."
-            )
+            found = f"'{name}' holds token id {high} for {atom_to_token.numel()} atoms"
+            mend = f"pass {_RENUMBERED}, or also '{count}'."
+            raise AtomEncodingError(f"{found}, and all below would be tokens: {mend}")
         num_tokens = high + 1
     elif high >= num_tokens:
         found = f"'{name}' holds token id {high}, but '{count}' is {num_tokens}"

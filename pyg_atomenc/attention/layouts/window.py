@@ -9,7 +9,7 @@ from torch import Tensor
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges, take
 from pyg_atomenc.attention.tracing import check_readable, unwrapped
-from pyg_atomenc.checks import check_index, check_shape, check_sizes
+from pyg_atomenc.checks import check, check_index, check_shape, check_sizes
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -83,7 +83,7 @@ class WindowLayout(Layout):
         ptr: Tensor, queries: int = 32, keys: int = 128, *, shifted: bool = False
     ) -> "WindowLayout":
         """As :meth:`from_batch`, from the graphs' pointers ``[G + 1]`` alone."""
-        check_window_sizes(queries, keys)
+        WindowLayout.check_sizes(queries, keys)
         ptr = _check_rising("ptr", ptr)
         if ptr.numel() == 0:
             ptr = ptr.new_zeros(1)
@@ -104,6 +104,14 @@ class WindowLayout(Layout):
         moved: Any = ((limit + offset).to(ptr.device) for limit in limits)
         numbers: Any = queries, keys, int(sizes.sum()), int(pairs.sum())
         return WindowLayout(ptr, *moved, *numbers)
+
+    @staticmethod
+    def check_sizes(queries: Any, keys: Any) -> None:
+        """Raise a ValueError unless the sizes of windows keep the rules."""
+        check_sizes(queries=queries, keys=keys)
+        check(queries % 2 == 0, f"'queries' is {queries}: pass an even number.")
+        mend = "pass a multiple of them."
+        check(keys % queries == 0, f"'keys' is {keys} for {queries} queries: {mend}")
 
     @property
     def num_sources(self) -> int:
@@ -215,28 +223,15 @@ def _places(start: Tensor, stop: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return place.minimum(stop - 1), place < stop
 
 
-def check_window_sizes(queries: Any, keys: Any) -> None:
-    """Raise a ValueError unless the sizes of windows keep the rules."""
-    check_sizes(queries=queries, keys=keys)
-    if queries % 2:
-        raise AtomEncodingError(f"'queries' is {queries}: pass an even number.")
-    if keys % queries:
-        raise AtomEncodingError(
-            f"'keys' is {keys} for {queries} queries: pass a multiple of them."
-        )
-
-
 def _to_ptr(given: Any) -> Tensor:
     if not isinstance(given, Tensor):
         ptr = getattr(given, "ptr", None)
         if isinstance(ptr, Tensor):
             return ptr.long()
         num_nodes = getattr(given, "num_nodes", None)
-        if num_nodes is None:
-            raise AtomEncodingError(
-                f"'batch_or_ptr' is of type {type(given).__name__}: pass a PyG batch, "
-                f"the graph of every atom, or the graphs' pointers."
-            )
+        mend = "pass a PyG batch, the graph of every atom, or the graphs' pointers."
+        text = f"'batch_or_ptr' is of type {type(given).__name__}: {mend}"
+        check(num_nodes is not None, text)
         return torch.tensor([0, num_nodes])
     given = _check_rising("batch_or_ptr", given)
     if given.numel() > 1 and int(given.diff().max()) > 1:
@@ -247,17 +242,13 @@ def _to_ptr(given: Any) -> Tensor:
 def _check_rising(name: str, given: Tensor) -> Tensor:
     given = unwrapped(name, check_index(name, given, "pass a vector of integers."))
     if not torch.compiler.is_compiling():
-        mend = (
-            "make the layout before, on the CPU, and move it with layout.to(device); "
-            "torch.export takes it as an input."
-        )
-        check_readable(name, given, mend)
+        mend = "make the layout before, on the CPU, and move it with layout.to(device);"
+        check_readable(name, given, f"{mend} torch.export takes it as an input.")
     given = given.long()
     first = int(given[0]) if given.numel() else 0
     least = int(given.diff().min()) if given.numel() > 1 else 0
     if first != 0 or least < 0:
-        raise AtomEncodingError(
-            f"'{name}' goes from {first} with steps of {least} and more: it must start "
-            f"at 0 and never fall; sort the atoms by graph."
-        )
+        found = f"'{name}' goes from {first} with steps of {least} and more"
+        mend = "it must start at 0 and never fall; sort the atoms by graph."
+        raise AtomEncodingError(f"{found}: {mend}")
     return given

@@ -12,7 +12,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs, Inputs
 from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels

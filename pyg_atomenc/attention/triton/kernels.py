@@ -171,9 +171,6 @@ def attend(
     return token, head, h, size, exists, atom, inside, q, k, v, alpha, offsets, pairs
 
 
-# Reading, writing and multiplying blocks
-
-
 @triton.jit
 def by_row(x, ITEMS: tl.constexpr):
     """What every item has, to go with its atoms: ``[ITEMS]`` → ``[ITEMS, 1]``."""

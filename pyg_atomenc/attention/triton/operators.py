@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.autograd import (
-    Gradients,
-    Needed,
-    OperatorContext,
     OperatorDefinition,
-    Tensors,
     define_operator,
     empty_gradients,
 )
+from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense import operators as dense
 from pyg_atomenc.attention.flops import attention_flops
 from pyg_atomenc.attention.ragged import take

@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import OperatorContext, Tensors, plan_once
+from pyg_atomenc.attention.context import OperatorContext, Tensors
 from pyg_atomenc.attention.ragged import pointers, ranges, take
 
 
@@ -57,7 +57,7 @@ class TritonPlan:
 
 def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     """A layout's plan for padding to ``sizes``, which rise; made once for each."""
-    return plan_once(context, ("triton", sizes), lambda: _make_plan(context, sizes))
+    return context.plan_once(("triton", sizes), lambda: _make_plan(context, sizes))
 
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
@@ -70,26 +70,20 @@ def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
         if end > first
     ]
     large = order[ends[-1] :].sort().values
-    return TritonPlan(
-        order.to(context.perm.device, non_blocking=True),
-        classes,
-        _large_tokens(context, large) if large.numel() else None,
-    )
+    tokens = _large_tokens(context, large) if large.numel() else None
+    order = order.to(context.perm.device, non_blocking=True)
+    return TritonPlan(order, classes, tokens)
 
 
 def _large_tokens(context: OperatorContext, tokens: Tensor) -> LargeTokens:
     device = context.perm.device
     sizes = context.host_ptr.diff()
-    pair_ptr = pointers(sizes**2)
+    first_pair = pointers(sizes**2)[tokens]
     sizes = sizes[tokens]
-    ptr = pointers(sizes)
+    num_pairs, host_ptr = int(sizes.square().sum()), pointers(sizes)
     places = ranges(context.host_ptr[tokens], sizes)
+    given = tokens, places, first_pair, host_ptr
+    tokens, places, first_pair, ptr = (x.to(device, non_blocking=True) for x in given)
     perm = torch.arange(places.numel(), device=device)
-    own = OperatorContext(perm, ptr.to(device, non_blocking=True), ptr, 0.0, None)
-    return LargeTokens(
-        tokens.to(device, non_blocking=True),
-        context.perm[places.to(device, non_blocking=True)],
-        pair_ptr[tokens].to(device, non_blocking=True),
-        int(sizes.square().sum()),
-        own,
-    )
+    own = OperatorContext(perm, ptr, host_ptr, 0.0, None)
+    return LargeTokens(tokens, context.perm[places], first_pair, num_pairs, own)

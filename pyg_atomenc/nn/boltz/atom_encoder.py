@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout
-from pyg_atomenc.checks import check_shape, check_type, check_wanted
-from pyg_atomenc.errors import AtomEncodingError
+from pyg_atomenc.checks import check, check_shape, check_type, check_wanted
 from pyg_atomenc.nn.atom_transformer import (
     AtomTransformer,
     TensorDataclass,
@@ -21,8 +20,7 @@ from pyg_atomenc.nn.atom_transformer import (
 from pyg_atomenc.nn.boltz import embedding
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
-from pyg_atomenc.nn.conditioned_transition import ZeroLinear
-from pyg_atomenc.nn.projections import folded_weight, reset_children
+from pyg_atomenc.nn.projections import ZeroLinear, folded_weight, reset_children
 
 # Atoms that are projected together to be pooled where no gradients are asked for.
 MAX_ROWS = 1024
@@ -202,10 +200,8 @@ class BoltzAtomDecoder(BoltzModule):
     """
 
     def _make(self, config: BoltzConfig, transformer: Any) -> None:
-        if not config.diffusion:
-            raise AtomEncodingError(
-                "'config' is of the trunk's form without a decoder: set diffusion=True."
-            )
+        text = "'config' is of the trunk's form without a decoder: set diffusion=True."
+        check(config.diffusion, text)
         channels = config.atom_channels
         self.lin_token = ZeroLinear(config.out_channels, channels)
         depth, post_norm = config.decoder_depth, config.post_norm

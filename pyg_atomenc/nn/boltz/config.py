@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pyg_atomenc.attention import check_window_sizes
+from pyg_atomenc.attention import WindowLayout
 from pyg_atomenc.checks import check_choice, check_heads, check_integer, check_sizes
 
 NAME_CHARACTERS, NAME_LENGTH = 64, 4
@@ -57,7 +57,7 @@ class BoltzConfig:
     def __post_init__(self) -> None:
         numbers = [f.name for f in fields(self) if f.type is int]
         check_sizes(**{name: getattr(self, name) for name in numbers})
-        check_window_sizes(self.queries, self.keys)
+        WindowLayout.check_sizes(self.queries, self.keys)
         check_heads("atom_channels", self.atom_channels, self.heads)
         check_integer("position_channels", self.position_channels, least=3)
 

@@ -14,9 +14,8 @@ from pyg_atomenc.data.storage import to_ids
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
 from pyg_atomenc.nn.boltz.config import NAME_CHARACTERS, NAME_LENGTH, BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
-from pyg_atomenc.nn.conditioned_transition import ZeroLinear
 from pyg_atomenc.nn.pair_bias_attention import window_groups
-from pyg_atomenc.nn.projections import folded_weight
+from pyg_atomenc.nn.projections import ZeroLinear, folded_weight
 
 # Rows of token pairs that are normalised together.
 MAX_ROWS = 2**16

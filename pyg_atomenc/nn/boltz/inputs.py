@@ -9,7 +9,7 @@ from torch_geometric.index import ptr2index
 from torch_geometric.utils import cumsum
 
 from pyg_atomenc.attention import TokenLayout, as_token_layout, take
-from pyg_atomenc.checks import check_index, check_shape, check_tensor, listed
+from pyg_atomenc.checks import check, check_index, check_shape, check_tensor, listed
 from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.nn.atom_transformer import TensorDataclass
 
@@ -84,17 +84,15 @@ class BoltzInputs(TensorDataclass):
         if self.ptr is not None:
             ptr = check_index("ptr", self.ptr, "pass where every graph starts.")
             ends = ptr[:1].tolist() + ptr[-1:].tolist()
-            if ends != [0, num_atoms]:
-                raise AtomEncodingError(f"'ptr' has ends {ends} for {num_atoms} atoms.")
+            fits = ends == [0, num_atoms]
+            check(fits, f"'ptr' has ends {ends} for {num_atoms} atoms.")
             return ptr.long()
         if self.batch is None:
             return torch.tensor([0, num_atoms])
         batch = check_index("batch", self.batch, "pass the graph of every atom.")
         check_shape("batch", batch, num_atoms)
-        if bool((batch.diff() < 0).any()):
-            raise AtomEncodingError(
-                "'batch' falls: sort the atoms by graph, as PyG's batches are."
-            )
+        text = "'batch' falls: sort the atoms by graph, as PyG's batches are."
+        check((batch.diff() >= 0).all(), text)
         return cumsum(batch.long().bincount())
 
     def token_counts(self, layout: TokenLayout, ptr: Tensor) -> Tensor:
@@ -104,20 +102,18 @@ class BoltzInputs(TensorDataclass):
         if not isinstance(number, Tensor) or number.dim() == 0:
             number = torch.full((min(graphs, 1),), layout.num_tokens)
         counts = number.to(layout.device).long()
-        if counts.shape != (graphs,) or int(counts.sum()) != layout.num_tokens:
-            raise AtomEncodingError(
-                f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs with "
-                f"{layout.num_tokens} tokens: pass one number for every graph."
-            )
+        found = f"'num_tokens' is {listed(counts.tolist())} for {graphs} graphs"
+        mend = f"with {layout.num_tokens} tokens: pass one number for every graph."
+        fits = counts.shape == (graphs,) and int(counts.sum()) == layout.num_tokens
+        check(fits, f"{found} {mend}")
         graph, token = ptr2index(ptr), layout.atom_to_token
         first = cumsum(counts)
         strange = (token < first[graph]) | (token >= first[graph + 1])
         if bool(strange.any()):
             atom = int(strange.nonzero()[0])
-            raise AtomEncodingError(
-                f"'atom_to_token' puts atom {atom} into token {int(token[atom])}, "
-                f"which belongs to another graph: number the tokens graph by graph."
-            )
+            found = f"'atom_to_token' puts atom {atom} into token {int(token[atom])}"
+            mend = "which belongs to another graph: number the tokens graph by graph."
+            raise AtomEncodingError(f"{found}, {mend}")
         return counts
 
 

@@ -7,7 +7,7 @@ from pyg_atomenc.attention.dense.attend import RowWriter, softmax
 @pytest.mark.parametrize("grad", [False, True])
 def test_rows_are_written_once_and_the_rest_is_zero(grad):
     with torch.set_grad_enabled(grad):
-        writer = RowWriter(4, (2,), torch.zeros(0), spare=1)
+        writer = RowWriter((4, 2), torch.zeros(0), spare=1)
         rows = torch.ones(2, 2, requires_grad=grad)
         writer.write(torch.tensor([3, 1]), rows * 2)
         # A row past the end takes what belongs to padding.

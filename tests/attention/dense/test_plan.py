@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyg_atomenc.attention import TokenLayout, WindowLayout, attention
-from pyg_atomenc.attention.autograd import _PLANNED, OperatorContext
+from pyg_atomenc.attention.context import _PLANNED, OperatorContext
 from pyg_atomenc.attention.dense import plan
 from pyg_atomenc.attention.dense.plan import (
     ACCELERATOR,

@@ -21,7 +21,7 @@ from pyg_atomenc.attention import (
     attention_pool,
     backends,
 )
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.dispatch import choose_backend
 from pyg_atomenc.attention.inputs import AttentionInputs
 from pyg_atomenc.attention.triton import backend, operators

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyg_atomenc.attention import TokenLayout
-from pyg_atomenc.attention.autograd import OperatorContext
+from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.triton.plan import plan_of
 
 MIXES = {
