@@ -204,6 +204,7 @@ class MoleculeEncoder(torch.nn.Module):
             # In the type that they were saved in.
             model = cls(**config["model"]).to(next(iter(weights.values())).dtype)
             model.load_state_dict(weights)
+            model.metadata = config["metadata"]
         except Exception as error:
             why = f"holds no model of save_pretrained ({type(error).__name__}: {error})"
             raise FileFormatError(f"{folder}: {why}. Save it anew.") from error
