@@ -165,11 +165,13 @@ def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any
 
 
 def _select(atoms: Any, chains: Any, waters: bool, hydrogens: bool) -> Any:
-    there = list(dict.fromkeys(atoms.chain_id.tolist()))
+    there = dict.fromkeys(atoms.chain_id.tolist())
     mend = "pass one of them; names go by 'numbering'."
-    for name in chains or ():
-        check(name in there, f"'chains' has {name!r}, but found {there}: {mend}")
-    keep = np.isin(atoms.chain_id, there if chains is None else list(chains))
+    for name in [name for name in dict.fromkeys(chains or ()) if name not in there]:
+        raise AtomEncodingError(
+            f"'chains' has {name!r}, but found {list(there)}: {mend}"
+        )
+    keep = np.isin(atoms.chain_id, list(there if chains is None else chains))
     if not waters:
         keep &= ~np.isin(atoms.res_name, ("HOH", "DOD"))
     if not hydrogens:

@@ -1,13 +1,15 @@
 """Structures → beads of a coarse-grained mapping."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import check, check_type
+from pyg_atomenc.checks import check_type
 from pyg_atomenc.chem.codes import Integers, by_first_atom
 from pyg_atomenc.chem.rdkit import residues_of
+from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import structure_tokens
 
@@ -63,12 +65,13 @@ class Beads:
             members: Any = beads.values() if isinstance(beads, Mapping) else [None]
             for names in members:
                 fits = isinstance(names, Sequence) and not isinstance(names, str)
-                fits = fits and all(isinstance(name, str) for name in names)
-                check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")
+                if not fits or not all(isinstance(name, str) for name in names):
+                    found = f"{beads!r} for residue {residue!r}"
+                    raise AtomEncodingError(f"'mapping' has {found}: {mend}")
                 named += names
-            for name in sorted(named):
-                text = f"'mapping' names atom {name!r} of residue {residue!r} twice."
-                check(named.count(name) == 1, text)
+            for name, _ in filter(lambda item: item[1] > 1, Counter(named).items()):
+                where = f"atom {name!r} of residue {residue!r}"
+                raise AtomEncodingError(f"'mapping' names {where} twice.")
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
