@@ -92,7 +92,8 @@ class Results:
 def title(setting):
     task, data, kind = setting
     if task != "molecule":
-        return {"fragment-sum": "sum over atoms", "fragment-max": "largest atom"}[task]
+        names = {"sum": "sum of atoms", "max": "largest atom"}
+        return f"fragments: {names[task.removeprefix('fragment-')]}"
     return f"{SETS.get(data, data)}, {kind}"
 
 
@@ -140,9 +141,10 @@ def seeds(results):
         sizes = next(iter(arms.values()))[0]["sizes"]
         known = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         split = " / ".join(str(sizes[part]) for part in ("train", "valid", "test"))
-        task = setting[0] if setting[0] != "molecule" else UNITS.get(setting[1], "")
-        found.append([title(setting), task, known, split])
-    head = ["setting", "unit or task", "seeds", "molecules (training / …)"]
+        # Crippen's contributions are to logP.
+        unit = UNITS.get(setting[1], "") if setting[0] == "molecule" else "logP"
+        found.append([title(setting), unit, known, split])
+    head = ["setting", "unit", "seeds", "training / validation / test molecules"]
     return _table(head, found)
 
 
@@ -172,6 +174,7 @@ def plot(results, path):
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{title(setting)}: error minus that of “{control[1]}”")
         axis.title.set_fontsize(9)
+        axis.set_xlabel("left of 0 is better", fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
