@@ -7,11 +7,11 @@ from torch_geometric.nn import GINConv, GINEConv, aggr, global_add_pool
 
 from pyg_atomenc import AtomAttentionEncoder
 
-CHANNELS = 48
+CHANNELS = 32
 HEADS = 4
 # Of the convolutions in the model with most parameters; others are as many by wider
 # ones.
-HIDDEN = 48
+HIDDEN = 32
 LARGEST = "set transformer"
 
 

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from training import run
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS = {"freesolv": 60, "esol": 50, "lipophilicity": 30}
-FRAGMENT_EPOCHS = 25
+EPOCHS = {"freesolv": 50, "esol": 30, "lipophilicity": 30}
+FRAGMENT_EPOCHS = 15
 OTHER_EPOCHS = 10
 BESIDE = ("random forest", "mean of training")
 # With tokens of every kind; all others with BRICS's alone in the small grid.

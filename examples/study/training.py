@@ -16,7 +16,7 @@ from pyg_atomenc.errors import require_package
 BATCH = 64
 # To put batches together is a third of the time: so many epochs have batches of their
 # own, and those after them the same in another order. Large sets keep fewer in memory.
-SHUFFLES, KEPT_GRAPHS = 8, 30_000
+SHUFFLES, KEPT_GRAPHS = 4, 30_000
 LEARNING_RATE = 3e-3
 LEFT_OUT = ["smiles", "scaffold", "contribution"]
 
