@@ -250,6 +250,7 @@ def test_a_set_that_cannot_be_had_is_told(study, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_study_goes_on(study, tmp_path):
     command = [sys.executable, STUDY / "run.py", "--out", tmp_path, "--workers", 2,
                "--seeds", 2, "--epochs", 3, "--limit", 40, "--data", "esol",
