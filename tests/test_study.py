@@ -203,6 +203,8 @@ def test_the_control_is_chosen_by_validation(study):
     rows = [row("mean", s, 1.0, 3.0 + s) for s in (0, 1)]
     rows += [row("sum", s, 2.0, 1.0 + s) for s in (0, 1)]
     rows += [row("ours, mean", s, 0.5, 2.5 + s) for s in (0, 1)]
+    # A seed that an arm lacks counts for none.
+    rows += [row("sum", 2, 0.0, 9.0), row("mean", 2, 0.0, 9.0)]
     results = study.report.Results(rows)
     (setting,) = results.settings
     assert results.control(setting) == ("brics", "mean")

@@ -48,7 +48,10 @@ def paired(ours, others):
 
 
 class Results:
-    """Results by setting (task, data, split) and arm (tokens, pooling)."""
+    """Results by setting (task, data, split) and arm (tokens, pooling).
+
+    Of a grid that was stopped, only the seeds that all arms of a setting have count.
+    """
 
     def __init__(self, rows):
         self.by_arm = {}
@@ -61,6 +64,9 @@ class Results:
             if len({(row["epochs"], row["limit"]) for row in every}) > 1:
                 text = f"the results of {setting} have several budgets or sizes"
                 raise SystemExit(f"{text}: run each into an --out of its own.")
+            common = set.intersection(*({r["seed"] for r in a} for a in arms.values()))
+            for arm, rows in arms.items():
+                arms[arm] = [row for row in rows if row["seed"] in common]
         self.settings = list(self.by_arm)
 
     def mean(self, setting, arm, name="test_error"):
@@ -134,16 +140,14 @@ def tokens_table(results, settings):
 
 
 def seeds(results):
-    """How many seeds the arms of every setting have."""
+    """How many seeds every setting has, and how many molecules."""
     found = []
     for setting, arms in results.by_arm.items():
-        counts = sorted({len(rows) for rows in arms.values()})
-        sizes = next(iter(arms.values()))[0]["sizes"]
-        known = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-        split = " / ".join(str(sizes[part]) for part in ("train", "valid", "test"))
+        rows = next(iter(arms.values()))
+        sizes = " / ".join(str(rows[0]["sizes"][k]) for k in ("train", "valid", "test"))
         # Crippen's contributions are to logP.
         unit = UNITS.get(setting[1], "") if setting[0] == "molecule" else "logP"
-        found.append([title(setting), unit, known, split])
+        found.append([title(setting), unit, str(len(rows)), sizes])
     head = ["setting", "unit", "seeds", "training / validation / test molecules"]
     return _table(head, found)
 
