@@ -226,7 +226,7 @@ def test_an_sdf_is_read_as_its_smiles(hydrogens, tmp_path, run):
 
 
 # With this learning rate and patience the schedule lowers the rate, too.
-ARGUMENTS = ("--targets", "carbon", "--dropout", 0.3, "--batch-size", 8, "--seed", 3,
+ARGUMENTS = ("--targets", "carbon", "--dropout", 0.3, "--batch-size", 8, "--seed", 2,
              "--learning-rate", 0.003, "--patience", 5)  # fmt: skip
 
 
