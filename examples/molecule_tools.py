@@ -1,6 +1,7 @@
 """What `train_molecules.py` needs beside the training itself: sets and measures."""
 
 import csv
+import math
 from collections import defaultdict
 
 import torch
@@ -47,7 +48,12 @@ def find_task(graphs, targets, asked):
     for name, labels in zip(targets, torch.cat([g.y for g in graphs]).T, strict=True):
         known = labels[~labels.isnan()]
         if len(known) == 0 or known.isinf().any():
-            fail(f"{name!r} has {'infinite labels' if len(known) else 'no label'}")
+            what = "no label" if len(known) == 0 else "infinite labels, or above 3e38"
+            fail(f"{name!r} has {what}")
+        known = known.double()
+        if 0 < known.std(correction=0) < 1e-4 * known.mean().abs():
+            why = "vary too little for their size, and float32 would lose digits"
+            fail(f"the labels of {name!r} {why}: subtract a constant from them")
         binary = set(known.tolist()) <= {0, 1}
         kinds.add("classification" if binary else "regression")
         if asked == "classification" and not binary:
@@ -59,12 +65,34 @@ def find_task(graphs, targets, asked):
     return task
 
 
+def tell_repeats(graphs, targets):
+    """Print how many molecules come again, and how much their labels differ."""
+    groups = defaultdict(list)
+    for data in graphs:
+        groups[data.smiles].append(data.y)
+    repeats = [torch.cat(labels) for labels in groups.values() if len(labels) > 1]
+    if not repeats:
+        return
+    # Of missing labels alone it is -inf.
+    highest = [y.where(~y.isnan(), -math.inf).amax(0) for y in repeats]
+    lowest = [y.where(~y.isnan(), math.inf).amin(0) for y in repeats]
+    gaps = (torch.stack(highest) - torch.stack(lowest)).amax(0).clamp(min=0)
+    texts = [f"{gap:g} in {t}" for t, gap in zip(targets, gaps.tolist(), strict=True)]
+    print(
+        f"{len(repeats)} molecules repeat, with labels up to {', '.join(texts)} apart"
+    )
+
+
 def split_molecules(graphs, by_scaffold):
     """Sets of graphs by name; what shares a scaffold, or a SMILES, shares a set."""
     key = murcko.MurckoScaffoldSmiles if by_scaffold else str
     groups = defaultdict(list)
     for data in graphs:
         groups[key(data.smiles)].append(data)
+    if by_scaffold and len(groups) == 1:
+        (scaffold,) = groups
+        what = f"the scaffold {scaffold}" if scaffold else "the empty scaffold, no ring"
+        fail(f"all molecules share {what}: pass --split random")
     groups = [list(groups.values())[i] for i in torch.randperm(len(groups)).tolist()]
     if by_scaffold:
         # The largest are for training, so that the test has many scaffolds.
@@ -78,11 +106,11 @@ def split_molecules(graphs, by_scaffold):
 
 
 def labels_of(sets, targets):
-    """The labels [molecules, targets] of each set, some of each target."""
+    """The labels [molecules, targets] of each set in float64, some of each target."""
     print(", ".join(f"{len(part)} molecules for {name}" for name, part in sets.items()))
     none, y = torch.zeros(0, len(targets)), {}
     for name, part in sets.items():
-        y[name] = torch.cat([none, *(data.y for data in part)])
+        y[name] = torch.cat([none, *(data.y for data in part)]).double()
         for target, labels in zip(targets, y[name].T, strict=True):
             if labels.isnan().all():
                 mend = "add rows, or try another --seed or --split"
@@ -110,6 +138,22 @@ def total_loss(model, batch):
     return loss.where(known, 0).sum(), known.sum()
 
 
+def run_epoch(model, loader, device, optimizer=None):
+    """The mean loss; with an optimizer it trains."""
+    model.train(optimizer is not None)
+    total = count = 0.0
+    for batch in loader:
+        with torch.set_grad_enabled(model.training):
+            loss, known = total_loss(model, batch.to(device))
+        if optimizer and known:
+            optimizer.zero_grad()
+            (loss / known).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        total, count = total + loss.item(), count + known.item()
+    return total / count
+
+
 def roc_auc(score, label):
     """How often a positive scores above a negative, ties half; None without both."""
     _, place, counts = score.unique(return_inverse=True, return_counts=True)
@@ -121,7 +165,7 @@ def roc_auc(score, label):
 
 
 def measure(task, prediction, truth):
-    """How good predictions are, of the molecules with a label."""
+    """How good predictions are, of the molecules with a label; None is undefined."""
     prediction, truth = prediction[~truth.isnan()], truth[~truth.isnan()].double()
     if task == "classification":
         right = (prediction >= 0.5) == (truth == 1)
@@ -129,10 +173,13 @@ def measure(task, prediction, truth):
         return {"accuracy": accuracy, "roc_auc": roc_auc(prediction, truth)}
     error, spread = prediction - truth, (truth - truth.mean()).square().sum().item()
     squares = error.square()
-    return {
+    found = {
         "mae": error.abs().mean().item(),
         "rmse": squares.mean().sqrt().item(),
-        "r2": 1 - squares.sum().item() / spread if spread else None,
+        "r2": 1 - squares.sum().item() / spread if spread else math.nan,
+    }
+    return {
+        name: value if math.isfinite(value) else None for name, value in found.items()
     }
 
 

@@ -73,11 +73,24 @@ class Entries:
         return [data]
 
 
-def open_source(path, smiles_column, targets=()):
+def add_input(parser):
+    """The options of what is read, and where it is computed."""
+    parser.add_argument("file", type=Path, help="CSV with SMILES, or SDF")
+    parser.add_argument("--smiles-column", help="of a CSV (default: smiles)")
+    tabs = dict(type=lambda text: text.replace("\\t", "\t"))
+    parser.add_argument("--delimiter", **tabs, help="of a CSV, such as ';' or '\\t'")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda")
+
+
+def open_source(args, targets=()):
     """The molecules of a file, for `StructureDataset`, or one by one by `read`."""
-    if path.name.lower().removesuffix(".gz").endswith(SUFFIXES):
-        return Entries(path, targets)
-    return SmilesTable.from_csv(path, smiles_column, targets)
+    if args.file.name.lower().removesuffix(".gz").endswith(SUFFIXES):
+        if args.smiles_column or args.delimiter:
+            fail(f"{args.file}: --smiles-column and --delimiter are for a CSV only")
+        return Entries(args.file, targets)
+    options = {"delimiter": args.delimiter or ","}
+    name = args.smiles_column or "smiles"
+    return SmilesTable.from_csv(args.file, name, targets, **options)
 
 
 def features(data):
@@ -88,30 +101,32 @@ def features(data):
 
 @torch.no_grad()
 def predict(model, graphs, batch_size=64):
-    """Targets in their units, or probabilities, [molecules, targets] in float32."""
+    """Targets in their units, or probabilities, [molecules, targets] in float64."""
     model.eval()
     device, metadata = model.first.device, model.metadata
     found = [torch.zeros(0, len(metadata["targets"]))]
     for batch in tqdm(AtomTokenLoader(graphs, batch_size), "predicting", leave=False):
         found.append(model(batch.to(device)).cpu())
+    out = torch.cat(found).double()
     if metadata["task"] == "classification":
-        return torch.cat(found).sigmoid()
-    mean, std = (torch.tensor(metadata[name]) for name in ("mean", "std"))
-    return torch.cat(found) * std + mean
+        return out.sigmoid()
+    mean, std = (out.new_tensor(metadata[name]) for name in ("mean", "std"))
+    return out * std + mean
 
 
-def read_rows(path):
+def read_rows(args):
     """The columns of a table and its rows, as texts."""
-    text = read_bytes(path, Limits()).decode("utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    text = read_bytes(args.file, Limits()).decode("utf-8-sig")
+    options = {"delimiter": args.delimiter or ",", "restval": ""}
+    reader = csv.DictReader(io.StringIO(text, newline=""), **options)
     return list(reader.fieldnames), list(reader)
 
 
-def read(path, smiles_column, tokenizer):
+def read(args, tokenizer):
     """Columns, rows with an `error` or without, and the graphs of the latter."""
-    source, graphs = open_source(path, smiles_column), []
+    source, graphs = open_source(args), []
     is_table = isinstance(source, SmilesTable)
-    columns, rows = read_rows(path) if is_table else (["entry", "name", "smiles"], [])
+    columns, rows = read_rows(args) if is_table else (["entry", "name", "smiles"], [])
     for index, name in enumerate(tqdm(source.names, "reading")):
         error = ""
         try:
@@ -145,8 +160,10 @@ def write(path, header, rows):
 def run(args):
     check_integer("--batch-size", args.batch_size)
     device = check_device(args.device)
+    if args.out.exists() and args.file.exists() and args.out.samefile(args.file):
+        fail(f"{args.out}: is the input, pass another --out")
     model, tokenizer = load(args.model)
-    columns, rows, graphs = read(args.file, args.smiles_column, tokenizer)
+    columns, rows, graphs = read(args, tokenizer)
     is_class = model.metadata["task"] == "classification"
     kind = "probability" if is_class else "predicted"
     added = [f"{target}_{kind}" for target in model.metadata["targets"]]
@@ -154,9 +171,11 @@ def run(args):
     if twice := sorted({name for name in header if header.count(name) > 1}):
         fail(f"{args.file}: rename its columns {twice}, which would come twice")
     predictions = predict(model.to(device), graphs, args.batch_size)
+    if not predictions.isfinite().all():
+        fail(f"{args.model}: predicts what is no finite number, train it anew")
     readable = [row for row in rows if not row["error"]]
     for row, values in zip(readable, predictions.tolist(), strict=True):
-        row.update(zip(added, (f"{value:.6g}" for value in values), strict=True))
+        row.update(zip(added, (f"{value:.8g}" for value in values), strict=True))
     write(args.out, header, rows)
     print(f"{len(graphs)} of {len(rows)} molecules predicted: {args.out}")
     if len(graphs) < len(rows):
@@ -166,11 +185,9 @@ def run(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="the folder that training wrote")
-    parser.add_argument("file", type=Path, help="CSV with SMILES, or SDF")
+    add_input(parser)
     parser.add_argument("--out", type=Path, default=Path("outputs/predicted.csv"))
-    parser.add_argument("--smiles-column", default="smiles")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda")
     try:
         run(parser.parse_args())
     except (AtomEncodingError, OSError) as error:

@@ -13,13 +13,14 @@ stopped it. Needs the extras `chem` and `save`.
 import argparse
 import hashlib
 import json
+import math
 import os
 import warnings
 from pathlib import Path
 
 import molecule_tools as tools
 import torch
-from predict_molecules import TOKENIZERS, features, open_source, predict
+from predict_molecules import TOKENIZERS, add_input, features, open_source, predict
 from tqdm import tqdm
 
 from pyg_atomenc.checks import check_integer, check_positive
@@ -35,7 +36,7 @@ LOGGED = ["epoch", "training_loss", "validation_loss", "learning_rate"]
 
 def read(args):
     """The graphs with their labels `y` [1, targets]; tells what cannot be read."""
-    source = open_source(args.file, args.smiles_column, args.targets)
+    source = open_source(args, args.targets)
     options = {"tokenizer": TOKENIZERS[args.tokenizer](), "pre_transform": features}
     with warnings.catch_warnings():
         # What is skipped is told below.
@@ -43,22 +44,6 @@ def read(args):
         dataset = StructureDataset(args.out / "graphs", source, **options)
     tools.write_skipped(args.out / "skipped.csv", dataset)
     return list(dataset), len(dataset.report)
-
-
-def run_epoch(model, loader, device, optimizer=None):
-    """The mean loss; with an optimizer it trains."""
-    model.train(optimizer is not None)
-    total = count = 0.0
-    for batch in loader:
-        with torch.set_grad_enabled(model.training):
-            loss, known = tools.total_loss(model, batch.to(device))
-        if optimizer and known:
-            optimizer.zero_grad()
-            (loss / known).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        total, count = total + loss.item(), count + known.item()
-    return total / count
 
 
 def fit(model, sets, state, args):
@@ -82,8 +67,14 @@ def fit(model, sets, state, args):
             break
         # Each epoch has random numbers of its own: a resumed run draws the same.
         torch.manual_seed(args.seed + 1_000_003 * epoch)
-        losses = [run_epoch(model, training, args.device, optimizer)]
-        losses += [run_epoch(model, validation, args.device)]
+        losses = [tools.run_epoch(model, training, args.device, optimizer)]
+        losses += [tools.run_epoch(model, validation, args.device)]
+        if not all(map(math.isfinite, losses)):
+            mend = "pass a lower --learning-rate"
+            if epoch > 1:
+                save = f"--resume --epochs {epoch - 1} to save the best before it"
+                mend += f" and another --out, or {save}"
+            tools.fail(f"the loss of epoch {epoch} is no finite number: {mend}")
         values = [epoch, *losses, optimizer.param_groups[0]["lr"]]
         schedule.step(losses[1])
         if losses[1] < state["best_loss"]:
@@ -100,8 +91,6 @@ def fit(model, sets, state, args):
                 board.add_scalar(name, value, epoch)
             board.flush()
         bar.set_postfix(loss=f"{losses[1]:.3f}", best=f"{state['best_loss']:.3f}")
-    if "best" not in state:
-        tools.fail("the loss is no number: pass a lower --learning-rate")
     model.load_state_dict(state["best"])
 
 
@@ -113,7 +102,7 @@ def start(args):
     if args.resume and not path.exists():
         tools.fail(f"{path}: is not there, leave out --resume")
     if path.exists() and not args.resume:
-        tools.fail(f"{path}: is there, pass --resume or another --out")
+        tools.fail(f"{path}: is there, pass --resume or another --out, or delete it")
     if not args.resume:
         return dict(options=options, history=[], best_loss=torch.inf, best_epoch=0)
     try:
@@ -122,7 +111,8 @@ def start(args):
     except Exception as error:
         tools.fail(f"{path}: is no checkpoint of this script ({type(error).__name__})")
     if changed := [name for name in options if options[name] != old.get(name)]:
-        tools.fail(f"{path}: was begun with other {', '.join(changed)}")
+        mend = "pass the same, or begin anew in another --out"
+        tools.fail(f"{path}: was begun with other {', '.join(changed)}: {mend}")
     return state
 
 
@@ -138,6 +128,7 @@ def run(args):
     graphs, skipped = read(args)
     task = tools.find_task(graphs, args.targets, args.task)
     torch.manual_seed(args.seed)
+    tools.tell_repeats(graphs, args.targets)
     sets = tools.split_molecules(graphs, args.split == "scaffold")
     y = tools.labels_of(sets, args.targets)
     rows = ((d.source, d.smiles, name) for name in sets for d in sets[name])
@@ -162,14 +153,14 @@ def run(args):
         "best_epoch": state["best_epoch"],
         "test": tools.compare(metadata, prediction, y["test"], mean),
     }
-    (args.out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    text = json.dumps(report, indent=2, allow_nan=False)
+    (args.out / "metrics.json").write_text(text + "\n", "utf-8")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path, help="CSV with SMILES, or SDF")
+    add_input(parser)
     parser.add_argument("--targets", nargs="+", required=True, help="columns")
-    parser.add_argument("--smiles-column", default="smiles")
     parser.add_argument("--out", type=Path, default=Path("outputs/molecules"))
     parser.add_argument("--task", choices=["regression", "classification"])
     parser.add_argument("--split", choices=["random", "scaffold"], default="random")
@@ -182,15 +173,17 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--tensorboard", action="store_true")
+    args = parser.parse_args()
     try:
-        run(parser.parse_args())
+        run(args)
     except (AtomEncodingError, MissingPackageError, OSError) as error:
         tools.fail(error)
     except KeyboardInterrupt:
-        tools.fail("stopped; --resume goes on after the last whole epoch")
+        whole = (args.out / "checkpoint.pt").exists()
+        mend = "--resume goes on after the last whole epoch" if whole else "start anew"
+        tools.fail(f"stopped; {mend}")
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ class StructureDataset(Dataset):
         self.transform = transform
         if self.report:
             what = f"{len(self.report)} of {len(self.source.names)} files or rows"
-            first = f"the first is {' - '.join(self.report[0])} (see 'report')."
-            text = f"{what} cannot be read, {first}"
+            first = f"the first is {' - '.join(self.report[0])}"
+            text = f"{what} cannot be read, {first} (see {self.folder}/skipped.tsv)."
             if on_error == "raise" or len(self) == 0:
                 raise FileFormatError(text)
             warnings.warn(text, stacklevel=2)

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check, check_file, check_rows
+from pyg_atomenc.checks import check, check_file, check_rows, listed
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError, require_package
 from pyg_atomenc.io.atom_array import from_atom_array
@@ -23,6 +23,8 @@ from pyg_atomenc.io.structure import SUFFIXES, from_structure
 PathLike = Union[str, "os.PathLike[str]"]
 _ENDS = "|".join(map(re.escape, SUFFIXES))
 _NAME = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
+# How tables say that there is no number, in any case.
+_MISSING = {"", "-", "na", "n/a", "#n/a", "nan", "none", "null"}
 
 
 class StructureFiles:
@@ -141,8 +143,9 @@ class SmilesTable:
         Args:
             path (str or os.PathLike): The file.
             smiles_column (str): Where the SMILES are. (default: ``"smiles"``)
-            label_columns (sequence): Which columns become ``y``, float32, NaN if empty;
-                the data set skips rows of other texts or too few cells. (default: none)
+            label_columns (sequence): Which columns become ``y``, float32, NaN if empty,
+                ``NA``, ``N/A``, ``null``, ``none`` or ``-``; the data set skips rows of
+                other texts, of too few cells or of too many. (default: none)
             delimiter (str): What stands between cells. (default: ``","``)
             limits (Limits, optional): What the file may hold. (default: ``Limits()``)
             **options: As for the class.
@@ -158,15 +161,21 @@ class SmilesTable:
             reader = csv.DictReader(text, delimiter=delimiter, strict=True)
             header, rows = list(reader.fieldnames or []), list(reader)
         except (TypeError, ValueError, csv.Error) as error:
-            why = f"cannot be read as a table in UTF-8 ({error}). Mend it."
+            why = f"cannot be read as a table in UTF-8 ({error}). Mend or convert it."
             raise FileFormatError(f"{path}: {why}") from error
         for name in (smiles_column, *labels):
             if (count := header.count(name)) != 1 or not rows:
                 what = f"{len(rows)} rows, with {count} columns {name!r} among {header}"
-                raise FileFormatError(f"{path}: has {what}. Check names and delimiter.")
+                same = str(name).strip().lower()
+                near = [h for h in header if h.strip().lower() == same]
+                hint = f"Did you mean {listed(near)}? " if near and not count else ""
+                mend = f"{hint}Check the columns' names and 'delimiter'."
+                raise FileFormatError(f"{path}: has {what}. {mend}")
         table = cls([row[smiles_column] for row in rows], **options)
         # Text until a row is read: a wrong label is a fault of its row alone.
-        table._labels = [[row[name] for name in labels] for row in rows]
+        # What has no column is below None.
+        cells = [None if None in row else [row[n] for n in labels] for row in rows]
+        table._labels = cells
         return table
 
     def stamp(self, index: int) -> str:
@@ -177,6 +186,8 @@ class SmilesTable:
 
     def read(self, index: int, tokenizer: Any = None) -> list[AtomTokenData]:
         """The graph of a row."""
+        many = "the row has more cells than the header: quote what holds a delimiter."
+        check(self._labels[index] is not None, many)
         data = from_smiles(self._smiles[index], tokenizer, **self.options)
         return [named(data, self.names[index], self._labels[index])]
 
@@ -193,7 +204,8 @@ def named(data: AtomTokenData, source: str, labels: Any) -> AtomTokenData:
 
 def _number(cell: Any) -> float:
     try:
-        return float(cell.strip() or "nan")
+        return float("nan" if cell.strip().lower() in _MISSING else cell)
     except (AttributeError, ValueError) as error:
         why = "the row is too short" if cell is None else f"{cell!r} is no number"
-        raise AtomEncodingError(f"a label is bad, {why}: mend the row.") from error
+        mend = "mend the row; two classes are 0 and 1."
+        raise AtomEncodingError(f"a label is bad, {why}: {mend}") from error

@@ -43,6 +43,37 @@ def test_a_csv_file(path):
     assert one.read(2, None)[0].y.tolist() == [[1.0]]
 
 
+def test_rows_with_too_many_cells(path):
+    path.write_text("name,smiles,a\n1,2-x,C,7\nplain,CC,1\nend,CC,2,\n")
+    for labels in ((), "a"):
+        table = SmilesTable.from_csv(path, label_columns=labels)
+        assert table.read(1)[0].num_nodes == 2
+        for index in (0, 2):
+            with pytest.raises(ValueError, match="more cells than the header: quote"):
+                table.read(index)
+    stamp = table.stamp(2)
+    path.write_text("name,smiles,a\n1,2-x,C,7\nplain,CC,1\nend,CC,2\n")
+    assert SmilesTable.from_csv(path, label_columns="a").stamp(2) != stamp
+
+
+@pytest.mark.parametrize(
+    "mark", ["", " ", "-", "NA", "n/a", "#N/A", "NaN", "None", "NULL"]
+)
+def test_marks_of_a_missing_label(mark, path):
+    path.write_text(f"smiles,a,b\nC,{mark},2\nC,-2,2\n")
+    table = SmilesTable.from_csv(path, label_columns=["a", "b"])
+    missing, known = table.read(0)[0].y[0]
+    assert math.isnan(missing) and known == 2
+    assert table.read(1)[0].y.tolist() == [[-2, 2]]
+
+
+@pytest.mark.parametrize("mark", [">5", "--", "no", "1,5"])
+def test_what_is_no_mark(mark, path):
+    path.write_text(f'smiles,a\nC,"{mark}"\n')
+    with pytest.raises(ValueError, match=f"'{mark}' is no number"):
+        SmilesTable.from_csv(path, label_columns="a").read(0)
+
+
 def test_packed_tabbed_and_with_a_mark(path, tmp_path):
     text = "\ufeff" + CSV.replace(",", "\t")
     packed = tmp_path / "t.tsv.gz"
@@ -82,6 +113,10 @@ def test_bad_tables(path, tmp_path):
         ValueError, match=r"table.csv: has 4 rows, with 0 columns 'SMILES'"
     ):
         SmilesTable.from_csv(path, "SMILES")
+    with pytest.raises(ValueError, match="Did you mean 'smiles'[?] Check the"):
+        SmilesTable.from_csv(path, " Smiles")
+    with pytest.raises(ValueError, match=r"'smile' among \[.*\]. Check the columns'"):
+        SmilesTable.from_csv(path, "smile")
     with pytest.raises(ValueError, match="with 0 columns 'y' among"):
         SmilesTable.from_csv(path, label_columns=["a", "y"])
     with pytest.raises(ValueError, match="none.csv: does not exist"):
