@@ -31,6 +31,11 @@ def count(text):
     return int(text)
 
 
+def count_or_0(text):
+    """A positive integer or 0, for argparse."""
+    return 0 if text == "0" else count(text)
+
+
 def positive(text):
     """A positive number, for argparse, which tells texts that are none itself."""
     if not 0 < float(text) < math.inf:

@@ -66,7 +66,6 @@ def test_starts_as_a_user_starts_it(script):
 @pytest.mark.parametrize(
     "script, package, extra",
     [
-        ("quickstart.py", "rdkit", "chem"),
         ("encode_structure.py", "safetensors", "save"),
         ("boltz_encoder.py", "safetensors", "save"),
         ("train_molecules.py", "rdkit", "chem"),
@@ -84,6 +83,17 @@ def test_says_which_extra_brings_what_it_lacks(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"pip install -e '\.\[{extra}\]'"):
         run(script)
+
+
+def test_quickstart_says_so_in_one_line(run, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.split(".")[0] == "rdkit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(SystemExit, match="1"):
+        run("quickstart.py")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: from_smiles needs the package 'rdkit'")
+    assert "pip install -e '.[chem]'" in said
 
 
 def errors_of(text):
