@@ -5,11 +5,11 @@
 
 Draws frames of the molecule at --temperature from RDKit's force field MMFF94, or reads
 yours from --frames: what ASE reads, with energies in eV and forces in eV/Å, the atoms
-in the order of the SMILES, hydrogens last, those of the first atom first. The model, of `potential.py`, has forces
-that are minus the gradient of its energy, so training takes a second derivative. The
-last fifth of the frames is held out; of those that are drawn, whole trajectories.
-Writes `model.safetensors` and `config.json`. Needs the extras `chem` and `save`, and
-`pip install ase` for --frames.
+in the order of the SMILES, then hydrogens, the first atom's first. The model, of
+`potential.py`, has forces that are minus the gradient of its energy, so training takes
+a second derivative. The last fifth of the frames is held out; of those that are drawn,
+whole trajectories. Writes `model.safetensors` and `config.json`. Needs the extras
+`chem` and `save`, and `pip install ase` for --frames.
 """
 
 from pathlib import Path
@@ -183,8 +183,8 @@ def train(args):
 
 def main():
     parser = command_line.Parser(description=__doc__.splitlines()[0])
-    count, positive = command_line.count, command_line.positive
     parser.add_argument("smiles")
+    count, positive = command_line.count, command_line.positive
     parser.add_argument("--frames", type=Path, help="such as an .xyz of ASE")
     parser.add_argument("--count", type=count, help="of frames to draw (1000)")
     parser.add_argument("--temperature", type=positive, help="in K (500)")
