@@ -101,8 +101,10 @@ def simulate(args):
         raise ValueError("--picoseconds: is shorter than a --step")
     if args.out:
         check_format(args.out)
+    model = TokenCalculator(args.model)
+    if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    atoms = start(TokenCalculator(args.model), args.temperature, args.seed)
+    atoms = start(model, args.temperature, args.seed)
     energies = run(atoms, steps, args.step, args.out)
     slope, swing = drift(energies, steps * args.step / 1000)
     unit = 1000 / len(atoms)

@@ -112,9 +112,8 @@ def labelled(molecule, frames):
         graphs.append(data := frame(molecule, pos))
         data.energy = torch.tensor([energy], dtype=torch.float)
         data.forces = torch.as_tensor(forces, dtype=torch.float)
-        command_line.check_finite(
-            f"a number of frame {number}", data.pos, data.energy, data.forces
-        )
+        numbers = data.pos, data.energy, data.forces
+        command_line.check_finite(f"a number of frame {number}", *numbers)
     return graphs
 
 
@@ -157,8 +156,8 @@ def train(args):
             raise ValueError("--count and --temperature are not for --frames")
         frames = read(args.frames, args.smiles)
     else:
-        drawn = args.count or 1000, args.temperature or 500.0
-        frames = draw(args.smiles, *drawn, args.seed)
+        wanted = args.count or 1000, args.temperature or 500.0
+        frames = draw(args.smiles, *wanted, args.seed)
     graphs = labelled(molecule, frames)
     cut = len(graphs) * 4 // 5
     learnt, tested = graphs[:cut], graphs[cut:]
@@ -183,8 +182,8 @@ def train(args):
 
 def main():
     parser = command_line.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("smiles")
     count, positive = command_line.count, command_line.positive
+    parser.add_argument("smiles")
     parser.add_argument("--frames", type=Path, help="such as an .xyz of ASE")
     parser.add_argument("--count", type=count, help="of frames to draw (1000)")
     parser.add_argument("--temperature", type=positive, help="in K (500)")
