@@ -18,13 +18,15 @@ needs, from 0 to 1, by PyG's GNNExplainer. Attention tells what the encoder read
 what a prediction is made of; integrated gradients do, as they add up to it.
 
 Of a structure it writes `residues.cif` with a value a residue as B-factors: what a
-model with readout="none" predicts for it, else the sum of its atoms' attributions.
+model with readout="none" predicts for it, of a class its probability, else the sum of
+its atoms' attributions. Of a model of `train_structures.py` it holds what that predicts
+for: no waters, hydrogens, or kinds of residues without labels.
 """
 
-import argparse
 import csv
 from pathlib import Path
 
+import command_line
 import explanations
 import torch
 from torch import nn
@@ -32,20 +34,19 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.utils import scatter
 
 from pyg_atomenc.datasets import SmilesTable
-from pyg_atomenc.errors import MissingPackageError, require_package
-from pyg_atomenc.io import from_smiles, from_structure, to_atom_array
+from pyg_atomenc.errors import require_package
+from pyg_atomenc.io import from_smiles, to_atom_array
 from pyg_atomenc.nn import MoleculeEncoder
 from pyg_atomenc.plotting import draw_atom_weights
-from pyg_atomenc.tokenizers import BRICS, Atom, Residue, RingsAndChains
+from pyg_atomenc.tokenizers import BRICS, Atom, RingsAndChains
 from pyg_atomenc.transforms import AtomFeatures
 
 # Before anything is trained.
 require_package("matplotlib.figure", "explain_molecule.py")
-TABLE = Path(__file__).parent / "data" / "freesolv.csv"
-TARGET = "hydration_free_energy"
+TABLE, TARGET = Path(__file__).parent / "data/freesolv.csv", "hydration_free_energy"
 TOKENIZERS = {"brics": BRICS, "rings": RingsAndChains, "atom": Atom}
-# Of the change, or of the largest attribution where they cancel out.
-TOLERANCE = 0.01
+# Of GNNExplainer: below it a column tells nothing.
+LEAST = 0.05
 
 
 def train(epochs):
@@ -69,30 +70,19 @@ def train(epochs):
 def get_model(args):
     """That of --model, one trained now, or a random one; says which."""
     torch.manual_seed(args.seed)
+    if args.epochs is not None and (args.model or args.epochs and args.structure):
+        raise ValueError("--epochs is for a model that is trained here on molecules")
+    epochs = 10 if args.epochs is None else args.epochs
     if args.model is not None:
         model = MoleculeEncoder.from_pretrained(args.model)
         print(f"model of {args.model}")
-    elif args.structure is not None or args.epochs == 0:
+    elif args.structure is not None or epochs == 0:
         model = MoleculeEncoder(1, readout="none" if args.structure else "sum").eval()
         print(f"RANDOM weights, seed {args.seed}: what follows has no meaning")
     else:
-        model = train(args.epochs)
-        print(f"trained for {args.epochs} epochs on {TABLE.name}")
+        model = train(epochs)
+        print(f"trained for {epochs} epochs on {TABLE.name}")
     return model
-
-
-def attributions(explained, x, steps):
-    """Integrated gradients [N], checked, or None where captum is not installed."""
-    try:
-        atoms, change = explanations.integrated_gradients(explained, x, steps)
-    except MissingPackageError as error:
-        print(f"skipped: {error}")
-        return None
-    total = atoms.sum().item()
-    gap = abs(total - change) / max(abs(change), atoms.abs().max().item(), 1e-6)
-    verdict = "complete" if gap < TOLERANCE else "NOT complete, raise --steps"
-    print(f"attributions sum to {total:.4f}, of a change of {change:.4f}: {verdict}")
-    return atoms
 
 
 def write_csv(path, columns):
@@ -106,8 +96,12 @@ def explain_molecule(explained, args):
     """Write pictures and tables; print the table of atoms."""
     model, data, names = explained.model, explained.data, explained.data.atom_name
     x = model.embed(data).detach()
-    prediction = explained.mean + explained.std * explained(x).item()
-    print(f"{data.given_smiles}: {args.target} is {prediction:.3f}")
+    prediction = explained.predict(x).item()
+    print(
+        f"{data.given_smiles}: {explained.predicted}{args.target} is {prediction:.3f}"
+    )
+    if explained.classifies:
+        print("what follows explains its logit, in logits")
     sizes = data.token_layout().sizes
     weights = model(data, return_attention_weights=True)[1].detach()
     (args.out / "weights.svg").write_text(draw_atom_weights(data, weights), "utf-8")
@@ -121,15 +115,18 @@ def explain_molecule(explained, args):
     print(f"attention of token {token}, {data.token_name[token]}: {path}")
 
     needed, bonds, needed_bonds = explanations.gnn_explainer(explained, x)
+    if torch.cat([needed, needed_bonds]).max() < LEAST:
+        text = f"finds nothing that is needed, all is below {LEAST}"
+        print(f"note: GNNExplainer {text}: the model may be weak")
     columns = {
         "atom": names,
         "token": [data.token_name[token] for token in data.atom_to_token],
         "weight": (weights.mean(1) * sizes[data.atom_to_token]).tolist(),
         "gnn_explainer": needed.tolist(),
     }
-    if (added := attributions(explained, x, args.steps)) is not None:
+    if (added := explanations.attributions(explained, x, args.steps)) is not None:
         columns["integrated_gradients"] = added.tolist()
-        legend = f"what atoms add to {args.target}"
+        legend = f"what atoms add to {explained.added_up}{args.target}"
         picture = draw_atom_weights(data, added, relative=False, legend=legend)
         (args.out / "attributions.svg").write_text(picture, "utf-8")
     write_csv(args.out / "atoms.csv", columns)
@@ -139,57 +136,63 @@ def explain_molecule(explained, args):
     print((args.out / "atoms.csv").read_text("utf-8"))
 
 
-def explain_structure(explained, args):
-    """Write the structure with a value of every residue as B-factors."""
+def explain_structure(explained, args, used):
+    """Write the structure with a value of every residue that is used as B-factors."""
     pdbx = require_package("biotite.structure.io.pdbx", "--structure")
     model, data = explained.model, explained.data
     x = model.embed(data).detach()
     if model.config["readout"] == "none":
-        values = explained.mean + explained.std * explained(x).detach().flatten()
-        what = args.target
+        values, what = explained.predict(x), f"{explained.predicted}{args.target}"
     else:
-        if (added := attributions(explained, x, args.steps)) is None:
+        if (added := explanations.attributions(explained, x, args.steps)) is None:
             raise SystemExit(1)
         values = scatter(added, data.atom_to_token, 0, data.num_tokens, "sum")
-        what = f"what residues add to {args.target}"
+        what = f"what residues add to {explained.added_up}{args.target}"
+    atoms = to_atom_array(data, values)[used[data.atom_to_token].numpy()]
     file = pdbx.CIFFile()
-    pdbx.set_structure(file, to_atom_array(data, values), data_block="residues")
+    pdbx.set_structure(file, atoms, data_block="residues")
     file.write(args.out / "residues.cif")
-    low, high = values.aminmax()
+    low, high = values[used].aminmax()
     print(f"B-factors: {what}, {low:.3f} to {high:.3f}: {args.out / 'residues.cif'}")
     print("in PyMOL: load residues.cif; spectrum b, blue_white_red")
 
 
+def explain(args):
+    model = get_model(args)
+    targets = explanations.targets_of(model.metadata)
+    args.target = args.target or targets[0]
+    if args.target not in targets:
+        raise ValueError(f"--target: the model predicts {', '.join(targets)}")
+    target = targets.index(args.target)
+    if args.structure:
+        data, used = explanations.read_structure(args.structure, model.metadata)
+    elif model.config["readout"] == "none":
+        raise ValueError("the model predicts for tokens: explain a --structure")
+    else:
+        tokenizer = TOKENIZERS[model.metadata.get("tokenizer", "brics")]()
+        data = AtomFeatures()(from_smiles(args.smiles, tokenizer))
+    args.out.mkdir(parents=True, exist_ok=True)
+    explained = explanations.Explained(model, data, target)
+    if args.structure:
+        explain_structure(explained, args, used)
+    else:
+        explain_molecule(explained, args)
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("smiles", nargs="?", default="CC(=O)Nc1ccc(O)cc1")
     parser.add_argument("--structure", type=Path, help="mmCIF, BinaryCIF or PDB file")
     parser.add_argument("--model", type=Path, help="folder of save_pretrained")
     parser.add_argument("--target", help="the model's first, if not given")
     parser.add_argument("--token", type=int, help="its attention; the largest's if not")
-    parser.add_argument("--epochs", type=int, default=10, help="without --model")
-    parser.add_argument("--steps", type=int, default=50, help="of integrated gradients")
+    help = "without --model (default: 10)"
+    parser.add_argument("--epochs", type=command_line.count_or_0, help=help)
+    help = "of integrated gradients"
+    parser.add_argument("--steps", type=command_line.count, default=50, help=help)
     parser.add_argument("--out", type=Path, default=Path("outputs/explained"))
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        model = get_model(args)
-        targets = explanations.targets_of(model.metadata)
-        args.target = args.target or targets[0]
-        if args.target not in targets:
-            raise ValueError(f"--target: the model predicts {', '.join(targets)}")
-        if args.structure:
-            data, explain = from_structure(args.structure, Residue()), explain_structure
-        elif model.config["readout"] == "none":
-            raise ValueError("the model predicts for tokens: explain a --structure")
-        else:
-            tokenizer = TOKENIZERS[model.metadata.get("tokenizer", "brics")]()
-            data, explain = from_smiles(args.smiles, tokenizer), explain_molecule
-        args.out.mkdir(parents=True, exist_ok=True)
-        data, target = AtomFeatures()(data), targets.index(args.target)
-        explain(explanations.Explained(model, data, target), args)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+    parser.run(explain)
 
 
 if __name__ == "__main__":

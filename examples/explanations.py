@@ -1,12 +1,19 @@
 """Ways to ask a `MoleculeEncoder` for reasons; `explain_molecule.py` uses them all."""
 
+import structure_tools
 import torch
 from torch import nn
 from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.utils import coalesce, to_dense_adj
 
 from pyg_atomenc import TokenAttentionConv
-from pyg_atomenc.errors import require_package
+from pyg_atomenc.errors import MissingPackageError, require_package
+from pyg_atomenc.io import from_structure
+from pyg_atomenc.tokenizers import Residue
+from pyg_atomenc.transforms import AtomFeatures
+
+# Of the change, or of the largest attribution where they cancel out.
+TOLERANCE = 0.01
 
 
 def targets_of(metadata):
@@ -31,8 +38,12 @@ class Explained(nn.Module):
             else metadata[name]
             for name in ("mean", "std")
         )
-        if metadata.get("classes"):
+        self.classes = metadata.get("classes")
+        self.classifies = self.classes or metadata.get("task") == "classification"
+        self.predicted = self.added_up = ""
+        if self.classifies:
             self.mean, self.std = 0.0, 1.0
+            self.predicted, self.added_up = "the probability of ", "the logit of "
         # Explainers mask bonds, and these pass messages along other edges.
         for conv in model.token_convs:
             conv.explain = False
@@ -40,6 +51,30 @@ class Explained(nn.Module):
     def forward(self, x, edge_index=None):
         """Features of atoms [N, C] → [1, 1], or [T, 1]; the edges are the data's."""
         return self.model(self.data, x)[:, [self.target]]
+
+    @torch.no_grad()
+    def predict(self, x):
+        """In the target's unit, or its probability, [1] or [T]."""
+        out = self.model(self.data, x)
+        if self.classifies:
+            out = out.softmax(dim=1) if self.classes else out.sigmoid()
+        return self.mean + self.std * out[:, self.target]
+
+
+def read_structure(path, metadata):
+    """A structure with features as the model learnt them, and its residues' [T] use.
+
+    Models of `train_structures.py` predict for the kinds of residues that had labels.
+    """
+    if "cutoff" not in metadata:
+        data = AtomFeatures()(from_structure(path, Residue()))
+        return data, torch.ones(data.num_tokens, dtype=torch.bool)
+    data = from_structure(path, Residue(), **structure_tools.READING)
+    kinds = torch.tensor(metadata["kinds"])
+    used = torch.isin(data.token_entity_kind, kinds)
+    if not used.any():
+        raise ValueError(f"{path}: has no residue of a kind that the model learnt")
+    return structure_tools.features(metadata["cutoff"])(data), used
 
 
 @torch.no_grad()
@@ -122,3 +157,17 @@ def integrated_gradients(explained, x, steps=50):
     with torch.no_grad():
         change = explained(x).sum() - explained(baseline).sum()
     return explained.std * found[0].sum(dim=1), explained.std * change.item()
+
+
+def attributions(explained, x, steps):
+    """Integrated gradients [N], checked, or None where captum is not installed."""
+    try:
+        atoms, change = integrated_gradients(explained, x, steps)
+    except MissingPackageError as error:
+        print(f"skipped: {error}")
+        return None
+    total = atoms.sum().item()
+    gap = abs(total - change) / max(abs(change), atoms.abs().max().item(), 1e-6)
+    verdict = "complete" if gap < TOLERANCE else "NOT complete, raise --steps"
+    print(f"attributions sum to {total:.4f}, of a change of {change:.4f}: {verdict}")
+    return atoms

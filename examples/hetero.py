@@ -11,9 +11,9 @@ the error on a fifth of the molecules beside that of a guess. Needs the extra `c
 and less than a minute.
 """
 
-import argparse
 from pathlib import Path
 
+import command_line
 import torch
 from torch import nn
 from torch_geometric.loader import DataLoader
@@ -101,7 +101,7 @@ class HeteroModel(nn.Module):
 def train(model, graphs, epochs):
     """Fit the standardised targets; gives mean, standard deviation and the losses."""
     y = torch.cat([data.y for data in graphs])
-    mean, std = y.mean(), y.std()
+    mean, std = command_line.scale_of(y)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     model.train()
@@ -109,6 +109,7 @@ def train(model, graphs, epochs):
         total = 0.0
         for batch in DataLoader(graphs, batch_size=32, shuffle=True):
             loss = nn.functional.mse_loss(model(batch), (batch.y - mean) / std)
+            command_line.check_finite("the loss", loss)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -126,21 +127,28 @@ def predict(model, graphs):
     return torch.cat(found)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", nargs="?", type=Path, default=TABLE, help="a CSV")
-    parser.add_argument("--smiles-column", default="smiles")
-    parser.add_argument("--target", default="hydration_free_energy", help="a column")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        table = SmilesTable.from_csv(args.table, args.smiles_column, args.target)
-        rows = tqdm(range(len(table.names)), "reading", unit="molecule")
-        graphs = [to_hetero(table.read(i)[0]) for i in rows]
-        graphs = [data for data in graphs if data.y.isfinite().all()]
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+def read(path, smiles_column, target):
+    """The graphs with a label; tells how many rows cannot be read, and the first."""
+    table = SmilesTable.from_csv(path, smiles_column, target)
+    graphs, faults = [], []
+    for i, row in enumerate(tqdm(table.names, "reading", unit="molecule")):
+        try:
+            data = table.read(i)[0]
+            if not data.y.isfinite().all():
+                raise ValueError(f"{target!r} is empty, or not finite")
+            graphs.append(to_hetero(data))
+        except ValueError as error:
+            faults.append(f"{row}: {error}")
+    print(f"{len(graphs)} molecules; {len(faults)} rows are left out")
+    for fault in faults[:10]:
+        print(f"  {fault}")
+    if len(graphs) < 5:
+        raise ValueError(f"{path}: fewer than 5 molecules are left. Add some.")
+    return graphs
+
+
+def run(args):
+    graphs = read(args.table, args.smiles_column, args.target)
     print(graphs[0])
 
     torch.manual_seed(args.seed)
@@ -156,6 +164,16 @@ def main():
     guess = (mean - truth).abs().mean()
     print(f"mean absolute error on other molecules: {error:.2f}")
     print(f"that of the mean as a guess: {guess:.2f}")
+
+
+def main():
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", nargs="?", type=Path, default=TABLE, help="a CSV")
+    parser.add_argument("--smiles-column", default="smiles")
+    parser.add_argument("--target", default="hydration_free_energy", help="a column")
+    parser.add_argument("--epochs", type=command_line.count, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.run(run)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+from command_line import check_finite
 from torch import nn
 from torch_geometric.nn import GINEConv, global_add_pool
 from torch_geometric.nn.models.schnet import GaussianSmearing
@@ -101,6 +102,20 @@ def read_molecule(smiles):
     return AtomTokenData(**{name: data[name] for name in names})
 
 
+def check_bonds(path, molecule, atoms):
+    """Whether ASE's atoms are near to those that the molecule has them bonded to.
+
+    Where they are not, they are in another order: their elements do not tell.
+    """
+    radii = require_package("ase.data", "check_bonds").covalent_radii[atoms.numbers]
+    for i, j in molecule.edge_index.t().tolist():
+        far = atoms.get_distance(i, j)
+        if not far < 1.3 * (radii[i] + radii[j]):
+            pair = " and ".join(f"{k} ({atoms.symbols[k]})" for k in (i, j))
+            why = f"{far:.2f} Å apart, which are bonded in the SMILES: mend the order"
+            raise FileFormatError(f"{path}: has the atoms {pair}, from 0, {why}")
+
+
 def frame(molecule, pos):
     """The molecule at positions [N, 3] in Å."""
     data = molecule.clone()
@@ -109,10 +124,12 @@ def frame(molecule, pos):
 
 
 def save(model, smiles, folder):
-    """Write `model.safetensors` and `config.json`."""
+    """Write `model.safetensors` and `config.json`, of a model without NaN."""
+    check_finite("the model", *model.state_dict().values())
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.save_file(model.state_dict(), folder / "model.safetensors")
-    config = json.dumps({"smiles": smiles, "model": model.config}, indent=2)
+    config = {"smiles": smiles, "model": model.config}
+    config = json.dumps(config, indent=2, allow_nan=False)
     (folder / "config.json").write_text(config + "\n", "utf-8")
 
 

@@ -7,16 +7,15 @@ the model learnt from, the residue's name and, of classes, the probability of th
 that is told. What cannot be read is told and left out, and the exit status is 1 then.
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
 
+import command_line
 import torch
-from train_structures import KEYS, READING, decode, features, places
+from structure_tools import KEYS, READING, decode, features, load_model, places
 
 from pyg_atomenc.io import from_structure
-from pyg_atomenc.nn import MoleculeEncoder
 from pyg_atomenc.tokenizers import Residue
 
 
@@ -38,17 +37,9 @@ def rows_of(path, model):
             yield path.name, *place, name, f"{value:.5g}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="the folder of a model")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--out", type=Path, default=Path("outputs/residues.csv"))
-    args = parser.parse_args()
+def predict(args):
     failed, rows = False, []
-    try:
-        model = MoleculeEncoder.from_pretrained(args.model)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+    model = load_model(args.model)
     for path in args.files:
         try:
             rows += rows_of(path, model)
@@ -62,6 +53,14 @@ def main():
         csv.writer(file).writerows([head, *rows])
     print(f"{len(rows)} residues: {args.out}")
     sys.exit(int(failed))
+
+
+def main():
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="the folder of a model")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, default=Path("outputs/residues.csv"))
+    parser.run(predict)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ together: how far their sum drifts, and swings with the time step, is printed be
 kinetic energy. `--out` keeps the trajectory, for any viewer of molecules.
 """
 
-import argparse
 from pathlib import Path
 
+import command_line
 import numpy as np
 from potential import energy_and_forces, frame, load, read_molecule
 from torch_geometric.data import Batch
@@ -83,20 +83,28 @@ def drift(energies, picoseconds):
     return line[0], (total - np.polyval(line, time)).std()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="the folder of a model")
-    parser.add_argument("--picoseconds", type=float, default=1.0)
-    parser.add_argument("--step", type=float, default=0.5, help="in femtoseconds")
-    parser.add_argument("--temperature", type=float, default=300.0, help="in K")
-    parser.add_argument("--out", type=Path, help="a trajectory, such as md.xyz")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def check_format(path):
+    """Raise a ValueError unless ASE writes trajectories to a file of this name."""
+    formats = require_package("ase.io.formats", "run_dynamics.py")
     try:
-        atoms = start(TokenCalculator(args.model), args.temperature, args.seed)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+        form = formats.ioformats[formats.filetype(path, read=False)]
+    except (KeyError, formats.UnknownFileTypeError):
+        form = None
+    if form is None or form.single or not form.can_write:
+        text = "ASE writes no trajectory to a file of this name, try md.xyz"
+        raise ValueError(f"{path}: {text}")
+
+
+def simulate(args):
     steps = round(args.picoseconds * 1000 / args.step)
+    if steps < 1:
+        raise ValueError("--picoseconds: is shorter than a --step")
+    if args.out:
+        check_format(args.out)
+    model = TokenCalculator(args.model)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    atoms = start(model, args.temperature, args.seed)
     energies = run(atoms, steps, args.step, args.out)
     slope, swing = drift(energies, steps * args.step / 1000)
     unit = 1000 / len(atoms)
@@ -105,6 +113,18 @@ def main():
     print(f"kinetic energy {unit * energies[:, 1].mean():.2f} meV/atom")
     print(f"drift of the total energy {unit * slope:+.3f} meV/atom/ps")
     print(f"swing of the total energy {unit * swing:.3f} meV/atom")
+
+
+def main():
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
+    positive = command_line.positive
+    parser.add_argument("model", type=Path, help="the folder of a model")
+    parser.add_argument("--picoseconds", type=positive, default=1.0)
+    parser.add_argument("--step", type=positive, default=0.5, help="in femtoseconds")
+    parser.add_argument("--temperature", type=positive, default=300.0, help="in K")
+    parser.add_argument("--out", type=Path, help="a trajectory, such as md.xyz")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.run(simulate)
 
 
 if __name__ == "__main__":

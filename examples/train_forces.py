@@ -5,23 +5,30 @@
 
 Draws frames of the molecule at --temperature from RDKit's force field MMFF94, or reads
 yours from --frames: what ASE reads, with energies in eV and forces in eV/Å, the atoms
-in the order of the SMILES, hydrogens last. The model, of `potential.py`, has forces
-that are minus the gradient of its energy, so training takes a second derivative. The
-last fifth of the frames is held out; of those that are drawn, whole trajectories.
-Writes `model.safetensors` and `config.json`. Needs the extras `chem` and `save`, and
-`pip install ase` for --frames.
+in the order of the SMILES, then hydrogens, the first atom's first. The model, of
+`potential.py`, has forces that are minus the gradient of its energy, so training takes
+a second derivative. The last fifth of the frames is held out; of those that are drawn,
+whole trajectories. Writes `model.safetensors` and `config.json`. Needs the extras
+`chem` and `save`, and `pip install ase` for --frames.
 """
 
-import argparse
 from pathlib import Path
 
+import command_line
 import numpy as np
 import torch
-from potential import Potential, energy_and_forces, frame, read_molecule, save
+from potential import (
+    Potential,
+    check_bonds,
+    energy_and_forces,
+    frame,
+    read_molecule,
+    save,
+)
 from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
-from pyg_atomenc.errors import require_package
+from pyg_atomenc.errors import FileFormatError, require_package
 
 Chem = require_package("rdkit.Chem", "train_forces.py")
 AllChem = require_package("rdkit.Chem.AllChem", "train_forces.py")
@@ -75,22 +82,38 @@ def draw(smiles, count, temperature, seed):
 
 def read(path, smiles):
     """Frames of a file, by ASE, if they are of this molecule."""
-    frames, z = [], read_molecule(smiles).z.tolist()
-    for number, atoms in enumerate(require_package("ase.io", "--frames").iread(path)):
-        if atoms.numbers.tolist() != z:
+    frames, molecule = [], read_molecule(smiles)
+    read_all = require_package("ase.io", "--frames").read
+    try:
+        found = read_all(path, ":")
+    except Exception as error:
+        # ASE's readers raise errors of every kind.
+        raise FileFormatError(f"{path}: ASE cannot read it ({error!r})") from error
+    for number, atoms in enumerate(found):
+        if atoms.numbers.tolist() != molecule.z.tolist():
             text = f"{atoms.symbols} in place of the atoms of {smiles}, hydrogens last"
             raise ValueError(f"{path}: frame {number} has {text}")
-        energy = atoms.get_potential_energy()
-        frames.append((atoms.positions, energy, atoms.get_forces()))
+        if number == 0:
+            check_bonds(path, molecule, atoms)
+        try:
+            energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        except (NotImplementedError, RuntimeError) as error:
+            text = f"frame {number} has no energy, or no forces"
+            raise FileFormatError(f"{path}: {text}") from error
+        frames.append((atoms.positions, energy, forces))
     return frames
 
 
 def labelled(molecule, frames):
+    if len(frames) < 5:
+        raise ValueError(f"{len(frames)} frames are too few: a fifth is held out")
     graphs = []
-    for pos, energy, forces in frames:
-        graphs.append(frame(molecule, pos))
-        graphs[-1].energy = torch.tensor([energy], dtype=torch.float)
-        graphs[-1].forces = torch.as_tensor(forces, dtype=torch.float)
+    for number, (pos, energy, forces) in enumerate(frames):
+        graphs.append(data := frame(molecule, pos))
+        data.energy = torch.tensor([energy], dtype=torch.float)
+        data.forces = torch.as_tensor(forces, dtype=torch.float)
+        numbers = data.pos, data.energy, data.forces
+        command_line.check_finite(f"a number of frame {number}", *numbers)
     return graphs
 
 
@@ -108,6 +131,7 @@ def fit(model, graphs, args):
             wrong_forces = (forces - batch.forces) / model.scale
             wrong_energy = (energy - batch.energy) / model.scale
             loss = wrong_forces.square().mean() + 0.2 * wrong_energy.square().mean()
+            command_line.check_finite("the loss", loss)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -128,9 +152,12 @@ def errors(model, graphs, device):
 def train(args):
     molecule = read_molecule(args.smiles)
     if args.frames:
+        if args.count or args.temperature:
+            raise ValueError("--count and --temperature are not for --frames")
         frames = read(args.frames, args.smiles)
     else:
-        frames = draw(args.smiles, args.count, args.temperature, args.seed)
+        wanted = args.count or 1000, args.temperature or 500.0
+        frames = draw(args.smiles, *wanted, args.seed)
     graphs = labelled(molecule, frames)
     cut = len(graphs) * 4 // 5
     learnt, tested = graphs[:cut], graphs[cut:]
@@ -138,7 +165,7 @@ def train(args):
     forces = torch.stack([data.forces for data in learnt])
     torch.manual_seed(args.seed)
     model = Potential()
-    model.scale.fill_(forces.std())
+    model.scale.fill_(command_line.scale_of(forces)[1])
     model.shift.fill_(energy.mean() / len(molecule.z))
     fit(model.to(args.device), learnt, args)
     save(model, args.smiles, args.out)
@@ -154,21 +181,18 @@ def train(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
+    count, positive = command_line.count, command_line.positive
     parser.add_argument("smiles")
     parser.add_argument("--frames", type=Path, help="such as an .xyz of ASE")
-    parser.add_argument("--count", type=int, default=1000, help="of frames to draw")
-    parser.add_argument("--temperature", type=float, default=500.0, help="in K")
+    parser.add_argument("--count", type=count, help="of frames to draw (1000)")
+    parser.add_argument("--temperature", type=positive, help="in K (500)")
     parser.add_argument("--out", type=Path, default=Path("outputs/potential"))
-    parser.add_argument("--epochs", type=int, default=50)
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--epochs", type=count, default=50)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=command_line.device, default=device)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        train(args)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+    parser.run(train)
 
 
 if __name__ == "__main__":

@@ -4,121 +4,34 @@
     python examples/predict_structures.py my_model new.cif --out new.csv
 
 The table has the columns file (as in the folder), chain, number (as its author counts),
-ins_code where there are any, and the target, empty where it is not known. Text is
-learnt as classes, and so are up to 20 integers: write 3.0 for a number. Whole files are
-held out, to stop early and to test: leave out relatives of others, whose errors look
-too good. Needs the extras `structure`, `chem` and `save`.
+ins_code where there are any, and the target, empty, NA or - where it is not known. Text
+is learnt as classes, and so are up to 20 integers, if --task does not say otherwise.
+Whole files are held out, to stop early and to test: leave out relatives of others,
+whose errors look too good. Writes `model.safetensors` and `config.json`, `metrics.json`
+of the test and `split.csv`. Needs the extras `structure`, `chem` and `save`.
 """
 
-import argparse
 import csv
+import json
 import math
-import re
-from collections import defaultdict
-from copy import copy, deepcopy
+from copy import deepcopy
 from pathlib import Path
-from statistics import fmean, mode
 
+import command_line
+import structure_tools as tools
 import torch
 from torch.nn import functional as F
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
-from torch_geometric.transforms import Compose
 from tqdm import tqdm
 
 from pyg_atomenc.datasets import StructureDataset, StructureFiles
 from pyg_atomenc.errors import require_package
 from pyg_atomenc.nn import MoleculeEncoder
 from pyg_atomenc.tokenizers import Residue
-from pyg_atomenc.transforms import AtomFeatures, TokenEdges
 
 require_package("safetensors", "train_structures.py")
-KEYS = ("file", "chain", "number", "ins_code")
-# Hydrogens would tell an NMR structure from one by X-rays.
-READING, PATIENCE = {"waters": False, "hydrogens": False}, 15
-
-
-def features(cutoff):
-    """Categories of atoms; edges between residues by bonds, and up to a cutoff."""
-    return Compose([AtomFeatures(), TokenEdges(cutoff=cutoff)])
-
-
-def places(data):
-    """Chain, number and insertion code of every residue."""
-    numbers = data.token_res_id.tolist()
-    return list(zip(data.token_chain, numbers, data.token_ins_code, strict=True))
-
-
-def read_table(path, target):
-    """The target's name, and of every file its labels by place, as text."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names, rows = list(reader.fieldnames or []), list(reader)
-    target = target or next((name for name in names if name not in KEYS), "a target")
-    if lacking := {*KEYS[:3], target} - set(names):
-        raise ValueError(f"{path}: has columns {names}, and lacks {sorted(lacking)}")
-    table = defaultdict(dict)
-    for line, row in enumerate(rows, start=2):
-        *place, label = ((row.get(key) or "").strip() for key in (*KEYS, target))
-        if label.lower() in ("", "nan"):
-            continue
-        file, chain, number, code = place
-        if not re.fullmatch(r"-?\d+", number):
-            raise ValueError(f"{path}, line {line}: {number!r} is no residue's number")
-        if table[file].setdefault((chain, int(number), code), label) != label:
-            raise ValueError(f"{path}, line {line}: another label of the same residue")
-    return target, table
-
-
-def classes_of(table):
-    """The classes in order, or None where labels are numbers to predict."""
-    labels = {text for file in table.values() for text in file.values()}
-    try:
-        known = sorted(labels, key=float)
-    except ValueError:
-        return sorted(labels)
-    whole = all(re.fullmatch(r"-?\d+", text) for text in labels)
-    return known if whole and len(labels) <= 20 else None
-
-
-def join(dataset, table, classes):
-    """The graphs with labels, `token_y` [T], NaN for none; and what is left of them."""
-    graphs, left = [], dict(table)
-    for file, data in zip(dataset.names, dataset, strict=True):
-        if labels := left.pop(file, None):
-            found, value = places(data), classes.index if classes else float
-            y = [value(labels[p]) if p in labels else math.nan for p in found]
-            data.token_y = torch.tensor(y, dtype=torch.float)
-            left[file] = set(labels) - set(found)
-            graphs += [data] * bool(data.token_y.isfinite().any())
-    return graphs, [f"{file} {c}{n}{i}" for file in left for c, n, i in left[file]]
-
-
-def decode(out, info):
-    """Numbers, or the positions of classes, of what the model gives."""
-    return out.argmax(1) if info["classes"] else out[:, 0] * info["std"] + info["mean"]
-
-
-@torch.no_grad()
-def errors(model, graphs, guess):
-    """The mean absolute error, or the share of wrong classes; beside it a guess's."""
-    wrong, device = [], model.first.device
-    for data in graphs:
-        by_model = decode(model.eval()(copy(data).to(device)).cpu(), model.metadata)
-        by_name = [guess.get(name, guess[""]) for name in data.token_name]
-        both = torch.stack([by_model, torch.tensor(by_name)]) - data.token_y
-        wrong.append(both[:, data.token_y.isfinite()].abs())
-    most = 1 if model.metadata["classes"] else None
-    return torch.cat(wrong, dim=1).clamp(0, most).mean(dim=1).tolist()
-
-
-def guess_by_name(batch, classes):
-    """What residues of a name have in the mean, or most often; and all of them, ''."""
-    seen, middle = defaultdict(list), mode if classes else fmean
-    for name, y in zip(sum(batch.token_name, []), batch.token_y.tolist(), strict=True):
-        for group in (name, "") if math.isfinite(y) else ():
-            seen[group].append(y)
-    return {name: middle(values) for name, values in seen.items()}
+PATIENCE = 15
 
 
 def fit(model, learnt, checked, guess, args):
@@ -133,11 +46,13 @@ def fit(model, learnt, checked, guess, args):
             known = batch.token_y.isfinite()
             out, y = model(batch)[known], batch.token_y[known]
             loss = (F.cross_entropy(out, y.long()) if info["classes"]
-                    else F.l1_loss(decode(out, info), y))  # fmt: skip
+                    else F.l1_loss(tools.decode(out, info), y))  # fmt: skip
+            command_line.check_finite("the loss", loss)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        now, waited = errors(model, checked, guess)[0], waited + 1
+        now, waited = tools.errors(model, checked, guess)[0], waited + 1
+        command_line.check_finite("the error", now)
         if now < best:
             best, waited, weights = now, 0, deepcopy(model.state_dict())
         bar.set_postfix(error=f"{now:.3f}", best=f"{best:.3f}")
@@ -146,53 +61,81 @@ def fit(model, learnt, checked, guess, args):
     model.load_state_dict(weights)
 
 
-def train(args):
-    target, table = read_table(args.table, args.target)
-    classes = classes_of(table)
-    source, change = StructureFiles(args.folder, **READING), features(args.cutoff)
+def read(args):
+    """The target's name, its classes, and the graphs with labels."""
+    target, table = tools.read_table(args.table, args.target, args.task)
+    classes = tools.classes_of(table, args.task)
+    source = StructureFiles(args.folder, **tools.READING)
+    tools.check_files(args.table, table, source.names)
+    change = tools.features(args.cutoff)
     dataset = StructureDataset(args.out / "graphs", source, Residue(), None, change)
-    graphs, left = join(dataset, table, classes)
+    graphs, left = tools.join(dataset, table, classes)
     print(f"{target}: {classes or 'numbers'}, of residues of {len(graphs)} files")
     print(f"labels that match no residue: {len(left)} {left[:5]}")
     if len(graphs) < 3:
         raise ValueError(f"{args.table}: has labels of fewer than 3 files. Add some.")
-    torch.manual_seed(args.seed)
+    return target, classes, graphs
+
+
+def split(graphs, share):
+    """Whole files to learn from, to stop by and to test, by the names of the sets."""
     graphs = [graphs[i] for i in torch.randperm(len(graphs))]
-    count = min(max(1, round(len(graphs) * args.held_out)), (len(graphs) - 1) // 2)
-    tested, checked = graphs[:count], graphs[count : 2 * count]
-    batch = Batch.from_data_list(learnt := graphs[2 * count :])
-    known, guess = batch.token_y.isfinite(), guess_by_name(batch, classes)
-    y, kinds = batch.token_y[known], batch.token_entity_kind[known].unique()
+    # At least one, and not all.
+    count = min(max(1, round(len(graphs) * share)), (len(graphs) - 1) // 2)
+    parts = graphs[2 * count :], graphs[count : 2 * count], graphs[:count]
+    return dict(zip(("training", "validation", "test"), parts, strict=True))
+
+
+def train(args):
+    if (args.out / "config.json").exists() and not args.overwrite:
+        text = "holds a model: pass --overwrite or another --out"
+        raise ValueError(f"{args.out}: {text}")
+    target, classes, graphs = read(args)
+    torch.manual_seed(args.seed)
+    sets = split(graphs, args.held_out)
+    batch = Batch.from_data_list(sets["training"])
+    known, guess = batch.token_y.isfinite(), tools.guess_by_name(batch, classes)
+    kinds = batch.token_entity_kind[known].unique().tolist()
+    mean, std = command_line.scale_of(batch.token_y[known])
     model = MoleculeEncoder(len(classes or [0]), readout="none", dropout=0.1)
     model.to(args.device).metadata = dict(
-        target=target, classes=classes, mean=y.mean().item(), std=y.std().item(),
-        cutoff=args.cutoff, kinds=kinds.tolist(),
+        target=target, classes=classes, mean=mean, std=std,
+        cutoff=args.cutoff, kinds=kinds,
     )  # fmt: skip
-    fit(model, learnt, checked, guess, args)
-    model.save_pretrained(args.out)
+    fit(model, sets["training"], sets["validation"], guess, args)
+    wrong, by_name = tools.errors(model, sets["test"], guess)
     what = "share of wrong classes" if classes else "mean absolute error"
-    print(f"| {what} in {len(tested)} held-out files | |\n|---|---:|")
-    wrong, by_name = errors(model, tested, guess)
+    files = {name: len(part) for name, part in sets.items()}
+    report = {"target": target, "measure": what, "files": files,
+              "model": wrong, "guess by name": by_name}  # fmt: skip
+    text = json.dumps(report, indent=2, allow_nan=False)
+    model.save_pretrained(args.out)
+    (args.out / "metrics.json").write_text(text + "\n", "utf-8")
+    with open(args.out / "split.csv", "w", newline="", encoding="utf-8") as file:
+        rows = ((data.source, name) for name in sets for data in sets[name])
+        csv.writer(file).writerows([("file", "set"), *rows])
+    print(f"| {what} in {files['test']} held-out files | |\n|---|---:|")
     print(f"| the model | {wrong:.3f} |\n| a guess by name | {by_name:.3f} |")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of structure files")
     parser.add_argument("table", type=Path, help="the labels, as CSV")
     parser.add_argument("--target", help="column (default: the first that is no key)")
+    parser.add_argument("--task", choices=["regression", "classification"])
     parser.add_argument("--out", type=Path, default=Path("outputs/residues"))
-    parser.add_argument("--cutoff", type=float, default=8.0, help="in Å; 1 for bonds")
-    parser.add_argument("--held-out", type=float, default=0.15, help="share, twice")
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--overwrite", action="store_true", help="a model in --out")
+    parser.add_argument("--cutoff", type=command_line.positive, default=8.0,
+                        help="in Å; 1 for bonds")  # fmt: skip
+    parser.add_argument("--held-out", type=command_line.share, default=0.15,
+                        help="share, twice")  # fmt: skip
+    parser.add_argument("--epochs", type=command_line.count, default=100)
     cuda = torch.cuda.is_available()
-    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    device = command_line.device
+    parser.add_argument("--device", type=device, default="cuda" if cuda else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    try:
-        train(args)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+    parser.run(train)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ def test_starts_as_a_user_starts_it(script):
 @pytest.mark.parametrize(
     "script, package, extra",
     [
-        ("quickstart.py", "rdkit", "chem"),
         ("encode_structure.py", "safetensors", "save"),
         ("boltz_encoder.py", "safetensors", "save"),
         ("train_molecules.py", "rdkit", "chem"),
@@ -84,6 +83,17 @@ def test_says_which_extra_brings_what_it_lacks(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"pip install -e '\.\[{extra}\]'"):
         run(script)
+
+
+def test_quickstart_says_so_in_one_line(run, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.split(".")[0] == "rdkit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(SystemExit, match="1"):
+        run("quickstart.py")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: from_smiles needs the package 'rdkit'")
+    assert "pip install -e '.[chem]'" in said
 
 
 def errors_of(text):
@@ -121,6 +131,8 @@ def test_quickstart(tmp_path, load, monkeypatch, capsys):
     assert all(error < least for error, _ in list(found.values())[1:])
     sizes = [size for _, size in list(found.values())[1:]]
     assert max(sizes) < 1.05 * min(sizes)
+    assert "± is the standard deviation over splits" in printed
+    assert "± is a 95 % interval of the mean" in printed
     assert "120 molecules of" in printed and "The error of encoder, re" in printed
     assert (out / "quickstart.svg").read_text().count("<ellipse") > 10
 
@@ -138,7 +150,8 @@ def test_quickstart_says_what_its_numbers_show(load):
         WAYS[4]: 1 + hard - noise,
         WAYS[5]: 0.9 + hard - noise,
     }
-    said = quickstart.say({way: values.tolist() for way, values in errors.items()})
+    values = {way: values.tolist() for way, values in errors.items()}
+    said = quickstart.say(values, 0.25)
     assert [re.sub(r" \(.*?\)", "", line) for line in said] == [
         "The error of encoder, reduce='mean' is",
         "  less than the mean of the training set",
@@ -149,13 +162,43 @@ def test_quickstart_says_what_its_numbers_show(load):
         "  more than tokens by sum pooling",
         "So here the encoder does not help: tokens by sum pooling does better.",
     ]
-    # 2.776 standard errors of five differences, by hand.
-    spread = 2.776 * (2 * noise).std().item() / 5**0.5
+    # By hand, of a fifth held out: the variance times 1/5 + (1/5) / (4/5).
+    spread = 2.776 * (2 * noise).std().item() * 0.45**0.5
     assert f"no tokens (+0.00 ± {spread:.2f})" in said[3]
     for gain, end in [(0.1, "shows no gain"), (0.2, "helps: encoder, reduce='sum'")]:
         changed = errors | {WAYS[5]: errors[WAYS[5]] - gain}
-        said = quickstart.say({way: e.tolist() for way, e in changed.items()})
+        said = quickstart.say({way: e.tolist() for way, e in changed.items()}, 0.25)
         assert said[-1] == f"So here the encoder {end}."
+
+
+def test_quickstart_doubts_differences_of_splits_that_overlap(load):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    quickstart = load("quickstart.py")
+    # 1.2 times as far from 0 as the naive interval reaches, 0.8 times the corrected.
+    gap = torch.tensor([0.1, 0.2, 0.15, 0.25, 0.05])
+    gap = gap - gap.mean() + 1.2 * 2.78 * gap.std() / 5**0.5
+    errors = {WAYS[0]: [1.0] * 5, WAYS[5]: (1 - gap).tolist()}
+    assert quickstart.say(errors, 0.0)[1].startswith("  less than")
+    assert quickstart.say(errors, 0.25)[1].startswith("  not told from")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--epochs", "0"], "--epochs: '0' is no positive integer"),
+        (["--epochs", "-3"], "--epochs: '-3' is no positive integer"),
+        (["--epochs", "many"], "--epochs: 'many' is no positive integer"),
+        (["--device", "abacus"], "--device: 'abacus' is no device here"),
+        (["--depth", "3"], "unrecognized arguments: --depth 3"),
+    ],
+)
+def test_quickstart_refuses_wrong_arguments(arguments, message, run, capsys):
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    with pytest.raises(SystemExit) as stopped:
+        run("quickstart.py", *arguments)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and said.startswith("error: ") and message in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow

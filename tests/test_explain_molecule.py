@@ -315,6 +315,96 @@ def test_of_a_structure_whose_residues_are_predicted(tmp_path, run, peptide):
     assert found == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("classes", [None, ["H", "E", "C"]])
+def test_of_a_structure_as_predict_structures_does(
+    classes, tmp_path, run, peptide, monkeypatch
+):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    from biotite import structure
+    from biotite.structure import info
+    from biotite.structure.io import load_structure, save_structure
+
+    from pyg_atomenc.io import from_structure
+
+    # A water and a ligand with hydrogens, which it does not predict for.
+    atoms, others = load_structure(peptide), [info.residue(n) for n in ("HOH", "BNZ")]
+    for number, other in enumerate(others):
+        other.chain_id[:], other.res_id[:], other.hetero[:] = "A", 50 + number, True
+        other.coord += 3 * (number + 1) + atoms.coord[0] - other.coord[0]
+    atoms = structure.concatenate([atoms, *others])
+    atoms.bonds = None
+    save_structure(peptide, atoms)
+    model = MoleculeEncoder(len(classes or [0]), 16, readout="none")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.metadata = dict(target="y", classes=classes, mean=0.4, std=0.2, cutoff=9.0)
+    data = AtomFeatures()(from_structure(peptide))
+    kinds = data.token_entity_kind.tolist()
+    model.metadata["kinds"] = [kinds[0]]
+    assert kinds[:5] == kinds[:1] * 5 and kinds[0] not in kinds[5:]
+    model.save_pretrained(tmp_path / "model")
+    table, options = tmp_path / "new.csv", ["--out", str(tmp_path)]
+    words = [str(tmp_path / "model"), str(peptide), "--out", str(table)]
+    monkeypatch.setattr(sys, "argv", ["", *words])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module("predict_structures").main()
+    rows = read(table)
+    what = ["--structure", peptide, "--model", tmp_path / "model", *options]
+    found = []
+    for target in classes or ["y"]:
+        printed = run(*what, "--target", target)
+        names, values = b_factors(tmp_path / "residues.cif")
+        assert names == [row["residue"] for row in rows] and len(names) == 5
+        kind = "the probability of " if classes else ""
+        assert f"B-factors: {kind}{target}, {min(values):.3f} to" in printed
+        found.append(values)
+    if not classes:
+        wanted = [float(row["y"]) for row in rows]
+        assert found[0] == pytest.approx(wanted, abs=1e-3) and len(set(wanted)) == 5
+    else:
+        most = np.argmax(found, axis=0)
+        assert [classes[i] for i in most] == [row["y"] for row in rows]
+        wanted = [float(row["probability"]) for row in rows]
+        assert np.max(found, axis=0) == pytest.approx(wanted, abs=1e-3)
+        assert np.sum(found, axis=0) == pytest.approx(1, abs=1e-3)
+    # Surroundings that the model reads otherwise give other values.
+    model.metadata["cutoff"] = 1.0
+    model.save_pretrained(tmp_path / "model")
+    run(*what)
+    assert b_factors(tmp_path / "residues.cif")[1] != pytest.approx(found[0], abs=1e-3)
+
+
+def test_a_classifier_has_probabilities(tmp_path, run, explanations):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    model = MoleculeEncoder(2, 16).eval()
+    model.metadata = dict(targets=["a", "b"], task="classification", tokenizer="rings",
+                          mean=[0.0, 0.0], std=[1.0, 1.0])  # fmt: skip
+    model.save_pretrained(tmp_path / "model")
+    options = ("--model", tmp_path / "model", "--target", "b", "--out", tmp_path)
+    printed = run("CCO", *options)
+    data = AtomFeatures()(from_smiles("CCO", RingsAndChains()))
+    with torch.no_grad():
+        logit = model(data)[0, 1].item()
+    found = float(re.search("CCO: the probability of b is (.*)", printed)[1])
+    assert found == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
+    assert "explains its logit, in logits" in printed
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_tells_where_gnn_explainer_finds_nothing(
+    weak, tmp_path, run, explanations, monkeypatch
+):
+    def explainer(explained, x):
+        found = torch.full((3,), 0.03), torch.tensor([[0, 1], [1, 2]]), torch.zeros(2)
+        found[2][1] = 0.04 if weak else 0.06
+        return found
+
+    monkeypatch.setattr(explanations, "gnn_explainer", explainer)
+    printed = run("CCO", "--epochs", 0, "--out", tmp_path)
+    note = "note: GNNExplainer finds nothing that is needed, all is below 0.05"
+    assert (note in printed) == weak
+
+
 def test_of_a_structure_by_attributions(tmp_path, run, peptide, saved):
     need_captum()
     printed = run("--structure", peptide, "--model", saved, "--out", tmp_path)
@@ -338,11 +428,16 @@ def test_of_a_structure_by_attributions_without_captum(
         (["C", "--target", "c"], "--target: the model predicts prediction"),
         (["C", "--token", "1"], "--token 1: the molecule has 1, from 0"),
         (["C", "--model", "nothing"], "nothing: holds no model of save_pretrained"),
+        (["C", "--epochs", "-1"], "--epochs: '-1' is no positive integer"),
+        (["C", "--epochs", "2", "--model", "a"], "--epochs is for a model that is"),
+        (["--epochs", "2", "--structure", "a"], "--epochs is for a model that is"),
+        (["C", "--steps", "0"], "--steps: '0' is no positive integer"),
     ],
 )
 def test_says_what_is_wrong(arguments, message, tmp_path, run, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run(*arguments, "--epochs", 0, "--out", tmp_path)
+        own = [] if {"--model", "--epochs"} & set(arguments) else ["--epochs", 0]
+        run(*arguments, *own, "--out", tmp_path)
     assert stopped.value.code == 1 and message in capsys.readouterr().err
 
 

@@ -108,10 +108,15 @@ def test_learns_from_a_table(tmp_path, script, monkeypatch, capsys):
     table = tmp_path / "table.csv"
     write_table(table, 60)
     with open(table, "a", encoding="utf-8") as file:
-        file.write("\nCCCC,without a label,\n")
+        file.write("\nCCCC,without a label,\nC1CC,an open ring,1\nCCC,x,inf\nC,y,many")
     monkeypatch.setattr(sys, "argv", ["", str(table), "--epochs", "8"])
     script.main()
     printed = capsys.readouterr().out
+    assert "60 molecules; 4 rows are left out" in printed
+    faults = [line.strip() for line in printed.splitlines() if line[:6] == "  row "]
+    assert [fault[:7] for fault in faults] == [f"row {n}:" for n in range(61, 65)]
+    assert "is empty, or not finite" in faults[0] and "RDKit refuses" in faults[1]
+    assert "is empty, or not finite" in faults[2] and "many" in faults[3]
     assert "(atom, in, token)={ edge_index=[2, 13] }" in printed
     losses = [float(x) for x in re.findall(r"epoch \d+: loss (\S+)", printed)]
     assert len(losses) == 8 and losses[-1] < 0.7 * losses[0]
@@ -123,15 +128,36 @@ def test_learns_from_a_table(tmp_path, script, monkeypatch, capsys):
     "content, message",
     [
         ("smiles,y\nC,1", "columns 'hydration_free_energy'"),
-        ("smiles,hydration_free_energy\nC1CC,1", "which RDKit refuses"),
+        ("smiles,hydration_free_energy\nC1CC,1", "fewer than 5 molecules are left"),
+        ("smiles,hydration_free_energy\nä,1", "table.csv: cannot be read as a table"),
     ],
 )
 def test_says_what_is_wrong(content, message, tmp_path, script, monkeypatch, capsys):
-    (tmp_path / "table.csv").write_text(content)
+    (tmp_path / "table.csv").write_text(content, "latin-1")
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "table.csv")])
     with pytest.raises(SystemExit) as stopped:
         script.main()
     assert stopped.value.code == 1 and message in capsys.readouterr().err
+
+
+def test_a_constant_target_is_learnt(tmp_path, script, monkeypatch, capsys):
+    rows = ["C" * n + ",2.5" for n in range(1, 21)]
+    (tmp_path / "table.csv").write_text("\n".join(["smiles,y", *rows]))
+    words = [str(tmp_path / "table.csv"), "--target", "y", "--epochs", "2"]
+    monkeypatch.setattr(sys, "argv", ["", *words])
+    script.main()
+    error = re.search(r"on other molecules: (\S+)", capsys.readouterr().out)
+    assert 0 <= float(error[1]) < 2
+
+
+def test_stops_where_the_loss_is_not_finite(script, graphs, model):
+    graphs = [ToHetero()(g) for g in graphs]
+    for number, data in enumerate(graphs):
+        data.y = torch.full((1, 2), float(number))
+    with torch.no_grad():
+        model.readout[0].weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="the loss is not finite"):
+        script.train(model, graphs, 1)
 
 
 @pytest.mark.slow

@@ -206,6 +206,65 @@ def test_says_what_is_wrong(script, run, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    "name, option, message",
+    [
+        ("train_forces", ("--epochs", 0), "--epochs: '0' is no positive integer"),
+        ("train_forces", ("--count", 0), "--count: '0' is no positive integer"),
+        ("train_forces", ("--count", 4), "4 frames are too few"),
+        ("train_forces", ("--temperature", -5), "'-5' is no positive number"),
+        ("train_forces", ("--device", "abacus"), "'abacus' is no device here"),
+        ("train_forces", ("--frames", "no.xyz"), "no.xyz"),
+        ("train_forces", ("--frames", "a", "--count", 9), "are not for --frames"),
+        ("train_forces", ("--frames", "a", "--temperature", 9), "not for --frames"),
+        ("run_dynamics", ("--picoseconds", 0), "'0' is no positive number"),
+        ("run_dynamics", ("--step", "nan"), "'nan' is no positive number"),
+        ("run_dynamics", ("--step", 1e6), "--picoseconds: is shorter than a --step"),
+        ("run_dynamics", ("--out", "new/md.foo"), "ASE writes no trajectory to"),
+        ("run_dynamics", ("--out", "new/md"), "ASE writes no trajectory to"),
+        ("run_dynamics", (), "O: holds no model of train_forces.py"),
+    ],
+)
+def test_says_what_is_wrong_in_one_line(name, option, message, run, tmp_path, capsys):
+    if name == "run_dynamics" or "--frames" in option:
+        pytest.importorskip("ase", reason="ASE is not installed")
+    out = () if "--out" in option else ("--out", tmp_path / "new" / "md.xyz")
+    with pytest.raises(SystemExit) as stopped:
+        run(name, "O", *out, *option)
+    said = capsys.readouterr().err.splitlines()
+    # Below a progress bar, where one was shown.
+    assert stopped.value.code == 1 and said[-1].startswith("error: ")
+    assert message in said[-1] and not any("Traceback" in line for line in said)
+    assert not (tmp_path / "new" / "md.xyz").exists() and not Path("new").exists()
+
+
+def test_learns_where_nothing_pulls(script, run, tmp_path):
+    found = errors_of(
+        run("train_forces", "[Na+].[Cl-]", "--count", 40, "--epochs", 1,
+            "--device", "cpu", "--out", tmp_path)
+    )  # fmt: skip
+    assert np.isfinite([*found.values()]).all() and found["the mean"] == (0, 0)
+    model, _ = script("potential").load(tmp_path)
+    assert model.scale == 1
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_saves_no_model_that_is_not_finite(script, run, tmp_path, capsys, monkeypatch):
+    potential, train = script("potential"), script("train_forces")
+    model = potential.Potential()
+    model.head[2].bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the model is not finite"):
+        potential.save(model, "O", tmp_path / "a")
+    wrong = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(
+        train, "energy_and_forces", lambda *_, **__: (wrong, torch.zeros(()))
+    )
+    with pytest.raises(SystemExit, match="1"):
+        run("train_forces", "O", "--count", 10, "--out", tmp_path / "a")
+    assert "error: the loss is not finite: nothing is" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.fixture
 def ase():
     return pytest.importorskip("ase", reason="ASE is not installed")
@@ -232,6 +291,79 @@ def test_learns_from_frames_of_ones_own(ase, script, run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("train_forces", "N", "--frames", tmp_path / "frames.xyz")
     assert "frame 0 has OH2 in place of the atoms of N" in capsys.readouterr().err
+
+
+@pytest.fixture
+def write_frames(ase, script, tmp_path):
+    """Writes frames of ethanol, with changes, to a file."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+
+    mol = script("train_forces").conformers("CCO")
+    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+
+    def make(order=slice(None), labels=("energy", "forces"), energy=-1.0):
+        frames, known = [], {"energy": energy, "forces": np.ones((9, 3))}
+        for i in range(6):
+            pos = mol.GetConformer(i).GetPositions()[order]
+            atoms = ase.Atoms(np.array(numbers)[order], pos)
+            each = {label: known[label] for label in labels}
+            # That of the fourth alone.
+            each |= {"energy": -1.0} if "energy" in each and i != 3 else {}
+            atoms.calc = SinglePointCalculator(atoms, **each)
+            frames.append(atoms)
+        write(tmp_path / "frames.xyz", frames)
+        return tmp_path / "frames.xyz"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        # Of the methyl group and the hydroxyl group; all elements stay in place.
+        ({"order": [0, 1, 2, 8, 4, 5, 6, 7, 3]}, "atoms 0 (C) and 3 (H), from 0, "),
+        ({"order": [1, 0, 2, 3, 4, 5, 6, 7, 8]}, "atoms 0 (C) and 3 (H), from 0, "),
+        ({"labels": ["energy"]}, "frame 0 has no energy, or no forces"),
+        ({"labels": ["forces"]}, "frame 0 has no energy, or no forces"),
+        ({"energy": float("nan")}, "a number of frame 3 is not finite"),
+    ],
+)
+def test_refuses_frames(change, message, write_frames, run, tmp_path, capsys):
+    file, out = write_frames(**change), tmp_path / "model"
+    with pytest.raises(SystemExit, match="1"):
+        run("train_forces", "CCO", "--frames", file, "--epochs", 1, "--out", out)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and not out.exists()
+
+
+def test_takes_frames_in_the_order_of_the_smiles(write_frames, run, tmp_path, capsys):
+    out = tmp_path / "model"
+    run("train_forces", "CCO", "--frames", write_frames(), "--epochs", 1, "--out", out)
+    assert (out / "model.safetensors").exists()
+    # ASE's own ethanol has these elements in this order, and other hydrogens.
+    from ase.build import molecule
+    from ase.io import write
+
+    write(tmp_path / "other.xyz", molecule("CH3CH2OH"))
+    with pytest.raises(SystemExit):
+        run("train_forces", "CCO", "--frames", tmp_path / "other.xyz")
+    said = capsys.readouterr().err
+    assert re.search(r"has the atoms \d \(\w\) and \d \(\w\), from", said)
+    (tmp_path / "bad.xyz").write_text("no frame")
+    with pytest.raises(SystemExit, match="1"):
+        run("train_forces", "CCO", "--frames", tmp_path / "bad.xyz")
+    assert "bad.xyz: ASE cannot read it" in capsys.readouterr().err
+
+
+def test_makes_the_folder_of_a_trajectory(ase, script, run, tmp_path):
+    script("potential").save(script("potential").Potential(16, 2), "O", tmp_path)
+    path = tmp_path / "new" / "md.xyz"
+    printed = run("run_dynamics", tmp_path, "--picoseconds", 0.01, "--out", path)
+    assert "20 steps of 0.5 fs" in printed
+    from ase.io import read
+
+    assert len(read(path, ":")) == 2
 
 
 def apart(name, *arguments):

@@ -2,7 +2,9 @@
 
 import csv
 import importlib
+import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,19 +95,19 @@ def files(tmp_path):
 def test_labels_go_to_the_residues_that_they_are_of(files, script, tmp_path):
     from pyg_atomenc.datasets import StructureDataset, StructureFiles
 
-    train = script("train_structures")
+    tools = script("structure_tools")
     folder, _ = files
     rows = [("0.pdb", "A", 4, "", 1.5), ("0.pdb", "A", 4, "B", "-2e-1"),
             ("0.pdb", "A", 7, "", ""), ("0.pdb", "A", 8, "", "nan"),
             ("0.pdb", "B", 1, "", 7), ("2.pdb", " A ", 1, "", 4),
             ("1.pdb", "A", 99, "", 5), ("none.pdb", "A", -3, "C", 6)]  # fmt: skip
     table = write_table(tmp_path / "table.csv", rows, "pKa")
-    target, labels = train.read_table(table, None)
-    assert target == "pKa" and train.classes_of(labels) is None
+    target, labels = tools.read_table(table)
+    assert target == "pKa" and tools.classes_of(labels) is None
     dataset = StructureDataset(
-        tmp_path / "kept", StructureFiles(folder, **train.READING)
+        tmp_path / "kept", StructureFiles(folder, **tools.READING)
     )
-    graphs, left = train.join(dataset, labels, None)
+    graphs, left = tools.join(dataset, labels, None)
     assert sorted(left) == ["0.pdb B1", "1.pdb A99", "none.pdb A-3C"]
     assert [data.source for data in graphs] == ["0.pdb", "2.pdb"]
     # Residues in the order of the file, without the water.
@@ -116,17 +118,24 @@ def test_labels_go_to_the_residues_that_they_are_of(files, script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "labels, classes",
+    "labels, task, classes",
     [
-        (["H", "C", "1"], ["1", "C", "H"]),
-        (["10", "9", "-1"], ["-1", "9", "10"]),
-        (["10", "9.0"], None),
-        ([str(i) for i in range(21)], None),
+        (["H", "C", "1"], None, ["1", "C", "H"]),
+        (["10", "9", "-1"], None, ["-1", "9", "10"]),
+        (["10", "9", "-1"], "regression", None),
+        (["10", "9.0"], None, None),
+        (["10", "9.0"], "classification", ["9.0", "10"]),
+        ([str(i) for i in range(21)], None, None),
+        (["1.5", "2", "x", "inf"], "classification", ["1.5", "2", "inf", "x"]),
+        (["1.5", "2", "N/A", "null", "-", "NA", "NaN"], None, None),
     ],
 )
-def test_labels_tell_whether_they_are_classes(labels, classes, script):
-    table = {"file": dict(enumerate(labels))}
-    assert script("train_structures").classes_of(table) == classes
+def test_labels_tell_whether_they_are_classes(labels, task, classes, script, tmp_path):
+    rows = [("file", "A", number, "", label) for number, label in enumerate(labels)]
+    table = write_table(tmp_path / "table.csv", rows, "y")
+    tools = script("structure_tools")
+    _, table = tools.read_table(table, None, task)
+    assert tools.classes_of(table, task) == classes
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,27 @@ def test_labels_tell_whether_they_are_classes(labels, classes, script):
         ([("0.pdb", "A", 1, "", i) for i in (3, 4)], "y", "line 3: another label"),
         ([("0.pdb", "A", 1, "", 3)], "z", "lacks ['z']"),
         ([("0.pdb", "A", 1, "", 3)], "y", "fewer than 3 files"),
-    ],
+        (
+            [("0.pdb", "A", i, "", y) for i, y in enumerate(["1", "2", "?"])],
+            "y",
+            "line 4: '?' is no finite number",
+        ),
+        (
+            [("0.pdb", "A", i, "", y) for i, y in enumerate(["1", "inf"])],
+            "y",
+            "line 3: 'inf' is no finite number",
+        ),
+        (
+            [("0.pdb", "A", i, "", y) for i, y in enumerate(["1", "2", "1e99"])],
+            "y",
+            "line 4: '1e99' is no finite number",
+        ),
+        (
+            [("0", "A", 1, "", 3)],
+            "y",
+            "no file of the folder is named '0'; do you mean '0.pdb'?",
+        ),
+    ],  # fmt: skip
 )
 def test_says_what_is_wrong_with_a_table(
     rows, target, message, files, run, tmp_path, capsys
@@ -147,6 +176,88 @@ def test_says_what_is_wrong_with_a_table(
         run("train_structures", *arguments)
     assert stopped.value.code == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (("--epochs", 0), "--epochs: '0' is no positive integer"),
+        (("--held-out", 2), "--held-out: '2' is not between 0 and 0.5"),
+        (("--held-out", -0.1), "--held-out: '-0.1' is not between 0 and 0.5"),
+        (("--cutoff", "nan"), "--cutoff: 'nan' is no positive number"),
+        (("--device", "abacus"), "--device: 'abacus' is no device here"),
+        (("--task", "regression"), "line 2: 'helix' is no finite number"),
+        (("--target", "ä"), "table.csv: cannot be read as a table in UTF-8"),
+        (("--target", "none"), "table.csv: has columns"),
+    ],
+)
+def test_says_what_is_wrong_in_one_line(option, message, run, tmp_path, capsys):
+    table = write_table(tmp_path / "table.csv", [("0.pdb", "A", 1, "", "helix")], "y")
+    if option[1] == "ä":
+        table.write_bytes(table.read_bytes() + "0.pdb,A,2,,ä".encode("latin-1"))
+    with pytest.raises(SystemExit) as stopped:
+        run("train_structures", tmp_path, table, "--out", tmp_path / "new", *option)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and said.startswith("error: ") and message in said
+    assert said.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_says_which_file_is_missing(run, tmp_path, capsys):
+    for arguments in ((tmp_path, "no.csv"), ("no", write_table(tmp_path / "t", [], 1))):
+        with pytest.raises(SystemExit, match="1"):
+            run("train_structures", *arguments, "--out", tmp_path / "new")
+        assert re.match(r"error: .*\bno(\.csv)?\b.*\n$", capsys.readouterr().err)
+
+
+def test_a_model_of_another_script_is_told(run, tmp_path, capsys):
+    from pyg_atomenc.nn import MoleculeEncoder
+
+    model = MoleculeEncoder(1, 16)
+    model.metadata = {"targets": ["logS"], "task": "regression", "tokenizer": "brics"}
+    model.save_pretrained(tmp_path)
+    with pytest.raises(SystemExit, match="1"):
+        run("predict_structures", tmp_path, "new.cif")
+    wanted = f"error: {tmp_path}: holds no model of train_structures.py\n"
+    assert capsys.readouterr().err == wanted
+
+
+def test_keeps_what_it_did_and_no_other_model(files, run, tmp_path, capsys):
+    folder, rows = files
+    # A constant: its spread counts as 1.
+    table = write_table(tmp_path / "table.csv", [(*r[:4], 2.5) for r in rows], "y")
+    arguments = ("train_structures", folder, table, "--out", tmp_path / "model")
+    arguments += ("--device", "cpu", "--epochs", 1)
+    model, guess = errors_of(run(*arguments))
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["model"] == pytest.approx(model, abs=1e-3)
+    assert metrics["guess by name"] == pytest.approx(guess, abs=1e-3)
+    sets = read(tmp_path / "model" / "split.csv")
+    assert sorted(row["file"] for row in sets) == sorted({row[0] for row in rows})
+    counts = {"training": 10, "validation": 2, "test": 2}
+    assert metrics["files"] == counts
+    assert {n: [r["set"] for r in sets].count(n) for n in counts} == counts
+    scale = json.loads((tmp_path / "model" / "config.json").read_text())["metadata"]
+    assert (scale["mean"], scale["std"]) == (2.5, 1.0)
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert "model: holds a model: pass --overwrite" in capsys.readouterr().err
+    run(*arguments, "--overwrite", "--held-out", 0.3)
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["files"] == {"training": 6, "validation": 4, "test": 4}
+
+
+def test_saves_no_model_whose_loss_is_not_finite(
+    files, script, run, tmp_path, capsys, monkeypatch
+):
+    folder, rows = files
+    table = write_table(tmp_path / "table.csv", rows, "part")
+    wrong = torch.tensor(math.nan, requires_grad=True)
+    functional = script("train_structures").F
+    monkeypatch.setattr(functional, "cross_entropy", lambda *_: wrong)
+    with pytest.raises(SystemExit):
+        run("train_structures", folder, table, "--out", tmp_path / "model")
+    assert "the loss is not finite: nothing is saved" in capsys.readouterr().err
     assert not (tmp_path / "model" / "config.json").exists()
 
 
@@ -200,7 +311,7 @@ def test_numbers_as_a_user_learns_them(files, tmp_path):
     of_model, of_guess = errors_of(done.stdout)
     assert of_model < 0.5 * of_guess
     assert sorted(path.name for path in model.glob("*.*")) == [
-        "config.json", "model.safetensors",
+        "config.json", "metrics.json", "model.safetensors", "split.csv",
     ]  # fmt: skip
     out, file = tmp_path / "new.csv", folder / "3.pdb"
     done = apart("predict_structures", model, file, "--out", out)
