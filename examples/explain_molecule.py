@@ -97,14 +97,14 @@ def explain_molecule(explained, args):
     model, data, names = explained.model, explained.data, explained.data.atom_name
     x = model.embed(data).detach()
     prediction = explained.predict(x).item()
-    print(
-        f"{data.given_smiles}: {explained.predicted}{args.target} is {prediction:.3f}"
-    )
+    told = f"{explained.predicted}{args.target} is {prediction:.3f}"
+    print(f"{data.given_smiles}: {told}")
     if explained.classifies:
         print("what follows explains its logit, in logits")
     sizes = data.token_layout().sizes
     weights = model(data, return_attention_weights=True)[1].detach()
-    (args.out / "weights.svg").write_text(draw_atom_weights(data, weights), "utf-8")
+    picture = draw_atom_weights(data, weights, atom_names=True)
+    (args.out / "weights.svg").write_text(picture, "utf-8")
 
     token = sizes.argmax().item() if args.token is None else args.token
     if not 0 <= token < data.num_tokens:
@@ -127,7 +127,8 @@ def explain_molecule(explained, args):
     if (added := explanations.attributions(explained, x, args.steps)) is not None:
         columns["integrated_gradients"] = added.tolist()
         legend = f"what atoms add to {explained.added_up}{args.target}"
-        picture = draw_atom_weights(data, added, relative=False, legend=legend)
+        options = dict(relative=False, atom_names=True, legend=legend)
+        picture = draw_atom_weights(data, added, **options)
         (args.out / "attributions.svg").write_text(picture, "utf-8")
     write_csv(args.out / "atoms.csv", columns)
     pairs = [f"{names[i]}-{names[j]}" for i, j in bonds.t().tolist()]
