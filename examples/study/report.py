@@ -181,7 +181,8 @@ def plot(results, path):
     for axis, setting in zip(axes.flat, settings, strict=False):
         control = results.control(setting)
         skipped = (control, ("brics", "mean of training"))
-        arms = [arm for arm in results.by_arm[setting] if arm not in skipped]
+        order = [(t, p) for t in TOKENIZERS for p in (*POOLINGS, "random forest")]
+        arms = [a for a in order if a in results.by_arm[setting] and a not in skipped]
         for place, arm in enumerate(reversed(arms)):
             _, shift, half = results.difference(setting, arm, control)
             color = "tab:blue" if arm[1].startswith("ours") else "tab:gray"
