@@ -211,6 +211,8 @@ def test_the_control_is_chosen_by_validation(study):
     table = study.report.poolings_table(results, [setting])
     assert "| mean | 7 | 3.500 (control) |" in table
     assert "| ours, mean | 7 | 3.000 (**-0.500 ± 0.000**) |" in table
+    table = study.report.attention_table(results, [setting]).splitlines()[2:]
+    assert table == ["| ours, mean − mean | BRICS | 3.000 (**-0.500 ± 0.000**) |"]
     rows.append(row("none", 0, 1.0, 1.0, epochs=2))
     with pytest.raises(SystemExit, match="several budgets"):
         study.report.Results(rows)
@@ -282,7 +284,7 @@ def test_a_killed_study_goes_on(study, tmp_path):
     assert len({study.run.key(r, names) for r in rows}) == len(rows)
     assert f"{len(rows)} runs" in done.stdout
     table = [
-        line for line in done.stdout.splitlines() if line.startswith("| ours, sum")
+        line for line in done.stdout.splitlines() if line.startswith("| ours, sum |")
     ]
     assert len(table) == 1 + 4 + 1 and all("±" in line for line in table[:1])
     assert "<svg" in (tmp_path / "evidence.svg").read_text()

@@ -126,6 +126,20 @@ def poolings_table(results, settings):
     return _table(["pooling", "parameters", *map(title, settings)], rows)
 
 
+def attention_table(results, settings):
+    """The encoder against the same reduction without attention, same tokens."""
+    rows = []
+    for tokens in TOKENIZERS:
+        for reduce in ("mean", "sum"):
+            ours, plain = (tokens, f"ours, {reduce}"), (tokens, reduce)
+            both = [{ours, plain} <= set(results.by_arm[s]) for s in settings]
+            if any(both):
+                pairs = zip(settings, both, strict=True)
+                cells = [results.cell(s, ours, plain) if b else "–" for s, b in pairs]
+                rows.append([f"{ours[1]} − {reduce}", TOKEN_NAMES[tokens], *cells])
+    return _table(["pooling", "tokens", *map(title, settings)], rows)
+
+
 def tokens_table(results, settings):
     """Kinds of tokens, each against BRICS with the same pooling."""
     known = {arm for s in settings for arm in results.by_arm[s]}
@@ -167,7 +181,8 @@ def plot(results, path):
     for axis, setting in zip(axes.flat, settings, strict=False):
         control = results.control(setting)
         skipped = (control, ("brics", "mean of training"))
-        arms = [arm for arm in results.by_arm[setting] if arm not in skipped]
+        order = [(t, p) for t in TOKENIZERS for p in (*POOLINGS, "random forest")]
+        arms = [a for a in order if a in results.by_arm[setting] and a not in skipped]
         for place, arm in enumerate(reversed(arms)):
             _, shift, half = results.difference(setting, arm, control)
             color = "tab:blue" if arm[1].startswith("ours") else "tab:gray"
@@ -195,6 +210,7 @@ def write(rows, out, images):
         tables += [poolings_table(results, molecules), tokens_table(results, molecules)]
     if fragments:
         tables.append(poolings_table(results, fragments))
+    tables.append(attention_table(results, results.settings))
     text = "\n\n".join(tables) + "\n"
     print(text)
     (out / "tables.md").write_text(text, encoding="utf-8")
