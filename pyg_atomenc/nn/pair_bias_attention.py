@@ -17,7 +17,6 @@ from pyg_atomenc.attention import (
     attention,
     layer_norm,
     refuse_script,
-    without_autocast,
 )
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.nn.projections import ZeroLinear, folded_weight, has_to_be_called
@@ -55,8 +54,9 @@ class PairBias(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.pair_channels, self.heads = channels, heads
-        count = 1 if shared_norm else depth
-        norms = (torch.nn.LayerNorm(channels) for _ in range(count))
+        norms = (
+            torch.nn.LayerNorm(channels) for _ in range(1 if shared_norm else depth)
+        )
         lins = (torch.nn.Linear(channels, heads, bias=False) for _ in range(depth))
         self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
 
@@ -137,7 +137,5 @@ class PairBiasAttention(torch.nn.Module):
         target = x[..., targets, :]
         projected = self.lin_query(target), self.lin_key(x), self.lin_value(x)
         query, key, value = (x.unflatten(-1, (self.heads, -1)) for x in projected)
-        # Softmax and sums stay in float32 under autocast.
-        with without_autocast(x.device):
-            out = attention(query, key, value, layout, bias, backend=self.backend)
+        out = attention(query, key, value, layout, bias, backend=self.backend)
         return self.lin_out(self.lin_gate(target).sigmoid() * out.flatten(-2))
