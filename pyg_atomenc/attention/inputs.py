@@ -51,9 +51,8 @@ class AttentionInputs:
 
     def nothing(self) -> Tensor:
         """Outputs without a number, which gradients reach the inputs through."""
-        connected = sum(t.sum() for t in self.tensors() if t is not None)
-        shape = (*self.query.shape[:-1], self.value.size(-1))
-        return connected + self.query.new_zeros(shape)
+        sums = sum(t.sum() for t in self.tensors() if t is not None)
+        return sums + self.key.new_zeros(self.query.shape[:-1] + self.value.shape[-1:])
 
     def validate(self, dims: tuple[int, ...] = (3,)) -> None:
         """Raise a ValueError unless shapes, types and devices fit each other."""
@@ -68,10 +67,9 @@ class AttentionInputs:
         layout, heads = self.layout, query.size(-2)
         if value.shape[:-2] != key.shape[:-2] or value.size(-2) not in (1, heads):
             self._refuse("value", "[num_atoms, heads or 1, channels] as 'key' has them")
-        checks.check_rows(
-            "query", query.movedim(-3, 0), layout.num_targets, _ATOMS, _MEND
-        )
-        checks.check_rows("key", key.movedim(-3, 0), layout.num_sources, _ATOMS, _MEND)
+        targets, sources = query.movedim(-3, 0), key.movedim(-3, 0)
+        checks.check_rows("query", targets, layout.num_targets, _ATOMS, _MEND)
+        checks.check_rows("key", sources, layout.num_sources, _ATOMS, _MEND)
         check_bias(self.bias, layout, heads)
         if bias is not None:
             tensors["bias"] = bias
@@ -118,8 +116,7 @@ class EncodeInputs:
     def _check_projections(self, name: str, tensors: tuple[Tensor, ...]) -> None:
         """Raise a ValueError unless ``tensors`` are three that go with the weights."""
         for tensor in tensors:
-            checks.check_floating(name, tensor)
-            self.layout.check_device(name, tensor)
+            self.layout.check_device(name, checks.check_floating(name, tensor))
         like = self.weights[0] if len(tensors) == 3 == len(self.weights) else None
         rank = 3 if name == "weights" else 2
         dims = ", ".join(("heads", "channels", "in_channels")[:rank])

@@ -54,9 +54,8 @@ class PairBias(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.pair_channels, self.heads = channels, heads
-        norms = (
-            torch.nn.LayerNorm(channels) for _ in range(1 if shared_norm else depth)
-        )
+        count = 1 if shared_norm else depth
+        norms = (torch.nn.LayerNorm(channels) for _ in range(count))
         lins = (torch.nn.Linear(channels, heads, bias=False) for _ in range(depth))
         self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
 

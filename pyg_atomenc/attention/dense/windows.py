@@ -35,9 +35,8 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
     exact, on_cpu = accumulate_dtype(query.dtype), query.is_cpu
     dtype = exact if on_cpu else query.dtype  # a CPU multiplies half types no faster
     (query_index, _), (key_index, is_key) = layout.query_index(), layout.key_index()
-    # Where gradients, transforms or tangents follow, nothing is fused.
+    # Not fused: what gradients or tangents follow, and a bias that would be rounded.
     followed = any(t is not None and is_followed(t) for t in inputs.tensors())
-    # Fused, the mask is of the products' type: no better one is rounded to that.
     kept = bias is None or torch.promote_types(dtype, bias.dtype) == dtype
     fused = inputs.dropout == 0 and kept and not followed
     outputs, groups = [], [slice(None)]
@@ -47,9 +46,8 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
         count = 1 if on_cpu else max(1, most // layout.num_windows)
         if query.dim() == 4 and (count == 1 or count < samples):
             if isinstance(inputs.bias, Tensor):
-                inputs = replace(
-                    inputs, bias=WindowBias.from_edges(inputs.bias, layout)
-                )
+                by_window = WindowBias.from_edges(inputs.bias, layout)
+                inputs = replace(inputs, bias=by_window)
             each = [attend_windows(x, layout) for x in inputs.samples(count)]
             return torch.stack(each) if count == 1 else torch.cat(each)
         groups = [slice(i, i + most) for i in range(0, layout.num_windows, most)]
