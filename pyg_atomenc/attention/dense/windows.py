@@ -78,8 +78,8 @@ def attend_windows(inputs: AttentionInputs, layout: WindowLayout) -> Tensor:
             out = alpha.to(dtype) @ v
         if query.dim() == 4:
             out = out.unflatten(1, (heads, -1)).transpose(1, 2)
-        outputs.append(out.transpose(-3, -2).flatten(-4, -3))
-    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-3)
+        outputs.append(out.transpose(-3, -2))
+    out = (outputs[0] if len(outputs) == 1 else torch.cat(outputs, -4)).flatten(-4, -3)
     # Queries stand in the order of the atoms, with padding behind each graph's last.
     first = torch.arange(layout.num_windows, device=out.device) * layout.queries
     sizes = layout.query_stop - layout.query_start
