@@ -55,6 +55,7 @@ STEPS = (
 )
 # The step that decides, with every wrong result.
 DECIDES = "correctness"
+ITSELF = {"what": "the step itself"}  # rather than one of its jobs
 LOST = 3  # the exit status of a process whose device answers no more
 OVER = "left out, as the time was over"
 GRACE = 10  # seconds past the end after which a job that does not see it is ended
@@ -92,7 +93,7 @@ def is_lost(device):
 
 
 def work(path, device, first_step, first_job, deadline):
-    """Run jobs from one on, and write a line before and after each."""
+    """Run jobs from one on; write a line before and after each, and each step."""
     with Path(path).open("a", encoding="utf-8") as file:
 
         def tell(**line):
@@ -111,6 +112,7 @@ def work(path, device, first_step, first_job, deadline):
                 continue
             skipped = first_job if place == first_step else 0
             end = min(time.time() + step.seconds, deadline)
+            tell(step=place, job=-1)
             try:
                 function = getattr(importlib.import_module(step.module), step.function)
                 for job, (told, run) in enumerate(function(device)):
@@ -120,9 +122,9 @@ def work(path, device, first_step, first_job, deadline):
                         tell(step=place, job=job, row={**told, **found})
                         if "error" in found and is_lost(device):
                             os._exit(LOST)
+                tell(step=place, job=-1, ended=True)
             except Exception as error:  # noqa: BLE001
-                row = {"what": "the step itself", "error": message(error)}
-                tell(step=place, job=-1, row=row)
+                tell(step=place, job=-1, row={**ITSELF, "error": message(error)})
         tell(end=True)
 
 
@@ -149,25 +151,33 @@ def supervise(command, path, log, deadline, patience):
     """The title, and every step's rows; what ends a process is a row, too."""
     name, rows, place = "", {step.name: [] for step in STEPS}, (0, 0)
     path.write_text("", encoding="utf-8")
-    while place is not None:
+    ended = set()
+    while place[0] < len(STEPS):
         given = ["--from", *map(str, place), "--deadline", str(deadline)]
         process = subprocess.Popen([*command, *given], stdout=log, stderr=log)
         lines, reason = watch(process, path, deadline, patience)
-        last, place = lines[-1] if lines else {}, None
-        if "told" in last:
-            row = {**last["told"], "error": reason}
-            lines.append({**last, "row": row})
-            print(STEPS[last["step"]].name, shown(row), sep=": ", flush=True)
+        last = lines[-1] if lines else {}
+        # Before it tells of a step, a process is in the one that it was to begin with.
+        step, job = last.get("step", place[0]), last.get("job", -1)
+        if not {"row", "ended", "end"} & set(last):
+            row = {**last.get("told", ITSELF), "error": reason}
+            lines.append({"step": step, "row": row})
+            print(STEPS[step].name, shown(row), sep=": ", flush=True)
         for line in lines:
             name = line.get("title", name)
             if "row" in line:
                 rows[STEPS[line["step"]].name].append(line["row"])
-        if "step" in last and time.time() < deadline:
-            after = last["step"], last["job"] + 1
-            # A step that failed as a whole is not begun again.
-            place = after if last["job"] >= 0 else (last["step"] + 1, 0)
-        elif "end" not in last:
+            if "ended" in line:
+                ended.add(STEPS[line["step"]].name)
+        if "end" in last:
+            break
+        if time.time() >= deadline:
             print(f"The steps ended: {reason}.", flush=True)
+            break
+        # A step that failed as a whole is not begun again.
+        place = (step, job + 1) if job >= 0 else (step + 1, 0)
+    if DECIDES not in ended:
+        rows[DECIDES].append({**ITSELF, "error": "not ended in whole"})
     return name, rows
 
 

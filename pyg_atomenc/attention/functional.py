@@ -29,10 +29,11 @@ def attention(
 
     Args:
         query (Tensor): Of the targets ``[N, H, d]``, any floating type; or ``[S, N, H,
-            d]`` of samples that share layout and bias, and so for key and value.
-        key (Tensor): Of the sources ``[M, H, d]``, of the same type; ``M = N`` but for
-            edges between two kinds of nodes.
-        value (Tensor): ``[M, H, D]``, or ``[M, 1, D]`` where the heads share it.
+            d]`` of samples that share layout and bias: over windows all at once, else
+            one after another, and compiled anew for every ``S``.
+        key (Tensor): Of the sources ``[M, H, d]`` or ``[S, M, H, d]``, of the same
+            type; ``M = N`` but for edges between two kinds of nodes.
+        value (Tensor): ``[M, H, D]`` or ``[S, M, H, D]``; ``H`` is 1 where heads share.
         layout (TokenLayout, WindowLayout or EdgeLayout): Which targets attend to which
             sources; a target without any gets zeros.
         bias (Tensor or WindowBias, optional): Added to the logits ``[E, H]``, one row
@@ -44,8 +45,9 @@ def attention(
         backend (str): ``"auto"`` or the name of a backend. (default: ``"auto"``)
 
     Returns:
-        Tensor: ``[N, H, D]`` in the type of ``value``; softmax and sums are computed
-        in float32, in float64 for float64 inputs. Differentiable any number of times.
+        Tensor: ``[N, H, D]`` or ``[S, N, H, D]`` in the type of ``value``. Softmax and
+        sums are of float32, or float64 for it, and products off the CPU of the inputs'
+        type, under autocast, too. Differentiable any number of times.
 
     Raises:
         ValueError: If shapes, types or devices do not fit, or if the named backend
@@ -53,12 +55,12 @@ def attention(
     """
     inputs = AttentionInputs(query, key, value, layout, bias, dropout)
     inputs.validate(dims=(3, 4))
-    chosen = choose_backend(backend, inputs)
-    if query.dim() == 3 or layout.kind in chosen.takes_samples:
-        return chosen.attention(inputs)
-    each = zip(query, key, value, strict=True)
-    out = [chosen.attention(AttentionInputs(*x, layout, bias, dropout)) for x in each]
-    return torch.stack(out) if out else query.new_empty(*query.shape[:3], value.size(3))
+    with without_autocast(query.device):
+        chosen = choose_backend(backend, inputs)
+        if query.dim() == 3 or layout.kind in chosen.takes_samples:
+            return chosen.attention(inputs)
+        out = [chosen.attention(sample) for sample in inputs.samples()]
+        return torch.stack(out) if out else inputs.nothing()
 
 
 def attention_pool(

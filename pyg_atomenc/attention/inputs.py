@@ -1,6 +1,6 @@
 """The arguments of an attention, checked once before any backend sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Optional, Union
 
 import torch
@@ -20,6 +20,7 @@ Bias = Union[Tensor, WindowBias]
 # What is told where an input has not as many rows as its layout has nodes.
 _MEND = "build the layout from this batch."
 _ATOMS = "atoms of 'layout'"
+_SHAPES = "[num_atoms, heads, channels]", "[samples, num_atoms, heads, channels]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,17 @@ class AttentionInputs:
         """The layout; raises a ValueError unless it is one of tokens."""
         return check_layout(self.layout, TokenLayout)
 
+    def samples(self, count: int = 1) -> list["AttentionInputs"]:
+        """So many samples at once; one alone has no dimension for them."""
+        cut = (x.unbind() if count == 1 else x.split(count) for x in self.tensors()[:3])
+        parts = zip(*cut, strict=True)
+        return [replace(self, query=q, key=k, value=v) for q, k, v in parts]
+
+    def nothing(self) -> Tensor:
+        """Outputs without a number, which gradients reach the inputs through."""
+        sums = sum(t.sum() for t in self.tensors() if t is not None)
+        return sums + self.key.new_zeros(self.query.shape[:-1] + self.value.shape[-1:])
+
     def validate(self, dims: tuple[int, ...] = (3,)) -> None:
         """Raise a ValueError unless shapes, types and devices fit each other."""
         check_layout(self.layout)
@@ -49,7 +61,7 @@ class AttentionInputs:
         tensors = {"query": query, "key": key, "value": value}
         for name, tensor in tensors.items():
             if checks.check_floating(name, tensor).dim() not in dims:
-                self._refuse(name, "[num_atoms, heads, channels]")
+                self._refuse(name, " or ".join(_SHAPES[: len(dims)]))
         if key.shape[:-3] + key.shape[-2:] != query.shape[:-3] + query.shape[-2:]:
             self._refuse("key", "of 'query' (but for the atoms)")
         layout, heads = self.layout, query.size(-2)
@@ -104,8 +116,7 @@ class EncodeInputs:
     def _check_projections(self, name: str, tensors: tuple[Tensor, ...]) -> None:
         """Raise a ValueError unless ``tensors`` are three that go with the weights."""
         for tensor in tensors:
-            checks.check_floating(name, tensor)
-            self.layout.check_device(name, tensor)
+            self.layout.check_device(name, checks.check_floating(name, tensor))
         like = self.weights[0] if len(tensors) == 3 == len(self.weights) else None
         rank = 3 if name == "weights" else 2
         dims = ", ".join(("heads", "channels", "in_channels")[:rank])
@@ -113,18 +124,16 @@ class EncodeInputs:
         if like is None or like.dim() != 3 or shapes != 3 * [[*like.shape[:rank]]]:
             wanted = f"three tensors of one shape [{dims}], found: {shapes}."
             raise AtomEncodingError(f"'{name}' needs {wanted}")
-        if 0 in like.shape[:2]:
-            wanted = f"at least one head and one channel, found: {shapes}."
-            raise AtomEncodingError(f"'{name}' needs {wanted}")
+        wanted = f"at least one head and one channel, found: {shapes}."
+        checks.check(0 not in like.shape[:2], f"'{name}' needs {wanted}")
         for tensor in tensors:
             _check_dtype(name, tensor, "the first of 'weights'", like)
 
     def project_packed(self, exact: bool = True) -> Tensor:
         """LayerNorm and the projections, in one ``[N, 3, H, d]``."""
         h = layer_norm(self.x, exact).to(self.weights[0].dtype)
-        weight, bias = torch.cat([w.flatten(0, 1) for w in self.weights]), None
-        if self.biases is not None:
-            bias = torch.cat([b.flatten() for b in self.biases])
+        weight, biases = torch.cat([w.flatten(0, 1) for w in self.weights]), self.biases
+        bias = None if biases is None else torch.cat([b.flatten() for b in biases])
         return F.linear(h, weight, bias).view(-1, 3, *self.weights[0].shape[:2])
 
     def project(self) -> AttentionInputs:
@@ -153,9 +162,8 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
 
 
 def _check_dtype(name: str, tensor: Tensor, other: str, like: Tensor) -> None:
-    if tensor.dtype != like.dtype:
-        found = f"{tensor.dtype}, but {other} of {like.dtype}"
-        raise AtomEncodingError(f"'{name}' is of type {found}: convert them to one.")
+    found = f"{tensor.dtype}, but {other} of {like.dtype}: convert them to one."
+    checks.check(tensor.dtype == like.dtype, f"'{name}' is of type {found}")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -17,7 +17,6 @@ from pyg_atomenc.attention import (
     attention,
     layer_norm,
     refuse_script,
-    without_autocast,
 )
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.nn.projections import ZeroLinear, folded_weight, has_to_be_called
@@ -137,7 +136,5 @@ class PairBiasAttention(torch.nn.Module):
         target = x[..., targets, :]
         projected = self.lin_query(target), self.lin_key(x), self.lin_value(x)
         query, key, value = (x.unflatten(-1, (self.heads, -1)) for x in projected)
-        # Softmax and sums stay in float32 under autocast.
-        with without_autocast(x.device):
-            out = attention(query, key, value, layout, bias, backend=self.backend)
+        out = attention(query, key, value, layout, bias, backend=self.backend)
         return self.lin_out(self.lin_gate(target).sigmoid() * out.flatten(-2))

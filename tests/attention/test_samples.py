@@ -59,6 +59,24 @@ def test_no_samples(kind, backend, grad):
         found = attention(*tensors[:3], layout, tensors[3], backend=backend)
     assert found.shape == (0, layout.num_targets, 2, 4)
     assert found.dtype == torch.float64
+    if grad:
+        for one in torch.autograd.grad(found.sum(), tensors):
+            assert one.eq(0).all()
+
+
+@pytest.mark.parametrize("samples", [None, 3])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("kind, backend", CASES)
+def test_autocast_changes_nothing(kind, backend, grad, samples):
+    layout, tensors = make(kind, samples or 1)
+    tensors = [t.detach().float().requires_grad_(grad) for t in tensors]
+    if samples is None:
+        tensors[:3] = [t[0] for t in tensors[:3]]
+    expected = attention(*tensors[:3], layout, tensors[3], backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(*tensors[:3], layout, tensors[3], backend=backend)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_bad_input():
@@ -67,7 +85,11 @@ def test_bad_input():
         r"'key' needs the shape of 'query'": (query, key[0], value),
         r"'key' needs the shape of 'query' \(but": (query, key[:2], value),
         r"'value' needs the shape \[num_atoms, heads or 1": (query, key, value[:2]),
-        r"'query' needs the shape \[num_atoms, heads, ch": (query[None], key, value),
+        r"\[num_atoms, heads, channels\] or \[samples, num_atoms, heads, channels\]": (
+            query[None],
+            key,
+            value,
+        ),
         r"'query' has 6 rows for 7 atoms": (query[:, 1:], key, value),
         r"'key' has 6 rows for 7 atoms": (query, key[:, 1:], value[:, 1:]),
     }
@@ -77,5 +99,8 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"'bias' needs the shape \[\d+, 2\]"):
         attention(query, key, value, layout, bias[1:])
     layout, (query, key, value, bias) = make("tokens")
-    with pytest.raises(ValueError, match=r"'query' needs the shape.*\[3, 7, 2, 3\]"):
+    message = (
+        r"'query' needs the shape \[num_atoms, heads, channels\], f.*\[3, 7, 2, 3\]"
+    )
+    with pytest.raises(ValueError, match=message):
         attention_pool(query, key, value, layout, bias)

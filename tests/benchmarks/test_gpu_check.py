@@ -60,6 +60,25 @@ def slow(device):
 
 def hanging(device):
     yield job("hangs", lambda: time.sleep(60))
+
+def dead(device):
+    os._exit(7)
+    yield
+
+def dying(device):
+    yield job("one", {"gap": 1e-6, "allowed": 1e-5})
+    os._exit(7)
+
+def stuck(device):
+    time.sleep(60)
+    yield
+
+def dying_once(device):
+    yield from right(device)
+    if not os.path.exists("once"):
+        open("once", "w").close()
+        os._exit(7)
+    yield job("three", {"gap": 1e-6, "allowed": 1e-5})
 """
 
 
@@ -78,7 +97,11 @@ def check(tmp_path):
         command = [sys.executable, script, "--device", "cpu", "--output", tmp_path]
         command += ["--budget", budget, "--patience", patience]
         done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, timeout=60
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
         )
         found = json.loads((tmp_path / "gpu_check.json").read_text())
         return done.returncode, found, (tmp_path / "gpu_check.md").read_text()
@@ -119,6 +142,53 @@ def test_the_exit_status_is_that_of_correctness(function, check):
     status, found, text = check(function, "right", patience=1)
     assert status == 1 and not found["right"] and "**NOT RIGHT**" in text
     assert len(found["steps"]["step 1"]) == 2
+
+
+ENDED = "its process ended with status 7"
+
+
+@pytest.mark.parametrize("function", ["dead", "dying", "stuck"])
+def test_a_process_that_dies_before_a_job_costs_its_step(function, check):
+    status, found, text = check("right", function, "right", patience=2)
+    reason = "no answer in 2 s" if function == "stuck" else ENDED
+    assert status == 0 and "**all results are right**" in text
+    assert [len(rows) for rows in found["steps"].values()] == [
+        2, 1 + (function == "dying"), 2,
+    ]  # fmt: skip
+    row = {"what": "the step itself", "error": reason}
+    assert found["steps"]["step 1"][-1] == row
+    status, found, text = check(function, "right", patience=2)
+    assert status == 1 and not found["right"] and "**NOT RIGHT**" in text
+    assert row in found["steps"]["correctness"] and len(found["steps"]["step 1"]) == 2
+
+
+def test_a_process_that_dies_between_jobs_goes_on_with_the_next(check):
+    status, found, _ = check("dying_once", "right")
+    assert status == 0
+    assert [row["what"] for row in found["steps"]["correctness"]] == [
+        "one", "two", "three",
+    ]  # fmt: skip
+
+
+def test_a_script_that_never_begins_is_not_right(check, tmp_path):
+    (tmp_path / "stubs.py").write_text("import os\nos._exit(7)")
+    status, found, _ = check("right", "right", "right")
+    assert status == 1 and not found["right"]
+    assert all(rows[0]["error"] == ENDED for rows in found["steps"].values())
+
+
+def test_correctness_that_was_cut_off_is_not_right(load, tmp_path, monkeypatch):
+    module = load("gpu_check")
+    rows = [{"what": "one", "gap": 1e-6, "allowed": 1e-5}]
+    lines = [{"title": "a stub"}, {"step": 0, "job": -1}]
+    lines += [{"step": 0, "job": 0, "row": rows[0]}]
+    monkeypatch.setattr(module, "watch", lambda *given: (lines, ENDED))
+    # The time was over when the process died, between two jobs.
+    options = [sys.executable, "-c", ""], tmp_path / "lines", None, 0, 1
+    name, found = module.supervise(*options)
+    assert name == "a stub" and not module.is_right(found)
+    lines.append({"step": 0, "job": -1, "ended": True})
+    assert module.is_right(module.supervise(*options)[1])
 
 
 def test_a_wrong_result_counts_wherever_it_is(check):

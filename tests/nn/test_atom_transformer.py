@@ -98,6 +98,16 @@ def test_samples_share_the_rest(name):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", layouts())
+def test_no_samples_have_gradients_of_zero(name):
+    transformer, x, cond, pair = make(layouts()[name])
+    out = transformer(x.expand(0, -1, -1), layouts()[name], cond, pair)
+    assert out.shape == (0, 23, 8)
+    out.sum().backward()
+    for parameter in transformer.parameters():
+        assert parameter.grad is not None and not parameter.grad.any()
+
+
 def test_checkpointing_changes_no_gradient():
     layout = layouts()["windows"]
     transformer, *tensors = make(layout)
