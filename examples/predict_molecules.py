@@ -103,7 +103,7 @@ def features(data):
 def predict(model, graphs, batch_size=64):
     """Targets in their units, or probabilities, [molecules, targets] in float64."""
     model.eval()
-    device, metadata = model.first.device, model.metadata
+    device, metadata = next(model.parameters()).device, model.metadata
     found = [torch.zeros(0, len(metadata["targets"]))]
     for batch in tqdm(AtomTokenLoader(graphs, batch_size), "predicting", leave=False):
         found.append(model(batch.to(device)).cpu())

@@ -122,7 +122,7 @@ def decode(out, info):
 @torch.no_grad()
 def errors(model, graphs, guess):
     """The mean absolute error, or the share of wrong classes; beside it a guess's."""
-    wrong, device = [], model.first.device
+    wrong, device = [], next(model.parameters()).device
     for data in graphs:
         by_model = decode(model.eval()(copy(data).to(device)).cpu(), model.metadata)
         by_name = [guess.get(name, guess[""]) for name in data.token_name]
