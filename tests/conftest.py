@@ -1,3 +1,4 @@
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -47,3 +48,22 @@ def structures():
     if not folder.is_dir():
         pytest.skip(f"no real PDB entries at {folder}")
     return folder
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Gives an example's script as a module."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(script, monkeypatch, capsys):
+    """Runs a script in this process; gives what it prints."""
+
+    def main(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        script(name).main()
+        return capsys.readouterr().out
+
+    return main

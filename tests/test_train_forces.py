@@ -1,6 +1,5 @@
 """`train_forces.py`, its `potential.py`, and `run_dynamics.py`."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -14,25 +13,6 @@ from torch_geometric.data import Batch
 EXAMPLES = Path(__file__).parents[1] / "examples"
 for _package in ("rdkit", "safetensors"):
     pytest.importorskip(_package, reason=f"{_package} is not installed")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Gives a script as a module."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
-
-
-@pytest.fixture
-def run(script, monkeypatch, capsys):
-    """Runs a script in this process; gives what it prints."""
-
-    def main(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        script(name).main()
-        return capsys.readouterr().out
-
-    return main
 
 
 @pytest.fixture

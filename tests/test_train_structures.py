@@ -1,7 +1,6 @@
 """`train_structures.py` and `predict_structures.py`, on structures made here."""
 
 import csv
-import importlib
 import json
 import math
 import re
@@ -16,25 +15,6 @@ import torch
 EXAMPLES = Path(__file__).parents[1] / "examples"
 for _package in ("biotite", "gemmi", "rdkit", "safetensors", "filelock"):
     pytest.importorskip(_package, reason=f"{_package} is not installed")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Gives a script as a module."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
-
-
-@pytest.fixture
-def run(script, monkeypatch, capsys):
-    """Runs a script in this process; gives what it prints."""
-
-    def main(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        script(name).main()
-        return capsys.readouterr().out
-
-    return main
 
 
 def write_peptide(path, helices, seed, *, water=False):
