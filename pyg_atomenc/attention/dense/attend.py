@@ -7,7 +7,7 @@ for a block of query rows. Everything is computed in float32, or float64 for it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ _NARROW = 16
 
 @dataclass
 class ChunkHeads:
-    """Queries, times ``d ** -0.5``, and keys ``[G * H, n, d]`` of a chunk."""
+    """Queries and keys ``[G * H, n, d]`` of a chunk."""
 
     query: Tensor
     key: Tensor
@@ -49,22 +49,29 @@ class ChunkHeads:
         for rows in self.chunk.row_blocks:
             whole = rows.stop - rows.start == self.chunk.size
             query = self.query if whole else self.query[:, rows]
-            logits = query.bmm(self.key.mT)
-            bias = self.pairs.bias
+            padding, bias = self.chunk.padding, self.pairs.bias
+            # Scaling, and what is added, are part of the matrix product.
+            added = query.new_empty(())
+            if padding is not None:
+                added = padding.closed.to(query.dtype)
             if bias is not None:
                 place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
                 bias = bias[place] if isinstance(place, slice) else take(bias, place)
-                bias = bias.view(len(self.chunk.tokens), *logits.shape[1:], -1)
-                bias = bias.movedim(-1, 1).to(logits.dtype)
-                logits = add(self.by_token(logits), bias).flatten(0, 1)
-            if self.chunk.padding is not None:
-                closed = self.chunk.padding.closed
-                logits = add(self.by_token(logits), closed).flatten(0, 1)
-            alpha = softmax(logits)
+                shape = len(self.chunk.tokens), query.size(1), self.chunk.size, -1
+                bias = bias.view(shape).movedim(-1, 1).to(query.dtype).flatten(0, 1)
+                added = bias if padding is None else add(bias, added)
+            beta = 0 if bias is None and padding is None else 1
+            factors: dict[str, Any] = {"beta": beta, "alpha": self.scale}
+            alpha = softmax(torch.baddbmm(added, query, self.key.mT, **factors))
             yield rows, alpha, self.pairs.dropout_mask(alpha)
 
+    @property
+    def scale(self) -> float:
+        """What products of queries and keys are multiplied by."""
+        return float(self.query.size(2) ** -0.5)
+
     def shares(self, rows: slice) -> Union[Tensor, float]:
-        """What query rows count in their token's mean ``[G, 1, 1, rows]``."""
+        """What query rows count in their token's mean ``[G * H, 1, rows]``."""
         padding, dtype = self.chunk.padding, self.key.dtype
         if padding is None:
             return 1.0 / self.chunk.size
@@ -73,42 +80,39 @@ class ChunkHeads:
             share = share[..., rows]
         if share.dtype == dtype:
             return share
-        return (share > 0) / padding.sizes.view(-1, 1, 1, 1).to(dtype)
+        return share.to(dtype).reciprocal().round().reciprocal()
 
     def mean(self, values: Tensor, rows: slice) -> Tensor:
         """The part of query rows ``[G * H, rows, n]`` in the token's mean [G, H, n]."""
         share = self.shares(rows)
         if isinstance(share, Tensor):
-            return (share @ self.by_token(values)).squeeze(2)
+            return self.by_token(share.bmm(values)).squeeze(2)
         if values.size(1) == self.chunk.size:
             return self.by_token(values.mean(1))
         return self.by_token(values.sum(1)) * share
 
-    def gradients(
-        self, blocks: Iterator[tuple[slice, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """From the logits' gradients, those of the scaled queries and of the keys.
+    def gradients(self, blocks: Iterator[tuple[slice, Tensor]]) -> Tensor:
+        """From the logits' gradients, those of queries and keys ``[2, G * H, n, d]``.
 
-        The gradient of the bias is written as the blocks come.
+        They are still to be scaled. That of the bias is written as the blocks come.
         """
-        grad_query: Optional[Tensor] = None
-        grad_key: Optional[Tensor] = None
+        grads: Optional[Tensor] = None
         for rows, grad in blocks:
             if self.pairs.gradient is not None:
                 _, place = self.chunk.pair_rows(self.pairs.ptr, rows)
                 self.pairs.gradient.write(place, self.by_token(grad).movedim(1, -1))
-            found = grad.bmm(self.key)
-            if found.shape == self.query.shape:
-                return found, grad.mT.bmm(self.query)
-            if grad_query is None or grad_key is None:
+            beta = 0 if grads is None else 1
+            if grads is None:
                 # Small results kept one by one between large blocks would leave the
                 # allocator no place for the next large block.
-                grad_query = torch.empty_like(self.query)
-                grad_key = torch.zeros_like(self.key)
-            grad_query[:, rows] = found
-            grad_key.baddbmm_(grad.mT, self.query[:, rows])
-        assert grad_query is not None and grad_key is not None
-        return grad_query, grad_key
+                grads = self.query.new_empty(2, *self.query.shape)
+            if rows.stop - rows.start == self.chunk.size:
+                torch.bmm(grad, self.key, out=grads[0])
+            else:
+                grads[0, :, rows] = grad.bmm(self.key)
+            grads[1].baddbmm_(grad.mT, self.query[:, rows], beta=beta)
+        assert grads is not None
+        return grads
 
     def atom_weights(self) -> tuple[Tensor, Tensor]:
         """The mean attention that atoms get ``[G, H, n]``, without and with dropout."""
@@ -147,7 +151,7 @@ class ChunkHeads:
                 grad = softmax_gradient(alpha, grad.flatten(0, 1))
                 found = self.mean(alpha * factor, rows)
             if isinstance(share, Tensor):
-                self.by_token(grad).mul_(share.mT)
+                grad.mul_(share.mT)
             elif share != 1.0:
                 grad.mul_(share)
             kept[:] = [add(kept[0] if kept else None, found)]

@@ -25,7 +25,6 @@ from pyg_atomenc.attention.dense.attend import (
     RowWriter,
     add,
     read_gradients,
-    works_out_of_place,
     written,
 )
 from pyg_atomenc.attention.dense.plan import Chunk, Stretch, stretches_of
@@ -48,7 +47,6 @@ class Projections:
             self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
         self.projection_dtype = query.dtype
         self.heads, self.width, self.channels = value.shape
-        self.scale = self.width**-0.5
         self.value = value.to(self.dtype)
         self.value_bias = None if value_bias is None else value_bias.to(self.dtype)
         self.query_key = torch.cat([query, key]).flatten(0, 1)
@@ -117,14 +115,8 @@ class NormedAtoms:
         for chunk in self.stretch.chunks:
             heads = None
             if self.query_key is not None:
-                width = self.weights.width
-                rows = chunk.pad(self.stretch.part(self.query_key, chunk.atoms))
-                rows = rows.view(-1, chunk.size, 2, self.weights.heads, width)
-                # In one piece, because every product would make it so once more.
-                rows = rows.permute(2, 0, 3, 1, 4).reshape(2, -1, chunk.size, width)
-                query, key = rows.unbind()
-                scale = self.weights.scale
-                query = query * scale if works_out_of_place() else query.mul_(scale)
+                rows = self.stretch.part(self.query_key, chunk.atoms)
+                query, key = chunk.split(rows, self.weights.heads).unbind()
                 heads = ChunkHeads(query, key, self.pairs, chunk)
             found = chunk, heads, chunk.pad(self.stretch.part(self.h, chunk.atoms))
             if self.kept is not None and heads is not None:
@@ -148,7 +140,7 @@ def _encode(
     like = x.new_empty(0, dtype=weights.projection_dtype)
     tokens = RowWriter((context.num_tokens, weights.heads, weights.width), like)
     counted = RowWriter((x.size(0), weights.heads), weights.value, filled=True)
-    stretches = stretches_of(context)
+    stretches = stretches_of(context, weights.heads)
     for stretch in stretches:
         atoms = NormedAtoms(x, weights, pairs, stretch)
         if kept is not None and len(stretches) == 1 and not stretch.single:
@@ -191,7 +183,9 @@ class EncodeGradients:
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
-        # Of the projections: sums over stretches, which begin with the first.
+        # Of the projections: sums over stretches, which begin with the first; those of
+        # queries and keys are still to be scaled, as the products were.
+        self.scale = self.weights.width**-0.5
         self.query_key: Optional[Tensor] = None
         self.query_key_bias: Optional[Tensor] = None
         self.value: Optional[Tensor] = None
@@ -226,13 +220,9 @@ class EncodeGradients:
                     received = chunk.pad(received).transpose(1, 2)
                 out: list[Tensor] = []
                 blocks = heads.atom_weights_gradient(grad_kept, received, out)
-                grad_query, grad_key = heads.gradients(blocks)
+                of_heads = heads.gradients(blocks)
                 (kept,) = out
-                # Two [G * H, n, d] → [A, 2 H d], as the projections' columns are.
-                both = torch.stack([grad_query.mul_(weights.scale), grad_key])
-                both = both.view(2, -1, weights.heads, chunk.size, weights.width)
-                both = both.permute(1, 3, 0, 2, 4).flatten(2)
-                projected.append(chunk.compact(both))
+                projected.append(chunk.join(of_heads, weights.heads))
             pooled.append(kept.bmm(h))
             if self.needed[6]:
                 sums.append(kept.sum(2, keepdim=True))
@@ -256,7 +246,8 @@ class EncodeGradients:
                 if self.needed[4] or self.needed[5]:
                     self.query_key_bias = add(self.query_key_bias, grads.sum(0))
             if self.needed[0]:
-                grad.addmm_(grads, self.weights.query_key.to(grads.dtype))
+                weight = self.weights.query_key.to(grads.dtype)
+                grad.addmm_(grads, weight, alpha=self.scale)
         if self.x is not None:
             shape, mask = (self.weights.channels,), [True, False, False]
             grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
@@ -267,7 +258,8 @@ class EncodeGradients:
     def results(self) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
         both = (self.query_key, self.query_key_bias)
-        weight, bias = ((None, None) if t is None else t.view(2, -1) for t in both)
+        scaled = (None if t is None else (t * self.scale).view(2, -1) for t in both)
+        weight, bias = ((None, None) if t is None else t for t in scaled)
         found = *weight, self.value, *bias, self.value_bias
         given = zip(found, self.tensors[1:7], self.needed[1:7], strict=True)
         weights = [_cast(g, t) if need else None for g, t, need in given]
@@ -292,7 +284,7 @@ def _encode_backward(
     # Used once, so that memory is free after a backward pass.
     found = kept.pop() if kept else None
     gradients = EncodeGradients(tensors, context, needed, found)
-    for stretch in stretches_of(context):
+    for stretch in stretches_of(context, gradients.weights.heads):
         gradients.add(stretch, outputs)
     return gradients.results()
 

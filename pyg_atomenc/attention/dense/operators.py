@@ -30,10 +30,8 @@ def _read(
 ) -> Iterator[tuple[ChunkHeads, Tensor]]:
     """Every chunk's queries and keys, and its values ``[G, H or 1, n, D]``."""
     query, key, value, _ = tensors
-    scale = query.size(-1) ** -0.5
-    for chunk in chunks_of(context):
-        queries = read_heads(query, chunk).flatten(0, 1) * scale
-        keys = read_heads(key, chunk).flatten(0, 1)
+    for chunk in chunks_of(context, query.size(1)):
+        queries, keys = (read_heads(x, chunk).flatten(0, 1) for x in (query, key))
         yield ChunkHeads(queries, keys, pairs, chunk), read_heads(value, chunk)
 
 
@@ -49,7 +47,7 @@ def _backward(
     differentiate: Callable[[ChunkHeads, Tensor], _Derivatives],
 ) -> Gradients:
     """The gradients of query, key, value and bias, from a chunk's at a time."""
-    query, _, value, bias = tensors
+    value, bias = tensors[2:]
     pairs = BiasAndDropout(bias, context, needed[3])
     writers = [
         RowWriter(t.shape, t, filled=True) if need else None
@@ -61,9 +59,8 @@ def _backward(
         grads: list[Optional[Tensor]] = [None, None]
         blocks, value_gradient = differentiate(heads, values)
         if needed[0] or needed[1] or needed[3]:
-            grad_query, grad_key = heads.gradients(blocks)
-            grad_query *= query.size(-1) ** -0.5
-            grads = [heads.by_token(grad_query), heads.by_token(grad_key)]
+            scaled = heads.gradients(blocks) * heads.scale
+            grads = [heads.by_token(grad) for grad in scaled]
         else:
             for _ in blocks:
                 pass
@@ -99,7 +96,8 @@ def _attend_backward(
     def differentiate(heads: ChunkHeads, values: Tensor) -> _Derivatives:
         grad_out = read_heads(outputs[0], heads.chunk)
         if heads.chunk.padding is not None:
-            grad_out *= (heads.chunk.padding.share.mT > 0).to(grad_out.dtype)
+            inside = heads.by_token(heads.chunk.padding.share.mT > 0)
+            grad_out *= inside.to(grad_out.dtype)
         grad_values = torch.zeros_like(grad_out)
 
         def logits() -> Iterator[tuple[slice, Tensor]]:

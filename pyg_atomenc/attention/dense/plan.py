@@ -54,19 +54,26 @@ class Padding:
     sizes: Tensor  # [G]
     slot: Tensor  # the atom in every place [G * n], a token's last again as padding
     inside: Tensor  # the places that hold an atom [A]
-    closed: Tensor  # what is added to logits [G, 1, 1, n]: -inf for padding
-    share: Tensor  # 1 / size, 0 for padding [G, 1, 1, n], float32
+    closed: Tensor  # what is added to logits [G * H, 1, n]: -inf for padding
+    share: Tensor  # 1 / size, 0 for padding [G * H, 1, n], float32
+    split: Tensor  # places [2 * G * H * n] of each head's queries, then keys, in atoms
+    joined: Tensor  # the reverse: of atoms' queries and keys [A * 2 * H] in places
 
     @staticmethod
-    def of_sizes(sizes: Any, size: int, device: torch.device) -> "Padding":
+    def of_sizes(sizes: Any, size: int, heads: int, device: torch.device) -> "Padding":
         """The padding of tokens ``[G]``, of NumPy, that stand one after the other."""
         place, stop = np.arange(size), sizes.cumsum()[:, None]
         count = sizes[:, None]
         there = place < count
         masks = np.where(there, 0, -np.inf), np.where(there, 1 / count, 0)
-        closed, share = (m.astype(np.float32)[:, None, None] for m in masks)
-        slot = np.minimum(stop - count + place, stop - 1).ravel()
-        parts = sizes, slot, np.flatnonzero(there), closed, share
+        by_head = (m.astype(np.float32).repeat(heads or 1, 0)[:, None] for m in masks)
+        slot, inside = np.minimum(stop - count + place, stop - 1), np.flatnonzero(there)
+        head, places = np.arange(2 * heads), heads * size
+        split = slot[:, None] * (2 * heads) + head.reshape(2, 1, heads, 1)
+        first = inside + inside // size * (places - size)
+        of_keys = (head >= heads) * (places * (len(sizes) - 1))
+        joined = first[:, None] + (head * size + of_keys)
+        parts = sizes, slot.ravel(), inside, *by_head, split.ravel(), joined.ravel()
         return Padding(*[_put(part, device) for part in parts])
 
 
@@ -111,6 +118,23 @@ class Chunk:
         """Rows ``[G, n, …]`` of the atoms alone ``[A, …]``."""
         x = x.flatten(0, 1)
         return x if self.padding is None else x.index_select(0, self.padding.inside)
+
+    def split(self, x: Tensor, heads: int) -> Tensor:
+        """Queries and keys of the atoms ``[A, 2 H d]`` as ``[2, G * H, n, d]``."""
+        if self.padding is None:
+            x = x.view(-1, self.size, 2, heads, x.size(1) // (2 * heads))
+            # In one piece, because every product would make it so once more.
+            return x.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()
+        rows = x.reshape(len(x) * 2 * heads, -1).index_select(0, self.padding.split)
+        return rows.view(2, -1, self.size, rows.size(1))
+
+    def join(self, x: Tensor, heads: int) -> Tensor:
+        """The reverse of :meth:`split`."""
+        if self.padding is None:
+            x = x.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4)
+            return x.flatten(2).flatten(0, 1)
+        rows = x.flatten(0, 2).index_select(0, self.padding.joined)
+        return rows.view(-1, 2 * heads * x.size(3))
 
     @cached_property
     def row_blocks(self) -> list[slice]:
@@ -159,25 +183,28 @@ class Stretch:
         return x if len(self.chunks) == 1 else x[where]
 
 
-def stretches_of(context: OperatorContext) -> list[Stretch]:
+def stretches_of(context: OperatorContext, heads: int) -> list[Stretch]:
     """The stretches of a layout, made once; empty tokens are in none."""
 
     def make() -> list[Stretch]:
         limits = limits_of(context.perm.device)
-        return make_stretches(context.perm, context.host_ptr, limits, 2)
+        return make_stretches(context.perm, context.host_ptr, limits, 2, heads)
 
-    return context.plan_once("dense", make)
+    return context.plan_once(("dense", heads), make)
 
 
-def chunks_of(context: OperatorContext) -> Iterator[Chunk]:
+def chunks_of(context: OperatorContext, heads: int) -> Iterator[Chunk]:
     """The chunks of all stretches."""
-    return (chunk for stretch in stretches_of(context) for chunk in stretch.chunks)
+    return (chunk for part in stretches_of(context, heads) for chunk in part.chunks)
 
 
 def make_stretches(
-    perm: Tensor, host_ptr: Tensor, limits: Limits, power: int
+    perm: Tensor, host_ptr: Tensor, limits: Limits, power: int, heads: int = 0
 ) -> list[Stretch]:
-    """Stretches of the atoms ``perm`` of tokens; padding costs a size's ``power``."""
+    """Stretches of the atoms ``perm`` of tokens; padding costs a size's ``power``.
+
+    Without ``heads`` no chunk can split queries and keys by head.
+    """
     # NumPy's calls take a fraction of the time of torch's, and a layout is planned in
     # every step of a training.
     device, ptr = perm.device, host_ptr.numpy()
@@ -198,7 +225,7 @@ def make_stretches(
             size, num_atoms = int(count[-1]), int(count.sum())
             padding = None
             if num_atoms != len(count) * size:
-                padding = Padding.of_sizes(count, size, device)
+                padding = Padding.of_sizes(count, size, heads, device)
             rows, pair = atoms[stop : stop + num_atoms], int(first_pair[group.start])
             here = slice(stop - start, stop - start + num_atoms)
             places = slice(group.start - first, group.stop - first)
@@ -228,27 +255,41 @@ def make_groups(sizes: Any, limits: Limits, power: int = 2) -> list[list[slice]]
     Sizes ``[T]``, of NumPy, are the tokens' numbers of atoms in rising order; padding
     costs their ``power``. Tokens of one atom are in stretches of their own, if many.
     """
-    stretches: list[list[slice]] = [[]]
-    room, padding, last = limits.atoms, 0, 0
+    stretches: list[list[Any]] = [[]]
+    room = limits.atoms
     values, firsts = (x.tolist() for x in np.unique(sizes, return_index=True))
     stops = [*firsts, len(sizes)][1:]
     apart = np.count_nonzero(sizes == 1) * PROJECTED > limits.chunk_cost
     for size, first, stop in zip(values, firsts, stops, strict=True):
         while size > 0 and first < stop:
-            chunks = stretches[-1]
-            taken = min(stop - first, max(room // size, 0 if chunks else 1))
-            if taken == 0 or (chunks and last == 1 < size and apart):
+            runs = stretches[-1]
+            taken = min(stop - first, max(room // size, 0 if runs else 1))
+            if taken == 0 or (runs and runs[-1][0] == 1 < size and apart):
                 stretches.append([])
                 room = limits.atoms
                 continue
-            end, start = first + taken, chunks[-1].start if chunks else first
-            before = 0 if padding else (first - start) * last
-            padding += (first - start) * (size**power - last**power)
-            padding += (before + taken * size) * limits.copy_cost
-            if chunks and padding <= limits.chunk_cost:
-                chunks[-1] = slice(start, end)
-            else:
-                chunks.append(slice(first, end))
-                padding = 0
-            last, first, room = size, end, room - taken * size
-    return stretches if stretches[-1] else []
+            runs.append((size, first, first + taken))
+            first, room = first + taken, room - taken * size
+    return [_share_chunks(runs, limits, power) for runs in stretches if runs]
+
+
+def _share_chunks(runs: list[Any], limits: Limits, power: int) -> list[slice]:
+    """The chunks of a stretch that cost least, by dynamic programming.
+
+    Its tokens of one size are a run: the size, and where they start and stop.
+    """
+    # Of the runs up to each: the least cost, with which chunks, and the tokens.
+    costs, tokens, needed = [0], [0], [0]
+    cuts: list[list[slice]] = [[]]
+    for size, start, stop in runs:
+        place = size**power + size * limits.copy_cost
+        earlier = zip(costs[:-1], needed[:-1], tokens[:-1], strict=True)
+        tokens.append(tokens[-1] + stop - start)
+        needed.append(needed[-1] + (stop - start) * size**power)  # without padding
+        rest = tokens[-1] * place - needed[-1]
+        found = [c + n - t * place + rest for c, n, t in earlier] + costs[-1:]
+        least = min(found)
+        begin = found.index(least)
+        costs.append(least + limits.chunk_cost)
+        cuts.append([*cuts[begin], slice(runs[begin][1], stop)])
+    return cuts[-1]

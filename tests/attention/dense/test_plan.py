@@ -1,5 +1,5 @@
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from pyg_atomenc.attention.dense.plan import (
     ACCELERATOR,
     CPU,
     MIN_ROWS,
+    Limits,
     chunks_of,
     limits_of,
     make_groups,
@@ -45,20 +46,45 @@ def test_groups_cover_every_token_once_in_order(sizes, limits, power):
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("limits", [CPU, ACCELERATOR])
-def test_padding_and_stretches_are_bounded(limits, power):
+def test_stretches_are_bounded(limits, power):
     generator = torch.Generator().manual_seed(3)
     sizes = torch.randint(0, 60, (5000,), generator=generator)
     sizes = torch.cat([sizes, torch.tensor([limits.atoms - 1, limits.atoms + 1])])
     sizes = sizes.sort().values.numpy()
     for stretch in make_groups(sizes, limits, power):
         groups = [sizes[group] for group in stretch]
-        padded = [len(group) * int(group.max()) ** power for group in groups]
-        needed = sum(int((group**power).sum()) for group in groups)
-        assert sum(padded) - needed <= limits.chunk_cost * len(groups)
         atoms = sum(int(group.sum()) for group in groups)
         assert atoms <= limits.atoms or [*map(len, groups)] == [1]
         # Tokens of one atom need no queries and keys, which many do without.
         assert {group.max() == 1 for group in groups} != {True, False}
+
+
+def cost(groups, limits, power):
+    """Of chunks of tokens of these sizes, as `Limits` has it."""
+    total = 0
+    for sizes in groups:
+        padding = len(sizes) * sizes[-1] ** power - sum(size**power for size in sizes)
+        copies = len(sizes) * sizes[-1] * limits.copy_cost
+        total += limits.chunk_cost + padding + (copies if padding else 0)
+    return total
+
+
+@given(
+    st.lists(st.integers(2, 9), min_size=1, max_size=12).map(sorted),
+    st.sampled_from([10, 40, 200]),
+    st.sampled_from([0, 3]),
+    st.sampled_from([1, 2]),
+)
+def test_no_other_chunks_of_a_stretch_cost_less(sizes, chunk_cost, copy_cost, power):
+    limits = Limits(10_000, chunk_cost, copy_cost, 1)
+    (found,) = make_groups(sorted_sizes(sizes), limits, power)
+    places = [i for i in range(1, len(sizes)) if sizes[i] != sizes[i - 1]]
+    costs = [
+        cost([sizes[i:j] for i, j in pairwise([0, *cuts, len(sizes)])], limits, power)
+        for count in range(len(places) + 1)
+        for cuts in combinations(places, count)
+    ]
+    assert cost([sizes[group] for group in found], limits, power) == min(costs)
 
 
 def test_the_number_of_groups_does_not_grow_with_equal_tokens_of_one_chunk():
@@ -72,7 +98,7 @@ def test_the_number_of_groups_does_not_grow_with_equal_tokens_of_one_chunk():
 def test_every_atom_is_read_and_written_in_its_token(index):
     _, context = make(index, 22)
     seen = []
-    for stretch in stretches_of(context):
+    for stretch in stretches_of(context, 2):
         for chunk in stretch.chunks:
             assert torch.equal(stretch.rows.index[chunk.atoms], chunk.rows)
             assert torch.equal(stretch.tokens.index[chunk.places], chunk.tokens)
@@ -85,18 +111,31 @@ def test_every_atom_is_read_and_written_in_its_token(index):
                 if chunk.padding is None:
                     assert not padding
                 else:
-                    closed = chunk.padding.closed[row].flatten().tolist()
-                    assert closed == len(atoms) * [0] + padding * [-torch.inf]
-                    share = chunk.padding.share[row].sum().item()
-                    assert share == pytest.approx(1)
+                    for head in (2 * row, 2 * row + 1):
+                        closed = chunk.padding.closed[head].flatten().tolist()
+                        assert closed == len(atoms) * [0] + padding * [-torch.inf]
+                        share = chunk.padding.share[head].sum().item()
+                        assert share == pytest.approx(1)
                 seen += atoms
     assert sorted(seen) == list(range(len(index)))
+
+
+@pytest.mark.parametrize("index", [[0, 0, 1, 1], [0, 1, 1, 1, 2, 2], [0, 0, 0]])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_queries_and_keys_are_split_by_head_and_joined_again(index, heads):
+    _, context = make(index, 3)
+    (chunk,) = chunks_of(context, heads)
+    atoms = torch.randn(len(index), 2, heads, 5)
+    found = chunk.split(atoms.flatten(1), heads)
+    by_token = found.view(2, len(chunk.tokens), heads, chunk.size, 5)
+    assert torch.equal(by_token.permute(1, 3, 0, 2, 4), chunk.pad(atoms))
+    assert torch.equal(chunk.join(found, heads), atoms.flatten(1))
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=200))
 def test_places_give_every_row_back(index):
     layout, context = make(index, 22)
-    stretches = stretches_of(context)
+    stretches = stretches_of(context, 2)
     for stretch in stretches:
         for places, rows in ((stretch.rows, len(index)), (stretch.tokens, 22)):
             whole = torch.randn(rows)
@@ -115,7 +154,7 @@ def test_pair_rows_follow_the_edge_list(index):
     edges = layout.to_edge_index()
     first_pair = context.pair_ptr(edges[0])
     seen = []
-    for chunk in chunks_of(context):
+    for chunk in chunks_of(context, 1):
         rows = slice(0, chunk.size)
         read, write = chunk.pair_rows(first_pair, rows)
         if isinstance(read, slice):
@@ -134,7 +173,7 @@ def test_pair_rows_follow_the_edge_list(index):
 
 def test_row_blocks_are_bounded():
     _, context = make([0] * 5000, 1)
-    (chunk,) = chunks_of(context)
+    (chunk,) = chunks_of(context, 1)
     blocks = chunk.row_blocks
     assert [block.start for block in blocks[1:]] == [b.stop for b in blocks[:-1]]
     assert blocks[-1].stop == 5000
