@@ -50,7 +50,6 @@ def unique_bonds(edge_index: Tensor, edge_attr: Any) -> tuple[Tensor, Tensor]:
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))
     types = check_bond_types(edge_attr)
-    # Which of the two ways stands first does not matter.
     apart = edge_index[0] != edge_index[1]
     ends = edge_index[:, apart].cpu().sort(dim=0).values
     key = ends[0] * (ends.max() + 1 if ends.numel() else 1) + ends[1]
@@ -102,7 +101,6 @@ def bond_disulfides(atoms: Any, notes: Any) -> None:
     """Bond the sulfurs of cysteines that are near; many programs declare none."""
     sulfur = (atoms.res_name == "CYS") & (atoms.atom_name == "SG")
     bonds = atoms.bonds.as_array()
-    # Not those that are bonded to each other already.
     alone = sulfur.copy()
     alone[bonds[sulfur[bonds[:, :2]].all(axis=1), :2].ravel()] = False
     pairs = _near(atoms, alone, alone, _DISULFIDE)

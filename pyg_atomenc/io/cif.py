@@ -218,8 +218,7 @@ def _integers(table: Table, name: str, other: Any) -> Integers:
 def _links(table: Table, place: Collection[str]) -> list[Any]:
     """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
     count, ends, moves = len(table["conn_type_id"]), [], []
-    kinds = _told(table, count, "conn_type_id").tolist()
-    kinds = [kind.lower().partition("_")[0] for kind in kinds]
+    kinds = [k.lower().partition("_")[0] for k in _told(table, count, "conn_type_id")]
     for i in "12":
         columns = []
         for key in place:

@@ -18,7 +18,7 @@ from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.chem.residues import STANDARD
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io.limits import Notes
 
 # What names an atom in a table of bonds; the last one is not in every format.
@@ -147,9 +147,8 @@ def numbers(texts: list[str], nothing: Collection[str], where: Any) -> Floats:
     as_number = require_package("gemmi", "from_structure").cif.as_number
     found = np.array(list(map(as_number, texts)), dtype=np.float64)
     for row in np.flatnonzero(np.isnan(found)).tolist():
-        if texts[row].lower() not in (*nothing, "nan"):
-            text = f"{where(row)} has the number {texts[row][:20]!r}"
-            raise AtomEncodingError(text)
+        known = texts[row].lower() in (*nothing, "nan")
+        check(known, f"{where(row)} has the number {texts[row][:20]!r}")
     return found
 
 

@@ -153,11 +153,10 @@ def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
     parts = len(require_package("rdkit.Chem", "with_conformer").GetMolFrags(mol))
     mend = "which have no places to each other: pass one."
     check(parts == 1, f"'data' is of {parts} molecules, {text}, {mend}")
-    pos = rdkit.embed(mol, seed, None, True)
-    if pos is None:
-        why = f"RDKit finds no conformer of {text} with seed={seed}"
-        mend = "pass another seed, or a smaller molecule."
-        raise AtomEncodingError(f"'data': {why}; {mend}")
+    pos: Any = rdkit.embed(mol, seed, None, True)
+    why = f"RDKit finds no conformer of {text} with seed={seed}"
+    mend = "pass another seed, or a smaller molecule."
+    check(pos is not None, f"'data': {why}; {mend}")
     data = copy(data)
     data.pos = pos[: len(data.z)].to(data.z.device)
     data.is_resolved = torch.ones_like(data.z, dtype=torch.bool)

@@ -23,7 +23,6 @@ from pyg_atomenc.io.structure import SUFFIXES, from_structure
 PathLike = Union[str, "os.PathLike[str]"]
 _ENDS = "|".join(map(re.escape, SUFFIXES))
 _NAME = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
-# How tables say that there is no number, in any case.
 _MISSING = {"", "-", "na", "n/a", "#n/a", "nan", "none", "null"}
 
 

@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_has, check_integer, check_shape
+from pyg_atomenc.checks import check, check_has, check_integer, check_shape
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data.atom_token_data import check_graph, check_single
@@ -84,9 +84,8 @@ def _draw(
     middle, largest = float(relative), float(values.abs().max())
     end = max(largest, 2.0) if relative else largest or 1.0
     low, high = limits or (0.0 if relative else -end, end)
-    if not low < middle < high:
-        mend = f"{middle:g} must lie between the two numbers."
-        raise AtomEncodingError(f"'limits' is {limits}: {mend}")
+    mend = f"{middle:g} must lie between the two numbers."
+    check(low < middle < high, f"'limits' is {limits}: {mend}")
     less, more = (middle - values) / (middle - low), (values - middle) / (high - middle)
     shades = 1.0 - torch.outer(less.clamp(0.0, 1.0), 1.0 - _BLUE)
     shades -= torch.outer(more.clamp(0.0, 1.0), 1.0 - _ORANGE)
@@ -100,9 +99,8 @@ def _draw(
     for known in [known for known in mol.GetConformers() if not known.Is3D()][:1]:
         flat.AddConformer(known)
     if not flat.GetNumConformers():
-        require_package("rdkit.Chem.rdDepictor", "draw_atom_weights").Compute2DCoords(
-            flat
-        )
+        depict = require_package("rdkit.Chem.rdDepictor", "draw_atom_weights")
+        depict.Compute2DCoords(flat)
     for atom in rdkit.atoms_of(flat) if atom_names and not alone else ():
         atom.SetProp("atomNote", data.atom_name[atom.GetIdx()])
     canvas: Any = None
@@ -123,7 +121,6 @@ def _draw(
         if plan is not None:
             _outline(canvas, plan, flat, token)
             options.clearBackground = False
-        # All atoms highlighted and no bonds.
         draw.PrepareAndDrawMolecule(canvas, flat, legend, list(colours), [], colours)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
@@ -165,10 +162,9 @@ def _values(weights: Weights, token: Tensor, relative: bool) -> Tensor:
     check_shape("weights", values, len(token), hint=hint)
     wrong = ~values.isfinite() | (values < 0.0 if relative else False)
     for atom in wrong.nonzero().flatten().tolist():
+        what = f"{values[atom]:g} for atom {atom}"
         mend = "pass finite numbers; if they have a sign, with relative=False."
-        raise AtomEncodingError(
-            f"'weights' is {values[atom]:g} for atom {atom}: {mend}"
-        )
+        raise AtomEncodingError(f"'weights' is {what}: {mend}")
     total = torch.zeros(int(token.max()) + 1).double().index_add(0, token, values)
     mean = (total / token.bincount())[token]
     # Where no atom counts, each counts as much as the others.

@@ -31,7 +31,6 @@ _PROTEIN = {name: i for i, name in enumerate(PROTEIN_BACKBONE, 1)}
 _BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
 # By the kind of the token: protein, DNA, RNA, ligand.
 _UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])
-# What residues are called that nobody named.
 _NAMELESS = ("", "UNL")
 # What leaves a residue in a polymer, and stays at its end.
 _LEAVING = ("OXT", "OP3")
