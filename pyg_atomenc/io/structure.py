@@ -24,8 +24,7 @@ from pyg_atomenc.tokenizers.base import Tokenizer
 _CIF, _BCIF, _PDB = ("mmCIF", read_cif), ("BinaryCIF", read_bcif), ("PDB", read_pdb)
 _FORMATS: dict[str, tuple[str, Any]] = {".cif": _CIF, ".mmcif": _CIF, ".bcif": _BCIF}
 _FORMATS |= {".pdb": _PDB, ".ent": _PDB}
-# How the names of structure files end, each also with .gz behind it.
-SUFFIXES = tuple(_FORMATS)
+SUFFIXES = tuple(_FORMATS)  # each also with .gz behind it
 
 
 def from_structure(

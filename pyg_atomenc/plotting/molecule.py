@@ -41,13 +41,10 @@ def draw_atom_weights(
         mol (rdkit.Chem.Mol, optional): Drawn for the graph, such as for its stereo or
             2D conformer. Its elements, charges and which atoms are bonded must be the
             graph's, in the graph's order. (default: the graph's)
-        relative (bool): Divide by the mean of the token, so that 1 (white) is the
-            average of any. If false, 0 is white, for what has a sign, such as
-            attributions. (default: ``True``)
-        atom_names (bool): Write ``data.atom_name`` beside the atoms of a graph.
-            (default: ``False``)
-        legend (str): What the weights are; the colours are told below.
-            (default: ``"atom weights"``)
+        relative (bool): Divide by the token's mean, so that 1 (white) is average. If
+            false, 0 is white, for what has a sign, as attributions. (default: ``True``)
+        atom_names (bool): Write a graph's ``atom_name`` beside it. (default: ``False``)
+        legend (str): What they are, above the colours. (default: ``"atom weights"``)
         limits (tuple, optional): What is blue, and orange, with all beyond.
             (default: 0 and the largest, at least 2; else ± the largest)
         size (tuple): Width and height in pixels. (default: ``(450, 350)``)
