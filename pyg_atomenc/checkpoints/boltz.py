@@ -151,8 +151,7 @@ def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     needs = f"part={part!r} needs {known[0]!r} or {known[1]!r}"
     found = f"is of neither Boltz-1 nor Boltz-2: {needs}, it has"
-    fits = not tensors.keys().isdisjoint(known)
-    _check(fits, f"{found} {listed(sorted(tensors))}.")
+    _check(tensors.keys() & {*known}, f"{found} {listed(sorted(tensors))}.")
 
     def size(name: str, dim: int = 0) -> int:
         fits = name in tensors and tensors[name].dim() > dim

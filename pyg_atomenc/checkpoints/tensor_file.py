@@ -47,10 +47,6 @@ _PICKLE = SimpleNamespace(__name__=__name__, Unpickler=_TensorUnpickler)
 
 def read_tensors(source: Union[str, Path, Mapping[str, Any]]) -> dict[str, Tensor]:
     """Tensors by name of a checkpoint's ``state_dict``, or of itself, on the CPU."""
-    # It is a file of safetensors or torch.save, or what is in one. Only tensors and
-    # plain containers of a file are built: objects of all other classes, as in a
-    # Lightning checkpoint, become inert placeholders; no function of it is called. A
-    # ValueError tells of a file that cannot be read or holds no tensors.
     mend, kinds = "pass the path of a checkpoint, or its content.", (str, Path, Mapping)
     check_type("path_or_state_dict", source, kinds, mend)  # type: ignore[arg-type]
     read = source if isinstance(source, Mapping) else _read(Path(source))

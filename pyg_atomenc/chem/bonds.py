@@ -50,7 +50,6 @@ def unique_bonds(edge_index: Tensor, edge_attr: Any) -> tuple[Tensor, Tensor]:
     if edge_attr is None and edge_index.numel() == 0:
         edge_attr = torch.empty((0, BOND_COLUMNS))
     types = check_bond_types(edge_attr)
-    # Which of the two ways stands first does not matter.
     apart = edge_index[0] != edge_index[1]
     ends = edge_index[:, apart].cpu().sort(dim=0).values
     key = ends[0] * (ends.max() + 1 if ends.numel() else 1) + ends[1]
@@ -102,7 +101,6 @@ def bond_disulfides(atoms: Any, notes: Any) -> None:
     """Bond the sulfurs of cysteines that are near; many programs declare none."""
     sulfur = (atoms.res_name == "CYS") & (atoms.atom_name == "SG")
     bonds = atoms.bonds.as_array()
-    # Not those that are bonded to each other already.
     alone = sulfur.copy()
     alone[bonds[sulfur[bonds[:, :2]].all(axis=1), :2].ravel()] = False
     pairs = _near(atoms, alone, alone, _DISULFIDE)
@@ -145,7 +143,15 @@ def _within(residues: Residues, rows: Integers, bonds: Bonds) -> Integers:
 def _along(residues: Residues) -> Integers:
     """Bonds from each residue to the next in a peptide or nucleic acid ``[B, 3]``."""
     atoms, first = residues.atoms, residues.first
-    same, follows = _follows(atoms, first)
+    # Numbers may jump, above all those of authors, or stay as insertion codes count.
+    names = ("chain_id", "label_asym_id", "sym_id", "segment")
+    same = np.diff(codes.of_columns(atoms, names)[first]) == 0
+    number = atoms.res_id[first]
+    label = getattr(atoms, "label_seq_id", np.full(len(atoms), "."))[first].astype(str)
+    if (told := np.char.isdigit(label)).any():
+        same &= told[1:] & told[:-1]
+        number = np.where(told, label, "0").astype(int)
+    follows = np.isin(np.diff(number), (0, 1))
     types = codes.of_distinct(link_type, residues.names)
     parts = [np.zeros((0, 3), dtype=np.int64)]
     for link in POLYMER_LINKS:
@@ -171,16 +177,3 @@ def _along(residues: Residues) -> Integers:
 def _distance(atoms: Any, one: Integers, other: Integers) -> Array:
     """How far two atoms are apart ``[B]``, in ångström."""
     return np.linalg.norm(atoms.coord[one] - atoms.coord[other], axis=1)
-
-
-def _follows(atoms: Any, first: Integers) -> tuple[Array, Array]:
-    """Whether a residue may be bonded to the next one, and comes next ``[R - 1]``."""
-    # Numbers may jump, above all those of authors, or stay as insertion codes count.
-    names = ("chain_id", "label_asym_id", "sym_id", "segment")
-    same = np.diff(codes.of_columns(atoms, names)[first]) == 0
-    number = atoms.res_id[first]
-    label = getattr(atoms, "label_seq_id", np.full(len(atoms), "."))[first].astype(str)
-    if (told := np.char.isdigit(label)).any():
-        same &= told[1:] & told[:-1]
-        number = np.where(told, label, "0").astype(int)
-    return same, np.isin(np.diff(number), (0, 1))

@@ -101,7 +101,6 @@ def component_atoms(name: str) -> tuple[Array, ...]:
 def dictionary_chirality(atoms: Any) -> Integers:
     """The ``chirality`` ``[N]``, as of ``from_atom_array``, of every atom."""
     found = np.zeros(len(atoms), dtype=np.int64)
-    # A structure repeats few components: one comparison for each of their centres.
     for rows in places(code(atoms.res_name)):
         known, *_, stereo = component_atoms(str(atoms.res_name[rows[0]]))
         found[rows] = 0 if len(known) else -1

@@ -103,9 +103,8 @@ def build_mol(atoms: Iterable[Any], bonds: Iterable[Any], explicit: bool) -> Any
             atom.SetNumRadicalElectrons(row[3])
             atom.SetIsAromatic(bool(row[4]))
         mol.AddAtom(made[row])
-    kinds = chem.BondType.names
     for a, b, kind in bonds:
-        mol.AddBond(a, b, kinds[kind])
+        mol.AddBond(a, b, chem.BondType.names[kind])
     return mol
 
 
@@ -258,8 +257,7 @@ def mol_of_smiles(data: Any) -> Any:
     mol = chem.MolFromSmiles(data.get("given_smiles") or "") or chem.Mol()
     if mol.GetNumAtoms() != len(z):
         mol = chem.AddHs(mol)
-    same = [atom.GetAtomicNum() for atom in atoms_of(mol)] == z
-    return mol if same else None
+    return mol if [atom.GetAtomicNum() for atom in atoms_of(mol)] == z else None
 
 
 def short_name(symbol: str, number: int) -> str:

@@ -161,8 +161,6 @@ def split_repeats(run: Integers, name: Integers) -> Integers:
     """Number stretches ``[N]`` anew: within each, no name ``[N]`` stands twice."""
     new, name = np.diff(run, prepend=run[:1]) != 0, name - name.min(initial=0)
     key = run * (name.max(initial=0) + 1) + name
-    if (np.diff(np.sort(key)) > 0).all():
-        return np.cumsum(new)
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(np.diff(key[order]) == 0)
     before, last = np.full(len(run), -1), 0

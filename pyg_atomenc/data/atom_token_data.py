@@ -165,7 +165,6 @@ class AtomTokenData(Data):
             _check_rows_of(self, ["pair_attr"], *pairs, mend)
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """How much the next graph's values shift when graphs are batched."""
         if key in ("atom_to_token", "token_edge_index"):
             return self.total_num_tokens
         if storage.is_token_attr(key):
@@ -173,7 +172,6 @@ class AtomTokenData(Data):
         return super().__inc__(key, value, *args, **kwargs)
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        """The dimension along which an attribute is concatenated."""
         if args and isinstance(value, Names):
             # Loaders of neighbours ask, before they select, which lists do not know.
             mend = f"delete it, and read names as data.{key}[batch.n_id]."

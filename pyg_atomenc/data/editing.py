@@ -13,8 +13,7 @@ from pyg_atomenc.data.names import named
 from pyg_atomenc.data.storage import graph_of_tokens, has_own_rows, has_pair_rows
 from pyg_atomenc.errors import AtomEncodingError
 
-# What PyG takes a batch apart by.
-_NOTES = ("_slice_dict", "_inc_dict")
+_NOTES = ("_slice_dict", "_inc_dict")  # what PyG takes a batch apart by
 
 
 def keep_atoms(data: Any, subset: Tensor) -> Any:
@@ -44,8 +43,7 @@ def keep_atoms(data: Any, subset: Tensor) -> Any:
         if prefix == "radius_":
             out.radius_edge_index = kept
     if isinstance(data, Batch) and data.batch is not None:
-        is_mask = subset.dtype == torch.bool
-        _follow_atoms(out, data, subset.nonzero().flatten() if is_mask else subset)
+        _follow_atoms(out, data, subset)
     return out
 
 
@@ -103,9 +101,9 @@ def _select(value: Any, index: Tensor, owner: Tensor, graphs: int) -> Any:
     return select(value, index, 0) if rows else value
 
 
-def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
+def _follow_atoms(out: Any, data: Any, subset: Tensor) -> None:
     """Note where each graph's rows now are, so that a batch comes apart right."""
-    notes, count, graphs = out._store.__dict__, data.num_graphs, data.batch[index]
+    notes, count, graphs = out._store.__dict__, data.num_graphs, data.batch[subset]
     edges = {"edge_index": out.edge_index, **_made_edges(out)}
     of_edges = {key: out.batch[e[0]] for key, e in edges.items() if e is not None}
     rows = {key: graphs for key in out.keys() if data.is_node_attr(key)}
@@ -128,7 +126,7 @@ def _follow_atoms(out: Any, data: Any, index: Tensor) -> None:
     for key, value in data:
         lists = isinstance(value, list) and value and isinstance(value[0], list)
         if lists and not has_own_rows(key):
-            out[key] = _select(value, index, data.batch, count)
+            out[key] = _select(value, subset, data.batch, count)
 
 
 def _note(out: Any, ends: dict[str, Tensor], ids: tuple[str, str], ptr: Tensor) -> None:

@@ -15,7 +15,6 @@ from pyg_atomenc.checks import check, check_tensor, check_type
 from pyg_atomenc.data.names import Names, named
 from pyg_atomenc.errors import AtomEncodingError
 
-# What a layout is made from.
 _LAYOUT_KEYS = ("atom_to_token", "num_tokens")
 # What batching shifts; in a narrow type it would overflow.
 _ID_KEYS = ("atom_to_token", "token_batch", "token_edge_index", "radius_edge_index")

@@ -137,11 +137,10 @@ def _find_sizes(dataset: Any, given: Any, needed: list[str]) -> dict[str, list[i
             mend = "pass a vector of integers, one for each graph."
             check_type(name, values, Iterable, mend)  # type: ignore[type-abstract]
             found[name] = [check_integer(name, size, 0) for size in values]
-    missing = [name for name in needed if name not in found]
-    for name in missing:
-        mend = f"pass the dataset, or the {name} of every graph."
-        check(dataset is not None, f"'{name}' is missing for 'max_{name}': {mend}")
-    if missing:
+    if missing := [name for name in needed if name not in found]:
+        what = f"'{missing[0]}' is missing for 'max_{missing[0]}'"
+        mend = f"pass the dataset, or the {missing[0]} of every graph."
+        check(dataset is not None, f"{what}: {mend}")
         known = dict(zip(("atoms", "pairs"), dataset_sizes(dataset), strict=True))
         found |= {name: known[name].tolist() for name in missing}
     counted = {"dataset": dataset, **found}

@@ -20,8 +20,7 @@ from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
 from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, structure_tokens
 from pyg_atomenc.tokenizers.residue import Residue
 
-# Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
-_FARTHEST = 1e6
+_FARTHEST = 1e6  # in ångström; beyond, float32 tells no neighbouring atoms apart
 _ISOTOPES = {"D": 2, "T": 3}
 _TEXTS = ("atom_name", "res_name", "chain_id", "ins_code")
 _NAMES = (*_TEXTS, "res_id", "sym_id")
@@ -36,8 +35,7 @@ def from_atom_array(atoms: Any, tokenizer: Optional[Tokenizer] = None) -> AtomTo
             ``num_radical_electrons`` are read where it has them, and where
             ``is_resolved`` is false, positions may be NaN.
         tokenizer (callable, optional): Takes ``atoms``, gives their
-            :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.Residue`)
+            :class:`~pyg_atomenc.tokenizers.Tokens`. (default: ``Residue``)
 
     Returns:
         AtomTokenData: With ``N`` atoms, ``E`` directed bonds and ``T`` tokens

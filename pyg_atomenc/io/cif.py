@@ -40,8 +40,7 @@ _PARTNER = {
 }  # fmt: skip
 # What struct_conn lists that is a bond, as covale_base is → its type; 8 coordinates.
 _LINKS = {"covale": 1, "disulf": 1, "metalc": 8, "modres": 1}
-# The longest text of a table that may have a row for every atom.
-LONGEST = 1024
+LONGEST = 1024  # characters of a text in a table that may have a row for every atom
 # The head of the archive's files, which close each of their categories with '#'.
 _ARCHIVE = re.compile(rb"data_\S*\s*\n#\s*\n_entry\.id")
 _NUMBER = re.compile(r"([+-]?)(\d{1,9})()")
@@ -107,9 +106,8 @@ def entry_of(tables: Table, notes: Notes) -> Entry:
     check(count, "atom_site has no rows")
     atoms = _names(site, count, notes)
     atoms["coord"] = np.column_stack([_numbers(site, name) for name in POSITION])
-    atoms["occupancy"] = np.ones(count)
-    if "occupancy" in site:
-        atoms["occupancy"] = np.nan_to_num(_numbers(site, "occupancy"), nan=1.0)
+    weight = _numbers(site, "occupancy") if "occupancy" in site else np.ones(count)
+    atoms["occupancy"] = np.nan_to_num(weight, nan=1.0)
     ones = np.ones(count, dtype=np.int64)
     model, first = codes.by_first_atom(_integers(site, "pdbx_PDB_model_num", ones))
     if len(first) > 1:
@@ -218,8 +216,7 @@ def _integers(table: Table, name: str, other: Any) -> Integers:
 def _links(table: Table, place: Collection[str]) -> list[Any]:
     """The bonds of ``struct_conn``: their two atoms, and biotite's type."""
     count, ends, moves = len(table["conn_type_id"]), [], []
-    kinds = _told(table, count, "conn_type_id").tolist()
-    kinds = [kind.lower().partition("_")[0] for kind in kinds]
+    kinds = [k.lower().partition("_")[0] for k in _told(table, count, "conn_type_id")]
     for i in "12":
         columns = []
         for key in place:

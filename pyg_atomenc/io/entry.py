@@ -18,7 +18,7 @@ from pyg_atomenc.chem.components import component_atoms, component_bonds
 from pyg_atomenc.chem.ligands import bond_ligands
 from pyg_atomenc.chem.names import standard_names
 from pyg_atomenc.chem.residues import STANDARD
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 from pyg_atomenc.io.limits import Notes
 
 # What names an atom in a table of bonds; the last one is not in every format.
@@ -30,22 +30,16 @@ Table = dict[str, Any]
 class Entry:
     """A structure file: what all parsers give."""
 
-    # `coord` [A, 3] in ångström, and annotations of atoms [A], of all models.
-    atoms: Table
-    # Where each model starts, and the end [M + 1].
-    models: Integers
+    atoms: Table  # `coord` [A, 3] in ångström, and annotations [A], of all models
+    models: Integers  # where each model starts, and the end [M + 1]
     # Declared bonds: two atoms, as values of what PLACE names, and biotite's type.
     links: list[Any] = field(default_factory=list)
-    # Bonds between two rows of `atoms`, and how often each is listed [B, 3].
-    pairs: Any = None
-    # Component → its bonds, by the file itself.
-    component_bonds: Table = field(default_factory=dict)
+    pairs: Any = None  # bonds of two rows of `atoms`, how often each is listed [B, 3]
+    component_bonds: Table = field(default_factory=dict)  # by the file itself
     # Of each assembly the id, an expression of operators, and the chains they copy.
     generators: list[tuple[str, str, list[str]]] = field(default_factory=list)
-    # Name → rotation [3, 3] and shift [3].
-    operators: Table = field(default_factory=dict)
-    # pdbx_poly_seq_scheme.
-    sequence: Optional[Table] = None
+    operators: Table = field(default_factory=dict)  # name → rotation [3, 3], shift [3]
+    sequence: Optional[Table] = None  # pdbx_poly_seq_scheme
 
     def read(self, model: int, assembly: Any, notes: Notes, ligands: Table) -> Any:
         """One model as an ``AtomArray`` with bonds, or an assembly of it."""
@@ -147,9 +141,8 @@ def numbers(texts: list[str], nothing: Collection[str], where: Any) -> Floats:
     as_number = require_package("gemmi", "from_structure").cif.as_number
     found = np.array(list(map(as_number, texts)), dtype=np.float64)
     for row in np.flatnonzero(np.isnan(found)).tolist():
-        if texts[row].lower() not in (*nothing, "nan"):
-            text = f"{where(row)} has the number {texts[row][:20]!r}"
-            raise AtomEncodingError(text)
+        known = texts[row].lower() in (*nothing, "nan")
+        check(known, f"{where(row)} has the number {texts[row][:20]!r}")
     return found
 
 

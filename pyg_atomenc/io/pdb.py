@@ -25,13 +25,11 @@ from pyg_atomenc.io.limits import Notes, check_text
 
 Letters = NDArray[np.uint8]
 _ATOM = (b"ATOM", b"HETATM")
-# What gemmi reads.
-_HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")
+_HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")  # what gemmi reads
 # Three coordinates; only atoms and the uncertainties of their positions have these.
 _COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
 _OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
-# In place of a whole number that is none, and of one that did not fit its columns.
-_BAD, _STARS = 2**62, 2**61
+_BAD, _STARS = 2**62, 2**61  # for what is no number, and what did not fit its columns
 _HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 

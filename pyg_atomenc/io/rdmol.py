@@ -33,8 +33,7 @@ def from_rdmol(
     Args:
         mol (rdkit.Chem.Mol): The molecule; it is not changed.
         tokenizer (callable, optional): Takes the molecule, gives its
-            :class:`~pyg_atomenc.tokenizers.Tokens`.
-            (default: :class:`~pyg_atomenc.tokenizers.BRICS`)
+            :class:`~pyg_atomenc.tokenizers.Tokens`. (default: ``BRICS``)
         conformer (int, optional): The id of the 3D conformer to read, never of a 2D
             drawing; ``-1`` for the first, if any; ``None`` for none. (default: ``-1``)
 
@@ -130,8 +129,7 @@ def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
 
     RDKit embeds the molecule with all hydrogens, and relaxes it by UFF where that knows
     its atoms. The graph's get ``pos`` ``[N, 3]``, float32 in ångström, ``token_pos``
-    and ``is_resolved``.
-    One conformer of many: it says what is possible, not what is found in nature.
+    and ``is_resolved``. One conformer of many: what is possible, not what nature has.
 
     Args:
         data (AtomTokenData): One graph, with its ``given_smiles``.
@@ -153,11 +151,10 @@ def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
     parts = len(require_package("rdkit.Chem", "with_conformer").GetMolFrags(mol))
     mend = "which have no places to each other: pass one."
     check(parts == 1, f"'data' is of {parts} molecules, {text}, {mend}")
-    pos = rdkit.embed(mol, seed, None, True)
-    if pos is None:
-        why = f"RDKit finds no conformer of {text} with seed={seed}"
-        mend = "pass another seed, or a smaller molecule."
-        raise AtomEncodingError(f"'data': {why}; {mend}")
+    pos: Any = rdkit.embed(mol, seed, None, True)
+    why = f"RDKit finds no conformer of {text} with seed={seed}"
+    mend = "pass another seed, or a smaller molecule."
+    check(pos is not None, f"'data': {why}; {mend}")
     data = copy(data)
     data.pos = pos[: len(data.z)].to(data.z.device)
     data.is_resolved = torch.ones_like(data.z, dtype=torch.bool)

@@ -23,7 +23,6 @@ from pyg_atomenc.io.structure import SUFFIXES, from_structure
 PathLike = Union[str, "os.PathLike[str]"]
 _ENDS = "|".join(map(re.escape, SUFFIXES))
 _NAME = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
-# How tables say that there is no number, in any case.
 _MISSING = {"", "-", "na", "n/a", "#n/a", "nan", "none", "null"}
 
 
@@ -35,8 +34,7 @@ class StructureFiles:
 
     Args:
         files (str, os.PathLike or iterable): A folder, or paths of files.
-        pattern (str, optional): Which files of the folder, such as ``"*.cif.gz"``.
-            (default: all whose names end as structure files do)
+        pattern (str, optional): Such as ``"*.cif.gz"``. (default: all structure files)
         recursive (bool): Look into folders of the folder, too. (default: ``False``)
         **options: As for :func:`~pyg_atomenc.io.from_structure`: ``waters`` and so on.
 
@@ -174,8 +172,7 @@ class SmilesTable:
         table = cls([row[smiles_column] for row in rows], **options)
         # Text until a row is read: a wrong label is a fault of its row alone.
         # What has no column is below None.
-        cells = [None if None in row else [row[n] for n in labels] for row in rows]
-        table._labels = cells
+        table._labels = [None if None in r else [r[n] for n in labels] for r in rows]
         return table
 
     def stamp(self, index: int) -> str:

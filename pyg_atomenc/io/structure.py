@@ -24,8 +24,7 @@ from pyg_atomenc.tokenizers.base import Tokenizer
 _CIF, _BCIF, _PDB = ("mmCIF", read_cif), ("BinaryCIF", read_bcif), ("PDB", read_pdb)
 _FORMATS: dict[str, tuple[str, Any]] = {".cif": _CIF, ".mmcif": _CIF, ".bcif": _BCIF}
 _FORMATS |= {".pdb": _PDB, ".ent": _PDB}
-# How the names of structure files end, each also with .gz behind it.
-SUFFIXES = tuple(_FORMATS)
+SUFFIXES = tuple(_FORMATS)  # each also with .gz behind it
 
 
 def from_structure(
@@ -131,8 +130,7 @@ def from_structure(
 def _one_kind_of_error(file: Path, kind: str) -> Iterator[None]:
     """Whatever the parsers raise on a damaged file, the user gets one kind of error."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except FileFormatError:
         raise
@@ -165,13 +163,12 @@ def _prepare(atoms: Any, sequence: Any, numbering: str, unresolved: bool) -> Any
 
 
 def _select(atoms: Any, chains: Any, waters: bool, hydrogens: bool) -> Any:
-    there = dict.fromkeys(atoms.chain_id.tolist())
+    there = list(dict.fromkeys(atoms.chain_id.tolist()))
+    wanted = there if chains is None else list(chains)
     mend = "pass one of them; names go by 'numbering'."
-    for name in [name for name in dict.fromkeys(chains or ()) if name not in there]:
-        raise AtomEncodingError(
-            f"'chains' has {name!r}, but found {list(there)}: {mend}"
-        )
-    keep = np.isin(atoms.chain_id, list(there if chains is None else chains))
+    for name in wanted:
+        check(name in there, f"'chains' has {name!r}, but found {there}: {mend}")
+    keep = np.isin(atoms.chain_id, wanted)
     if not waters:
         keep &= ~np.isin(atoms.res_name, ("HOH", "DOD"))
     if not hydrogens:

@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from pyg_atomenc.checks import check_has, check_integer, check_shape
+from pyg_atomenc.checks import check, check_has, check_integer, check_shape
 from pyg_atomenc.chem import rdkit
 from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data.atom_token_data import check_graph, check_single
@@ -41,13 +41,10 @@ def draw_atom_weights(
         mol (rdkit.Chem.Mol, optional): Drawn for the graph, such as for its stereo or
             2D conformer. Its elements, charges and which atoms are bonded must be the
             graph's, in the graph's order. (default: the graph's)
-        relative (bool): Divide by the mean of the token, so that 1 (white) is the
-            average of any. If false, 0 is white, for what has a sign, such as
-            attributions. (default: ``True``)
-        atom_names (bool): Write ``data.atom_name`` beside the atoms of a graph.
-            (default: ``False``)
-        legend (str): What the weights are; the colours are told below.
-            (default: ``"atom weights"``)
+        relative (bool): Divide by the token's mean, so that 1 (white) is average. If
+            false, 0 is white, for what has a sign, as attributions. (default: ``True``)
+        atom_names (bool): Write a graph's ``atom_name`` beside it. (default: ``False``)
+        legend (str): What they are, above the colours. (default: ``"atom weights"``)
         limits (tuple, optional): What is blue, and orange, with all beyond.
             (default: 0 and the largest, at least 2; else ± the largest)
         size (tuple): Width and height in pixels. (default: ``(450, 350)``)
@@ -84,9 +81,8 @@ def _draw(
     middle, largest = float(relative), float(values.abs().max())
     end = max(largest, 2.0) if relative else largest or 1.0
     low, high = limits or (0.0 if relative else -end, end)
-    if not low < middle < high:
-        mend = f"{middle:g} must lie between the two numbers."
-        raise AtomEncodingError(f"'limits' is {limits}: {mend}")
+    mend = f"{middle:g} must lie between the two numbers."
+    check(low < middle < high, f"'limits' is {limits}: {mend}")
     less, more = (middle - values) / (middle - low), (values - middle) / (high - middle)
     shades = 1.0 - torch.outer(less.clamp(0.0, 1.0), 1.0 - _BLUE)
     shades -= torch.outer(more.clamp(0.0, 1.0), 1.0 - _ORANGE)
@@ -100,9 +96,8 @@ def _draw(
     for known in [known for known in mol.GetConformers() if not known.Is3D()][:1]:
         flat.AddConformer(known)
     if not flat.GetNumConformers():
-        require_package("rdkit.Chem.rdDepictor", "draw_atom_weights").Compute2DCoords(
-            flat
-        )
+        depict = require_package("rdkit.Chem.rdDepictor", "draw_atom_weights")
+        depict.Compute2DCoords(flat)
     for atom in rdkit.atoms_of(flat) if atom_names and not alone else ():
         atom.SetProp("atomNote", data.atom_name[atom.GetIdx()])
     canvas: Any = None
@@ -123,7 +118,6 @@ def _draw(
         if plan is not None:
             _outline(canvas, plan, flat, token)
             options.clearBackground = False
-        # All atoms highlighted and no bonds.
         draw.PrepareAndDrawMolecule(canvas, flat, legend, list(colours), [], colours)
     canvas.FinishDrawing()
     return canvas.GetDrawingText()
@@ -165,10 +159,9 @@ def _values(weights: Weights, token: Tensor, relative: bool) -> Tensor:
     check_shape("weights", values, len(token), hint=hint)
     wrong = ~values.isfinite() | (values < 0.0 if relative else False)
     for atom in wrong.nonzero().flatten().tolist():
+        what = f"{values[atom]:g} for atom {atom}"
         mend = "pass finite numbers; if they have a sign, with relative=False."
-        raise AtomEncodingError(
-            f"'weights' is {values[atom]:g} for atom {atom}: {mend}"
-        )
+        raise AtomEncodingError(f"'weights' is {what}: {mend}")
     total = torch.zeros(int(token.max()) + 1).double().index_add(0, token, values)
     mean = (total / token.bincount())[token]
     # Where no atom counts, each counts as much as the others.

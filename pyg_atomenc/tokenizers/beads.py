@@ -6,10 +6,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pyg_atomenc.checks import check_type
+from pyg_atomenc.checks import check, check_type
 from pyg_atomenc.chem.codes import Integers, by_first_atom
 from pyg_atomenc.chem.rdkit import residues_of
-from pyg_atomenc.errors import AtomEncodingError
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import structure_tokens
 
@@ -17,12 +16,11 @@ Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def _protein(**side_chains: str) -> dict[str, dict[str, list[str]]]:
-    made: dict[str, dict[str, list[str]]] = {}
-    for name, beads in side_chains.items():
-        made[name] = {"BB": ["N", "CA", "C", "O", "OXT"]}
-        for i, bead in enumerate(filter(None, beads.split(",")), 1):
-            made[name][f"SC{i}"] = bead.split()
-    return made
+    return {
+        name: {"BB": "N CA C O OXT".split()}
+        | {f"SC{i}": bead.split() for i, bead in enumerate(beads.split(","), 1) if bead}
+        for name, beads in side_chains.items()
+    }
 
 
 MARTINI_PROTEIN = _protein(
@@ -65,26 +63,24 @@ class Beads:
             members: Any = beads.values() if isinstance(beads, Mapping) else [None]
             for names in members:
                 fits = isinstance(names, Sequence) and not isinstance(names, str)
-                if not fits or not all(isinstance(name, str) for name in names):
-                    found = f"{beads!r} for residue {residue!r}"
-                    raise AtomEncodingError(f"'mapping' has {found}: {mend}")
+                fits = fits and all(isinstance(name, str) for name in names)
+                check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")
                 named += names
-            for name, _ in filter(lambda item: item[1] > 1, Counter(named).items()):
+            for name, count in Counter(named).items():
                 where = f"atom {name!r} of residue {residue!r}"
-                raise AtomEncodingError(f"'mapping' names {where} twice.")
+                check(count == 1, f"'mapping' names {where} twice.")
 
     def __call__(self, source: Any) -> Tokens:
         """Assign every atom to its bead; see the class."""
         residues = residues_of(source)
         atoms = residues.atoms
         names = sorted({bead for beads in self.mapping.values() for bead in beads})
-        # Where each atom's name is that of a bead's member, else -1.
         bead = np.full(atoms.array_length(), -1)
         for residue, beads in self.mapping.items():
             rows = np.flatnonzero(atoms.res_name == residue)
             for name, members in beads.items():
-                of_bead = rows[np.isin(atoms.atom_name[rows], list(members))]
-                bead[of_bead] = names.index(name)
+                inside = np.isin(atoms.atom_name[rows], list(members))
+                bead[rows[inside]] = names.index(name)
         bead = _spread(atoms, residues.index, bead)
         token, start = by_first_atom(residues.index * (len(names) + 1) + bead + 1)
         first = zip(atoms.res_name[start].tolist(), bead[start].tolist(), strict=True)

@@ -47,7 +47,6 @@ def structure_tokens(
     attributes |= {name: of_first(of, "").tolist() for name, of in _TEXTS.items()}
     if names is not None:
         attributes["token_name"] = names
-    # Cα of a residue, C1′ of a nucleotide, else the first atom.
     centre, found = first.copy(), np.zeros(len(token), dtype=bool)
     for polymer, name in REPRESENTATIVES.items():
         found |= (kinds == polymer) & (atoms.atom_name == name)

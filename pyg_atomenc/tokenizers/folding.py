@@ -41,7 +41,6 @@ class AF3:
         split = ~residues.standard
         if self.atomize_modified:
             check_bonds(residues.atoms)
-            # A bond to another residue that is none of a backbone.
             ends = residues.bonds_between()
             names = residues.atoms.atom_name[ends]
             for link in POLYMER_LINKS:

@@ -12,8 +12,7 @@ from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
 
-# More than a molecule can have; RDKit stops at 1,000 unless told otherwise.
-_MOST_MATCHES = 100_000_000
+_MOST_MATCHES = 100_000_000  # more than there can be; RDKit's default is 1,000
 
 
 @dataclass(eq=False)

@@ -47,9 +47,8 @@ class Smarts:
         fits = fits and not isinstance(patterns, str)
         check(fits, f"'patterns' is {patterns!r}: {mend}")
         check_choice("rest", rest, ("atom", "component"))
-        if not isinstance(patterns, Mapping):
-            patterns = {pattern: pattern for pattern in patterns}
-        self.patterns, self.rest = dict(patterns), rest
+        named = patterns if isinstance(patterns, Mapping) else {p: p for p in patterns}
+        self.patterns, self.rest = dict(named), rest
         self._compile()
 
     def _compile(self) -> list[tuple[str, Any]]:

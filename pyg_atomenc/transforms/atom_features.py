@@ -12,7 +12,7 @@ from pyg_atomenc.chem.bonds import unique_bonds
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph
 
-_LARGEST_RING = 8
+_MAX_RING = 8
 
 
 class AtomFeatures(BaseTransform):
@@ -48,10 +48,8 @@ class AtomFeatures(BaseTransform):
     columns = "element charge degree hybridization is_aromatic ring_size".split()
     columns += "chirality num_hydrogens isotope num_radical_electrons".split()
     columns += ["bond_stereo"]
-    sizes = (
-        *(119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _LARGEST_RING + 1),
-        *(len(rdkit.CHIRALITY), 9, 301, 5, len(rdkit.STEREO)),
-    )
+    sizes: tuple[int, ...] = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _MAX_RING + 1)
+    sizes += (len(rdkit.CHIRALITY), 9, 301, 5, len(rdkit.STEREO))
 
     def __init__(self, attr: str = "x") -> None:
         fits = isinstance(attr, str) and attr.isidentifier()
@@ -74,7 +72,7 @@ class AtomFeatures(BaseTransform):
             by_pos = rdkit.chirality_of_positions(mol, data.pos)
             hand = torch.where(hand < 0, by_pos, hand)
         degree = bonds.flatten().bincount(minlength=len(z)) + implicit
-        ring = ring.where(ring <= _LARGEST_RING, 0)
+        ring = ring.where(ring <= _MAX_RING, 0)
         # In the order of `columns`.
         features = [z, charge + 5, degree, hybridization, aromatic, ring, hand]
         features += [data.num_hydrogens.cpu(), data.get("isotope", 0 * z).cpu()]

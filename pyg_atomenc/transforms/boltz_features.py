@@ -29,12 +29,9 @@ NUCLEIC_BACKBONE = "P OP1 OP2 O5' C5' C4' O4' C3' O3' C2' O2' C1'".split()
 _NUCLEIC = {name: i for i, name in enumerate(NUCLEIC_BACKBONE, 5)}
 _PROTEIN = {name: i for i, name in enumerate(PROTEIN_BACKBONE, 1)}
 _BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
-# By the kind of the token: protein, DNA, RNA, ligand.
-_UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])
-# What residues are called that nobody named.
+_UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])  # of protein, DNA, RNA, ligand
 _NAMELESS = ("", "UNL")
-# What leaves a residue in a polymer, and stays at its end.
-_LEAVING = ("OXT", "OP3")
+_LEAVING = ("OXT", "OP3")  # leave a residue in a polymer, and stay at its end
 _CONFORMERS = ("ideal", "computed", "given")
 
 

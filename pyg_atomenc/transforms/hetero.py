@@ -9,6 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import BaseStorage
 from torch_geometric.transforms import BaseTransform
 
+from pyg_atomenc.checks import check
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_single
 from pyg_atomenc.data.storage import is_token_attr
@@ -121,9 +122,8 @@ class FromHetero(BaseTransform):
                     mend = "leave them in their order, or remove them."
                     raise AtomEncodingError(f"{_PAIR} has other edges: {mend}")
         for name, value in data._global_store.items():
-            if name in out:
-                mend = "for the whole graph, and for nodes or edges: rename one."
-                raise AtomEncodingError(f"'data' has {name!r} {mend}")
+            mend = "for the whole graph, and for nodes or edges: rename one."
+            check(name not in out, f"'data' has {name!r} {mend}")
             out[name] = value
         out.validate()
         return out

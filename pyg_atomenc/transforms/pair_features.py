@@ -67,19 +67,15 @@ class PairFeatures(BaseTransform):
         dtype = torch.get_default_dtype()
         if self.num_rbf:
             pos = check_pos(data, "pass num_rbf=0, or give every atom a position.")
-            parts.append(_gaussians(pos, pairs, self.num_rbf, self.cutoff))
-            dtype = pos.dtype
+            known, dtype = pos.isfinite().all(dim=1, keepdim=True), pos.dtype
+            # Zeros stand in for unknown positions: a NaN would reach others' gradients.
+            source, target = torch.where(known, pos, 0.0)[pairs]
+            # The root has no gradient at 0, where an atom meets itself.
+            distance = (source - target).square().sum(dim=1).clamp(min=1e-12).sqrt()
+            gaussians = GaussianSmearing(0.0, self.cutoff, self.num_rbf).to(pos)
+            parts.append(gaussians(distance) * known[pairs].all(0))
         data.pair_attr = torch.cat([part.to(dtype) for part in parts], dim=1)
         return data
-
-
-def _gaussians(pos: Tensor, pairs: Tensor, count: int, cutoff: float) -> Tensor:
-    known = pos.isfinite().all(dim=1, keepdim=True)
-    # Zeros stand in for unknown positions: a NaN would reach the others' gradients.
-    source, target = torch.where(known, pos, 0.0)[pairs]
-    # The root has no gradient at 0, where an atom meets itself.
-    distance = (source - target).square().sum(dim=1).clamp(min=1e-12).sqrt()
-    return GaussianSmearing(0.0, cutoff, count).to(pos)(distance) * known[pairs].all(0)
 
 
 def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) -> Tensor:
