@@ -51,16 +51,16 @@ OTHERS = {
 # Which take long at first.
 COMPILED = ("size buckets, compiled", "flex_attention", "PyG edges, compiled")
 # By type and the size that tokens are padded to: items and warps of a program, first
-# those of `launch.py`.
+# those of `launch.py`, last those whose kernels a GPU ran before.
 CONFIGS = {
     torch.bfloat16: {
-        16: ((4, 4), (4, 1), (4, 2), (8, 2), (2, 1), (1, 1)),
-        32: ((1, 4), (1, 1), (2, 2), (1, 2)),
-        64: ((1, 8), (1, 2), (1, 4), (1, 1)),
+        16: ((4, 1), (4, 2), (2, 1), (1, 1), (4, 4)),
+        32: ((4, 4), (4, 2), (2, 1), (1, 1), (1, 4)),
+        64: ((2, 8), (4, 8), (2, 4), (1, 4), (1, 8)),
     },
     torch.float32: {
-        16: ((1, 4), (4, 2), (2, 2), (4, 4)),
-        32: ((1, 8), (1, 4), (1, 2), (1, 1)),
+        16: ((4, 4), (4, 2), (1, 1), (1, 4)),
+        32: ((4, 8), (2, 2), (1, 2), (1, 8)),
     },
 }
 

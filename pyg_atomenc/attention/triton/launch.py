@@ -22,8 +22,8 @@ NUM_STAGES = 1
 class KernelConfig(NamedTuple):
     """How a kernel is configured for tokens of up to some size."""
 
-    # Heads of a token each, of a program. Several are shared out among its warps; one
-    # alone is worked on by all.
+    # Heads of a token that a program works on, at most: each item has one. Several are
+    # shared out among its warps; one alone is worked on by all.
     items: int
     num_warps: int  # groups of 32 threads of a program
 
@@ -31,12 +31,15 @@ class KernelConfig(NamedTuple):
 # By the channels that a head's rows are padded to, or fewer: the sizes that tokens are
 # padded to, and the configuration for each.
 _HALF = {
-    128: {16: KernelConfig(4, 4), 32: KernelConfig(1, 4), 64: KernelConfig(1, 8)},
-    256: {16: KernelConfig(1, 4), 32: KernelConfig(1, 4)},
+    32: {16: KernelConfig(4, 1), 32: KernelConfig(4, 4), 64: KernelConfig(2, 8)},
+    64: {16: KernelConfig(4, 2), 32: KernelConfig(4, 4), 64: KernelConfig(1, 8)},
+    128: {16: KernelConfig(4, 4), 32: KernelConfig(4, 8), 64: KernelConfig(1, 8)},
+    256: {16: KernelConfig(4, 8), 32: KernelConfig(1, 4)},
 }
 _SINGLE = {
-    64: {16: KernelConfig(1, 4), 32: KernelConfig(1, 8)},
-    128: {16: KernelConfig(1, 8)},
+    32: {16: KernelConfig(4, 4), 32: KernelConfig(4, 8)},
+    64: {16: KernelConfig(4, 8), 32: KernelConfig(2, 8)},
+    128: {16: KernelConfig(4, 8)},
 }
 
 

@@ -4,6 +4,7 @@ Both write into the same tensors, made before. Second gradients are those of the
 backend's forward, which is differentiable any number of times.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Optional
@@ -84,9 +85,11 @@ class KernelCall:
         launches = []
         for part in self.plan.classes:
             items, num_warps = self.configs[part.size]
-            sizes = {"first": part.first, "count": part.count, "S": part.size}
-            given = {**self.arguments, **arguments, **sizes, "ITEMS": items}
-            programs = -(-part.count * self.heads // items)
+            # All heads of a token, or as many as a power of 2 divides them into.
+            items = math.gcd(items, self.heads)
+            sizes = {"first": part.first, "S": part.size, "ITEMS": items}
+            given = {**self.arguments, **arguments, **sizes}
+            programs = part.count * (self.heads // items)
             launches.append(Launch(kernel, programs, num_warps, given))
         return launches
 
@@ -112,6 +115,8 @@ def _forward(
     if outputs[-1].numel() == 0:
         return tuple(out.zero_() for out in outputs)
     call = KernelCall(tensors, context, pool)
+    if pool and call.plan.num_empty > 0:
+        outputs[0].zero_()
     for launch in call.forward(*outputs):
         launch.submit(context.perm.device)
     large = call.plan.large

@@ -1,6 +1,7 @@
 """Which tokens the kernels take, and which the dense formulas, by sizes on the CPU."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Optional
 
 import torch
@@ -51,6 +52,7 @@ class TritonPlan:
     """Which tokens, by size ``[T]``, the kernels pad to which size, and the others."""
 
     token_order: Tensor
+    num_empty: int  # tokens without atoms, the first in that order
     classes: list[SizeClass]
     large: Optional[LargeTokens]
 
@@ -62,17 +64,17 @@ def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
 
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     counts, order = context.host_ptr.diff().sort(stable=True)
-    limits = torch.tensor(sizes, device="cpu")
+    limits = torch.tensor([0, *sizes], device="cpu")
     ends = torch.searchsorted(counts, limits, right=True).tolist()
     classes = [
         SizeClass(size, first, end - first)
-        for size, first, end in zip(sizes, [0, *ends[:-1]], ends, strict=True)
+        for size, (first, end) in zip(sizes, pairwise(ends), strict=True)
         if end > first
     ]
     large = order[ends[-1] :].sort().values
     tokens = _large_tokens(context, large) if large.numel() else None
     order = order.to(context.perm.device, non_blocking=True)
-    return TritonPlan(order, classes, tokens)
+    return TritonPlan(order, ends[0], classes, tokens)
 
 
 def _large_tokens(context: OperatorContext, tokens: Tensor) -> LargeTokens:

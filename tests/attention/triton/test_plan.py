@@ -38,12 +38,13 @@ def test_every_token_once(name, classes):
     sizes = MIXES[name]
     plan = plan_of(context_of(sizes), classes)
     order = plan.token_order.tolist()
-    taken = []
+    taken = order[: plan.num_empty]
+    assert all(sizes[t] == 0 for t in taken)
     for part in plan.classes:
         tokens = order[part.first : part.first + part.count]
         # No program runs for nothing, and none is wider than it needs.
         below = [size for size in classes if size < part.size]
-        least = max(below, default=-1)
+        least = max(below, default=0)
         assert tokens and all(least < sizes[t] <= part.size for t in tokens)
         taken += tokens
     if plan.large is not None:
