@@ -11,7 +11,8 @@ from pyg_atomenc.chem.components import atomic_numbers, component_atoms
 from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import require_package
 
-_MOST = 100  # atoms: RDKit tries all orders of bonds, whose number grows fast
+# RDKit tries all orders of bonds, whose number grows fast.
+_MOST = 100
 _KINDS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 9}
 
 

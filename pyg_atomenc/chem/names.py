@@ -45,7 +45,8 @@ _ATOMS = {
     "CY": "C", "OY": "O", "NT": "N", "CAT": "C", "OW": "O", "OW1": "O", "OH2": "O",
     "HW1": "H1", "HW2": "H2", "HW3": "H1", "NME CA": "C",
 }  # fmt: skip
-_VIRTUAL = ("EP", "LP", "VS", "DU")  # in place of the element of a site that is none
+# What stands for the element of a site that is none.
+_VIRTUAL = ("EP", "LP", "VS", "DU")
 _IN_WATER = {"O": "O", "OW": "O", "OH": "O", "H": "H", "HW": "H", "D": "H"}
 _IN_WATER |= dict.fromkeys(("M", "MW", "OM", "EPW", "DOH", *_VIRTUAL), "virtual")
 # Two letters that are an element though the first one alone is a frequent one, too.

@@ -13,7 +13,8 @@ from pyg_atomenc.data.names import named
 from pyg_atomenc.data.storage import graph_of_tokens, has_own_rows, has_pair_rows
 from pyg_atomenc.errors import AtomEncodingError
 
-_NOTES = ("_slice_dict", "_inc_dict")  # what PyG takes a batch apart by
+# What PyG takes a batch apart by.
+_NOTES = ("_slice_dict", "_inc_dict")
 
 
 def keep_atoms(data: Any, subset: Tensor) -> Any:

@@ -20,7 +20,8 @@ from pyg_atomenc.tokenizers.base import Tokenizer, Tokens, tokenize
 from pyg_atomenc.tokenizers.features import TOKEN_FEATURES, structure_tokens
 from pyg_atomenc.tokenizers.residue import Residue
 
-_FARTHEST = 1e6  # in ångström; beyond, float32 tells no neighbouring atoms apart
+# Beyond this, float32 no longer tells neighbouring atoms apart; in ångström.
+_FARTHEST = 1e6
 _ISOTOPES = {"D": 2, "T": 3}
 _TEXTS = ("atom_name", "res_name", "chain_id", "ins_code")
 _NAMES = (*_TEXTS, "res_id", "sym_id")

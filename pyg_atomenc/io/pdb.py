@@ -25,11 +25,13 @@ from pyg_atomenc.io.limits import Notes, check_text
 
 Letters = NDArray[np.uint8]
 _ATOM = (b"ATOM", b"HETATM")
-_HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")  # what gemmi reads
+# What gemmi reads.
+_HEADER = (b"SSBOND", b"LINK", b"CONECT", b"REMARK 350")
 # Three coordinates; only atoms and the uncertainties of their positions have these.
 _COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
 _OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
-_BAD, _STARS = 2**62, 2**61  # for what is no number, and what did not fit its columns
+# In place of a whole number that is none, and of one that did not fit its columns.
+_BAD, _STARS = 2**62, 2**61
 _HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 

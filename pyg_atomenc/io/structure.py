@@ -24,7 +24,8 @@ from pyg_atomenc.tokenizers.base import Tokenizer
 _CIF, _BCIF, _PDB = ("mmCIF", read_cif), ("BinaryCIF", read_bcif), ("PDB", read_pdb)
 _FORMATS: dict[str, tuple[str, Any]] = {".cif": _CIF, ".mmcif": _CIF, ".bcif": _BCIF}
 _FORMATS |= {".pdb": _PDB, ".ent": _PDB}
-SUFFIXES = tuple(_FORMATS)  # each also with .gz behind it
+# How the names of structure files end, each also with .gz behind it.
+SUFFIXES = tuple(_FORMATS)
 
 
 def from_structure(

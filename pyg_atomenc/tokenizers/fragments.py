@@ -12,7 +12,8 @@ from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
 
-_MOST_MATCHES = 100_000_000  # more than there can be; RDKit's default is 1,000
+# More than a molecule can have; RDKit stops at 1,000 unless told otherwise.
+_MOST_MATCHES = 100_000_000
 
 
 @dataclass(eq=False)

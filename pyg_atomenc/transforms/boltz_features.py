@@ -29,9 +29,11 @@ NUCLEIC_BACKBONE = "P OP1 OP2 O5' C5' C4' O4' C3' O3' C2' O2' C1'".split()
 _NUCLEIC = {name: i for i, name in enumerate(NUCLEIC_BACKBONE, 5)}
 _PROTEIN = {name: i for i, name in enumerate(PROTEIN_BACKBONE, 1)}
 _BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
-_UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])  # of protein, DNA, RNA, ligand
+# By the kind of the token: protein, DNA, RNA, ligand.
+_UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])
 _NAMELESS = ("", "UNL")
-_LEAVING = ("OXT", "OP3")  # leave a residue in a polymer, and stay at its end
+# What leaves a residue in a polymer, and stays at its end.
+_LEAVING = ("OXT", "OP3")
 _CONFORMERS = ("ideal", "computed", "given")
 
 

@@ -52,6 +52,8 @@ SHAPES = {
     "odd": {"d": 5, "width": 17, "heads": 3},
     "one channel": {"d": 1, "heads": 1, "bias": False},
     "64": {"d": 64, "heads": 2},
+    "heads of several programs": {"heads": 12, "d": 16},
+    "two heads a program": {"heads": 6, "d": 32, "bias": False},
     "128": {"d": 128, "width": 100, "heads": 1, "bias": False},
     "single atoms": {"sizes": (1,) * 70},
     "few": {"sizes": (3, 0, 17)},

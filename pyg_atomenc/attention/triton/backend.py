@@ -3,7 +3,8 @@
 A kernel takes a token of up to 64 atoms in whole (32 or 16 in float32 or where heads
 are wide); the dense backend's formulas take larger ones within the same operator. No
 edge list is made, and no launch waits for the device. The kernels are tested in
-Triton's interpreter and compiled ahead of time, and passed `tests/gpu` on an H100.
+Triton's interpreter and compiled ahead of time; those before them passed `tests/gpu` on
+an H100, these have not run on a GPU yet.
 """
 
 from importlib.util import find_spec

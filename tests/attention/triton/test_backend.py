@@ -130,6 +130,9 @@ CASES = {
     "wider": {"sizes": FEW, "d": 3, "width": 100, "heads": 3, "bias": False},
     "widest": {"sizes": FEW, "d": 130, "heads": 1, "dtype": torch.bfloat16},
     "one channel": {"sizes": FEW, "d": 1, "heads": 5},
+    "four heads": {"sizes": SOME, "heads": 4, "d": 32, "dtype": torch.bfloat16},
+    "heads of several programs": {"sizes": FEW, "heads": 12, "value_heads": 1},
+    "two heads a program": {"sizes": FEW, "heads": 6, "dtype": torch.float16},
 }
 
 
