@@ -31,13 +31,13 @@ class KernelConfig(NamedTuple):
 # By the channels that a head's rows are padded to, or fewer: the sizes that tokens are
 # padded to, and the configuration for each.
 _HALF = {
-    32: {16: KernelConfig(4, 1), 32: KernelConfig(4, 4), 64: KernelConfig(2, 8)},
+    32: {16: KernelConfig(4, 1), 32: KernelConfig(4, 4), 64: KernelConfig(1, 4)},
     64: {16: KernelConfig(4, 2), 32: KernelConfig(4, 4), 64: KernelConfig(1, 8)},
     128: {16: KernelConfig(4, 4), 32: KernelConfig(4, 8), 64: KernelConfig(1, 8)},
     256: {16: KernelConfig(4, 8), 32: KernelConfig(1, 4)},
 }
 _SINGLE = {
-    32: {16: KernelConfig(4, 4), 32: KernelConfig(4, 8)},
+    32: {16: KernelConfig(4, 4), 32: KernelConfig(1, 2)},
     64: {16: KernelConfig(4, 8), 32: KernelConfig(2, 8)},
     128: {16: KernelConfig(4, 8)},
 }
