@@ -51,7 +51,7 @@ OTHERS = {
 # Which take long at first.
 COMPILED = ("size buckets, compiled", "flex_attention", "PyG edges, compiled")
 # By type and the size that tokens are padded to: items and warps of a program, first
-# those of `launch.py`, last those whose kernels a GPU ran before.
+# those of `launch.py`, last those of the kernels before.
 CONFIGS = {
     torch.bfloat16: {
         16: ((4, 1), (4, 2), (2, 1), (1, 1), (4, 4)),

@@ -56,8 +56,10 @@ class Padding:
     inside: Tensor  # the places that hold an atom [A]
     closed: Tensor  # what is added to logits [G * H, 1, n]: -inf for padding
     share: Tensor  # 1 / size, 0 for padding [G * H, 1, n], float32
-    split: Tensor  # places [2 * G * H * n] of each head's queries, then keys, in atoms
-    joined: Tensor  # the reverse: of atoms' queries and keys [A * 2 * H] in places
+    # On a CPU places [2 * G * H * n] of each head's queries, then keys, in atoms, and
+    # the reverse [A * 2 * H]. Elsewhere chunks are too large to keep these.
+    split: Optional[Tensor] = None
+    joined: Optional[Tensor] = None
 
     @staticmethod
     def of_sizes(sizes: Any, size: int, heads: int, device: torch.device) -> "Padding":
@@ -68,12 +70,15 @@ class Padding:
         masks = np.where(there, 0, -np.inf), np.where(there, 1 / count, 0)
         by_head = (m.astype(np.float32).repeat(heads or 1, 0)[:, None] for m in masks)
         slot, inside = np.minimum(stop - count + place, stop - 1), np.flatnonzero(there)
+        parts = sizes, slot.ravel(), inside, *by_head
+        if heads == 0 or device.type != "cpu":
+            return Padding(*[_put(part, device) for part in parts])
         head, places = np.arange(2 * heads), heads * size
         split = slot[:, None] * (2 * heads) + head.reshape(2, 1, heads, 1)
         first = inside + inside // size * (places - size)
         of_keys = (head >= heads) * (places * (len(sizes) - 1))
         joined = first[:, None] + (head * size + of_keys)
-        parts = sizes, slot.ravel(), inside, *by_head, split.ravel(), joined.ravel()
+        parts += split.ravel(), joined.ravel()
         return Padding(*[_put(part, device) for part in parts])
 
 
@@ -121,8 +126,8 @@ class Chunk:
 
     def split(self, x: Tensor, heads: int) -> Tensor:
         """Queries and keys of the atoms ``[A, 2 H d]`` as ``[2, G * H, n, d]``."""
-        if self.padding is None:
-            x = x.view(-1, self.size, 2, heads, x.size(1) // (2 * heads))
+        if self.padding is None or self.padding.split is None:
+            x = self.pad(x).view(-1, self.size, 2, heads, x.size(1) // (2 * heads))
             # In one piece, because every product would make it so once more.
             return x.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()
         rows = x.reshape(len(x) * 2 * heads, -1).index_select(0, self.padding.split)
@@ -130,9 +135,9 @@ class Chunk:
 
     def join(self, x: Tensor, heads: int) -> Tensor:
         """The reverse of :meth:`split`."""
-        if self.padding is None:
+        if self.padding is None or self.padding.joined is None:
             x = x.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4)
-            return x.flatten(2).flatten(0, 1)
+            return self.compact(x.flatten(2))
         rows = x.flatten(0, 2).index_select(0, self.padding.joined)
         return rows.view(-1, 2 * heads * x.size(3))
 
@@ -184,7 +189,7 @@ class Stretch:
 
 
 def stretches_of(context: OperatorContext, heads: int) -> list[Stretch]:
-    """The stretches of a layout, made once; empty tokens are in none."""
+    """The stretches of a layout, made once for ``heads``; empty tokens are in none."""
 
     def make() -> list[Stretch]:
         limits = limits_of(context.perm.device)

@@ -27,7 +27,10 @@ CAPABILITY = (8, 0)
 
 
 class TritonBackend(DenseBackend):
-    """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter."""
+    """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter.
+
+    They were tested there and compiled ahead of time, and have not run on a GPU.
+    """
 
     name = "triton"
     layouts = ("tokens",)
@@ -54,10 +57,10 @@ class TritonBackend(DenseBackend):
         return reasons
 
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
-        """It is for GPUs; the interpreter is far slower than anything else."""
+        """It is for GPUs, and waits for figures of one with these kernels."""
         if inputs.layout.device.type != DEVICE:
             return ["it runs on NVIDIA GPUs"]
-        return ["Triton's interpreter is on"] if is_interpreted() else []
+        return ["its kernels have not run on a GPU yet: pass backend='triton'"]
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`; the projections are one matrix product."""

@@ -1,12 +1,12 @@
 """The Triton kernels: attention of many small tokens, forward and backward.
 
-A program works on one token, padded to ``S`` atoms, and ``ITEMS`` of its heads. Every
+A program works on one token, padded to ``S`` atoms, and ``ITEMS`` heads of it. Every
 row is read once, and nothing of a token's pairs leaves the program. Rows past the last
 atom are read as that atom again, so that no number of another token is ever seen.
 
 Blocks are written ``[.., S]`` for atoms and ``[.., S, S]`` for pairs, ``..`` being the
 dimension of heads, of size 1 where all have the same, or nothing where a program has a
-single head. Sums are taken in float32; maxima of logits are in base 2.
+single head. Sums are taken in float32; exponents are in base 2.
 
 This file imports Triton, so nothing imports it before a kernel is launched. Triton
 reads ``TRITON_INTERPRET`` when it does.
@@ -148,7 +148,8 @@ def attend(
     row = by_head(tl.arange(0, S), ITEMS)
     inside = row < size
     atom = tl.load(perm + start + tl.minimum(row, size - 1))
-    h = program % (HEADS // ITEMS) * ITEMS
+    # Heads may lie farther apart than 32 bits count.
+    h = (program % (HEADS // ITEMS) * ITEMS).to(tl.int64)
     if ITEMS > 1:
         h += tl.expand_dims(tl.arange(0, ITEMS), -1)
     q = load_rows(query, atom, h, query_row, query_head, D, D_BLOCK)

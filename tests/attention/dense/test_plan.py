@@ -122,9 +122,13 @@ def test_every_atom_is_read_and_written_in_its_token(index):
 
 @pytest.mark.parametrize("index", [[0, 0, 1, 1], [0, 1, 1, 1, 2, 2], [0, 0, 0]])
 @pytest.mark.parametrize("heads", [1, 3])
-def test_queries_and_keys_are_split_by_head_and_joined_again(index, heads):
+@pytest.mark.parametrize("indexed", [False, True])
+def test_queries_and_keys_are_split_by_head_and_joined_again(index, heads, indexed):
     _, context = make(index, 3)
     (chunk,) = chunks_of(context, heads)
+    if chunk.padding is not None and not indexed:  # as off a CPU
+        padding = replace(chunk.padding, split=None, joined=None)
+        chunk = replace(chunk, padding=padding)
     atoms = torch.randn(len(index), 2, heads, 5)
     found = chunk.split(atoms.flatten(1), heads)
     by_token = found.view(2, len(chunk.tokens), heads, chunk.size, 5)

@@ -554,15 +554,22 @@ def test_says_what_the_machine_lacks(monkeypatch):
     assert "pip install -e '.[triton]'" in backend._hindrances("cuda", 0)[0]
 
 
-def test_auto_takes_it_where_it_can_but_never_the_interpreter(monkeypatch):
+def test_auto_leaves_it_until_a_gpu_ran_its_kernels(monkeypatch):
     assert choose_backend("auto", inputs()).name == "dense"
     monkeypatch.setattr(backend, "DEVICE", "cpu")
     monkeypatch.setattr(backend, "_hindrances", lambda device, index: ())
     monkeypatch.setattr(backend, "is_interpreted", lambda: False)
-    assert choose_backend("auto", inputs()).name == "triton"
-    monkeypatch.setattr(backend, "is_interpreted", lambda: True)
     assert choose_backend("auto", inputs()).name == "dense"
     assert choose_backend("triton", inputs()).name == "triton"
+
+
+def test_heads_that_lie_farther_apart_than_32_bits_count():
+    x = torch.empty_strided((2, 3, 16), (16, 2**30, 1), dtype=torch.float16)
+    x.copy_(torch.randn(2, 3, 16))
+    layout = TokenLayout.from_index(torch.tensor([0, 0]))
+    found = attention(x, x, x, layout, backend="triton")
+    near = x.contiguous()
+    assert torch.equal(found, attention(near, near, near, layout, backend="triton"))
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (66, 2)])
