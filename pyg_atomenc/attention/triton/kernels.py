@@ -212,7 +212,8 @@ def rows_at(
     """Where rows of ``[N, H, WIDTH]`` are ``[.., S, BLOCK]``, and which columns are."""
     column = tl.arange(0, BLOCK)
     offsets = tl.expand_dims(atom * row_stride + head * head_stride, -1) + column
-    return offsets, column < WIDTH
+    # Of the offsets' rank, which masks need before Triton 3.3.
+    return offsets, (offsets == offsets) & (column < WIDTH)
 
 
 @triton.jit
@@ -244,7 +245,8 @@ def token_offsets(
 ):  # fmt: skip
     """Where heads' rows of ``[T, H, V]`` are ``[.., V_BLOCK]``, and which columns."""
     column = tl.arange(0, V_BLOCK)
-    return (token * HEADS + head) * V + column, column < V
+    offsets = (token * HEADS + head) * V + column
+    return offsets, (offsets == offsets) & (column < V)
 
 
 @triton.jit
