@@ -23,7 +23,7 @@ from pyg_atomenc.attention.tracing import vmap_depth
 _INDICES = "Tensor perm, Tensor ptr, Tensor host_ptr"
 # Which torch 2.6 has not: there nothing is kept.
 _TOP_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-_CONTEXT = f"{_INDICES}, float dropout, Tensor? seed, Tensor? source"
+_CONTEXT = f"{_INDICES}, float dropout, Tensor? seed, Tensor? source, bool weights"
 _TENSORS = (Tensor, torch.nn.Parameter)
 
 Forward = Callable[..., tuple[Tensor, ...]]

@@ -40,6 +40,7 @@ class OperatorContext(NamedTuple):
     dropout: float
     seed: Optional[Tensor]  # of the dropout [1], on the CPU
     source: Optional[Tensor] = None  # of every edge, for which there are no tokens
+    weights: bool = True  # whether those of the atoms are asked for
 
     @staticmethod
     def from_layout(

@@ -99,6 +99,7 @@ def attention_encode(
     *,
     biases: Optional[tuple[Tensor, Tensor, Tensor]] = None,
     dropout: float = 0.0,
+    return_weights: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     r"""Atoms to tokens: LayerNorm, projections and :func:`attention_pool` in one.
@@ -114,13 +115,17 @@ def attention_encode(
         bias (Tensor, optional): As for :func:`attention`. (default: ``None``)
         biases (tuple, optional): The :math:`b`, each ``[H, d]``. (default: ``None``)
         dropout (float): As there. (default: ``0.0``)
+        return_weights (bool): Whether atom weights are wanted. (default: ``True``)
         backend (str): As there, and so are the errors. (default: ``"auto"``)
 
     Returns:
         tuple: The tokens ``[T, H, d]`` in the type of ``weights``, under autocast, too,
-        and the atom weights ``[N, H]``, as from :func:`attention_pool`.
+        and the atom weights ``[N, H]``, as from :func:`attention_pool`; where not
+        wanted they may be empty.
     """
-    inputs = EncodeInputs(x, weights, layout, biases, bias, dropout)
+    inputs = EncodeInputs(
+        x, weights, layout, biases, bias, dropout, bool(return_weights)
+    )
     inputs.validate()
     with without_autocast(x.device):
         return choose_backend(backend, inputs).encode(inputs)

@@ -96,6 +96,7 @@ class EncodeInputs:
     biases: Optional[tuple[Tensor, Tensor, Tensor]] = None
     bias: Optional[Tensor] = None
     dropout: float = 0.0
+    return_weights: bool = True
 
     def validate(self) -> None:
         """Raise a ValueError unless shapes, types and devices fit each other."""
@@ -124,8 +125,9 @@ class EncodeInputs:
         if like is None or like.dim() != 3 or shapes != 3 * [[*like.shape[:rank]]]:
             wanted = f"three tensors of one shape [{dims}], found: {shapes}."
             raise AtomEncodingError(f"'{name}' needs {wanted}")
-        wanted = f"at least one head and one channel, found: {shapes}."
-        checks.check(0 not in like.shape[:2], f"'{name}' needs {wanted}")
+        if 0 in like.shape[:2]:
+            wanted = f"at least one head and one channel, found: {shapes}."
+            raise AtomEncodingError(f"'{name}' needs {wanted}")
         for tensor in tensors:
             _check_dtype(name, tensor, "the first of 'weights'", like)
 
@@ -162,8 +164,9 @@ def check_bias(bias: Optional[Bias], layout: Layout, heads: int) -> None:
 
 
 def _check_dtype(name: str, tensor: Tensor, other: str, like: Tensor) -> None:
-    found = f"{tensor.dtype}, but {other} of {like.dtype}: convert them to one."
-    checks.check(tensor.dtype == like.dtype, f"'{name}' is of type {found}")
+    if tensor.dtype != like.dtype:
+        found = f"{tensor.dtype}, but {other} of {like.dtype}: convert them to one."
+        raise AtomEncodingError(f"'{name}' is of type {found}")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

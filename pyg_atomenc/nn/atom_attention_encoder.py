@@ -146,7 +146,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
             projected = self.project(h, h)
             tokens, weights = attention_pool(*projected, layout, bias, **options)
         else:
-            options["biases"] = fused[1]
+            options |= {"biases": fused[1], "return_weights": return_attention_weights}
             tokens, weights = attention_encode(x, fused[0], layout, bias, **options)
         tokens = self.merge_heads(tokens)
         if self.reduce == "sum":

@@ -21,6 +21,8 @@ from pyg_atomenc.attention.ragged import take
 # Below this width torch's softmax over the last dimension is not vectorised on the CPU,
 # and five to ten times slower than one over the first.
 _NARROW = 16
+# Of matrices below this size torch's product is three times slower than sums of rows.
+_FEW = 4
 
 
 @dataclass
@@ -106,6 +108,10 @@ class ChunkHeads:
                 # Small results kept one by one between large blocks would leave the
                 # allocator no place for the next large block.
                 grads = self.query.new_empty(2, *self.query.shape)
+            if self.chunk.size < _FEW:
+                products(grad, self.key, grads[0])
+                products(grad.mT, self.query, grads[1])
+                continue
             if rows.stop - rows.start == self.chunk.size:
                 torch.bmm(grad, self.key, out=grads[0])
             else:
@@ -142,7 +148,8 @@ class ChunkHeads:
                 grad = common.flatten(0, 1).unsqueeze(1)
                 if not isinstance(share, Tensor):
                     grad, share = grad * share, 1.0
-                grad = (grad - alpha.bmm(grad.mT)).mul_(alpha)
+                of_rows = alpha.bmm(grad.mT)
+                grad = (alpha * grad).addcmul_(alpha, of_rows, value=-1)
                 found = self.mean(alpha, rows)
             else:
                 grad = self.by_token(factor) * grad_kept.unsqueeze(2)
@@ -189,7 +196,14 @@ def softmax(logits: Tensor) -> Tensor:
     narrow = logits.size(-1) < _NARROW and logits.device.type == "cpu"
     if not narrow or exact.carries_tangents():
         return exact.softmax(logits)
-    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
+    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1)
+
+
+def products(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """``a.bmm(b)`` as a sum over the columns of ``a``, which are few."""
+    for column in range(a.size(2)):
+        found = a[:, :, column, None], b[:, None, column]
+        out.addcmul_(*found) if column else torch.mul(*found, out=out)
 
 
 def read_heads(x: Tensor, chunk: Chunk) -> Tensor:

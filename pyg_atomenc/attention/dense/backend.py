@@ -64,6 +64,7 @@ class DenseBackend(Backend):
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`."""
         context = OperatorContext.from_layout(inputs.layout, inputs.dropout)
+        context = context._replace(weights=inputs.return_weights)
         biases = (None, None, None) if inputs.biases is None else inputs.biases
         tensors = inputs.x, *inputs.weights, *biases, inputs.bias
         tokens, weights = encode(*tensors, context)

@@ -139,7 +139,8 @@ def _encode(
     pairs = BiasAndDropout(tensors[-1], context)
     like = x.new_empty(0, dtype=weights.projection_dtype)
     tokens = RowWriter((context.num_tokens, weights.heads, weights.width), like)
-    counted = RowWriter((x.size(0), weights.heads), weights.value, filled=True)
+    atoms_told = x.size(0) if context.weights else 0
+    counted = RowWriter((atoms_told, weights.heads), weights.value, filled=True)
     stretches = stretches_of(context, weights.heads)
     for stretch in stretches:
         atoms = NormedAtoms(x, weights, pairs, stretch)
@@ -155,10 +156,12 @@ def _encode(
             pooled.append(used.bmm(h))
             if context.dropout > 0:
                 sums.append(used.sum(2, keepdim=True))
-            found.append(chunk.compact(weight.transpose(1, 2)))
+            if context.weights:
+                found.append(chunk.compact(weight.transpose(1, 2)))
         total = _cat(sums) if sums else None
         tokens.put(stretch.tokens, weights.project_tokens(_cat(pooled), total))
-        counted.put(stretch.rows, _cat(found))
+        if found:
+            counted.put(stretch.rows, _cat(found))
     return tokens.result(), counted.result()
 
 
@@ -293,7 +296,7 @@ def _encode_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, 
     x, value = tensors[0], tensors[3]
     heads, width, _ = value.shape
     dtype = accumulate_dtype(torch.promote_types(x.dtype, value.dtype))
-    weights = x.new_empty(x.size(0), heads, dtype=dtype)
+    weights = x.new_empty(x.size(0) if context.weights else 0, heads, dtype=dtype)
     return value.new_empty(context.num_tokens, heads, width), weights
 
 

@@ -64,21 +64,19 @@ class Padding:
     @staticmethod
     def of_sizes(sizes: Any, size: int, heads: int, device: torch.device) -> "Padding":
         """The padding of tokens ``[G]``, of NumPy, that stand one after the other."""
-        place, stop = np.arange(size), sizes.cumsum()[:, None]
-        count = sizes[:, None]
+        place, count = np.arange(size), sizes[:, None]
         there = place < count
-        masks = np.where(there, 0, -np.inf), np.where(there, 1 / count, 0)
-        by_head = (m.astype(np.float32).repeat(heads or 1, 0)[:, None] for m in masks)
-        slot, inside = np.minimum(stop - count + place, stop - 1), np.flatnonzero(there)
-        parts = sizes, slot.ravel(), inside, *by_head
-        if heads == 0 or device.type != "cpu":
-            return Padding(*[_put(part, device) for part in parts])
-        head, places = np.arange(2 * heads), heads * size
-        split = slot[:, None] * (2 * heads) + head.reshape(2, 1, heads, 1)
-        first = inside + inside // size * (places - size)
-        of_keys = (head >= heads) * (places * (len(sizes) - 1))
-        joined = first[:, None] + (head * size + of_keys)
-        parts += split.ravel(), joined.ravel()
+        slot = sizes.cumsum()[:, None] - count + np.minimum(place, count - 1)
+        closed = np.where(there, np.float32(0), np.float32(-np.inf))
+        masks = closed, (there / count).astype(np.float32)
+        by_head = (mask.repeat(heads or 1, 0)[:, None] for mask in masks)
+        parts: Any = sizes, slot.ravel(), np.flatnonzero(there), *by_head
+        if heads > 0 and device.type == "cpu":
+            shape = 2, len(sizes), heads, size
+            split = slot[:, None] * (2 * heads)
+            split = split + np.arange(2 * heads).reshape(2, 1, heads, 1)
+            places = np.arange(split.size).reshape(shape).transpose(1, 3, 0, 2)
+            parts += split.ravel(), places.reshape(-1, 2 * heads)[parts[2]].ravel()
         return Padding(*[_put(part, device) for part in parts])
 
 
@@ -248,10 +246,13 @@ def _places(index: Tensor, whole: bool) -> Places:
     """Rows of a tensor, the whole of it where so told."""
     if not whole:
         return Places(index)
-    order = torch.arange(len(index), device=index.device)
-    back = torch.empty_like(index).index_copy_(0, index, order)
-    # Elsewhere than on a CPU the answer would be waited for.
-    return Places(index, back, index.device.type == "cpu" and index.equal(order))
+    if index.device.type != "cpu":
+        # Whether they are in order would be waited for.
+        return Places(index, index.argsort())
+    given, order = index.numpy(), np.arange(len(index))
+    back = np.empty_like(order)
+    back[given] = order
+    return Places(index, torch.from_numpy(back), np.array_equal(given, order))
 
 
 def make_groups(sizes: Any, limits: Limits, power: int = 2) -> list[list[slice]]:
@@ -283,18 +284,17 @@ def _share_chunks(runs: list[Any], limits: Limits, power: int) -> list[slice]:
 
     Its tokens of one size are a run: the size, and where they start and stop.
     """
-    # Of the runs up to each: the least cost, with which chunks, and the tokens.
-    costs, tokens, needed = [0], [0], [0]
+    cost, needed = 0, 0  # the least so far, and that of the pairs without padding
+    starts: list[tuple[int, int]] = []  # of chunks: both in front of it, and its token
     cuts: list[list[slice]] = [[]]
     for size, start, stop in runs:
         place = size**power + size * limits.copy_cost
-        earlier = zip(costs[:-1], needed[:-1], tokens[:-1], strict=True)
-        tokens.append(tokens[-1] + stop - start)
-        needed.append(needed[-1] + (stop - start) * size**power)  # without padding
-        rest = tokens[-1] * place - needed[-1]
-        found = [c + n - t * place + rest for c, n, t in earlier] + costs[-1:]
-        least = min(found)
-        begin = found.index(least)
-        costs.append(least + limits.chunk_cost)
-        cuts.append([*cuts[begin], slice(runs[begin][1], stop)])
+        padded = [before - first * place for before, first in starts]
+        starts.append((cost + needed, start))
+        needed += (stop - start) * size**power
+        least, begin = cost, len(padded)  # as a chunk alone
+        if padded and (shared := min(padded) + stop * place - needed) <= cost:
+            least, begin = shared, padded.index(min(padded))
+        cost = least + limits.chunk_cost
+        cuts.append([*cuts[begin], slice(starts[begin][1], stop)])
     return cuts[-1]

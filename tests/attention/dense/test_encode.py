@@ -38,15 +38,15 @@ def make(
     return {k: v.requires_grad_() for k, v in found.items()}, layout
 
 
-def encode(inputs, layout, backend="dense", dropout=0.0):
+def encode(inputs, layout, backend="dense", **options):
     return attention_encode(
         inputs["x"],
         (inputs["query"], inputs["key"], inputs["value"]),
         layout,
         inputs.get("pairs"),
         biases=tuple(inputs[k] for k in ("bq", "bk", "bv")) if "bq" in inputs else None,
-        dropout=dropout,
         backend=backend,
+        **options,
     )
 
 
@@ -83,6 +83,37 @@ def test_equals_the_definition(name, pairs, biases):
     one, other = (gradients(outputs, inputs) for outputs in (found, expected))
     for key in inputs:
         assert_near(one[key], other[key], 1e-12, key)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("channels", [2, 32])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_tokens_of_few_atoms(size, channels, padded):
+    sizes = torch.full((40,), size)
+    sizes[::3] -= int(padded)
+    index = torch.arange(40).repeat_interleave(sizes)
+    inputs, layout = make(index, 40, sizes=(2, channels, 5))
+    found = (gradients(encode(inputs, layout, b), inputs) for b in ("dense", "edges"))
+    for one, other in zip(*(each.values() for each in found), strict=True):
+        assert_near(one, other, 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["dense", "edges"])
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_tokens_are_the_same_where_nobody_wants_the_weights(name, backend):
+    inputs, layout = make(*PARTITIONS[name])
+
+    def derivatives(**options):
+        tokens, _ = encode(inputs, layout, backend, **options)
+        values = list(inputs.values())
+        grads = torch.autograd.grad(tokens.sin().sum(), values, create_graph=True)
+        loss = sum(grad.square().sum() for grad in grads)
+        again = torch.autograd.grad(loss, values, allow_unused=True)
+        return [tokens, *grads, *again]
+
+    found = zip(derivatives(return_weights=False), derivatives(), strict=True)
+    for one, other in found:
+        assert (one is None and other is None) or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("pairs", [False, True])
