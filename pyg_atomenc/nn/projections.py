@@ -149,7 +149,8 @@ class AttentionProjections(torch.nn.Module):
                 continue
             weight: Tensor = linear.weight
             checks.check_device(name, x, lin, weight.device)
-            if not isinstance(weight, UninitializedParameter):
+            made = not isinstance(weight, UninitializedParameter)
+            if made and x.size(1) != weight.size(1):
                 hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
                 checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
             if x.dtype != weight.dtype and not is_autocast_enabled(x.device):

@@ -35,6 +35,8 @@ class ChunkHeads:
     chunk: Chunk
     # All blocks, where they were computed once for both passes.
     kept: Optional[list[tuple[slice, Tensor, Optional[Tensor]]]] = None
+    # And the mean of their only block.
+    kept_mean: Optional[Tensor] = None
 
     def by_token(self, x: Tensor) -> Tensor:
         """``[G * H, …]`` as ``[G, H, …]``."""
@@ -129,7 +131,9 @@ class ChunkHeads:
             if factor is not None:
                 dropped = add(dropped, self.mean(alpha * factor, rows))
         assert weight is not None
-        return weight, weight if dropped is None else dropped
+        used = weight if dropped is None else dropped
+        self.kept_mean = None if self.kept is None else used
+        return weight, used
 
     def atom_weights_gradient(
         self, grad_kept: Tensor, grad_weight: Optional[Tensor], kept: list[Tensor]
@@ -150,17 +154,18 @@ class ChunkHeads:
                     grad, share = grad * share, 1.0
                 of_rows = alpha.bmm(grad.mT)
                 grad = (alpha * grad).addcmul_(alpha, of_rows, value=-1)
-                found = self.mean(alpha, rows)
             else:
                 grad = self.by_token(factor) * grad_kept.unsqueeze(2)
                 if grad_weight is not None:
                     grad += grad_weight.unsqueeze(2)
                 grad = softmax_gradient(alpha, grad.flatten(0, 1))
-                found = self.mean(alpha * factor, rows)
             if isinstance(share, Tensor):
                 grad.mul_(share.mT)
             elif share != 1.0:
                 grad.mul_(share)
+            found = self.kept_mean
+            if found is None:
+                found = self.mean(alpha if factor is None else alpha * factor, rows)
             kept[:] = [add(kept[0] if kept else None, found)]
             yield rows, grad
 

@@ -261,8 +261,11 @@ class EncodeGradients:
     def results(self) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
         both = (self.query_key, self.query_key_bias)
-        scaled = (None if t is None else (t * self.scale).view(2, -1) for t in both)
-        weight, bias = ((None, None) if t is None else t for t in scaled)
+        halves = ((None, None) if t is None else t.chunk(2) for t in both)
+        # Each in memory of its own.
+        weight, bias = (
+            [None if t is None else t * self.scale for t in half] for half in halves
+        )
         found = *weight, self.value, *bias, self.value_bias
         given = zip(found, self.tensors[1:7], self.needed[1:7], strict=True)
         weights = [_cast(g, t) if need else None for g, t, need in given]
@@ -271,10 +274,10 @@ class EncodeGradients:
 
 
 def _cast(grad: Optional[Tensor], like: Tensor) -> Tensor:
-    """A gradient in the form of its tensor, in memory of its own."""
+    """A gradient in the form of its tensor."""
     if grad is None:
         return torch.zeros_like(like)
-    return grad.view(like.shape).to(like.dtype, copy=True)
+    return grad.view(like.shape).to(like.dtype)
 
 
 def _encode_backward(
