@@ -46,6 +46,23 @@ def _maximum(logits: Tensor, index: Tensor, size: int) -> Tensor:
     return top.masked_fill(place == index.numel(), torch.finfo(top.dtype).min)
 
 
+def edge_weights(
+    query: Tensor, key: Tensor, bias: Optional[Tensor], target: Tensor, size: int
+) -> Tensor:
+    """The attention weights ``[E, H]`` of edges to ``size`` targets.
+
+    Queries and keys are those of every edge, ``[E, H, d]``, in accumulation type.
+    """
+    logits = (query * key).sum(-1) * inverse_root(query)
+    if bias is not None:
+        logits = logits + bias.to(logits.dtype)
+    # A constant shift changes no softmax, so no gradient has to go through it.
+    top = _maximum(logits.detach(), target, size)
+    exponent = (logits - top.index_select(0, target)).exp()
+    total = scatter(exponent, target, 0, size, "sum")
+    return exponent / total.index_select(0, target)
+
+
 class EdgeAttention(MessagePassing):
     """Multi-head dot-product attention of target nodes over their incoming edges.
 
@@ -100,15 +117,7 @@ class EdgeAttention(MessagePassing):
         size_i: Optional[int],
     ) -> Tensor:
         """The attention weights ``[E, H]`` of every edge."""
-        logits = (query_i * key_j).sum(-1) * inverse_root(query_i)
-        if bias is not None:
-            logits = logits + bias.to(logits.dtype)
-        size = maybe_num_nodes(index, size_i)
-        # A constant shift changes no softmax, so no gradient has to go through it.
-        top = _maximum(logits.detach(), index, size)
-        exponent = (logits - top.index_select(0, index)).exp()
-        total = scatter(exponent, index, 0, size, "sum")
-        return exponent / total.index_select(0, index)
+        return edge_weights(query_i, key_j, bias, index, maybe_num_nodes(index, size_i))
 
     def message(self, value_j: Tensor, alpha: Tensor) -> Tensor:
         """The weighted values ``[E, H, D]``."""

@@ -20,9 +20,8 @@ from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.layouts.window import WindowLayout
 from pyg_atomenc.attention.tracing import is_tracing
 
-# Numbers in the messages of all edges: more are mapped anew at every call, and passing
-# them takes twice as long. Below, messages cost less than sorting targets and sources.
-LARGE_MESSAGES = 2**23
+# Numbers in the messages of all edges: to pass fewer costs less than to sort the edges.
+LARGE_MESSAGES = 2**19
 
 
 class DenseBackend(Backend):

@@ -1,171 +1,202 @@
 """The dense backend's `attend_edges`: q, k, v and a list of edges → the targets.
 
-Targets are taken in the order of their numbers of edges, a chunk at a time: its edges
-gather keys and values, are attended over and forgotten. The backward pass computes the
-weights again, and keeps a number an edge and head; the gradients of keys and values are
-sums over the edges of a source, in chunks of sources. So nothing is scattered, and
-nothing that an edge has for every channel is ever in memory for all edges.
+Nothing that an edge has for every channel is ever in memory. Its logit is an entry of a
+product of queries and keys, of which a sparse matrix in CSR form tells the wanted ones
+(`torch.sparse.sampled_addmm`); outputs are sums of rows of values with weights
+(`embedding_bag`), and so are all gradients, those of keys and values over the edges by
+source. The backward pass computes the weights again, and no sum is scattered.
 
-Shapes inside a chunk of ``G`` nodes padded to ``n`` edges: queries ``[G, 1, H, d]``,
-keys ``[G, n, H, d]``, values ``[G, n, H or 1, D]``, weights ``[G, n, H, 1]``. Rows of
-all heads are gathered together, and sums over edges are no matrix products, which would
-want them apart.
+Edges ``[H * E]`` are in the order of heads, then of targets. Rows of ``[M, H, d]`` are
+numbered as they lie there, but for those that edges are sorted by: ``[H * M, d]``.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
-from itertools import chain, zip_longest
+import warnings
+from functools import lru_cache
 from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch_geometric.utils import scatter
 
-from pyg_atomenc.attention.autograd import define_operator
+from pyg_atomenc.attention.autograd import OperatorDefinition, define_operator
 from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
-from pyg_atomenc.attention.dense.attend import RowWriter, add, softmax
 from pyg_atomenc.attention.dense.operators import ARGUMENTS, ATTEND
-from pyg_atomenc.attention.dense.plan import Chunk, limits_of, make_stretches
+from pyg_atomenc.attention.edges import edge_weights
 from pyg_atomenc.attention.inputs import accumulate_dtype
 from pyg_atomenc.attention.layouts.token import sort_atoms
 from pyg_atomenc.attention.ragged import take
 
+# Smaller indices are kept in half of the memory.
+_INT32 = 2**31
+
 
 class _Edges(NamedTuple):
-    """A chunk of nodes, and the nodes at the other ends of their edges ``[G, n]``."""
+    """The edges of nodes: those of targets, or of sources."""
 
-    chunk: Chunk
-    others: Tensor
+    ptr: Tensor  # where the edges of every node start, head after head [H * M + 1]
+    others: Tensor  # the rows of the other ends [H * E]
+    own: Tensor  # of targets their rows; of sources the places of edges by target
 
-    def own(self, x: Tensor) -> Tensor:
-        """What the nodes themselves have, ``[M, H, d]``, as ``[G, 1, H, d]``."""
-        rows = x.index_select(0, self.chunk.tokens).unsqueeze(1)
-        return rows.to(accumulate_dtype(x.dtype))
+    @staticmethod
+    def make(
+        ptr: Tensor, others: Tensor, own: Tensor, step: int, heads: int
+    ) -> "_Edges":
+        """From those of one head; ``own`` grows by ``step`` from head to head."""
+        head, count = torch.arange(heads, device=ptr.device).unsqueeze(1), len(others)
+        starts = (ptr[:-1] + head * count).flatten()
+        end = ptr.new_full((1,), heads * count)
+        rows = (others * heads + head).flatten(), (own + head * step).flatten()
+        found = torch.cat([starts, end]), *rows
+        # Rows of the others may be far more than there are edges.
+        most = max(int(index.max()) if index.numel() else 0 for index in found)
+        return _Edges(*(index.int() if most < _INT32 else index for index in found))
 
-    def there(self, x: Tensor) -> Tensor:
-        """What the other ends have, as ``[G, n, H, d]``."""
-        return take(x, self.others).to(accumulate_dtype(x.dtype))
+    def sums(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Sums of the other ends' rows ``[M', H, d]`` over edges, as ``[M, H, d]``."""
+        heads, x = x.size(1), x.flatten(0, 1)
+        rows = F.embedding_bag(
+            self.others,
+            x,
+            self.ptr,
+            mode="sum",
+            per_sample_weights=weights,
+            include_last_offset=True,
+        )
+        return rows.view(heads, -1, x.size(1)).transpose(0, 1)
 
-    def pad(self, x: Tensor) -> Tensor:
-        """What edges have ``[E, H]``, as ``[G, n, H, 1]``."""
-        return self.chunk.pad(x.index_select(0, self.chunk.rows)).unsqueeze(3)
+    def dots(self, own: Tensor, other: Tensor) -> Tensor:
+        """The products ``[H * E]`` of what targets and other ends have."""
+        own, other = own.transpose(0, 1).flatten(0, 1), other.flatten(0, 1)
+        # No product is wanted more often than once, says torch, or writes anywhere.
+        many = len(self.others) > len(own) * len(other)
+        if many or own.device.type != "cpu":
+            return (take(own, self.own) * take(other, self.others)).sum(1)
+        _warn_of_sparse_tensors_once()
+        shape, zeros = (len(own), len(other)), own.new_zeros(len(self.others))
+        wanted = torch.sparse_csr_tensor(
+            self.ptr, self.others, zeros, shape, check_invariants=False
+        )
+        return torch.sparse.sampled_addmm(wanted, own, other.mT, beta=0.0).values()
 
-    def compact(self, x: Tensor) -> Tensor:
-        """The reverse, of the chunk's edges ``[A, H]``."""
-        return self.chunk.compact(x.squeeze(3))
+    def reduce(self, x: Tensor, kind: str) -> Tensor:
+        """The sum or the maximum over the edges of a target, for each of these."""
+        found = torch.segment_reduce(x, kind, offsets=self.ptr)
+        return found.index_select(0, self.own)
 
 
-def _by_target(context: OperatorContext) -> list[_Edges]:
-    """The edges of every target, in chunks."""
+@lru_cache
+def _warn_of_sparse_tensors_once() -> None:
+    """Have torch say now, unheard, that those in CSR form are in beta state."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0], [], [], (0, 0))
+
+
+def _sorted(context: OperatorContext) -> tuple[Tensor, Tensor]:
+    """The sources and the targets of edges ``[E]`` by target."""
     assert context.source is not None
-    make = partial(_plan, context.perm, context.host_ptr, context.source)
-    return context.plan_once("edges", make)
+    nodes = torch.arange(context.num_tokens, device=context.ptr.device)
+    count = context.perm.size(0)
+    target = nodes.repeat_interleave(context.ptr.diff(), output_size=count)
+    return context.source[context.perm], target
 
 
-def _by_source(context: OperatorContext, num_sources: int) -> list[_Edges]:
-    """The edges of every source, numbered in the order of the targets' chunks."""
+def _by_target(context: OperatorContext, heads: int) -> _Edges:
+    def make() -> _Edges:
+        step = context.num_tokens
+        return _Edges.make(context.ptr, *_sorted(context), step, heads)
 
-    def make() -> list[_Edges]:
-        assert context.source is not None
-        chunks = [edges.chunk for edges in _by_target(context)]
-        order = torch.cat([chunk.rows for chunk in chunks] or [context.perm])
-        sizes = [c.size if c.padding is None else c.padding.sizes for c in chunks]
-        pairs = zip(chunks, sizes, strict=True)
-        target = [chunk.tokens.repeat_interleave(size) for chunk, size in pairs]
-        perm, _, host = sort_atoms(context.source[order], num_sources)
-        return _plan(perm, host, torch.cat(target or [context.perm]))
-
-    return context.plan_once("edges by source", make)
+    return context.plan_once(("edges", heads), make)
 
 
-def _plan(perm: Tensor, host_ptr: Tensor, others: Tensor) -> list[_Edges]:
-    """Chunks of nodes, the "tokens", with their edges ``perm`` ``[E]`` for atoms."""
-    limits = limits_of(perm.device)
-    # A padded edge costs as much as some pairs of a token; edges are gathered anyway.
-    limits = limits._replace(chunk_cost=limits.chunk_cost // 16, copy_cost=0)
-    chunks = (s.chunks for s in make_stretches(perm, host_ptr, limits, 1))
-    return [_Edges(c, c.pad(others[c.rows])) for c in chain.from_iterable(chunks)]
+def _by_source(context: OperatorContext, heads: int, num_sources: int) -> _Edges:
+    def make() -> _Edges:
+        source, target = _sorted(context)
+        perm, ptr, _ = sort_atoms(source, num_sources)
+        return _Edges.make(ptr, target[perm], perm, len(perm), heads)
+
+    return context.plan_once(("edges by source", heads), make)
 
 
 class _Weights(NamedTuple):
-    """The attention weights of a chunk, what they are made of, and its values."""
+    """The weights of all edges, what they are made of, and the values."""
 
     edges: _Edges
+    query: Tensor
     key: Tensor
     value: Tensor
     alpha: Tensor
     kept: Tensor  # `alpha` with dropout
     factor: Optional[Tensor]  # of the dropout
 
-
-def _weights(tensors: Tensors, context: OperatorContext) -> Iterator[_Weights]:
-    query, key, value, bias = tensors
-    scale, drop = query.size(-1) ** -0.5, context.dropout_mask()
-    for edges in _by_target(context):
-        q, k = edges.own(query) * scale, edges.there(key)
-        logits = (k * q).sum(3, keepdim=True)
+    @staticmethod
+    def of(tensors: Tensors, context: OperatorContext) -> "_Weights":
+        heads, bias = tensors[0].size(1), tensors[3]
+        dtype = accumulate_dtype(tensors[0].dtype)
+        query, key, value = (x.to(dtype) for x in tensors[:3])
+        value = value.expand(-1, heads, -1)
+        edges = _by_target(context, heads)
+        logits = edges.dots(query * query.size(2) ** -0.5, key)
         if bias is not None:
-            logits = add(logits, edges.pad(bias).to(logits.dtype))
-        if edges.chunk.padding is not None:
-            closed = edges.chunk.padding.closed
-            logits = add(logits, closed.view(*logits.shape[:2], 1, 1))
-        alpha = softmax(logits.movedim(1, -1)).movedim(-1, 1)
-        factor = drop(alpha)
+            logits += bias.index_select(0, context.perm).mT.flatten()
+        alpha = logits.sub_(edges.reduce(logits, "max")).exp_()
+        alpha /= edges.reduce(alpha, "sum")
+        factor = context.dropout_mask()(alpha)
         kept = alpha if factor is None else alpha * factor
-        yield _Weights(edges, k, edges.there(value), alpha, kept, factor)
+        return _Weights(edges, query, key, value, alpha, kept, factor)
 
 
 def _attend(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
-    query, _, value, _ = tensors
-    out = RowWriter((context.num_tokens, query.size(1), value.size(2)), value)
-    for found in _weights(tensors, context):
-        out.write(found.edges.chunk.tokens, (found.kept * found.value).sum(1))
-    return (out.result(),)
+    found = _Weights.of(tensors, context)
+    out = found.edges.sums(found.value, found.kept)
+    return (out.to(tensors[2].dtype).contiguous(),)
 
 
 def _attend_backward(
     tensors: Tensors, context: OperatorContext, outputs: Tensors, needed: Needed
 ) -> Gradients:
-    query, key, value, bias = tensors
-    (grad_out,) = outputs
-    scale, shape = query.size(-1) ** -0.5, (context.perm.size(0), query.size(1))
-    dtype = accumulate_dtype(query.dtype)
-    grad_query = RowWriter(query.shape, query)
-    # In the order of the chunks' edges.
-    logits, kept = query.new_empty(2, *shape, dtype=dtype)
-    order, stop = [], 0
-    for weights in _weights(tensors, context):
-        edges = weights.edges
-        order.append(edges.chunk.rows)
-        rows = slice(stop, stop := stop + len(edges.chunk.rows))
-        kept[rows] = edges.compact(weights.kept)
-        grad = (weights.value * edges.own(grad_out)).sum(3, keepdim=True)
-        if weights.factor is not None:
-            grad *= weights.factor
-        mean = (weights.alpha * grad).sum(1, keepdim=True)
-        grad = weights.alpha * (grad - mean)
-        logits[rows] = edges.compact(grad)
-        grad_query.write(edges.chunk.tokens, (grad * weights.key).sum(1) * scale)
-    grad_key = RowWriter(key.shape, key)
-    grad_value = RowWriter(value.shape, value)
-    shared = value.size(1) == 1
-    for edges in _by_source(context, key.size(0)) if needed[1] or needed[2] else ():
-        found = []
-        for numbers, x in ((logits, query), (kept, grad_out)):
-            padded = edges.pad(numbers)
-            if edges.chunk.padding is not None:
-                inside = edges.chunk.padding.share.view(*padded.shape[:2], 1, 1) > 0
-                padded = padded * inside
-            found.append((padded * edges.there(x)).sum(1))
-        grad_key.write(edges.chunk.tokens, found[0] * scale)
-        grad_value.write(edges.chunk.tokens, found[1].sum(1) if shared else found[1])
-    results = [writer.result() for writer in (grad_query, grad_key, grad_value)]
+    edges, query, key, value, alpha, kept, factor = _Weights.of(tensors, context)
+    heads, scale, bias = query.size(1), query.size(2) ** -0.5, tensors[3]
+    grad_out = outputs[0].to(query.dtype)
+    grad = edges.dots(grad_out, value)
+    if factor is not None:
+        grad *= factor
+    grad = alpha * grad.sub_(edges.reduce(alpha * grad, "sum"))
+    found: list[Optional[Tensor]] = [None, None, None, None]
+    if needed[0]:
+        found[0] = edges.sums(key, grad) * scale
+    if needed[1] or needed[2]:
+        back = _by_source(context, heads, key.size(0))
+        found[1] = back.sums(query, grad.index_select(0, back.own)) * scale
+        values = back.sums(grad_out, kept.index_select(0, back.own))
+        found[2] = values.sum(1, keepdim=True) if tensors[2].size(1) == 1 else values
     if needed[3]:
-        places, rows_of_bias = torch.cat(order or [context.perm]), logits.to(bias.dtype)
-        results.append(torch.empty_like(bias).index_copy_(0, places, rows_of_bias))
-    return [grad if need else None for grad, need in zip_longest(results, needed)]
+        rows = grad.view(heads, -1).mT.to(bias.dtype)
+        found[3] = torch.empty_like(bias).index_copy_(0, context.perm, rows)
+    given = zip(found, tensors, needed, strict=True)
+    return [
+        None if grad is None or not need else grad.to(x.dtype).contiguous()
+        for grad, x, need in given
+    ]
 
 
-ATTEND_EDGES = replace(ATTEND, forward=_attend, backward=_attend_backward)
+def _reference(tensors: Tensors, context: OperatorContext) -> tuple[Tensor]:
+    """The same by messages, which may be differentiated any number of times."""
+    dtype, (source, target) = accumulate_dtype(tensors[0].dtype), _sorted(context)
+    ends = zip(tensors[:3], (target, source, source), strict=True)
+    query, key, value = (take(x, index).to(dtype) for x, index in ends)
+    bias = None if tensors[3] is None else take(tensors[3], context.perm)
+    alpha = edge_weights(query, key, bias, target, context.num_tokens)
+    factor = context.dropout_mask()(alpha.mT.flatten())
+    if factor is not None:
+        alpha = alpha * factor.view(alpha.size(1), -1).mT
+    out = scatter(alpha.unsqueeze(2) * value, target, 0, context.num_tokens)
+    return (out.to(tensors[2].dtype),)
+
+
+ATTEND_EDGES = OperatorDefinition(
+    _attend, _attend_backward, ATTEND.shapes, ATTEND.flops, _reference
+)
 
 attend_edges = define_operator("attend_edges", ARGUMENTS, 1, ATTEND_EDGES)

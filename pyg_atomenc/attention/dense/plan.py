@@ -69,9 +69,9 @@ class Padding:
         slot = sizes.cumsum()[:, None] - count + np.minimum(place, count - 1)
         closed = np.where(there, np.float32(0), np.float32(-np.inf))
         masks = closed, (there / count).astype(np.float32)
-        by_head = (mask.repeat(heads or 1, 0)[:, None] for mask in masks)
+        by_head = (mask.repeat(heads, 0)[:, None] for mask in masks)
         parts: Any = sizes, slot.ravel(), np.flatnonzero(there), *by_head
-        if heads > 0 and device.type == "cpu":
+        if device.type == "cpu":
             shape = 2, len(sizes), heads, size
             split = slot[:, None] * (2 * heads)
             split = split + np.arange(2 * heads).reshape(2, 1, heads, 1)
@@ -191,7 +191,7 @@ def stretches_of(context: OperatorContext, heads: int) -> list[Stretch]:
 
     def make() -> list[Stretch]:
         limits = limits_of(context.perm.device)
-        return make_stretches(context.perm, context.host_ptr, limits, 2, heads)
+        return make_stretches(context.perm, context.host_ptr, limits, heads)
 
     return context.plan_once(("dense", heads), make)
 
@@ -202,12 +202,9 @@ def chunks_of(context: OperatorContext, heads: int) -> Iterator[Chunk]:
 
 
 def make_stretches(
-    perm: Tensor, host_ptr: Tensor, limits: Limits, power: int, heads: int = 0
+    perm: Tensor, host_ptr: Tensor, limits: Limits, heads: int
 ) -> list[Stretch]:
-    """Stretches of the atoms ``perm`` of tokens; padding costs a size's ``power``.
-
-    Without ``heads`` no chunk can split queries and keys by head.
-    """
+    """Stretches of the atoms ``perm`` of tokens."""
     # NumPy's calls take a fraction of the time of torch's, and a layout is planned in
     # every step of a training.
     device, ptr = perm.device, host_ptr.numpy()
@@ -219,7 +216,7 @@ def make_stretches(
     atoms, tokens = perm.index_select(0, _put(order, device)), _put(by_size, device)
     first_pair = ((unsorted**2).cumsum() - unsorted**2)[by_size]
     stretches, stop = [], 0
-    cut = make_groups(sizes, limits, power)
+    cut = make_groups(sizes, limits)
     for groups in cut:
         start, first = stop, groups[0].start
         chunks = []
@@ -255,11 +252,11 @@ def _places(index: Tensor, whole: bool) -> Places:
     return Places(index, torch.from_numpy(back), np.array_equal(given, order))
 
 
-def make_groups(sizes: Any, limits: Limits, power: int = 2) -> list[list[slice]]:
+def make_groups(sizes: Any, limits: Limits) -> list[list[slice]]:
     """Which tokens share a chunk, and which chunks a stretch; empty ones are in none.
 
-    Sizes ``[T]``, of NumPy, are the tokens' numbers of atoms in rising order; padding
-    costs their ``power``. Tokens of one atom are in stretches of their own, if many.
+    Sizes ``[T]``, of NumPy, are the tokens' numbers of atoms in rising order. Those of
+    one atom are in stretches of their own, if many.
     """
     stretches: list[list[Any]] = [[]]
     room = limits.atoms
@@ -276,10 +273,10 @@ def make_groups(sizes: Any, limits: Limits, power: int = 2) -> list[list[slice]]
                 continue
             runs.append((size, first, first + taken))
             first, room = first + taken, room - taken * size
-    return [_share_chunks(runs, limits, power) for runs in stretches if runs]
+    return [_share_chunks(runs, limits) for runs in stretches if runs]
 
 
-def _share_chunks(runs: list[Any], limits: Limits, power: int) -> list[slice]:
+def _share_chunks(runs: list[Any], limits: Limits) -> list[slice]:
     """The chunks of a stretch that cost least, by dynamic programming.
 
     Its tokens of one size are a run: the size, and where they start and stop.
@@ -288,10 +285,10 @@ def _share_chunks(runs: list[Any], limits: Limits, power: int) -> list[slice]:
     starts: list[tuple[int, int]] = []  # of chunks: both in front of it, and its token
     cuts: list[list[slice]] = [[]]
     for size, start, stop in runs:
-        place = size**power + size * limits.copy_cost
+        place = size**2 + size * limits.copy_cost
         padded = [before - first * place for before, first in starts]
         starts.append((cost + needed, start))
-        needed += (stop - start) * size**power
+        needed += (stop - start) * size**2
         least, begin = cost, len(padded)  # as a chunk alone
         if padded and (shared := min(padded) + stop * place - needed) <= cost:
             least, begin = shared, padded.index(min(padded))
