@@ -146,7 +146,6 @@ def _names(module: _Module) -> dict[str, list[str]]:
 
 
 def _infer_config(tensors: Mapping[str, Tensor], part: str) -> BoltzConfig:
-    """The sizes and options that the weights tell."""
     diffusion, features = part == "diffusion", "embed_atom_features.weight"
     known = [_places(number, diffusion, "encoder")[2] + features for number in (1, 2)]
     needs = f"part={part!r} needs {known[0]!r} or {known[1]!r}"

@@ -40,7 +40,6 @@ _VALENCES = {
 }  # fmt: skip
 _GAINS = (7, 8, 9, 15, 16, 17, 33, 34, 35, 53)
 # Of biotite's BondType, aromatic ones, too; one of no known order (0) is single.
-_DOUBLE = 2
 _ORDER = {0: 1, 1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2, 7: 3, 9: 1.5}
 
 
@@ -121,16 +120,16 @@ def _component_stereo(name: str) -> dict[frozenset[str], int]:
 def dictionary_stereo(atoms: Any, bonds: Array) -> Integers:
     """The ``edge_stereo`` ``[B]``, as of ``from_atom_array``, of bonds ``[B, 3]``."""
     found = np.zeros(len(bonds), dtype=np.int64)
-    rows = np.flatnonzero(bonds[:, 2] == _DOUBLE)
-    ends = bonds[rows, :2].astype(np.int64)
+    double = np.flatnonzero(bonds[:, 2] == 2)
+    ends = bonds[double, :2].astype(np.int64)
     names = atoms.res_name[ends[:, 0]]
     for one in places(code(names)):
         name = str(names[one[0]])
         if known := _component_stereo(name):
             pairs = map(frozenset, atoms.atom_name[ends[one]].tolist())
-            found[rows[one]] = [known.get(pair, 0) for pair in pairs]
+            found[double[one]] = [known.get(pair, 0) for pair in pairs]
         elif len(component_atoms(name)[0]) == 0:
-            found[rows[one]] = -1
+            found[double[one]] = -1
     return found
 
 

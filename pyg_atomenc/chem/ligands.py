@@ -11,8 +11,6 @@ from pyg_atomenc.chem.components import atomic_numbers, component_atoms
 from pyg_atomenc.chem.residues import find_residues
 from pyg_atomenc.errors import require_package
 
-# RDKit tries all orders of bonds, whose number grows fast.
-_MOST = 100
 _KINDS = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 9}
 
 
@@ -97,8 +95,7 @@ def _perceive(atoms: Any, rows: Any, template: Any, own: Any) -> tuple[Any, str]
     found = rdkit.atoms_of(ordered)
     atoms.charge[rows] = [atom.GetFormalCharge() for atom in found]
     types = [_KINDS.get(b.GetBondType().name, 0) for b in rdkit.bonds_of(found)]
-    ends = rows[rdkit.bond_ends(ordered)]
-    return np.column_stack([ends, types]).astype(np.int64), how
+    return np.c_[rows[rdkit.bond_ends(ordered)], types].astype(np.int64), how
 
 
 def _molecule(chem: Any, atoms: Any, rows: Any, own: Any) -> Any:
@@ -116,7 +113,8 @@ def _molecule(chem: Any, atoms: Any, rows: Any, own: Any) -> Any:
 
 def _by_valence(chem: Any, determine: Any, mol: Any) -> Any:
     """The molecule with orders that fit, if all hydrogens are there."""
-    if not mol.GetNumHeavyAtoms() < mol.GetNumAtoms() <= _MOST:
+    # RDKit tries all orders of bonds, whose number grows fast.
+    if not mol.GetNumHeavyAtoms() < mol.GetNumAtoms() <= 100:
         return None
     charge = chem.GetFormalCharge(mol)
     # Most files tell no charges.

@@ -55,7 +55,6 @@ _ELEMENTS |= {s for s in SYMBOLS if len(s) == 2 and s[0] not in "HCNOPSD"}
 
 
 def _options() -> dict[str, list[str]]:
-    """What every other name may stand for."""
     found: dict[str, list[str]] = {}
     for target, names in {**_OTHERS, **_IONS}.items():
         for name in names.split():
@@ -139,10 +138,8 @@ def _atom_name(name: str, component: str) -> str:
     """An atom's name in a component; the name itself where that has no better one."""
     known = component_atoms(component)[0]
     other = _ATOMS.get(f"{component} {name}", _ATOMS.get(name, name))
-    for option in (name, name.replace("*", "'"), other, name.upper()):
-        if option in known:
-            return option
-    return name
+    options = (name, name.replace("*", "'"), other, name.upper())
+    return next((option for option in options if option in known), name)
 
 
 def _part_patches(atoms: Any, notes: Any) -> None:

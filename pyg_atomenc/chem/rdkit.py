@@ -23,7 +23,6 @@ STEREO = ("", "E", "Z", "e", "z", "M", "P", "m", "p")
 
 # About a second; few molecules need more than 10,000, a protein of 20 kDa 600.
 _MOST_COMPARISONS = 1_250_000
-_MOST_EMBEDDED = 800  # atoms, with hydrogens
 _INDEX, _LABEL = "_pyg_atomenc_index", "_CIPCode"
 # RDKit's names of BOND_TYPES; other bonds count no valence.
 _BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "ZERO")
@@ -231,8 +230,7 @@ def chirality_of_positions(mol: Any, pos: Tensor) -> Tensor:
 def stereo_codes(mol: Any, atoms: list[Any], bonds: list[Any]) -> list[list[int]]:
     """The CIP codes of atoms and bonds, places in ``CHIRALITY`` and ``STEREO``."""
     # Of a molecule whose rings and stereo are perceived, which keeps the labels. -1 for
-    # a centre where the rules take too long.
-    # RDKit's older labels invert sulfur.
+    # a centre where the rules take too long. RDKit's older labels invert sulfur.
     for atom in atoms:
         atom.ClearProp(_LABEL)
     label = require_package("rdkit.Chem.rdCIPLabeler", "stereo").AssignCIPLabels
@@ -303,7 +301,7 @@ def _embed(molecule: bytes, seed: int, retry: bool) -> Optional[Tensor]:
     # A chlorophyll takes seconds; by RDKit's default, a minute.
     parameters.maxIterations = 100
     # Of a chain of 300 carbons each try takes long, and finds nothing.
-    if mol.GetNumAtoms() > _MOST_EMBEDDED:
+    if mol.GetNumAtoms() > 800:
         return None
     with require_package("rdkit.rdBase", "a conformer").BlockLogs():
         for parameters.useRandomCoords in (False, True)[: 1 + retry]:

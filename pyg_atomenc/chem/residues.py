@@ -17,9 +17,8 @@ ENTITY_KINDS = ("protein", "DNA", "RNA", "ligand")
 
 PROTEIN, DNA, RNA, LIGAND = range(4)
 
-AMINO_ACIDS = (
-    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL"
-).split()
+AMINO_ACIDS = """ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP
+TYR VAL""".split()
 STANDARD = [*AMINO_ACIDS, *"UNK A C G U N DA DC DG DT DN".split()]
 """Standard residues and nucleotides: Table 13 of AlphaFold 3's supplement."""
 
@@ -28,10 +27,6 @@ REPRESENTATIVES = {PROTEIN: "CA", DNA: "C1'", RNA: "C1'"}
 
 NO_SEQUENCE = (".", "?", "", "-1")
 """What stands in ``label_seq_id`` for no number."""
-
-_IDENTITY = ("chain_id", "res_id", "ins_code", "res_name")
-# Where all atoms of a residue tell these, they tell residues apart, too.
-_MORE_IDENTITY = ("sym_id", "label_asym_id", "auth_seq_id")
 
 
 class PolymerLink(NamedTuple):
@@ -105,7 +100,11 @@ class Residues:
     @cached_property
     def _made_for(self) -> Integers:
         """The kind of polymer that every residue's component is made for ``[R]``."""
-        return codes.of_distinct(_component_kind, self.names)
+        words = {"PEPTIDE": PROTEIN, "DNA": DNA, "RNA": RNA}.items()
+        return codes.of_distinct(
+            lambda name: next((k for w, k in words if w in link_type(name)), LIGAND),
+            self.names,
+        )
 
     @cached_property
     def linked(self) -> Booleans:
@@ -127,8 +126,9 @@ class Residues:
 
 def find_residues(atoms: Any) -> Residues:
     """Tell residues apart by all that names them; their first atoms number them."""
-    residue = codes.of_columns(atoms, _IDENTITY)
-    for name in _MORE_IDENTITY:
+    residue = codes.of_columns(atoms, ("chain_id", "res_id", "ins_code", "res_name"))
+    # Where all atoms of a residue tell these, they tell residues apart, too.
+    for name in ("sym_id", "label_asym_id", "auth_seq_id"):
         if (values := getattr(atoms, name, None)) is not None:
             partly = np.isin(residue, residue[untold(values)])
             residue = codes.join(residue, np.where(partly, 0, codes.code(values) + 1))
@@ -176,12 +176,6 @@ def link_type(name: str) -> str:
     """What the dictionary calls a component's place in polymers, in capitals."""
     info = require_package("biotite.structure.info", "entity kinds")
     return "" if name in PLACEHOLDERS else (info.link_type(name) or "").upper()
-
-
-def _component_kind(name: str) -> int:
-    """The kind of polymer that a component is made for."""
-    words = {"PEPTIDE": PROTEIN, "DNA": DNA, "RNA": RNA}
-    return next((words[word] for word in words if word in link_type(name)), LIGAND)
 
 
 def check_atom_array(atoms: Any) -> None:

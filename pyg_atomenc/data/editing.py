@@ -132,9 +132,8 @@ def _follow_atoms(out: Any, data: Any, subset: Tensor) -> None:
 
 def _note(out: Any, ends: dict[str, Tensor], ids: tuple[str, str], ptr: Tensor) -> None:
     """Write down where each graph's rows end, and how far, by ``ptr``, ids shift."""
-    for key, end in ends.items():
-        if f"{key}_ptr" in out:
-            out[f"{key}_ptr"] = end
+    for key in [key for key in ends if f"{key}_ptr" in out]:
+        out[f"{key}_ptr"] = ends[key]
     for name, values in zip(_NOTES, (ends, dict.fromkeys(ids, ptr[:-1])), strict=True):
         if old := out._store.__dict__.get(name):
             news = {key: new.cpu() for key, new in values.items() if key in old}

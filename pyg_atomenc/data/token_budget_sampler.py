@@ -97,7 +97,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
         return len(self._batches())
 
     def _batches(self) -> list[list[int]]:
-        """This rank's batches, made once an epoch."""
         if self._made is not None and (self._made[0] == self.epoch or not self.shuffle):
             return self._made[1]
         order, draw = [*range(len(self._sizes))], random.Random(self.seed + self.epoch)

@@ -164,10 +164,9 @@ def to_atom_array(
         setattr(atoms, name, np.array(values))
     edges, attr = read_bonds(data)
     if any(key in data for key in ("edge_index", "adj_t", "adj")):
-        kinds = structure.BondType
-        names = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC, kinds.ANY)
+        names = "SINGLE DOUBLE TRIPLE AROMATIC ANY".split()
         column = torch.full_like(edges[0], -1) if attr is None else attr.argmax(dim=1)
-        kind = np.array(names, int)[column.cpu().numpy()]
+        kind = np.array([structure.BondType[n] for n in names])[column.cpu().numpy()]
         # Each bond once, however often and whichever way it is listed.
         atoms.bonds = structure.BondList(count, np.c_[edges.t().cpu().numpy(), kind])
     if token_values is not None:
@@ -188,10 +187,9 @@ def _set_annotations(atoms: Any, data: AtomTokenData) -> None:
     # Of a residue the dictionary and the elements tell these; of a molecule none do.
     if (data.get("num_radical_electrons", torch.tensor(-1)) >= 0).all():
         names += ["chirality", "isotope", "num_radical_electrons"]
-    for name in names:
-        if name in data:
-            values = data[name].cpu().numpy().astype(int)
-            atoms.set_annotation(name.removeprefix("formal_"), values)
+    for name in filter(data.__contains__, names):
+        values = data[name].cpu().numpy().astype(int)
+        atoms.set_annotation(name.removeprefix("formal_"), values)
     if "is_resolved" in data and not data.is_resolved.all():
         atoms.set_annotation("is_resolved", data.is_resolved.cpu().numpy().copy())
     if "atom_to_token" not in data or "token_sym_id" not in data:

@@ -36,11 +36,10 @@ def read_bcif(content: bytes, notes: Notes, block: Optional[str]) -> Entry:
 
 def _category(category: Any, columns: Collection[str], rows: int) -> Table:
     made: Table = {}
-    every = category["columns"]
-    for column in [c for c in every if not columns or c["name"] in columns]:
-        name = column["name"]
+    for item in [c for c in category["columns"] if not columns or c["name"] in columns]:
+        name = item["name"]
         check(name not in made, f"it has the column {name} more than once")
-        parts = (column["data"], column["mask"])
+        parts = (item["data"], item["mask"])
         data, mask = (p and _decode(p["data"], p["encoding"], rows) for p in parts)
         fits = all(a is None or a.shape == (rows,) for a in (data, mask))
         check(fits, f"{name} has not as many values as rows: {rows}")

@@ -20,11 +20,10 @@ TABLES: dict[str, Collection[str]] = {
     "chem_comp_bond": (), "pdbx_poly_seq_scheme": (), "pdbx_struct_assembly_gen": (),
     "pdbx_struct_oper_list": (), "struct_conn": (),
 }  # fmt: skip
-TABLES["atom_site"] = (
-    "Cartn_x Cartn_y Cartn_z label_asym_id label_seq_id label_atom_id label_alt_id "
-    "label_comp_id auth_asym_id auth_seq_id auth_comp_id auth_atom_id group_PDB "
-    "type_symbol pdbx_PDB_ins_code pdbx_PDB_model_num pdbx_formal_charge occupancy"
-).split()
+TABLES["atom_site"] = """Cartn_x Cartn_y Cartn_z label_asym_id label_seq_id auth_seq_id
+label_atom_id label_alt_id label_comp_id auth_asym_id auth_comp_id auth_atom_id
+group_PDB type_symbol pdbx_PDB_ins_code pdbx_PDB_model_num pdbx_formal_charge
+occupancy""".split()
 _NOTHING = (".", "?", "")
 _UNTOLD = -(2**40)
 # Orders → biotite's BondType, which is 4 more for aromatic single to triple bonds.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from pyg_atomenc.checks import check_file, check_sizes
+from pyg_atomenc.checks import check, check_file, check_sizes
 from pyg_atomenc.errors import AtomEncodingError, FileFormatError
 
 # What no text holds: all control characters but tabs and line breaks.
@@ -82,8 +82,7 @@ def read_bytes(file: Path, limits: Limits) -> bytes:
     packed = file.suffix.lower() == ".gz"
     try:
         size = file.stat().st_size
-        if not file.is_file():
-            raise ValueError("it is no regular file")
+        check(file.is_file(), "it is no regular file")
         limits.check(file, "file_bytes", size)
         most = min(limits.unpacked_bytes, max(2**26, limits.unpacked_ratio * size))
         with gzip.open(file) if packed else file.open("rb") as stream:

@@ -17,9 +17,7 @@ from pyg_atomenc.io.sources import PathLike, check_options, named
 from pyg_atomenc.tokenizers.base import Tokenizer
 
 SUFFIXES = (".sdf", ".sd", ".mol", ".mol2")
-_END = re.compile(r"^\$\$\$\$.*\n?", re.MULTILINE)
 _PROPERTY = re.compile("^>.*<(.*)>", re.MULTILINE)
-_START = re.compile(r"^(?=@<TRIPOS>MOLECULE)", re.MULTILINE)
 
 
 class MoleculeFile:
@@ -61,7 +59,8 @@ class MoleculeFile:
         text = re.sub("\r\n?", "\n", text)
         self._is_mol2 = name.endswith(".mol2")
         # In MOL2, what stands before the first is a comment.
-        entries = _START.split(text)[1:] if self._is_mol2 else _END.split(text)
+        mark = r"(?m)^(?=@<TRIPOS>MOLECULE)" if self._is_mol2 else r"(?m)^\$\$\$\$.*\n?"
+        entries = re.split(mark, text)[1 if self._is_mol2 else 0 :]
         self._entries = entries if entries and entries[-1].strip() else entries[:-1]
         self.names = [f"entry {i}" for i in range(1, len(self._entries) + 1)]
         check_file(file, self._entries, "holds no molecule. Check its kind.")

@@ -32,7 +32,6 @@ _COORDINATES = re.compile(rb"(?:\s*-?\d+\.\d{3}){3}(?!\d)")
 _OTHERS = (b"REMARK", b"SIGATM", b"HETNAM", b"TITLE", b"COMPND", b"USER")
 # In place of a whole number that is none, and of one that did not fit its columns.
 _BAD, _STARS = 2**62, 2**61
-_HEXADECIMAL = re.compile("[0-9a-f]{4,5}")
 _CUT = "the file may have been cut short"
 
 
@@ -138,7 +137,7 @@ def _hybrid36(text: str, width: int) -> int:
         return int("_" if "_" in text else text or "0")
     except ValueError:
         # NAMD and VMD go on in hexadecimal digits, which mean others here.
-        return _STARS if "*" in text or _HEXADECIMAL.fullmatch(text) else _BAD
+        return _STARS if "*" in text or re.fullmatch("[0-9a-f]{4,5}", text) else _BAD
 
 
 def _charge(text: str) -> int:

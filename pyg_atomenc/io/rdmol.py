@@ -22,7 +22,6 @@ from pyg_atomenc.tokenizers.fragments import BRICS
 
 _FAULT = re.compile("(?:ERROR: |SMILES Parse Error: |Violation\n)(.+)")
 _NO_FAULT = re.compile(".*Failed parsing|moving to|SMILES Parse Error").match
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def from_rdmol(
@@ -166,7 +165,7 @@ def with_conformer(data: AtomTokenData, seed: int = 0) -> AtomTokenData:
 
 def _parse(text: str, max_length: int) -> Any:
     # Older releases of RDKit would read what stands before a NUL.
-    fault = _NO_TEXT.search(text[: max_length + 1])
+    fault = re.search("[\0\ud800-\udfff]", text[: max_length + 1])
     why = "which holds a NUL or half a character: mend the encoding."
     check(not fault, f"'smiles' is {text[:50]!r}, {why}")
     size = f"{len(text):,} characters, above the limit of {max_length:,}: pass"

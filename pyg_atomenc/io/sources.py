@@ -21,8 +21,7 @@ from pyg_atomenc.io.rdmol import from_smiles
 from pyg_atomenc.io.structure import SUFFIXES, from_structure
 
 PathLike = Union[str, "os.PathLike[str]"]
-_ENDS = "|".join(map(re.escape, SUFFIXES))
-_NAME = re.compile(rf"^[^.].*({_ENDS})(\.gz)?$", re.IGNORECASE)
+_NAME = re.compile(rf"(?i)^[^.].*({'|'.join(map(re.escape, SUFFIXES))})(\.gz)?$")
 _MISSING = {"", "-", "na", "n/a", "#n/a", "nan", "none", "null"}
 
 

@@ -9,27 +9,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as run_again
 
+import pyg_atomenc.attention as attention
 import pyg_atomenc.checks as checks
-from pyg_atomenc.attention import (
-    Bias,
-    Layout,
-    WindowBias,
-    WindowLayout,
-    as_layout,
-    check_backend,
-    is_readable,
-)
-from pyg_atomenc.errors import AtomEncodingError
-from pyg_atomenc.nn.conditioned_transition import (
-    AdaptiveLayerNorm,
-    ConditionedTransition,
-)
-from pyg_atomenc.nn.pair_bias_attention import (
-    PairBias,
-    PairBiasAttention,
-    WindowPairs,
-    window_groups,
-)
+import pyg_atomenc.nn.conditioned_transition as conditioned
+import pyg_atomenc.nn.pair_bias_attention as pairs
 from pyg_atomenc.nn.projections import ZeroLinear, reset_children
 
 
@@ -53,10 +36,10 @@ class TensorDataclass:
 class TransformerConditioning(TensorDataclass):
     """All that does not change from step to step; of ``AtomTransformer.condition``."""
 
-    layout: Layout
+    layout: attention.Layout
     # Of every layer scale, shift and gate of attention and of transition, each [N, C].
     modulations: list[tuple[Tensor, ...]]
-    biases: list[Optional[Bias]]  # of every layer, None without pairs
+    biases: list[Optional[attention.Bias]]  # of every layer, None without pairs
 
 
 class AtomTransformerLayer(torch.nn.Module):
@@ -72,36 +55,37 @@ class AtomTransformerLayer(torch.nn.Module):
         backend: str,
     ) -> None:
         super().__init__()
-        self.norm = AdaptiveLayerNorm(channels, cond_channels)
-        self.attention = PairBiasAttention(channels, heads, backend)
+        sizes = channels, cond_channels
+        self.norm = conditioned.AdaptiveLayerNorm(*sizes)
+        self.attention = pairs.PairBiasAttention(channels, heads, backend)
         self.lin_cond = ZeroLinear(cond_channels, channels, bias=True)
-        self.transition = ConditionedTransition(channels, cond_channels, expansion)
+        self.transition = conditioned.ConditionedTransition(*sizes, expansion)
         self.post_norm = torch.nn.LayerNorm(channels) if post_norm else None
 
     def modulation(self, cond: Tensor) -> tuple[Tensor, ...]:
         """What the layer makes of the condition ``[N, S]``, six times ``[N, C]``."""
-        attention = (*self.norm.modulation(cond), self.lin_cond(cond).sigmoid())
-        return *attention, *self.transition.modulation(cond)
+        own = (*self.norm.modulation(cond), self.lin_cond(cond).sigmoid())
+        return *own, *self.transition.modulation(cond)
 
     def forward(
         self,
         x: Tensor,
-        layout: Layout,
+        layout: attention.Layout,
         modulation: tuple[Tensor, ...],
-        bias: Optional[Bias],
+        bias: Optional[attention.Bias],
         targets: Optional[slice] = None,
     ) -> Tensor:
         """Attend and transform ``[N, C]`` or ``[M, N, C]``: all, or the targets."""
-        alone = targets is None and not torch.is_grad_enabled() and is_readable(x)
-        windows = isinstance(layout, WindowLayout) and x.device.type == "cpu"
-        if alone and windows and not isinstance(bias, Tensor):
+        alone = targets is None and x.device.type == "cpu" and attention.is_readable(x)
+        alone = alone and isinstance(layout, attention.WindowLayout)
+        if alone and not torch.is_grad_enabled() and not isinstance(bias, Tensor):
             # The atoms of a few windows stay in cache through all of the layer.
-            parts, known = [], cast(WindowLayout, layout)
-            for group in window_groups(known):
+            parts, known = [], cast(attention.WindowLayout, layout)
+            for group in pairs.window_groups(known):
                 queries, keys, part = known.part(group)
                 inner = slice(queries.start - keys.start, queries.stop - keys.start)
                 seen = tuple(value[keys] for value in modulation)
-                own = None if bias is None else WindowBias(bias.values[group])
+                own = None if bias is None else attention.WindowBias(bias.values[group])
                 parts.append(self.forward(x[..., keys, :], part, seen, own, inner))
             return torch.cat(parts, dim=-2) if parts else x
         targets = slice(None) if targets is None else targets
@@ -179,11 +163,12 @@ class AtomTransformer(torch.nn.Module):
         sizes = {"channels": channels, "cond_channels": self.cond_channels}
         checks.check_sizes(**sizes, heads=heads, depth=depth, expansion=expansion)
         checks.check_heads("channels", channels, heads)
-        check_backend(backend)
+        attention.check_backend(backend)
         self.pair_bias = None
         if pair_channels is not None:
             checks.check_sizes(pair_channels=pair_channels)
-            self.pair_bias = PairBias(pair_channels, heads, depth, shared_pair_norm)
+            given = pair_channels, heads, depth, shared_pair_norm
+            self.pair_bias = pairs.PairBias(*given)
         options = (channels, self.cond_channels, heads, expansion, post_norm, backend)
         layers = (AtomTransformerLayer(*options) for _ in range(depth))
         self.layers: Any = torch.nn.ModuleList(layers)
@@ -192,9 +177,9 @@ class AtomTransformer(torch.nn.Module):
 
     def condition(
         self,
-        layout: Union[Layout, Tensor],
+        layout: Union[attention.Layout, Tensor],
         cond: Tensor,
-        pair: Union[Tensor, WindowPairs, None] = None,
+        pair: Union[Tensor, pairs.WindowPairs, None] = None,
     ) -> TransformerConditioning:
         """Compute once, of the weights as they are now, what serves many calls.
 
@@ -207,9 +192,9 @@ class AtomTransformer(torch.nn.Module):
                 as :class:`PairBias` takes it. (default: ``None``)
         """
         checks.check_shape("cond", cond, "num_atoms", self.cond_channels)
-        layout = as_layout(layout, cond.size(0), name="layout")
+        layout = attention.as_layout(layout, cond.size(0), name="layout")
         checks.check_wanted("pair", pair, self.pair_bias is not None, "pair_channels")
-        biases: list[Optional[Bias]] = [None] * len(self.layers)
+        biases: list[Optional[attention.Bias]] = [None] * len(self.layers)
         if self.pair_bias is not None and pair is not None:
             if not callable(pair):
                 edges = "num_edges" if layout.num_pairs is None else layout.num_pairs
@@ -223,9 +208,9 @@ class AtomTransformer(torch.nn.Module):
     def forward(
         self,
         x: Tensor,
-        layout: Union[Layout, Tensor, TransformerConditioning],
+        layout: Union[attention.Layout, Tensor, TransformerConditioning],
         cond: Optional[Tensor] = None,
-        pair: Union[Tensor, WindowPairs, None] = None,
+        pair: Union[Tensor, pairs.WindowPairs, None] = None,
     ) -> Tensor:
         """Transform atoms ``x``; shapes are those of the class.
 
@@ -233,9 +218,9 @@ class AtomTransformer(torch.nn.Module):
         """
         if not isinstance(layout, TransformerConditioning):
             layout = self.condition(layout, checks.check_tensor("cond", cond), pair)
-        elif cond is not None or pair is not None:
+        else:
             text = "'cond' and 'pair' are part of the conditioning: leave them out."
-            raise AtomEncodingError(text)
+            checks.check(cond is None and pair is None, text)
         check_samples("x", x, layout.modulations[0][0].size(-2), self.channels)
         again = self.checkpoint and self.training and torch.is_grad_enabled()
         known = zip(self.layers, layout.modulations, layout.biases, strict=True)

@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn import LayerNorm, Linear, ModuleList, ReLU, Sequential
+from torch.nn import Embedding, LayerNorm, Linear, ModuleList, ReLU, Sequential
 from torch_geometric.nn import GINConv, GINEConv, global_add_pool, global_mean_pool
 
 import pyg_atomenc.checks as checks
@@ -37,8 +37,7 @@ class MoleculeEncoder(torch.nn.Module):
 
     Args:
         out_channels (int): How many numbers are predicted.
-        channels (int): Channels of atoms and tokens; a multiple of ``heads``.
-            (default: ``64``)
+        channels (int): Of atoms and tokens; a multiple of ``heads``. (default: ``64``)
         heads (int): Heads of the encoder. (default: ``4``)
         num_atom_convs (int): Convolutions over bonds. (default: ``3``)
         num_token_convs (int): Convolutions over the tokens' graph. (default: ``1``)
@@ -89,19 +88,16 @@ class MoleculeEncoder(torch.nn.Module):
         self.config: dict[str, Any] = config
         self.channels = channels
         self.metadata: dict[str, Any] = {}
-        tables = (torch.nn.Embedding(size, channels) for size in AtomFeatures.sizes)
-        self.embeddings = ModuleList(tables)
+        self.embeddings = ModuleList(Embedding(n, channels) for n in AtomFeatures.sizes)
         self.atom_convs: Any = ModuleList(
             GINEConv(_mlp(channels, channels, dropout), edge_dim=_BOND_FEATURES)
             for _ in range(num_atom_convs)
         )
-        options: Any = {"reduce": reduce, "backend": backend}
         self.encoder = AtomAttentionEncoder(
-            channels, channels // heads, heads, **options
+            channels, channels // heads, heads, reduce=reduce, backend=backend
         )
-        convs: Any = [
-            GINConv(_mlp(channels, channels, dropout)) for _ in range(num_token_convs)
-        ]
+        mlps = (_mlp(channels, channels, dropout) for _ in range(num_token_convs))
+        convs = list(map(GINConv, mlps))
         for conv in convs:
             # PyG's explainers mask bonds, in all layers that do not say no.
             conv.explain = False
@@ -152,11 +148,9 @@ class MoleculeEncoder(torch.nn.Module):
         norms = iter(self.norms)
         for conv in self.atom_convs:
             x = x + conv(next(norms)(x), data.edge_index, bonds)
-        tokens, weights = self.encoder(
-            x, data.token_layout(), return_attention_weights=True
-        )
-        graph = token_graph(data, tokens)
-        h = graph.x
+        layout = data.token_layout()
+        h, weights = self.encoder(x, layout, return_attention_weights=True)
+        graph = token_graph(data, h)
         for conv in self.token_convs:
             h = h + conv(next(norms)(h), graph.edge_index)
         pool = _READOUTS[self.config["readout"]]

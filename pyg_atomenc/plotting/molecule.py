@@ -16,8 +16,6 @@ Weights = Union[Tensor, Sequence[float], Sequence[Sequence[float]]]
 
 # Light enough to read letters on, and told apart by the colour-blind.
 _BLUE, _ORANGE = torch.tensor([[0.25, 0.55, 0.90], [0.95, 0.45, 0.10]]).double()
-# What a token's outline encloses by so many pixels: its line, and its inside.
-_SHADES = {0: (0.45, 0.45, 0.45), 3: (0.94, 0.94, 0.94)}
 
 
 def draw_atom_weights(
@@ -58,8 +56,7 @@ def draw_atom_weights(
             if ``limits`` or ``size`` cannot be drawn.
         ImportError: If RDKit is not installed.
     """
-    given = (mol, relative, atom_names, legend, limits, size)
-    return str(_draw("MolDraw2DSVG", data, weights, *given))
+    return str(_draw("MolDraw2DSVG", **locals()))
 
 
 def draw_atom_weights_png(data: Any, weights: Weights, **options: Any) -> bytes:
@@ -176,7 +173,8 @@ def _outline(canvas: Any, plan: Any, mol: Any, token: list[int]) -> None:
     width_of_bonds = canvas.LineWidth()
     canvas.ClearDrawing()
     canvas.SetFillPolys(True)
-    for less, shade in _SHADES.items():
+    # The outline's line, and what it encloses, narrower by so many pixels.
+    for less, shade in ((0, (0.45, 0.45, 0.45)), (3, (0.94, 0.94, 0.94))):
         width = max(round(0.94 * unit) - less, 1)
         canvas.SetColour(shade)
         canvas.SetLineWidth(width)

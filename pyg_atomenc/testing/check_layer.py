@@ -52,8 +52,7 @@ def layer_checks(skip: Union[str, Iterable[str]] = ()) -> list[LayerCheck]:
         ...     check(TokenAttentionConv(16, 8))
         >>> test_my_layer(checks[0])
     """
-    methods = [item for item in vars(LayerChecks).items() if callable(item[1])]
-    reasons = {name: m.__doc__ or "" for name, m in methods if not name.startswith("_")}
+    reasons = {k: m.__doc__ or "" for k, m in vars(LayerChecks).items() if k[0] != "_"}
     names = [skip] if isinstance(skip, str) else skip
     skipped = {check_choice("skip", name, list(reasons)) for name in names}
     return [LayerCheck(*item) for item in reasons.items() if item[0] not in skipped]

@@ -10,8 +10,6 @@ from torch import Tensor
 import pyg_atomenc.checks as checks
 from pyg_atomenc.errors import AtomEncodingError
 
-TOKEN_PREFIX = "token_"
-
 
 @dataclass(frozen=True)
 class Tokens:
@@ -42,8 +40,8 @@ class Tokens:
         checks.check_integer("num_tokens", self.num_tokens, 0)
         checks.check_range("atom_to_token", index, self.num_tokens, "tokens")
         for name, values in self.attributes.items():
-            mend = f"name it {TOKEN_PREFIX}*, so that it batches by token."
-            fits = name.startswith(TOKEN_PREFIX)
+            mend = "name it token_*, so that it batches by token."
+            fits = name.startswith("token_")
             checks.check(fits, f"'attributes' names {name!r}: {mend}")
             listed = hasattr(values, "__len__") and not isinstance(values, str)
             if not isinstance(values, Tensor):

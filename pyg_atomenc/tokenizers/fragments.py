@@ -12,9 +12,6 @@ from pyg_atomenc.errors import require_package
 from pyg_atomenc.tokenizers.base import Tokens
 from pyg_atomenc.tokenizers.features import chemical_tokens
 
-# More than a molecule can have; RDKit stops at 1,000 unless told otherwise.
-_MOST_MATCHES = 100_000_000
-
 
 @dataclass(eq=False)
 class BRICS:
@@ -94,7 +91,7 @@ def _brics_bonds(mol: Any, bonds: list[Any], ends: Ends) -> list[bool]:
     # Of each atom, as bits: its environments, and those that it is cut from.
     own, partners = [0] * mol.GetNumAtoms(), [[0] * mol.GetNumAtoms() for _ in "-="]
     for bit, (query, *others) in enumerate(_brics_environments()):
-        for match in mol.GetSubstructMatches(query, False, maxMatches=_MOST_MATCHES):
+        for match in mol.GetSubstructMatches(query, False, maxMatches=10**8):
             own[match[0]] |= 1 << bit
             for of, more in zip(partners, others, strict=True):
                 of[match[0]] |= more
@@ -150,10 +147,8 @@ def _names(
         elif bond.GetStereo() > any_stereo:
             double.append((bond, (a, b)))
     for bond, pair in double:
-        at = [
-            place[far] if of[far] == of[near] else across.get((near, far), -1)
-            for near, far in zip(pair, bond.GetStereoAtoms(), strict=False)
-        ]
+        sides = zip(pair, bond.GetStereoAtoms(), strict=False)
+        at = [place[b] if of[a] == of[b] else across.get((a, b), -1) for a, b in sides]
         if len(at) == 2 and min(at) >= 0:
             piece = made[of[pair[0]]]
             copy = piece.GetBondBetweenAtoms(*(place[i] for i in pair))

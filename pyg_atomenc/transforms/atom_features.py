@@ -45,9 +45,8 @@ class AtomFeatures(BaseTransform):
         ImportError: If RDKit is not installed.
     """
 
-    columns = "element charge degree hybridization is_aromatic ring_size".split()
-    columns += "chirality num_hydrogens isotope num_radical_electrons".split()
-    columns += ["bond_stereo"]
+    columns = """element charge degree hybridization is_aromatic ring_size chirality
+    num_hydrogens isotope num_radical_electrons bond_stereo""".split()
     sizes: tuple[int, ...] = (119, 11, 11, len(rdkit.HYBRIDIZATIONS), 2, _MAX_RING + 1)
     sizes += (len(rdkit.CHIRALITY), 9, 301, 5, len(rdkit.STEREO))
 

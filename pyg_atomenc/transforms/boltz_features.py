@@ -31,9 +31,6 @@ _PROTEIN = {name: i for i, name in enumerate(PROTEIN_BACKBONE, 1)}
 _BACKBONE_CODES = {PROTEIN: _PROTEIN, DNA: _NUCLEIC, RNA: _NUCLEIC, LIGAND: {}}
 # By the kind of the token: protein, DNA, RNA, ligand.
 _UNKNOWN = np.array(["UNK", "DN", "N", "UNK"])
-_NAMELESS = ("", "UNL")
-# What leaves a residue in a polymer, and stays at its end.
-_LEAVING = ("OXT", "OP3")
 _CONFORMERS = ("ideal", "computed", "given")
 
 
@@ -211,7 +208,7 @@ def _residue_names(data: AtomTokenData) -> list[str]:
         # The name of each token's first atom, which overwrites those behind it.
         first = dict(reversed(list(atoms)))
         names = [first.get(token, "") for token in range(data.total_num_tokens)]
-    return [] if set(names) <= set(_NAMELESS) else names
+    return [] if set(names) <= {"", "UNL"} else names
 
 
 def _own_atoms(data: AtomTokenData, names: list[str]) -> AtomTokenData:
@@ -222,7 +219,7 @@ def _own_atoms(data: AtomTokenData, names: list[str]) -> AtomTokenData:
     ranks = {n: {a: i for i, a in enumerate(ideal_conformer(n))} for n in set(names)}
     rank = torch.tensor([ranks[name].get(atom, 999) for name, atom in atoms])
     rows = np.lexsort((rank.where((least == most)[space], 0), space))
-    leaves = [name in RESIDUE_TYPES and atom in _LEAVING for name, atom in atoms]
+    leaves = [name in RESIDUE_TYPES and atom in ("OXT", "OP3") for name, atom in atoms]
     kept = ~torch.tensor(leaves) | (data.token_entity_kind[token] == LIGAND)
     rows = rows[kept.numpy()[rows]]
     if np.array_equal(rows, np.arange(len(atoms))):

@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import pyg_atomenc.nn.atom_transformer as transformers
 from pyg_atomenc.attention import TokenLayout, WindowLayout
 from pyg_atomenc.checks import check, check_shape, check_type, check_wanted
-from pyg_atomenc.nn.atom_transformer import (
-    AtomTransformer,
-    TensorDataclass,
-    TransformerConditioning,
-    check_samples,
-)
 from pyg_atomenc.nn.boltz import embedding
 from pyg_atomenc.nn.boltz.config import BoltzConfig
 from pyg_atomenc.nn.boltz.inputs import BoltzInputs, TokenPairs
@@ -29,7 +24,7 @@ _FORM = "diffusion=True"
 
 
 @dataclass(frozen=True, eq=False)
-class BoltzConditioning(TensorDataclass):
+class BoltzConditioning(transformers.TensorDataclass):
     """Of :meth:`BoltzAtomEncoder.condition`, what does not change from step to step.
 
     Once weights or grad mode change, as for training after inference, make it anew.
@@ -39,15 +34,15 @@ class BoltzConditioning(TensorDataclass):
     start: Tensor  # the atoms' features [N, atom_channels]
     cond: Tensor  # the same, in the diffusion form plus their tokens'
     pairs: embedding.AtomPairs  # the pairs of atoms in windows
-    transformer: TransformerConditioning  # the encoder's, of condition and pairs
+    transformer: transformers.TransformerConditioning  # the encoder's
 
 
 @dataclass(frozen=True, eq=False)
-class BoltzDecoderConditioning(TensorDataclass):
+class BoltzDecoderConditioning(transformers.TensorDataclass):
     """Of :meth:`BoltzAtomDecoder.condition`, of the weights as they were."""
 
     layout: TokenLayout  # which atoms form a token
-    transformer: TransformerConditioning  # the decoder's, of condition and pairs
+    transformer: transformers.TransformerConditioning  # the decoder's
 
 
 class EncodedAtoms(NamedTuple):
@@ -76,7 +71,8 @@ class BoltzModule(torch.nn.Module):
         self.config = check_type("config", config, BoltzConfig, mend)
         options: Any = {"pair_channels": config.pair_channels, "heads": config.heads}
         options |= {"checkpoint": checkpoint, "backend": backend}
-        self._make(config, partial(AtomTransformer, config.atom_channels, **options))
+        make = partial(transformers.AtomTransformer, config.atom_channels, **options)
+        self._make(config, make)
 
     reset_parameters = reset_children
 
@@ -115,10 +111,9 @@ class BoltzAtomEncoder(BoltzModule):
             self.norm_trunk = torch.nn.LayerNorm(config.token_channels)
             self.lin_trunk = ZeroLinear(config.token_channels, channels)
             self.lin_noisy = ZeroLinear(config.position_channels, channels)
+        depth, post_norm = config.encoder_depth, config.post_norm and config.diffusion
         self.transformer = transformer(
-            depth=config.encoder_depth,
-            shared_pair_norm=config.shared_pair_norm,
-            post_norm=config.post_norm and config.diffusion,
+            depth=depth, post_norm=post_norm, shared_pair_norm=config.shared_pair_norm
         )
         self.lin_token = torch.nn.Linear(channels, config.out_channels, bias=False)
 
@@ -171,7 +166,7 @@ class BoltzAtomEncoder(BoltzModule):
         check_wanted("r", r, self.config.diffusion, _FORM)
         x = conditioning.start
         if r is not None:
-            noisy = check_samples("r", r, x.size(0), 3).to(x.dtype)
+            noisy = transformers.check_samples("r", r, x.size(0), 3).to(x.dtype)
             x = x + F.linear(noisy, folded_weight(self.lin_noisy, "lin_noisy")[:, :3])
         atoms = self.transformer(x, conditioning.transformer)
         with torch.autocast(atoms.device.type, enabled=False):
@@ -193,10 +188,9 @@ class BoltzAtomEncoder(BoltzModule):
 class BoltzAtomDecoder(BoltzModule):
     """The atom attention decoder of Boltz-1 and Boltz-2.
 
-    Token features are added to those of their atoms, which attend in the windows of the
-    encoder once more, and give an update of their coordinates: Algorithm 6 where the
-    encoder's is 5. Arguments and errors are those of :class:`BoltzAtomEncoder`, in the
-    diffusion form.
+    Token features are added to those of their atoms, which attend in the encoder's
+    windows again and give updates of coordinates: Algorithm 6, the encoder's being 5.
+    Arguments and errors are those of :class:`BoltzAtomEncoder` in the diffusion form.
     """
 
     def _make(self, config: BoltzConfig, transformer: Any) -> None:

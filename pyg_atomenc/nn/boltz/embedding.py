@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -34,8 +34,7 @@ class AtomFeatureEmbedding(torch.nn.Module):
         """Embed the atoms as ``[N, atom_channels]``."""
         weight = folded_weight(self.lin, "lin")
         parts = weight.split(list(self.widths.values()), dim=1)
-        bias: Optional[Tensor] = self.lin.bias
-        out = weight.new_zeros(()) if bias is None else bias
+        out: Any = 0.0 if self.lin.bias is None else self.lin.bias
         for name, part in zip(self.widths, parts, strict=True):
             of_token = name.startswith("token_")
             count = layout.num_tokens if of_token else layout.num_atoms
@@ -114,9 +113,8 @@ class AtomPairEmbedding(torch.nn.Module):
         self.mlp = torch.nn.ModuleList(mlp)
         self.norm_token = self.lin_token = None
         if config.diffusion:
-            width = config.token_pair_channels
-            self.norm_token = torch.nn.LayerNorm(width)
-            self.lin_token = ZeroLinear(width, channels)
+            self.norm_token = torch.nn.LayerNorm(config.token_pair_channels)
+            self.lin_token = ZeroLinear(config.token_pair_channels, channels)
 
     def forward(
         self,

@@ -83,9 +83,8 @@ class BoltzInputs(TensorDataclass):
         # A graph at the end without atoms does not show in the vector.
         if self.ptr is not None:
             ptr = check_index("ptr", self.ptr, "pass where every graph starts.")
-            ends = ptr[:1].tolist() + ptr[-1:].tolist()
-            fits = ends == [0, num_atoms]
-            check(fits, f"'ptr' has ends {ends} for {num_atoms} atoms.")
+            got = ptr[:1].tolist() + ptr[-1:].tolist()
+            check(got == [0, num_atoms], f"'ptr' has ends {got} for {num_atoms} atoms.")
             return ptr.long()
         if self.batch is None:
             return torch.tensor([0, num_atoms])
