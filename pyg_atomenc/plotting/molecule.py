@@ -56,7 +56,8 @@ def draw_atom_weights(
             if ``limits`` or ``size`` cannot be drawn.
         ImportError: If RDKit is not installed.
     """
-    return str(_draw("MolDraw2DSVG", **locals()))
+    given = (mol, relative, atom_names, legend, limits, size)
+    return str(_draw("MolDraw2DSVG", data, weights, *given))
 
 
 def draw_atom_weights_png(data: Any, weights: Weights, **options: Any) -> bytes:
