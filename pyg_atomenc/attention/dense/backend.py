@@ -34,13 +34,14 @@ class DenseBackend(Backend):
     operators = attend, pool
 
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
-        """Over edges it is for those whose messages no longer fit a CPU's cache."""
+        """Over edges it is for large messages, of two or more edges a target."""
         if not isinstance(inputs, AttentionInputs) or inputs.layout.kind != "edges":
             return []
         if inputs.layout.device.type != "cpu" or is_tracing():
             return ["over edges it was measured on a CPU alone, outside of traces"]
         width = inputs.query.size(-2) * inputs.query.size(-1)
-        few = (inputs.layout.num_pairs or 0) * width < LARGE_MESSAGES
+        edges = inputs.layout.num_pairs or 0
+        few = edges * width < LARGE_MESSAGES or edges < 2 * inputs.layout.num_targets
         return ["messages over few edges take less time"] if few else []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:

@@ -90,7 +90,7 @@ def _warn_of_sparse_tensors_once() -> None:
     """Have torch say now, unheard, that those in CSR form are in beta state."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor([0], [], [], (0, 0))
+        torch.eye(1).to_sparse_csr()
 
 
 def _sorted(context: OperatorContext) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,7 @@ class _Weights(NamedTuple):
         query, key, value = (x.to(dtype) for x in tensors[:3])
         value = value.expand(-1, heads, -1)
         edges = _by_target(context, heads)
-        logits = edges.dots(query * query.size(2) ** -0.5, key)
+        logits = edges.dots(query, key).mul_(query.size(2) ** -0.5)
         if bias is not None:
             logits += bias.index_select(0, context.perm).mT.flatten()
         alpha = logits.sub_(edges.reduce(logits, "max")).exp_()
@@ -164,16 +164,17 @@ def _attend_backward(
         grad *= factor
     grad = alpha * grad.sub_(edges.reduce(alpha * grad, "sum"))
     found: list[Optional[Tensor]] = [None, None, None, None]
-    if needed[0]:
-        found[0] = edges.sums(key, grad) * scale
-    if needed[1] or needed[2]:
-        back = _by_source(context, heads, key.size(0))
-        found[1] = back.sums(query, grad.index_select(0, back.own)) * scale
-        values = back.sums(grad_out, kept.index_select(0, back.own))
-        found[2] = values.sum(1, keepdim=True) if tensors[2].size(1) == 1 else values
     if needed[3]:
         rows = grad.view(heads, -1).mT.to(bias.dtype)
         found[3] = torch.empty_like(bias).index_copy_(0, context.perm, rows)
+    grad *= scale
+    if needed[0]:
+        found[0] = edges.sums(key, grad)
+    if needed[1] or needed[2]:
+        back = _by_source(context, heads, key.size(0))
+        found[1] = back.sums(query, grad.index_select(0, back.own))
+        values = back.sums(grad_out, kept.index_select(0, back.own))
+        found[2] = values.sum(1, keepdim=True) if tensors[2].size(1) == 1 else values
     given = zip(found, tensors, needed, strict=True)
     return [
         None if grad is None or not need else grad.to(x.dtype).contiguous()

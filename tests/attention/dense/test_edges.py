@@ -17,7 +17,7 @@ GRAPHS = {
     "square": (25, 25, 60),
     "few edges": (40, 40, 7),
     "no edges": (3, 4, 0),
-    "one target": (50, 1, 200),
+    "one target": (50, 1, 40),
     "one source": (1, 30, 40),
     "more edges than pairs": (2, 2, 9),
 }
