@@ -29,7 +29,7 @@ class Limits(NamedTuple):
 # On a CPU a stretch's activations stay in a core's cache between its steps; elsewhere
 # launches cost more than memory.
 CPU = Limits(2**11, 10_000, 12, 2**16)
-ACCELERATOR = Limits(2**17, 2**19, 0, 2**22)
+ACCELERATOR = Limits(2**17, 2**21, 0, 2**23)
 
 
 def limits_of(device: torch.device) -> Limits:

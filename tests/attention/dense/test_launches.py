@@ -1,5 +1,7 @@
 """How many kernels a step launches where chunks are those of an accelerator."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -47,6 +49,13 @@ def counts(index):
 @pytest.fixture
 def accelerator(monkeypatch):
     """Plan on this CPU as on an accelerator, whose softmax is fast at any width."""
+
+    def of_sizes(*args):
+        # Indices by head are kept on a CPU alone.
+        return replace(padding(*args), split=None, joined=None)
+
+    padding = plan.Padding.of_sizes
+    monkeypatch.setattr(plan.Padding, "of_sizes", of_sizes)
     monkeypatch.setattr(plan, "CPU", plan.ACCELERATOR)
     monkeypatch.setattr(attend, "_NARROW", 0)
 
@@ -58,8 +67,10 @@ def test_at_any_number_of_residues_few_kernels_are_launched(atoms, accelerator):
     assert 10 < forward <= 40 and forward < both <= 110
 
 
-def test_so_for_fragments_and_single_atoms(accelerator):
+@pytest.mark.parametrize("large", [0, 6])
+def test_so_for_fragments_single_atoms_and_some_large_tokens(large, accelerator):
     sizes = torch.randint(1, 25, (2_000,))
+    sizes = torch.cat([sizes, torch.randint(300, 1501, (large,))])
     forward, both = counts(torch.arange(len(sizes)).repeat_interleave(sizes))
     assert forward <= 40 and both <= 110
 
