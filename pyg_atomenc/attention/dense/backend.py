@@ -39,9 +39,11 @@ class DenseBackend(Backend):
             return []
         if inputs.layout.device.type != "cpu" or is_tracing():
             return ["over edges it was measured on a CPU alone, outside of traces"]
-        width = inputs.query.size(-2) * inputs.query.size(-1)
+        heads, width = inputs.query.shape[-2:]
         edges = inputs.layout.num_pairs or 0
-        few = edges * width < LARGE_MESSAGES or edges < 2 * inputs.layout.num_targets
+        # Of narrow heads indices take as much as what they tell the places of.
+        large = LARGE_MESSAGES if width >= 8 else 16 * LARGE_MESSAGES
+        few = edges * heads * width < large or edges < 2 * inputs.layout.num_targets
         return ["messages over few edges take less time"] if few else []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:

@@ -290,6 +290,8 @@ def _encode_backward(
     # Used once, so that memory is free after a backward pass.
     found = kept.pop() if kept else None
     gradients = EncodeGradients(tensors, context, needed, found)
+    # Nobody gets weights that are not there, whatever their gradient is called.
+    outputs = outputs if context.weights else (outputs[0], None)
     for stretch in stretches_of(context, gradients.weights.heads):
         gradients.add(stretch, outputs)
     return gradients.results()

@@ -65,10 +65,11 @@ class EdgeLayout(Layout):
         if edge_index.is_cpu and readable:
             check_range(f"{name}[0]", edge_index[0], num_sources, "source nodes")
             check_range(f"{name}[1]", edge_index[1], num_targets, "target nodes")
-        if readable and edge_index.is_inference():
-            # Autograd could not use it.
+        if readable:
+            # Autograd could not use what inference mode makes.
             with torch.inference_mode(False):
-                edge_index = edge_index.clone()
+                copied = edge_index.clone() if edge_index.is_inference() else edge_index
+                edge_index = copied.long()
         return EdgeLayout(edge_index.long(), num_sources, num_targets)
 
     def by_target(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,6 @@ from torch.autograd import gradcheck, gradgradcheck
 from pyg_atomenc import TokenAttentionConv
 from pyg_atomenc.attention import EdgeLayout, attention
 from pyg_atomenc.attention.dense import backend as dense_backend
-from pyg_atomenc.attention.dense import edges as dense_edges
 from pyg_atomenc.attention.dispatch import choose_backend
 from pyg_atomenc.attention.inputs import AttentionInputs
 
@@ -32,17 +31,10 @@ def make(name, heads=2, value_heads=2, dtype=torch.double):
     return [t.requires_grad_() for t in tensors], layout
 
 
-@pytest.fixture(params=[2**31, 0], ids=["int32", "int64"])
-def indices(request, monkeypatch):
-    monkeypatch.setattr(dense_edges, "_INT32", request.param)
-
-
 @pytest.mark.parametrize("value_heads", [1, 2])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_equals_the_definition_to_the_second_derivative(
-    name, bias, value_heads, indices
-):
+def test_equals_the_definition_to_the_second_derivative(name, bias, value_heads):
     inputs, layout = make(name, value_heads=value_heads)
     inputs = inputs[: 3 + bias]
     found = []
@@ -116,9 +108,11 @@ import warnings
 import torch
 from pyg_atomenc.attention import EdgeLayout, attention
 warnings.simplefilter("error")
+torch.set_default_device("meta")
 torch.sparse.check_sparse_tensor_invariants.enable()
-layout = EdgeLayout.from_edge_index(torch.tensor([[3, 0, 3], [1, 1, 1]]), 4)
-attention(*torch.randn(3, 4, 2, 8), layout, backend="dense")
+edges = torch.tensor([[3, 0, 3], [1, 1, 1]], device="cpu")
+qkv = torch.randn(3, 4, 2, 8, device="cpu")
+attention(*qkv, EdgeLayout.from_edge_index(edges, 4), backend="dense")
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -127,15 +121,34 @@ attention(*torch.randn(3, 4, 2, 8), layout, backend="dense")
 
 def test_auto_takes_it_where_messages_are_large_and_both_give_the_same(monkeypatch):
     (*qkv, bias), layout = make("square")
+    # Narrow heads count a sixteenth.
+    assert qkv[0].shape[1:] == (2, 4)
     inputs = AttentionInputs(*qkv, layout, bias)
     assert choose_backend("auto", inputs).name == "edges"
     expected = attention(*qkv, layout, bias)
     # 60 edges with 2 heads of 4 channels.
-    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 480)
+    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 480 / 16)
     assert choose_backend("auto", inputs).name == "dense"
     torch.testing.assert_close(attention(*qkv, layout, bias), expected)
-    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 481)
+    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 481 / 16)
     assert choose_backend("auto", inputs).name == "edges"
+    # And it takes more edges than targets.
+    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 0)
+    (*qkv, _), layout = make("few edges")
+    assert choose_backend("auto", AttentionInputs(*qkv, layout)).name == "edges"
+
+
+@pytest.mark.parametrize("channels", [1, 7, 8, 9, 16])
+def test_any_width_of_heads_in_float32(channels):
+    _, layout = make("bipartite")
+    query, key, value = (torch.randn(n, 3, channels) for n in (20, 30, 30))
+    found = []
+    for dtype, backend in ((torch.float32, "dense"), (torch.float64, "edges")):
+        qkv = [t.to(dtype).requires_grad_() for t in (query, key, value)]
+        out = attention(*qkv, layout, backend=backend)
+        found.append([out, *torch.autograd.grad(out.square().sum(), qkv)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

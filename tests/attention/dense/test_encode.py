@@ -111,6 +111,11 @@ def test_tokens_are_the_same_where_nobody_wants_the_weights(name, backend):
         again = torch.autograd.grad(loss, values, allow_unused=True)
         return [tokens, *grads, *again]
 
+    for create_graph in (False, True):
+        tokens, weights = encode(inputs, layout, backend, return_weights=False)
+        # Whoever sums up all outputs gets what there is.
+        loss = tokens.sum() + 0 * weights.sum()
+        torch.autograd.grad(loss, inputs["x"], create_graph=create_graph)
     found = zip(derivatives(return_weights=False), derivatives(), strict=True)
     for one, other in found:
         assert (one is None and other is None) or torch.equal(one, other)
