@@ -1,11 +1,11 @@
 """The dense backend's `attend_edges`: q, k, v and a list of edges → the targets.
 
-Nothing that an edge has for every channel is in memory, unless there are more edges
-than pairs of nodes. A logit is an entry of a product of queries and keys, of which a
-sparse matrix in CSR form tells the wanted ones (`torch.sparse.sampled_addmm`); outputs
-are sums of rows of values with weights (`embedding_bag`), and so are all gradients,
-those of keys and values over the edges by source. The backward pass computes the
-weights again, and no sum is scattered.
+On a CPU nothing that an edge has for every channel is in memory, unless there are more
+edges than pairs of nodes. A logit is an entry of a product of queries and keys, of
+which a sparse matrix in CSR form tells the wanted ones (`torch.sparse.sampled_addmm`);
+outputs are sums of rows of values with weights (`embedding_bag`), and so are all
+gradients, those of keys and values over the edges by source. The backward pass computes
+the weights again, and no sum is scattered.
 
 Edges ``[H * E]`` are in the order of heads, then of targets. Rows of ``[M, H, d]`` are
 numbered as they lie there, but for those that edges are sorted by: ``[H * M, d]``.
