@@ -67,6 +67,8 @@ class AttentionInputs:
         layout, heads = self.layout, query.size(-2)
         if value.shape[:-2] != key.shape[:-2] or value.size(-2) not in (1, heads):
             self._refuse("value", "[num_atoms, heads or 1, channels] as 'key' has them")
+        if layout.kind != "windows" and 0 in (*query.shape[-2:], value.size(-1)):
+            self._refuse("query", "of at least one head and channel, 'value', too")
         targets, sources = query.movedim(-3, 0), key.movedim(-3, 0)
         checks.check_rows("query", targets, layout.num_targets, _ATOMS, _MEND)
         checks.check_rows("key", sources, layout.num_sources, _ATOMS, _MEND)

@@ -282,6 +282,15 @@ BAD = {
     "matrix": ({"query": torch.zeros(3, 4)}, r"'query' needs the shape.*\[3, 4\]"),
     "other key": ({"key": torch.zeros(3, 2, 5)}, r"'key' needs the shape of 'query'"),
     "other value": ({"value": torch.zeros(3, 3, 4)}, r"'value' needs the shape"),
+    "no heads": (
+        dict.fromkeys(("query", "key", "value"), torch.zeros(3, 0, 4)),
+        r"'query' needs the shape of at least one head and channel",
+    ),
+    "no channels": (
+        dict.fromkeys(("query", "key"), torch.zeros(3, 2, 0)),
+        r"'query' needs the shape of at least one head and channel",
+    ),
+    "no values": ({"value": torch.zeros(3, 2, 0)}, r"head and channel, 'value', too"),
     "other type": ({"value": torch.zeros(3, 2, 4).half()}, r"'value' is of type"),
     "no layout": ({"layout": torch.tensor([0, 0, 1])}, r"'layout' is of type Tensor"),
     "other layout": (
