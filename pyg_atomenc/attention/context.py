@@ -44,7 +44,7 @@ class OperatorContext(NamedTuple):
 
     @staticmethod
     def from_layout(
-        layout: Union[TokenLayout, EdgeLayout], dropout: float
+        layout: Union[TokenLayout, EdgeLayout], dropout: float, weights: bool = True
     ) -> "OperatorContext":
         """The context of a layout; draws the seed of this call's dropout.
 
@@ -65,7 +65,7 @@ class OperatorContext(NamedTuple):
             index = perm, ptr, host
             perm, ptr, host = (tracing.unwrapped("layout", t) for t in index)
             source = None if source is None else tracing.unwrapped("layout", source)
-        return OperatorContext(perm, ptr, host, dropout, seed, source)
+        return OperatorContext(perm, ptr, host, dropout, seed, source, weights)
 
     @property
     def num_tokens(self) -> int:

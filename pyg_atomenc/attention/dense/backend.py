@@ -65,8 +65,8 @@ class DenseBackend(Backend):
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`."""
-        context = OperatorContext.from_layout(inputs.layout, inputs.dropout)
-        context = context._replace(weights=inputs.return_weights)
+        options = inputs.dropout, inputs.return_weights
+        context = OperatorContext.from_layout(inputs.layout, *options)
         biases = (None, None, None) if inputs.biases is None else inputs.biases
         tensors = inputs.x, *inputs.weights, *biases, inputs.bias
         tokens, weights = encode(*tensors, context)
