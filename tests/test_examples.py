@@ -362,6 +362,12 @@ def test_the_benchmark_of_batch_sizes(load, tmp_path, monkeypatch, capsys):
     assert len({line.count("|") for line in table}) == 1
     assert "| 1 molecule |" in table[2] and "| 3 fragments |" in table[-1]
     assert "<svg" in (tmp_path / "batch_sizes.svg").read_text()
+    options = ("--only", "TransformerConv", "--out", str(tmp_path / "none"))
+    monkeypatch.setattr(sys, "argv", ["", *threads, *options])
+    benchmark.main()
+    found = capsys.readouterr().out
+    assert "| pyg_atomenc | TransformerConv | best" in found
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_benchmark_of_edges(load, monkeypatch):
