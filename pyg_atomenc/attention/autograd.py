@@ -6,8 +6,8 @@ of its own. Where that is not enough (second derivatives, vmap, torch.func, tang
 autograd follows the forward formula, written in torch operations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -118,10 +118,9 @@ def define_operator(
             if torch.is_grad_enabled() or not is_plain((*tensors, *outputs)):
                 found = backward_op(*tensors, *outputs, *context, needed)
             else:
-                given: tuple[Any, ...] = (tensors, context, outputs, needed)
-                given = (*given, ctx.kept) if definition.keeps else given
-                with entered(f"{name}_backward", context):
-                    found = definition.backward(*given)
+                more = (ctx.kept,) if definition.keeps else ()
+                given = tensors, context, outputs, needed, *more
+                found = run_named(f"{name}_backward", definition.backward, *given)
             found = [g if need else None for g, need in zip(found, needed, strict=True)]
         return (*found, *[None] * len(context))
 
@@ -174,8 +173,7 @@ def define_operator(
             hooks = _TOP_HOOKS is None or _TOP_HOOKS(False)
             keeps = definition.keeps and any(ctx.needs_input_grad) and not hooks
             kept = [ctx.kept] if keeps else []
-            with entered(name, context):
-                outputs = definition.forward(tensors, context, *kept)
+            outputs = run_named(name, definition.forward, tensors, context, *kept)
             # Views among several outputs could not be edited.
             return tuple(out.clone() if out._is_view() else out for out in outputs)
 
@@ -189,8 +187,7 @@ def define_operator(
         if is_plain((*tensors, context.perm)):
             if torch.is_grad_enabled():
                 return Direct.apply(*tensors, *context)
-            with entered(name, context):
-                return definition.forward(tensors, context)
+            return run_named(name, definition.forward, tensors, context)
         outputs = forward_op(*tensors, *context)
         return (outputs,) if num_outputs == 1 else outputs
 
@@ -220,18 +217,19 @@ def is_plain(tensors: Tensors) -> bool:
     watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
     if watched or vmap_depth() > 0:
         return False
-    return all(t is None or (type(t) in _TENSORS and not t.is_meta) for t in tensors)
+    return all([t is None or (type(t) in _TENSORS and not t.is_meta) for t in tensors])
 
 
-@contextmanager
-def entered(name: str, context: OperatorContext) -> Iterator[None]:
-    """What an operator runs in: types as it chooses, and a name for a profiler."""
-    with without_autocast(context.perm.device):
-        if not torch.autograd.profiler._is_profiler_enabled:
-            yield
-        else:
-            with torch.profiler.record_function(f"pyg_atomenc::{name}"):
-                yield
+def run_named(name: str, run: Any, tensors: Any, context: Any, *more: Any) -> Any:
+    """What an operator computes: types as it chooses, and a name for a profiler."""
+    device, watched = context.perm.device, torch.autograd.profiler._is_profiler_enabled
+    if not watched and not is_autocast_enabled(device):
+        return run(tensors, context, *more)
+    with (
+        without_autocast(device),
+        torch.profiler.record_function(f"pyg_atomenc::{name}"),
+    ):
+        return run(tensors, context, *more)
 
 
 def is_autocast_enabled(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 from torch.nn.modules import module as torch_module
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch_geometric.nn.dense import Linear
 from torch_geometric.nn.inits import reset
@@ -149,7 +149,7 @@ class AttentionProjections(torch.nn.Module):
                 continue
             weight: Tensor = linear.weight
             checks.check_device(name, x, lin, weight.device)
-            made = not isinstance(weight, UninitializedParameter)
+            made = type(weight) is not UninitializedParameter
             if made and x.size(1) != weight.size(1):
                 hint = f"or make '{lin}' with {shape[1]}={x.size(1)}, or -1"
                 checks.check_shape(name, x, shape[0], weight.size(1), hint=hint)
@@ -187,8 +187,8 @@ def fuse_projections(
     width, channels = weights[0].shape
     if len(kinds) > 1 or width != shape[0] * shape[1] or len(biases) not in (0, 3):
         return None
-    packed: Any = tuple(weight.view(*shape, channels) for weight in weights)
-    shifts: Any = tuple(bias.to(weights[0].dtype).view(shape) for bias in biases)
+    packed: Any = tuple([weight.view(*shape, channels) for weight in weights])
+    shifts: Any = tuple([bias.to(weights[0].dtype).view(shape) for bias in biases])
     return packed, shifts or None
 
 
@@ -197,10 +197,11 @@ def has_to_be_called(linear: Any, x: Tensor) -> bool:
     own = linear.__dict__
     if type(linear) not in _PLAIN or "forward" in own or any(_GLOBAL_HOOKS):
         return True
-    if isinstance(linear.weight, UninitializedParameter):
+    weight = linear.weight
+    if type(weight) is UninitializedParameter:
         linear(x[:0])
-    hooks = any(own[name] for name in _HOOKS)
-    return hooks or is_traceable_wrapper_subclass(linear.weight)
+    kind = type(weight) is not Parameter and is_traceable_wrapper_subclass(weight)
+    return kind or any([own[name] for name in _HOOKS])
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:

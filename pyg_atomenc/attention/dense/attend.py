@@ -55,16 +55,14 @@ class ChunkHeads:
             query = self.query if whole else self.query[:, rows]
             padding, bias = self.chunk.padding, self.pairs.bias
             # Scaling, and what is added, are part of the matrix product.
-            added = query.new_empty(())
-            if padding is not None:
-                added = padding.closed.to(query.dtype)
+            added = None if padding is None else padding.closed.to(query.dtype)
             if bias is not None:
                 place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
                 bias = bias[place] if isinstance(place, slice) else take(bias, place)
                 shape = len(self.chunk.tokens), query.size(1), self.chunk.size, -1
                 bias = bias.view(shape).movedim(-1, 1).to(query.dtype).flatten(0, 1)
-                added = bias if padding is None else add(bias, added)
-            beta = 0 if bias is None and padding is None else 1
+                added = bias if added is None else add(bias, added)
+            beta, added = (0, query.new_empty(())) if added is None else (1, added)
             factors: dict[str, Any] = {"beta": beta, "alpha": self.scale}
             alpha = softmax(torch.baddbmm(added, query, self.key.mT, **factors))
             yield rows, alpha, self.pairs.dropout_mask(alpha)

@@ -32,6 +32,7 @@ from pyg_atomenc.attention.exact import EPS, is_followed, layer_norm
 from pyg_atomenc.attention.flops import encode_flops
 from pyg_atomenc.attention.inputs import accumulate_dtype
 
+native_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 # Of as many atoms, at most, the backward pass finds what the forward pass computed.
 _KEPT_ATOMS = 2**11
 
@@ -72,7 +73,7 @@ class Projections:
 
 
 @lru_cache
-def _no_affine(
+def no_affine(
     channels: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Weights that change nothing: without any torch's LayerNorm is slow on a CPU."""
@@ -95,7 +96,7 @@ class NormedAtoms:
         if is_followed(self.x):
             self.h = layer_norm(self.x, exact=True)
         else:
-            affine = _no_affine(weights.channels, weights.dtype, x.device)
+            affine = no_affine(weights.channels, weights.dtype, x.device)
             self.h, self.mean, self.rstd = torch.native_layer_norm(
                 self.x, (weights.channels,), *affine, EPS
             )
@@ -186,8 +187,8 @@ class EncodeGradients:
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
-        # Of the projections: sums over stretches, which begin with the first; those of
-        # queries and keys are still to be scaled, as the products were.
+        # Of the projections: sums over stretches, which begin with the first. Products
+        # of queries and keys were scaled, so their gradients are.
         self.scale = self.weights.width**-0.5
         self.query_key: Optional[Tensor] = None
         self.query_key_bias: Optional[Tensor] = None
@@ -245,27 +246,32 @@ class EncodeGradients:
         if projected:
             grads = _cat(projected)
             if self.wants_query_key:
-                self.query_key = add(self.query_key, grads.mT @ atoms.h)
+                self.query_key = self._add_product(self.query_key, grads.mT, atoms.h)
                 if self.needed[4] or self.needed[5]:
-                    self.query_key_bias = add(self.query_key_bias, grads.sum(0))
+                    found = grads.sum(0) * self.scale
+                    self.query_key_bias = add(self.query_key_bias, found)
             if self.needed[0]:
                 weight = self.weights.query_key.to(grads.dtype)
                 grad.addmm_(grads, weight, alpha=self.scale)
         if self.x is not None:
-            shape, mask = (self.weights.channels,), [True, False, False]
-            grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
-                grad, atoms.x, shape, atoms.mean, atoms.rstd, None, None, mask
-            )
+            channels, mask = self.weights.channels, [True, False, False]
+            given = atoms.x, (channels,), atoms.mean, atoms.rstd
+            affine = no_affine(channels, grad.dtype, grad.device)
+            grad_x = native_layer_norm_backward(grad, *given, *affine, mask)[0]
             self.x.put(atoms.stretch.rows, grad_x)
+
+    def _add_product(self, total: Optional[Tensor], a: Tensor, b: Tensor) -> Tensor:
+        """The sum with a product, scaled as it is made."""
+        if total is not None:
+            return total.addmm_(a, b, alpha=self.scale)
+        return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=self.scale)
 
     def results(self) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
         both = (self.query_key, self.query_key_bias)
         halves = ((None, None) if t is None else t.chunk(2) for t in both)
         # Each in memory of its own.
-        weight, bias = (
-            [None if t is None else t * self.scale for t in half] for half in halves
-        )
+        weight, bias = ([None if t is None else t.clone() for t in h] for h in halves)
         found = *weight, self.value, *bias, self.value_bias
         given = zip(found, self.tensors[1:7], self.needed[1:7], strict=True)
         weights = [_cast(g, t) if need else None for g, t, need in given]
