@@ -43,9 +43,7 @@ class Projections:
     def __init__(self, tensors: Tensors) -> None:
         x, query, key, value, query_bias, key_bias, value_bias, _ = tensors
         # Projections are computed in the weights' type, all else in this one.
-        self.dtype = accumulate_dtype(query.dtype)
-        if x.dtype != query.dtype:
-            self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
+        self.dtype = accumulate_dtype(torch.promote_types(x.dtype, query.dtype))
         self.projection_dtype = query.dtype
         self.heads, self.width, self.channels = value.shape
         self.value = value.to(self.dtype)

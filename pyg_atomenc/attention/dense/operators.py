@@ -124,7 +124,8 @@ def _pool(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     query, _, value, bias = tensors
     pairs = BiasAndDropout(bias, context)
     tokens = RowWriter((context.num_tokens, query.size(1), value.size(2)), value)
-    weights = RowWriter(query.shape[:2], _accumulator(query), filled=True)
+    like = query.new_empty(0, dtype=accumulate_dtype(query.dtype))
+    weights = RowWriter(query.shape[:2], like, filled=True)
     for heads, values in _read(tensors, pairs, context):
         weight, kept = heads.atom_weights()
         # A mean over an atom's outputs is a sum of values by the atoms' weights.
@@ -153,14 +154,11 @@ def _pool_backward(
     return _backward(tensors, context, needed, differentiate)
 
 
-def _accumulator(like: Tensor) -> Tensor:
-    return like.new_empty(0, dtype=accumulate_dtype(like.dtype))
-
-
 def _pool_shapes(tensors: Tensors, context: OperatorContext) -> tuple[Tensor, Tensor]:
     query, _, value, _ = tensors
     tokens = value.new_empty(context.num_tokens, query.size(1), value.size(2))
-    return tokens, _accumulator(query).new_empty(query.size(0), query.size(1))
+    dtype = accumulate_dtype(query.dtype)
+    return tokens, query.new_empty(query.shape[:2], dtype=dtype)
 
 
 ARGUMENTS = "Tensor query, Tensor key, Tensor value, Tensor? bias"

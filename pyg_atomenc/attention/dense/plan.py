@@ -70,13 +70,14 @@ class Padding:
         closed = np.where(there, np.float32(0), np.float32(-np.inf))
         masks = closed, (there / count).astype(np.float32)
         by_head = (mask.repeat(heads, 0)[:, None] for mask in masks)
-        parts: Any = sizes, slot.ravel(), np.flatnonzero(there), *by_head
+        inside, step = np.flatnonzero(there), heads * size
+        parts: Any = sizes, slot.ravel(), inside, *by_head
         if device.type == "cpu":
-            shape = 2, len(sizes), heads, size
-            split = slot[:, None] * (2 * heads)
-            split = split + np.arange(2 * heads).reshape(2, 1, heads, 1)
-            places = np.arange(split.size).reshape(shape).transpose(1, 3, 0, 2)
-            parts += split.ravel(), places.reshape(-1, 2 * heads)[parts[2]].ravel()
+            of_heads = np.arange(2 * heads).reshape(2, 1, heads, 1)
+            split = slot[:, None] * (2 * heads) + of_heads
+            places = np.arange(0, step, size) + [[0], [step * len(sizes)]]
+            first = inside + inside // size * (step - size)
+            parts += split.ravel(), (first[:, None] + places.ravel()).ravel()
         return Padding(*[_put(part, device) for part in parts])
 
 
@@ -208,22 +209,24 @@ def make_stretches(
     # NumPy's calls take a fraction of the time of torch's, and a layout is planned in
     # every step of a training.
     device, ptr = perm.device, host_ptr.numpy()
-    unsorted = np.diff(ptr)
+    unsorted = ptr[1:] - ptr[:-1]
     by_size = unsorted.argsort(kind="stable")
-    sizes = unsorted[by_size]
-    starts = sizes.cumsum() - sizes
-    order = np.repeat(ptr[by_size] - starts, sizes) + np.arange(perm.numel())
+    sizes = largest = unsorted[by_size]
+    cut = make_groups(sizes, limits)
+    if sum(map(len, cut)) == 1 and cut[0][0].start == 0:
+        # Tokens that share one chunk stay as they come, and so do their atoms.
+        by_size, sizes = np.arange(len(sizes)), unsorted
+    stops = sizes.cumsum()
+    order = np.repeat(ptr[by_size] - stops + sizes, sizes) + np.arange(perm.numel())
     atoms, tokens = perm.index_select(0, _put(order, device)), _put(by_size, device)
     first_pair = ((unsorted**2).cumsum() - unsorted**2)[by_size]
     stretches, stop = [], 0
-    cut = make_groups(sizes, limits)
     for groups in cut:
         start, first = stop, groups[0].start
         chunks = []
         for group in groups:
-            count = sizes[group]
-            size, num_atoms = int(count[-1]), int(count.sum())
-            padding = None
+            count, size = sizes[group], int(largest[group.stop - 1])
+            num_atoms, padding = int(stops[group.stop - 1]) - stop, None
             if num_atoms != len(count) * size:
                 padding = Padding.of_sizes(count, size, heads, device)
             rows, pair = atoms[stop : stop + num_atoms], int(first_pair[group.start])
@@ -260,8 +263,9 @@ def make_groups(sizes: Any, limits: Limits) -> list[list[slice]]:
     """
     stretches: list[list[Any]] = [[]]
     room = limits.atoms
-    values, firsts = (x.tolist() for x in np.unique(sizes, return_index=True))
-    stops = [*firsts, len(sizes)][1:]
+    changes = np.flatnonzero(sizes[1:] != sizes[:-1]) + 1
+    firsts = [0, *changes.tolist()][: len(sizes)]
+    values, stops = sizes[firsts].tolist(), [*firsts, len(sizes)][1:]
     apart = np.count_nonzero(sizes == 1) * PROJECTED > limits.chunk_cost
     for size, first, stop in zip(values, firsts, stops, strict=True):
         while size > 0 and first < stop:

@@ -149,6 +149,18 @@ def test_places_give_every_row_back(index):
             assert places.in_order == (all_there and torch.equal(part, whole))
 
 
+def test_tokens_that_share_one_chunk_stay_as_they_come():
+    _, context = make([0, 0, 0, 1, 2, 2], 3)
+    (stretch,) = stretches_of(context, 2)
+    (chunk,) = stretch.chunks
+    assert chunk.size == 3 and stretch.rows.in_order and stretch.tokens.in_order
+    assert chunk.padding.sizes.tolist() == [3, 1, 2]
+    # An empty token has no place in a chunk, so the others do not stand as they came.
+    _, context = make([0, 0, 0, 1, 2, 2], 4)
+    (stretch,) = stretches_of(context, 2)
+    assert not stretch.tokens.in_order and stretch.tokens.index.tolist() == [1, 2, 0]
+
+
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
 def test_pair_rows_follow_the_edge_list(index):
     layout, context = make(index, 8)
