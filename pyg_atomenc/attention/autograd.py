@@ -222,13 +222,11 @@ def is_plain(tensors: Tensors) -> bool:
 
 def run_named(name: str, run: Any, tensors: Any, context: Any, *more: Any) -> Any:
     """What an operator computes: types as it chooses, and a name for a profiler."""
-    device, watched = context.perm.device, torch.autograd.profiler._is_profiler_enabled
-    if not watched and not is_autocast_enabled(device):
+    device, profiled = context.perm.device, torch.autograd.profiler._is_profiler_enabled
+    if not profiled and not is_autocast_enabled(device):
         return run(tensors, context, *more)
-    with (
-        without_autocast(device),
-        torch.profiler.record_function(f"pyg_atomenc::{name}"),
-    ):
+    recorded = torch.profiler.record_function(f"pyg_atomenc::{name}")
+    with without_autocast(device), recorded:
         return run(tensors, context, *more)
 
 

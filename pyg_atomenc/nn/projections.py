@@ -200,8 +200,8 @@ def has_to_be_called(linear: Any, x: Tensor) -> bool:
     weight = linear.weight
     if type(weight) is UninitializedParameter:
         linear(x[:0])
-    kind = type(weight) is not Parameter and is_traceable_wrapper_subclass(weight)
-    return kind or any([own[name] for name in _HOOKS])
+    wrapped = type(weight) is not Parameter and is_traceable_wrapper_subclass(weight)
+    return wrapped or any([own[name] for name in _HOOKS])
 
 
 def folded_weight(linear: Any, name: str) -> Tensor:

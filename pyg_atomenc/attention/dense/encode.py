@@ -71,10 +71,10 @@ class Projections:
 
 
 @lru_cache
-def no_affine(
+def _no_affine(
     channels: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Weights that change nothing: without any torch's LayerNorm is slow on a CPU."""
+    """Weights that change nothing: without any LayerNorm is slow both ways."""
     with torch.inference_mode(False):
         ones = torch.ones(channels, dtype=dtype, device=device)
         return ones, torch.zeros_like(ones)
@@ -94,7 +94,7 @@ class NormedAtoms:
         if is_followed(self.x):
             self.h = layer_norm(self.x, exact=True)
         else:
-            affine = no_affine(weights.channels, weights.dtype, x.device)
+            affine = _no_affine(weights.channels, weights.dtype, x.device)
             self.h, self.mean, self.rstd = torch.native_layer_norm(
                 self.x, (weights.channels,), *affine, EPS
             )
@@ -185,8 +185,8 @@ class EncodeGradients:
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
         self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
         self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
-        # Of the projections: sums over stretches, which begin with the first. Products
-        # of queries and keys were scaled, so their gradients are.
+        # Of the projections: sums over stretches, which begin with the first. Those of
+        # queries and keys are scaled here, which `ChunkHeads.gradients` leaves out.
         self.scale = self.weights.width**-0.5
         self.query_key: Optional[Tensor] = None
         self.query_key_bias: Optional[Tensor] = None
@@ -254,7 +254,7 @@ class EncodeGradients:
         if self.x is not None:
             channels, mask = self.weights.channels, [True, False, False]
             given = atoms.x, (channels,), atoms.mean, atoms.rstd
-            affine = no_affine(channels, grad.dtype, grad.device)
+            affine = _no_affine(channels, grad.dtype, grad.device)
             grad_x = native_layer_norm_backward(grad, *given, *affine, mask)[0]
             self.x.put(atoms.stretch.rows, grad_x)
 

@@ -1,8 +1,8 @@
 """How the dense backend cuts a layout into stretches of tokens, and these into chunks.
 
-Tokens are taken in the order of their sizes. A stretch has as many atoms as stay in a
-cache together; they are projected at once. Its neighbouring sizes share a chunk where
-padding the smaller tokens to the largest costs less than another chunk would.
+Tokens are taken by size, unless one chunk takes all. A stretch has as many atoms as
+stay in a cache together; they are projected at once. Its neighbouring sizes share a
+chunk where padding the smaller tokens to the largest costs less than another would.
 """
 
 from collections.abc import Iterator
@@ -75,9 +75,10 @@ class Padding:
         if device.type == "cpu":
             of_heads = np.arange(2 * heads).reshape(2, 1, heads, 1)
             split = slot[:, None] * (2 * heads) + of_heads
-            places = np.arange(0, step, size) + [[0], [step * len(sizes)]]
+            # Where the first head's queries are, and how far behind all others.
             first = inside + inside // size * (step - size)
-            parts += split.ravel(), (first[:, None] + places.ravel()).ravel()
+            behind = np.arange(0, step, size) + [[0], [step * len(sizes)]]
+            parts += split.ravel(), (first[:, None] + behind.ravel()).ravel()
         return Padding(*[_put(part, device) for part in parts])
 
 
@@ -210,22 +211,22 @@ def make_stretches(
     # every step of a training.
     device, ptr = perm.device, host_ptr.numpy()
     unsorted = ptr[1:] - ptr[:-1]
-    by_size = unsorted.argsort(kind="stable")
-    sizes = largest = unsorted[by_size]
-    cut = make_groups(sizes, limits)
+    taken = unsorted.argsort(kind="stable")
+    sizes = rising = unsorted[taken]
+    cut = make_groups(rising, limits)
     if sum(map(len, cut)) == 1 and cut[0][0].start == 0:
-        # Tokens that share one chunk stay as they come, and so do their atoms.
-        by_size, sizes = np.arange(len(sizes)), unsorted
+        # Where none is empty and all share a chunk, tokens and atoms stay as they come.
+        taken, sizes = np.arange(len(sizes)), unsorted
     stops = sizes.cumsum()
-    order = np.repeat(ptr[by_size] - stops + sizes, sizes) + np.arange(perm.numel())
-    atoms, tokens = perm.index_select(0, _put(order, device)), _put(by_size, device)
-    first_pair = ((unsorted**2).cumsum() - unsorted**2)[by_size]
+    order = np.repeat(ptr[taken] - stops + sizes, sizes) + np.arange(perm.numel())
+    atoms, tokens = perm.index_select(0, _put(order, device)), _put(taken, device)
+    first_pair = ((unsorted**2).cumsum() - unsorted**2)[taken]
     stretches, stop = [], 0
     for groups in cut:
         start, first = stop, groups[0].start
         chunks = []
         for group in groups:
-            count, size = sizes[group], int(largest[group.stop - 1])
+            count, size = sizes[group], int(rising[group.stop - 1])
             num_atoms, padding = int(stops[group.stop - 1]) - stop, None
             if num_atoms != len(count) * size:
                 padding = Padding.of_sizes(count, size, heads, device)
