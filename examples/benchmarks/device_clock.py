@@ -1,5 +1,6 @@
 """How `gpu_times.py` times a call on a device, and what it finds out about it."""
 
+import gc
 import statistics
 import time
 
@@ -39,11 +40,14 @@ def clock(step, device, limit=0.5):
     return {"ms": median, "host": statistics.median(hosts), "calls": len(hosts)}
 
 
+class CaptureError(RuntimeError):
+    """A capture that failed: torch's allocator goes on as if it had not ended."""
+
+
 def captured(step):
     """A CUDA graph of a step that was warmed up, and what the step gave.
 
-    A step that waits for the device, or fills its memory, is refused before: a capture
-    that fails leaves torch's allocator as if it went on.
+    A step that waits for the device, or fills its memory, is refused before.
     """
     torch.cuda.reset_peak_memory_stats()
     stream = torch.cuda.Stream()
@@ -61,13 +65,24 @@ def captured(step):
     if torch.cuda.max_memory_allocated() > 0.8 * torch.cuda.mem_get_info()[1]:
         raise RuntimeError("needs most of the memory")
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = step()
+    # Garbage that frees memory of the device would end the capture.
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            found = step()
+    except RuntimeError as error:
+        raise CaptureError(str(error)) from error
+    finally:
+        gc.enable()
     return graph, found
 
 
 def replay_clock(step, device, limit=0.1):
-    """As :func:`clock`, where it can be of a captured graph; says which it was."""
+    """As :func:`clock`, where it can be of a captured graph; says which it was.
+
+    "spoiled" is there where nothing that this process times from now on would count.
+    """
     found = {**clock(step, device, limit), "clock": "wall"}
     if device != "cuda":
         return found
@@ -76,6 +91,8 @@ def replay_clock(step, device, limit=0.1):
         times = clock(graph.replay, device, limit)
     except RuntimeError as error:
         torch.cuda.synchronize()
+        if isinstance(error, CaptureError):
+            found["spoiled"] = True
         return {**found, "clock": "events", "why": str(error).splitlines()[0][:80]}
     # What the host takes is a matter of calls without a graph.
     return {**found, "ms": times["ms"], "clock": "graph"}

@@ -21,7 +21,8 @@ from pyg_atomenc.attention.triton.launch import is_interpreted
 EQUAL = ((0, 40, 50, 5, 129), (5, 10, 129, 20, 60))
 # Float32 on the device beside float64, with sums in another order.
 ALLOWED = 1e-4
-MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
+MODES = ("default", "reduce-overhead")
+AUTOTUNED = "max-autotune-no-cudagraphs"  # which tries products for two minutes
 BACKENDS = ("triton", "dense")
 
 
@@ -198,9 +199,18 @@ def compiled(backend, mode, device):
 
 def compile_modes(device):
     for mode in MODES:
-        for name in able(device):
-            told = {"what": "torch.compile", "mode": mode, "by": name}
-            yield told, partial(compiled, name, mode, device)
+        yield from compiled_by(mode, able(device), device)
+
+
+def autotuned(device):
+    """Which takes long, and says little that other modes do not."""
+    yield from compiled_by(AUTOTUNED, able(device), device)
+
+
+def compiled_by(mode, names, device):
+    for name in names:
+        told = {"what": "torch.compile", "mode": mode, "by": name}
+        yield told, partial(compiled, name, mode, device)
 
 
 def in_turn(backend, device):

@@ -12,12 +12,16 @@ the seconds of `--budget` are over:
 - times of attention alone, of the encoder beside the floor (LayerNorm and one matrix
   product), of what else one could use, and of the kernels in other configurations, by
   replay of a CUDA graph where one can be captured, else between events
-  (`gpu_times.py`).
+  (`gpu_times.py`);
+- what torch compiles for minutes.
+
+`--steps encoder contenders` does these steps alone, in the order in which they are
+named.
 
 What fails is a row that says why, and the rest goes on: steps run in a process of their
 own, and where that dies, hangs, or loses the device, another one takes the next job.
 Writes `gpu_check.md`, `gpu_check.json` and `gpu_check.log`. The exit status is 0 if all
-of "correctness" ran and no result of any step was wrong, else 1.
+of "correctness" ran, where it was to, and no result of any step was wrong, else 1.
 """
 
 import argparse
@@ -50,8 +54,9 @@ STEPS = (
     Step("attention alone", "gpu_times", "attention_alone", 60),
     Step("encoder", "gpu_times", "encoders", 80),
     Step("contenders", "gpu_times", "contenders", 60),
-    Step("compiled contenders", "gpu_times", "compiled_contenders", 60),
     Step("configurations", "gpu_times", "configurations", 60),
+    Step("compiled contenders", "gpu_times", "compiled_contenders", 60),
+    Step("autotuned", "gpu_behaviour", "autotuned", 150),
 )
 # The step that decides, with every wrong result.
 DECIDES = "correctness"
@@ -92,7 +97,7 @@ def is_lost(device):
 # The process that works
 
 
-def work(path, device, first_step, first_job, deadline):
+def work(path, device, steps, first_step, first_job, deadline):
     """Run jobs from one on; write a line before and after each, and each step."""
     with Path(path).open("a", encoding="utf-8") as file:
 
@@ -107,7 +112,7 @@ def work(path, device, first_step, first_job, deadline):
             tell(step=0, job=-1, row=row)
             tell(end=True)
             return
-        for place, step in enumerate(STEPS):
+        for place, step in enumerate(steps):
             if place < first_step:
                 continue
             skipped = first_job if place == first_step else 0
@@ -119,8 +124,9 @@ def work(path, device, first_step, first_job, deadline):
                     if job >= skipped:
                         tell(step=place, job=job, told=told)
                         found = do(run, end)
+                        spoiled = found.pop("spoiled", False)
                         tell(step=place, job=job, row={**told, **found})
-                        if "error" in found and is_lost(device):
+                        if spoiled or ("error" in found and is_lost(device)):
                             os._exit(LOST)
                 tell(step=place, job=-1, ended=True)
             except Exception as error:  # noqa: BLE001
@@ -147,28 +153,28 @@ def message(error):
 # The process that watches it
 
 
-def supervise(command, path, log, deadline, patience):
+def supervise(command, steps, path, log, deadline, patience):
     """The title, and every step's rows; what ends a process is a row, too."""
-    name, rows, place = "", {step.name: [] for step in STEPS}, (0, 0)
+    name, rows, place = "", {step.name: [] for step in steps}, (0, 0)
     path.write_text("", encoding="utf-8")
     ended = set()
-    while place[0] < len(STEPS):
+    while place[0] < len(steps):
         given = ["--from", *map(str, place), "--deadline", str(deadline)]
         process = subprocess.Popen([*command, *given], stdout=log, stderr=log)
-        lines, reason = watch(process, path, deadline, patience)
+        lines, reason = watch(process, steps, path, deadline, patience)
         last = lines[-1] if lines else {}
         # Before it tells of a step, a process is in the one that it was to begin with.
         step, job = last.get("step", place[0]), last.get("job", -1)
         if not {"row", "ended", "end"} & set(last):
             row = {**last.get("told", ITSELF), "error": reason}
             lines.append({"step": step, "row": row})
-            print(STEPS[step].name, shown(row), sep=": ", flush=True)
+            print(steps[step].name, shown(row), sep=": ", flush=True)
         for line in lines:
             name = line.get("title", name)
             if "row" in line:
-                rows[STEPS[line["step"]].name].append(line["row"])
+                rows[steps[line["step"]].name].append(line["row"])
             if "ended" in line:
-                ended.add(STEPS[line["step"]].name)
+                ended.add(steps[line["step"]].name)
         if "end" in last:
             break
         if time.time() >= deadline:
@@ -176,12 +182,12 @@ def supervise(command, path, log, deadline, patience):
             break
         # A step that failed as a whole is not begun again.
         place = (step, job + 1) if job >= 0 else (step + 1, 0)
-    if DECIDES not in ended:
+    if DECIDES in rows and DECIDES not in ended:
         rows[DECIDES].append({**ITSELF, "error": "not ended in whole"})
     return name, rows
 
 
-def watch(process, path, deadline, patience):
+def watch(process, steps, path, deadline, patience):
     """What a process tells until it ends, printed as it comes, and why it ended."""
     lines, rest, heard, reason = [], "", time.time(), None
     with path.open(encoding="utf-8") as file:
@@ -193,7 +199,7 @@ def watch(process, path, deadline, patience):
                 lines.append(line)
                 heard = time.time()
                 if "row" in line:
-                    step = STEPS[line["step"]].name
+                    step = steps[line["step"]].name
                     print(step, shown(line["row"]), sep=": ", flush=True)
             if ended:
                 status = f"its process ended with status {process.returncode}"
@@ -215,9 +221,13 @@ def is_wrong(row):
 
 
 def is_right(rows):
-    """Whether the deciding step ran in whole, and no result anywhere was wrong."""
+    """Whether the deciding step ran in whole, and no result anywhere was wrong.
+
+    Where that step was not to be done, wrong results alone count.
+    """
+    decides = rows.get(DECIDES, [{}])
     everywhere = [row for found in rows.values() for row in found]
-    whole = rows[DECIDES] and not any("error" in row for row in rows[DECIDES])
+    whole = decides and not any("error" in row for row in decides)
     return bool(whole) and not any(map(is_wrong, everywhere))
 
 
@@ -244,6 +254,8 @@ def table(rows):
 def report(name, rows):
     """All as Markdown."""
     verdict = "all results are right" if is_right(rows) else "NOT RIGHT"
+    if DECIDES not in rows:
+        verdict += f", of what was done ({DECIDES} was not)"
     summary = [
         {
             "step": step,
@@ -266,6 +278,8 @@ def main(arguments=None):
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     parser.add_argument("--budget", type=float, default=480, help="seconds of all")
+    names = [step.name for step in STEPS]
+    parser.add_argument("--steps", nargs="+", choices=names, default=names)
     parser.add_argument(
         "--patience", type=float, default=150, help="seconds that a job may take"
     )
@@ -273,8 +287,9 @@ def main(arguments=None):
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     path = args.output / "gpu_check.jsonl"
+    steps = [step for name in args.steps for step in STEPS if step.name == name]
     if args.deadline is not None:
-        work(path, args.device, *getattr(args, "from"), args.deadline)
+        work(path, args.device, steps, *getattr(args, "from"), args.deadline)
         return
     deadline = time.time() + args.budget
     args.output.mkdir(parents=True, exist_ok=True)
@@ -283,7 +298,7 @@ def main(arguments=None):
     given = sys.argv[1:] if arguments is None else arguments
     command = [sys.executable, sys.argv[0], *given]
     with (args.output / "gpu_check.log").open("w", encoding="utf-8") as log:
-        name, rows = supervise(command, path, log, deadline, args.patience)
+        name, rows = supervise(command, steps, path, log, deadline, args.patience)
     path.unlink()
     text, right = report(name, rows), is_right(rows)
     (args.output / "gpu_check.md").write_text(text, encoding="utf-8")

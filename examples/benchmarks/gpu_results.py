@@ -246,7 +246,7 @@ CASES = {
     "pooling without a bias": (lambda t: of_tokens(t, True, bias=False), ALL),
     "conv over tokens": (lambda t: of_tokens_layer(TokenAttentionConv, t), ALL),
     "conv over windows": (of_windows, WITHOUT_KERNELS),
-    "conv over edges": (of_edges, ("edges",)),
+    "conv over edges": (of_edges, WITHOUT_KERNELS),
     "a token of 2,000": (
         lambda t: of_tokens(t, True, LARGE, heads=2, d=16, width=16), ALL,
     ),

@@ -89,6 +89,8 @@ def timed(make, problem, grad, device):
     tokens = made[0]() if grad else infer(made)()
     if grad:
         tokens.backward(torch.ones_like(tokens))
+    # Nodes of autograd that live on belong to this stream, and end another's capture.
+    tokens = tokens.detach().float()
     wait(device)
     row = {"first": time.perf_counter() - start}
     step = train_step(made) if grad else infer(made)
@@ -99,7 +101,7 @@ def timed(make, problem, grad, device):
             leaf.grad = None
         row.update(look_into(step))
         row["memory"] = row.pop("bytes") / (3 * H * D * problem.x[:, 0].nbytes)
-    return row, tokens.detach().float()
+    return row, tokens
 
 
 FLOORS = {}

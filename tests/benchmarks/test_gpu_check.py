@@ -50,6 +50,10 @@ def failing(device):
     yield job("hangs", lambda: time.sleep(60))
     yield job("goes on", {"ms": 0.5})
 
+def spoiling(device):
+    yield job("spoils", lambda: {"ms": 1.0, "process": os.getpid(), "spoiled": True})
+    yield job("after", lambda: {"ms": 1.0, "process": os.getpid()})
+
 def broken(device):
     yield job("before", {"ms": 1.0})
     raise KeyError("no jobs")
@@ -87,15 +91,16 @@ def check(tmp_path):
     """Runs stubs in place of steps: the exit status, what was written, and printed."""
     (tmp_path / "stubs.py").write_text(STUBS)
 
-    def run(*functions, budget=60, patience=30, lost=False):
+    def run(*functions, budget=60, patience=30, lost=False, steps=()):
         names = ["correctness", *(f"step {i}" for i in range(1, len(functions)))]
-        steps = [(n, "stubs", f, 30) for n, f in zip(names, functions, strict=True)]
-        given = {"folder": str(FOLDER), "here": str(tmp_path), "steps": steps}
+        stubs = [(n, "stubs", f, 30) for n, f in zip(names, functions, strict=True)]
+        given = {"folder": str(FOLDER), "here": str(tmp_path), "steps": stubs}
         given["lost"] = lost
         script = tmp_path / "script.py"
         script.write_text(SCRIPT.format(**given))
         command = [sys.executable, script, "--device", "cpu", "--output", tmp_path]
         command += ["--budget", budget, "--patience", patience]
+        command += ["--steps", *steps] if steps else []
         done = subprocess.run(
             list(map(str, command)),
             capture_output=True,
@@ -127,6 +132,23 @@ def test_goes_on_after_whatever_fails(check):
         assert len({x.count("|") for x in part.splitlines() if x[0] == "|"}) <= 1
     summary = [line for line in text.splitlines() if line.startswith("| step 1")]
     assert summary[0].startswith("| step 1 | 4 | 0 | 0 | 3 |")
+
+
+def test_a_failed_capture_ends_the_process_and_no_job(check):
+    status, found, _ = check("right", "spoiling")
+    assert status == 0
+    first, second = found["steps"]["step 1"]
+    assert first["ms"] == 1.0 and "spoiled" not in first
+    assert first["process"] != second["process"]
+
+
+def test_some_steps_in_another_order(check):
+    steps = ["step 2", "step 1"]
+    status, found, text = check("right", "slow", "right", "wrong", steps=steps)
+    assert status == 0 and list(found["steps"]) == steps
+    assert [len(rows) for rows in found["steps"].values()] == [2, 20]
+    assert "correctness was not" in text
+    assert check("right", "right", "wrong", steps=steps)[0] == 1
 
 
 def test_a_lost_device_costs_one_job(check):
@@ -184,7 +206,7 @@ def test_correctness_that_was_cut_off_is_not_right(load, tmp_path, monkeypatch):
     lines += [{"step": 0, "job": 0, "row": rows[0]}]
     monkeypatch.setattr(module, "watch", lambda *given: (lines, ENDED))
     # The time was over when the process died, between two jobs.
-    options = [sys.executable, "-c", ""], tmp_path / "lines", None, 0, 1
+    options = [sys.executable], module.STEPS, tmp_path / "lines", None, 0, 1
     name, found = module.supervise(*options)
     assert name == "a stub" and not module.is_right(found)
     lines.append({"step": 0, "job": -1, "ended": True})
@@ -217,7 +239,8 @@ def test_without_a_device_it_says_so(load, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     path = tmp_path / "lines"
-    load("gpu_check").work(path, "cuda", 0, 0, time.time() + 60)
+    module = load("gpu_check")
+    module.work(path, "cuda", module.STEPS, 0, 0, time.time() + 60)
     row, end = map(json.loads, path.read_text().splitlines())
     assert row["step"] == 0 and row["row"]["what"] == "the machine"
     assert "CUDA" in row["row"]["error"] or "NVIDIA" in row["row"]["error"]
@@ -373,4 +396,10 @@ def test_a_call_that_no_graph_takes_is_timed_by_events(load, monkeypatch):
     monkeypatch.setattr(module, "captured", fail)
     row = module.replay_clock("step", "cuda")
     assert row["clock"] == "events" and row["why"] == "operation not permitted"
-    assert row["ms"] == 3.0
+    assert row["ms"] == 3.0 and "spoiled" not in row
+
+    def fail_midway(step):
+        raise module.CaptureError("operation not permitted")
+
+    monkeypatch.setattr(module, "captured", fail_midway)
+    assert module.replay_clock("step", "cuda")["spoiled"]

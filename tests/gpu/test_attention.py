@@ -13,6 +13,8 @@ from gpu_cases import (
 )
 
 from pyg_atomenc.attention import TokenLayout, attention, attention_pool, backends
+from pyg_atomenc.attention.dispatch import choose_backend
+from pyg_atomenc.attention.inputs import AttentionInputs
 
 BY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 POOL = pytest.mark.parametrize("pool", [False, True])
@@ -136,6 +138,19 @@ def test_auto_is_one_of_them(device):
     query, key, value, bias = case.tensors
     dropped = attention(query, key, value, case.layout, bias, dropout=0.1)
     assert dropped.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_auto_takes_the_kernels(dtype, cuda):
+    case = Case(cuda, dtype, sizes=(1, 5, 9, 30, 0, 14))
+    inputs = AttentionInputs(*case.tensors[:3], case.layout, case.tensors[3])
+    assert choose_backend("auto", inputs).name == "triton"
+    tolerance = tolerance_of("triton", dtype)
+    check_close(case.run("auto", True), case.expected(True), tolerance)
+    # A few large tokens more, and all are taken by formulas.
+    large = Case(cuda, dtype, sizes=(1, 5, 9, 30, 0, 14, 100))
+    inputs = AttentionInputs(*large.tensors[:3], large.layout, large.tensors[3])
+    assert choose_backend("auto", inputs).name == "dense"
 
 
 @pytest.mark.parametrize("backend", ["dense", "edges"])

@@ -112,12 +112,13 @@ def layouts():
     }
 
 
+@pytest.mark.parametrize("backend", ["auto", "dense"])
 @pytest.mark.parametrize("kind", layouts())
-def test_a_conv_equals_itself_on_the_cpu(kind, device):
+def test_a_conv_equals_itself_on_the_cpu(kind, backend, device):
     layout = layouts()[kind]
     edges = layout if isinstance(layout, torch.Tensor) else layout.to_edge_index()
     x, features = torch.randn(190, 16), torch.randn(edges.size(1), 3)
-    conv = TokenAttentionConv(16, 8, 2, edge_dim=3)
+    conv = TokenAttentionConv(16, 8, 2, edge_dim=3, backend=backend)
     results = []
     for where, dtype in ((device, torch.float32), ("cpu", torch.float64)):
         made = copy.deepcopy(conv).to(where, dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyg_atomenc.attention.backend import Backend
 from pyg_atomenc.attention.context import OperatorContext
-from pyg_atomenc.attention.dense.edges import attend_edges
+from pyg_atomenc.attention.dense.edges import attend_edges, has_sampled_products
 from pyg_atomenc.attention.dense.encode import encode
 from pyg_atomenc.attention.dense.operators import attend, pool
 from pyg_atomenc.attention.dense.windows import attend_windows
@@ -20,8 +20,9 @@ from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.layouts.window import WindowLayout
 from pyg_atomenc.attention.tracing import is_tracing
 
-# Numbers in the messages of all edges: to pass fewer costs less than to sort the edges.
-LARGE_MESSAGES = 2**19
+# Numbers in the messages of all edges, and edges a target: to pass fewer messages costs
+# less than to sort the edges, and on a GPU than to launch more.
+LARGE_MESSAGES = {"cpu": (2**19, 2), "cuda": (2**25, 8)}
 
 
 class DenseBackend(Backend):
@@ -34,16 +35,18 @@ class DenseBackend(Backend):
     operators = attend, pool
 
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
-        """Over edges it is for large messages, of two or more edges a target."""
+        """Over edges it is for large messages, of several edges a target."""
         if not isinstance(inputs, AttentionInputs) or inputs.layout.kind != "edges":
             return []
-        if inputs.layout.device.type != "cpu" or is_tracing():
-            return ["over edges it was measured on a CPU alone, outside of traces"]
+        device = inputs.layout.device
+        if not has_sampled_products(device) or is_tracing():
+            return ["over edges it is for CPUs and NVIDIA GPUs, outside of traces"]
         heads, width = inputs.query.shape[-2:]
-        edges = inputs.layout.num_pairs or 0
+        edges, targets = inputs.layout.num_pairs or 0, inputs.layout.num_targets
+        large, degree = LARGE_MESSAGES[device.type]
         # Of narrow heads indices take as much as what they tell the places of.
-        large = LARGE_MESSAGES if width >= 8 else 16 * LARGE_MESSAGES
-        few = edges * heads * width < large or edges < 2 * inputs.layout.num_targets
+        large *= 1 if width >= 8 else 16
+        few = edges * heads * width < large or edges < degree * targets
         return ["messages over few edges take less time"] if few else []
 
     def attention(self, inputs: AttentionInputs) -> Tensor:

@@ -1,11 +1,11 @@
 """The dense backend's `attend_edges`: q, k, v and a list of edges → the targets.
 
-On a CPU nothing that an edge has for every channel is in memory, unless there are more
-edges than pairs of nodes. A logit is an entry of a product of queries and keys, of
-which a sparse matrix in CSR form tells the wanted ones (`torch.sparse.sampled_addmm`);
-outputs are sums of rows of values with weights (`embedding_bag`), and so are all
-gradients, those of keys and values over the edges by source. The backward pass computes
-the weights again, and no sum is scattered.
+Nothing that an edge has for every channel is in memory, unless there are more edges
+than pairs of nodes, or torch has no such product for the device. A logit is an entry of
+a product of queries and keys, of which a sparse matrix in CSR form tells the wanted
+ones (`torch.sparse.sampled_addmm`); outputs are sums of rows of values with weights
+(`embedding_bag`), and so are all gradients, those of keys and values over the edges by
+source. The backward pass computes the weights again, and no sum is scattered.
 
 Edges ``[H * E]`` are in the order of heads, then of targets. Rows of ``[M, H, d]`` are
 numbered as they lie there, but for those that edges are sorted by: ``[H * M, d]``.
@@ -60,7 +60,7 @@ class _Edges(NamedTuple):
         own, other = own.transpose(0, 1).flatten(0, 1), other.flatten(0, 1)
         # No product is wanted more often than once, says torch, or writes anywhere.
         many = len(self.others) > len(own) * len(other)
-        if many or own.device.type != "cpu":
+        if many or not has_sampled_products(own.device):
             return (take(own, self.own) * take(other, self.others)).sum(1)
         _warn_of_sparse_tensors_once()
         # Torch vectorises products of 8 numbers, and takes three times as long for 7.
@@ -75,6 +75,11 @@ class _Edges(NamedTuple):
         """The sum or the maximum over the edges of a target, for each of these."""
         found = torch.segment_reduce(x, kind, offsets=self.ptr)
         return found.index_select(0, self.own)
+
+
+def has_sampled_products(device: torch.device) -> bool:
+    """Whether entries of a product were computed one by one on such a device."""
+    return device.type == "cpu" or (device.type == "cuda" and not torch.version.hip)
 
 
 @lru_cache

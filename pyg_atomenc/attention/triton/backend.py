@@ -2,35 +2,42 @@
 
 A kernel takes a token of up to 64 atoms in whole (32 or 16 in float32 or where heads
 are wide); the dense backend's formulas take larger ones within the same operator. No
-edge list is made, and no launch waits for the device. The kernels are tested in
-Triton's interpreter and compiled ahead of time; those before them passed `tests/gpu` on
-an H100, these have not run on a GPU yet.
+edge list is made, and no launch waits for the device.
 """
 
+from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Optional
+from typing import Optional, cast
 
 import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.dense.backend import DenseBackend
-from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs, Inputs
-from pyg_atomenc.attention.triton.launch import is_interpreted, max_channels
+from pyg_atomenc.attention.inputs import EncodeInputs, Inputs
+from pyg_atomenc.attention.layouts.token import TokenLayout
+from pyg_atomenc.attention.tracing import is_readable
+from pyg_atomenc.attention.triton.launch import (
+    is_interpreted,
+    kernel_configs,
+    max_channels,
+)
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
+from pyg_atomenc.attention.triton.plan import atoms_above
 from pyg_atomenc.errors import how_to_install
 
 DEVICE = "cuda"
 HAS_TRITON = find_spec("triton") is not None
 # What Triton's compiler and the kernels' products need.
 CAPABILITY = (8, 0)
+# Below, a GPU waits for launches, and what is split between kernels and formulas takes
+# more of them than the formulas alone.
+FEW_ATOMS = 2**15
 
 
 class TritonBackend(DenseBackend):
-    """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter.
-
-    They were tested there and compiled ahead of time, and have not run on a GPU.
-    """
+    """Fused kernels on NVIDIA GPUs, or anywhere in Triton's interpreter."""
 
     name = "triton"
     layouts = ("tokens",)
@@ -39,13 +46,8 @@ class TritonBackend(DenseBackend):
 
     def not_supported_reasons(self, inputs: Inputs) -> list[str]:
         """It needs Triton, a GPU, a type that it adds up in float32, and no dropout."""
-        if isinstance(inputs, AttentionInputs):
-            like, device = inputs.query, inputs.query.device
-            channels = (inputs.query.size(-1), inputs.value.size(-1))
-        else:
-            like, device = inputs.weights[0], inputs.x.device
-            channels = (like.size(1), like.size(1))
-        reasons = list(_hindrances(device.type, device.index))
+        like, channels = _heads_of(inputs)
+        reasons = list(_hindrances(like.device.type, like.device.index))
         if like.dtype not in self.tolerance:
             reasons += [f"the type is {like.dtype}, but it adds up in float32"]
         most = max_channels(like.dtype)
@@ -57,10 +59,22 @@ class TritonBackend(DenseBackend):
         return reasons
 
     def not_automatic_reasons(self, inputs: Inputs) -> list[str]:
-        """It is for GPUs, and waits for figures of one with these kernels."""
+        """It is for GPUs, and for tokens that its kernels take, or many atoms."""
         if inputs.layout.device.type != DEVICE:
             return ["it runs on NVIDIA GPUs"]
-        return ["its kernels have not run on a GPU yet: pass backend='triton'"]
+        if is_interpreted():
+            return ["Triton's interpreter is on"]
+        reasons = self.not_supported_reasons(inputs)
+        layout = cast(TokenLayout, inputs.layout)
+        context = OperatorContext.from_layout(layout, 0.0)
+        if reasons or not is_readable(context.host_ptr):
+            return reasons
+        like, channels = _heads_of(inputs)
+        largest = max(kernel_configs(like.dtype, max(channels)))
+        large, atoms = atoms_above(context, largest), context.num_atoms
+        if large == 0 or (atoms >= FEW_ATOMS and 2 * large <= atoms):
+            return []
+        return [f"{large} of {atoms} atoms are in tokens of more than {largest}"]
 
     def encode(self, inputs: EncodeInputs) -> tuple[Tensor, Tensor]:
         """See :meth:`Backend.encode`; the projections are one matrix product."""
@@ -68,6 +82,14 @@ class TritonBackend(DenseBackend):
         packed = inputs.project_packed(exact=False)
         tokens, weights = pool_packed(packed, inputs.bias, context)
         return tokens, weights
+
+
+def _heads_of(inputs: Inputs) -> tuple[Tensor, tuple[int, int]]:
+    """What has the type and the device of the heads, and their channels."""
+    if isinstance(inputs, EncodeInputs):
+        weight = inputs.weights[0]
+        return weight, (weight.size(1), weight.size(1))
+    return inputs.query, (inputs.query.size(-1), inputs.value.size(-1))
 
 
 # A trace takes the answer as it is, and does not look into how it is found.
@@ -87,4 +109,15 @@ def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
     if found < CAPABILITY:
         has, needs = (f"{major}.{minor}" for major, minor in (found, CAPABILITY))
         return (f"the GPU has compute capability {has}, and Triton needs {needs}",)
+    return _what_stops_triton()
+
+
+@lru_cache
+def _what_stops_triton() -> tuple[str, ...]:
+    """Triton builds a part of itself at first, for which it needs a C compiler."""
+    try:
+        import_module("triton.runtime").driver.active.get_current_device()
+    except Exception as error:
+        mend = "it needs a C compiler (gcc or clang, or CC) and Python's headers"
+        return (f"Triton does not start ({error}): {mend}",)
     return ()

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from pyg_atomenc import TokenAttentionConv
 from pyg_atomenc.attention import EdgeLayout, attention
 from pyg_atomenc.attention.dense import backend as dense_backend
+from pyg_atomenc.attention.dense import edges
 from pyg_atomenc.attention.dispatch import choose_backend
 from pyg_atomenc.attention.inputs import AttentionInputs
 
@@ -127,15 +128,32 @@ def test_auto_takes_it_where_messages_are_large_and_both_give_the_same(monkeypat
     assert choose_backend("auto", inputs).name == "edges"
     expected = attention(*qkv, layout, bias)
     # 60 edges with 2 heads of 4 channels.
-    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 480 / 16)
+    monkeypatch.setitem(dense_backend.LARGE_MESSAGES, "cpu", (480 / 16, 2))
     assert choose_backend("auto", inputs).name == "dense"
     torch.testing.assert_close(attention(*qkv, layout, bias), expected)
-    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 481 / 16)
+    monkeypatch.setitem(dense_backend.LARGE_MESSAGES, "cpu", (481 / 16, 2))
     assert choose_backend("auto", inputs).name == "edges"
     # And it takes more edges than targets.
-    monkeypatch.setattr(dense_backend, "LARGE_MESSAGES", 0)
+    monkeypatch.setitem(dense_backend.LARGE_MESSAGES, "cpu", (0, 2))
     (*qkv, _), layout = make("few edges")
     assert choose_backend("auto", AttentionInputs(*qkv, layout)).name == "edges"
+
+
+def test_sampled_products_are_taken_where_they_were_measured(monkeypatch):
+    (*qkv, bias), layout = make("square")
+    expected = attention(*qkv, layout, bias, backend="dense")
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert all(map(edges.has_sampled_products, map(torch.device, ("cpu", "cuda"))))
+    assert not edges.has_sampled_products(torch.device("mps"))
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert not edges.has_sampled_products(torch.device("cuda"))
+    # Without them the same is gathered, and nothing takes it by itself.
+    monkeypatch.setattr(edges, "has_sampled_products", lambda device: False)
+    monkeypatch.setattr(dense_backend, "has_sampled_products", lambda device: False)
+    found = attention(*qkv, layout, bias, backend="dense")
+    torch.testing.assert_close(found, expected)
+    monkeypatch.setitem(dense_backend.LARGE_MESSAGES, "cpu", (0, 0))
+    assert choose_backend("auto", AttentionInputs(*qkv, layout, bias)).name == "edges"
 
 
 @pytest.mark.parametrize("channels", [1, 7, 8, 9, 16])

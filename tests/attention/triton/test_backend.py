@@ -23,7 +23,7 @@ from pyg_atomenc.attention import (
 )
 from pyg_atomenc.attention.context import OperatorContext
 from pyg_atomenc.attention.dispatch import choose_backend
-from pyg_atomenc.attention.inputs import AttentionInputs
+from pyg_atomenc.attention.inputs import AttentionInputs, EncodeInputs
 from pyg_atomenc.attention.triton import backend, operators
 from pyg_atomenc.attention.triton.launch import Launch
 from pyg_atomenc.errors import BackendError
@@ -554,13 +554,80 @@ def test_says_what_the_machine_lacks(monkeypatch):
     assert "pip install -e '.[triton]'" in backend._hindrances("cuda", 0)[0]
 
 
-def test_auto_leaves_it_until_a_gpu_ran_its_kernels(monkeypatch):
-    assert choose_backend("auto", inputs()).name == "dense"
+@pytest.fixture
+def auto_on_a_gpu(monkeypatch):
+    """As if this machine had a GPU."""
     monkeypatch.setattr(backend, "DEVICE", "cpu")
     monkeypatch.setattr(backend, "_hindrances", lambda device, index: ())
     monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+
+
+def test_auto_takes_it_on_a_gpu_but_never_the_interpreter(auto_on_a_gpu, monkeypatch):
+    assert choose_backend("auto", inputs()).name == "triton"
+    assert choose_backend("auto", inputs(dropout=0.1)).name == "dense"
+    wide = [torch.zeros(3, 2, 300, device=DEVICE) for _ in range(3)]
+    wide = dict(zip(("query", "key", "value"), wide, strict=True))
+    assert choose_backend("auto", replace(inputs(), **wide)).name == "dense"
+    monkeypatch.setattr(backend, "is_interpreted", lambda: True)
     assert choose_backend("auto", inputs()).name == "dense"
     assert choose_backend("triton", inputs()).name == "triton"
+
+
+# Sizes of tokens, how often they come, and what takes them in float32 and bfloat16,
+# whose kernels take up to 32 and 64 atoms.
+MIXES = [
+    ([9, 32, 0, 1], 2, "triton", "triton"),
+    ([9, 33], 2, "dense", "triton"),
+    ([9, 40], 1000, "dense", "triton"),
+    ([9, 30, 33], 1000, "triton", "triton"),
+    ([9, 65], 2, "dense", "dense"),
+    ([300], 200, "dense", "dense"),
+    ([], 1, "triton", "triton"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "times", "single", "half"), MIXES)
+def test_auto_leaves_large_tokens_to_dense(sizes, times, single, half, auto_on_a_gpu):
+    index = torch.arange(len(sizes) * times)
+    index = index.repeat_interleave(torch.tensor(sizes * times, dtype=torch.long))
+    layout = TokenLayout.from_index(index, len(sizes) * times)
+    for dtype, name in ((torch.float32, single), (torch.bfloat16, half)):
+        x = torch.zeros(len(index), 2, 4, dtype=dtype)
+        assert choose_backend("auto", AttentionInputs(x, x, x, layout)).name == name
+        weights = (torch.zeros(2, 4, 3, dtype=dtype),) * 3
+        given = EncodeInputs(torch.zeros(len(index), 3, dtype=dtype), weights, layout)
+        assert choose_backend("auto", given).name == name
+
+
+def test_auto_takes_it_in_a_trace_that_knows_no_sizes(auto_on_a_gpu):
+    x, index = torch.randn(70, 3, 8), torch.zeros(70, dtype=torch.long)
+    seen = []
+
+    def run(x, index):
+        layout = TokenLayout.from_index(index, 1)
+        seen.append(choose_backend("auto", AttentionInputs(x, x, x, layout)).name)
+        return x
+
+    torch.compile(run, backend="eager")(x, index)
+    assert seen == ["triton"]
+
+
+def test_without_a_compiler_it_says_so_and_auto_is_dense(monkeypatch):
+    def fail(name):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+    monkeypatch.setattr(backend, "HAS_TRITON", True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(backend, "import_module", fail)
+    backend._what_stops_triton.cache_clear()
+    (reason,) = backend._hindrances("cuda", 0)
+    backend._what_stops_triton.cache_clear()
+    assert "Failed to find C compiler" in reason and "gcc" in reason
+    monkeypatch.setattr(backend, "DEVICE", "cpu")
+    monkeypatch.setattr(backend, "_hindrances", lambda device, index: (reason,))
+    assert choose_backend("auto", inputs()).name == "dense"
 
 
 def test_heads_that_lie_farther_apart_than_32_bits_count():
