@@ -131,8 +131,7 @@ def check_shape(name: str, value: Any, *shape: Any, hint: str = "") -> Tensor:
     pairs = zip(shape, value.shape, strict=True) if fits else ()
     if not fits or any(a != b for a, b in pairs if not isinstance(a, str)):
         got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        wanted = ", ".join(str(size) for size in shape)
-        what = f"'{name}' needs the shape [{wanted}], found: {got}"
+        what = f"'{name}' needs the shape [{', '.join(map(str, shape))}], found: {got}"
         raise AtomEncodingError(f"{what}; {hint}." if hint else f"{what}.")
     return value
 

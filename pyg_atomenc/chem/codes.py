@@ -68,13 +68,12 @@ def of_columns(atoms: Any, names: Sequence[str]) -> Integers:
 
 def join(first: Integers, *others: Integers) -> Integers:
     """Codes ``[N]`` that are equal where all the given codes ``[N]`` are."""
-    joined, count = first, first.max(initial=0) + 1
+    joined = first
     for other in others:
-        if int(count) * int(other.max(initial=0) + 1) > 2**62:
+        count = other.max(initial=0) + 1
+        if (int(joined.max(initial=0)) + 1) * int(count) > 2**62:
             joined = code(joined)
-            count = joined.max() + 1
-        joined = joined * (other.max(initial=0) + 1) + other
-        count = count * (other.max(initial=0) + 1)
+        joined = joined * count + other
     return code(joined)
 
 

@@ -57,10 +57,9 @@ def _perceive(atoms: Any, rows: Any, template: Any, own: Any) -> tuple[Any, str]
     if not listed and not np.isfinite(atoms.coord[rows]).all():
         return own[:0], "without positions and bonds"
     try:
-        chem, determine, base, assign = (
-            require_package(f"rdkit.{name}", "bonds by distance")
-            for name in ("Chem", "Chem.rdDetermineBonds", "rdBase", "Chem.AllChem")
-        )
+        names = "Chem Chem.rdDetermineBonds rdBase Chem.AllChem".split()
+        found = [require_package(f"rdkit.{n}", "bonds by distance") for n in names]
+        chem, determine, base, assign = found
     except ImportError:
         what = "orders of bonds" if listed else "bonds"
         return own[:0], f"without {what}, as RDKit is not installed"

@@ -47,9 +47,8 @@ class AtomTokenData(Data):
 
     def __init__(
         self, x: Optional[Tensor] = None, edge_index: Optional[Tensor] = None,
-        edge_attr: Optional[Tensor] = None, y: Any = None,
-        pos: Optional[Tensor] = None, time: Optional[Tensor] = None, *,
-        atom_to_token: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None, y: Any = None, pos: Optional[Tensor] = None,
+        time: Optional[Tensor] = None, *, atom_to_token: Optional[Tensor] = None,
         num_tokens: Union[int, Tensor, None] = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -152,10 +152,9 @@ def _parts(
     marks = [(i, line[:6].rstrip()) for i, line in enumerate(lines)
              if line.startswith((b"TER", b"END", b"MODEL", b"MASTER"))]  # fmt: skip
     # Before which atoms each of them stands.
-    ter, end, begun, ended = (
-        np.searchsorted(numbers, [i for i, mark in marks if mark == name]).tolist()
-        for name in (b"TER", b"END", b"MODEL", b"ENDMDL")
-    )
+    names = (b"TER", b"END", b"MODEL", b"ENDMDL")
+    lines_of = ([i for i, mark in marks if mark == name] for name in names)
+    ter, end, begun, ended = (np.searchsorted(numbers, at).tolist() for at in lines_of)
     ends, starts, count = {*end}, {0, *begun, *ended}, len(numbers)
     name = atoms["atom_name"]
     # Behind an END stands another model if it has the same atoms, else more of them.

@@ -72,8 +72,7 @@ def from_rdmol(
     # A kekulized molecule may keep its aromatic flags; they are what holds.
     types = ["AROMATIC" if b.GetIsAromatic() else b.GetBondType().name for b in links]
     return make_graph(
-        tokens,
-        lambda index, count: molecule_tokens(mol, index, count=count),
+        tokens, lambda index, count: molecule_tokens(mol, index, count=count),
         (rdkit.ends_of(links), list(map(bond_column, types)), stereo),
         z=torch.tensor([atom.GetAtomicNum() for atom in atoms]),
         formal_charge=torch.tensor([atom.GetFormalCharge() for atom in atoms]),

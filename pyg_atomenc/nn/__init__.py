@@ -15,8 +15,7 @@ from pyg_atomenc.nn.token_attention_conv import TokenAttentionConv
 from pyg_atomenc.nn.token_graph import token_graph
 
 __all__ = [
-    "AtomAttentionEncoder", "AtomTransformer", "BoltzAtomDecoder",
-    "BoltzAtomEncoder", "BoltzConditioning", "BoltzConfig",
-    "BoltzDecoderConditioning", "BoltzInputs", "MoleculeEncoder", "TokenAttentionConv",
-    "token_graph",
+    "AtomAttentionEncoder", "AtomTransformer", "BoltzAtomDecoder", "BoltzAtomEncoder",
+    "BoltzConditioning", "BoltzConfig", "BoltzDecoderConditioning", "BoltzInputs",
+    "MoleculeEncoder", "TokenAttentionConv", "token_graph",
 ]  # fmt: skip

@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.aggr import Aggregation
 
-from pyg_atomenc.attention import (
-    TokenLayout,
-    accumulate_dtype,
-    as_token_layout,
-    attention_encode,
-    attention_pool,
-    layer_norm,
-)
+import pyg_atomenc.attention as attention
+from pyg_atomenc.attention import TokenLayout, attention_encode, attention_pool
 from pyg_atomenc.checks import check_choice
 from pyg_atomenc.nn.projections import AttentionProjections, fuse_projections
 
@@ -134,7 +128,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         if index is None and ptr is None:
             index = torch.zeros(x.size(0), dtype=torch.long, device=x.device)
             dim_size = min(x.size(0), 1) if dim_size is None else dim_size
-        layout = as_token_layout(index, x.size(0), dim_size, batch, ptr=ptr)
+        layout = attention.as_token_layout(index, x.size(0), dim_size, batch, ptr=ptr)
         layout.check_device("x", x)
         bias = self.edge_bias(edge_attr, layout.num_pairs)
         linears = (self.lin_query, self.lin_key, self.lin_value)
@@ -142,7 +136,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         dropout = self.dropout if self.training else 0.0
         options: Any = {"dropout": dropout, "backend": self.backend}
         if fused is None:
-            h = layer_norm(x, exact=True)
+            h = attention.layer_norm(x, exact=True)
             projected = self.project(h, h)
             tokens, weights = attention_pool(*projected, layout, bias, **options)
         else:
@@ -151,7 +145,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         tokens = self.merge_heads(tokens)
         if self.reduce == "sum":
             # Half types hold few sizes exactly, and the largest of them not at all.
-            dtype = accumulate_dtype(tokens.dtype)
+            dtype = attention.accumulate_dtype(tokens.dtype)
             sizes = layout.sizes.to(dtype).unsqueeze(1)
             tokens = (tokens.to(dtype) * sizes).to(tokens.dtype)
         return (tokens, weights) if return_attention_weights else tokens

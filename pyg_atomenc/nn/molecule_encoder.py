@@ -148,8 +148,7 @@ class MoleculeEncoder(torch.nn.Module):
         norms = iter(self.norms)
         for conv in self.atom_convs:
             x = x + conv(next(norms)(x), data.edge_index, bonds)
-        layout = data.token_layout()
-        h, weights = self.encoder(x, layout, return_attention_weights=True)
+        h, weights = self.encoder(x, data.token_layout(), return_attention_weights=True)
         graph = token_graph(data, h)
         for conv in self.token_convs:
             h = h + conv(next(norms)(h), graph.edge_index)

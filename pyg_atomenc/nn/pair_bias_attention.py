@@ -9,15 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyg_atomenc.attention import (
-    Bias,
-    Layout,
-    WindowBias,
-    WindowLayout,
-    attention,
-    layer_norm,
-    refuse_script,
-)
+import pyg_atomenc.attention as attention
+from pyg_atomenc.attention import Bias, Layout, WindowBias, WindowLayout
 from pyg_atomenc.checks import check_type
 from pyg_atomenc.nn.projections import ZeroLinear, folded_weight, has_to_be_called
 
@@ -49,12 +42,10 @@ class PairBias(torch.nn.Module):
     ``WindowPairs``, gives :class:`~pyg_atomenc.attention.WindowBias`.
     """
 
-    def __init__(
-        self, channels: int, heads: int, depth: int, shared_norm: bool
-    ) -> None:
+    def __init__(self, channels: int, heads: int, depth: int, shared: bool) -> None:
         super().__init__()
         self.pair_channels, self.heads = channels, heads
-        count = 1 if shared_norm else depth
+        count = 1 if shared else depth
         norms = (torch.nn.LayerNorm(channels) for _ in range(count))
         lins = (torch.nn.Linear(channels, heads, bias=False) for _ in range(depth))
         self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
@@ -63,16 +54,15 @@ class PairBias(torch.nn.Module):
         """Project; shapes are those of the class."""
         norms: Any = [*self.norms] * (len(self.lins) // len(self.norms))
         layers = list(zip(norms, self.lins, strict=True))
-        if isinstance(pair, Tensor) and any(
-            has_to_be_called(lin, pair) for lin in self.lins
-        ):
-            return [lin(norm(pair)) for norm, lin in layers]
+        if isinstance(pair, Tensor):
+            if any(has_to_be_called(lin, pair) for lin in self.lins):
+                return [lin(norm(pair)) for norm, lin in layers]
         # Weight and bias of every layer's LayerNorm and projection in one.
         weights = ((folded_weight(lin, "lins"), norm) for norm, lin in layers)
         folded = [(w * norm.weight, w @ norm.bias) for w, norm in weights]
         if isinstance(pair, Tensor):
             # The layers' LayerNorms differ in their weights alone.
-            normed = layer_norm(pair)
+            normed = attention.layer_norm(pair)
             return [F.linear(normed, *layer) for layer in folded]
         mend, pairs = "pass the windows whose pairs the function makes.", pair
         layout = check_type("layout", layout, WindowLayout, mend)
@@ -123,18 +113,14 @@ class PairBiasAttention(torch.nn.Module):
         self.lin_gate = torch.nn.Linear(channels, channels, bias=False)
         self.lin_out = ZeroLinear(channels, channels)
 
-    __prepare_scriptable__ = refuse_script
+    __prepare_scriptable__ = attention.refuse_script
 
     def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        bias: Optional[Bias] = None,
-        targets: slice = slice(None),
+        self, x: Tensor, layout: Layout, bias: Optional[Bias], targets: slice
     ) -> Tensor:
         """Attend as a layout says, from some of the atoms to all; shapes as there."""
         target = x[..., targets, :]
         projected = self.lin_query(target), self.lin_key(x), self.lin_value(x)
         query, key, value = (x.unflatten(-1, (self.heads, -1)) for x in projected)
-        out = attention(query, key, value, layout, bias, backend=self.backend)
+        out = attention.attention(query, key, value, layout, bias, backend=self.backend)
         return self.lin_out(self.lin_gate(target).sigmoid() * out.flatten(-2))

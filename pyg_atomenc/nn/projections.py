@@ -19,6 +19,7 @@ from pyg_atomenc.errors import AtomEncodingError
 Projections = tuple[Tensor, Tensor, Tensor]
 _HOOKS = "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks".split()
 _GLOBAL_HOOKS = [getattr(torch_module, f"_global{name}") for name in _HOOKS]
+_OF_ATOMS = ("num_atoms", "in_channels")
 # What maps by its weight and bias alone; what derives from these may do anything else.
 _PLAIN = (Linear, torch.nn.Linear)
 
@@ -132,11 +133,7 @@ class AttentionProjections(torch.nn.Module):
         return out
 
     def check_features(
-        self,
-        x: Any,
-        *lins: str,
-        name: str = "x",
-        shape: tuple[str, str] = ("num_atoms", "in_channels"),
+        self, x: Any, *lins: str, name: str = "x", shape: tuple[str, str] = _OF_ATOMS
     ) -> None:
         """Check what goes into projections, by their weights where those are known.
 
@@ -214,5 +211,4 @@ def folded_weight(linear: Any, name: str) -> Tensor:
         found = f"'{name}' ({type(linear).__name__}) has {kind}, but is never called"
         mend = "leave it a torch.nn.Linear, parametrized or not, without an adapter."
         raise AtomEncodingError(f"{found}: {mend}")
-    weight: Tensor = linear.weight
-    return weight
+    return linear.weight

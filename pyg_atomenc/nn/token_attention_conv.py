@@ -11,11 +11,8 @@ from pyg_atomenc.checks import check_choice
 from pyg_atomenc.nn.projections import AttentionProjections
 
 # Hooks of MessagePassing that only see anything when messages are passed.
-_HOOKS = [
-    f"_{step}_forward{when}_hooks"
-    for step in ("propagate", "message", "aggregate", "edge_update")
-    for when in ("_pre", "")
-]
+_STEPS = ("propagate", "message", "aggregate", "edge_update")
+_HOOKS = [f"_{step}_forward{when}_hooks" for step in _STEPS for when in ("_pre", "")]
 
 
 class TokenAttentionConv(AttentionProjections, EdgeAttention):

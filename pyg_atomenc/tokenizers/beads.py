@@ -15,15 +15,7 @@ from pyg_atomenc.tokenizers.features import structure_tokens
 Mapping3 = Mapping[str, Mapping[str, Sequence[str]]]
 
 
-def _protein(**side_chains: str) -> dict[str, dict[str, list[str]]]:
-    return {
-        name: {"BB": "N CA C O OXT".split()}
-        | {f"SC{i}": bead.split() for i, bead in enumerate(beads.split(","), 1) if bead}
-        for name, beads in side_chains.items()
-    }
-
-
-MARTINI_PROTEIN = _protein(
+_SIDE_CHAINS = dict(
     GLY="", ALA="CB", VAL="CB CG1 CG2", LEU="CB CG CD1 CD2", ILE="CB CG1 CG2 CD1",
     PRO="CB CG CD", MET="CB CG SD CE", CYS="CB SG", SER="CB OG", THR="CB OG1 CG2",
     ASN="CB CG OD1 ND2", ASP="CB CG OD1 OD2", GLN="CB CG CD OE1 NE2",
@@ -31,6 +23,11 @@ MARTINI_PROTEIN = _protein(
     HIS="CB CG,CD2 NE2,ND1 CE1", PHE="CB CG,CD1 CE1,CD2 CE2 CZ",
     TYR="CB CG,CD1 CE1,CD2 CE2,CZ OH", TRP="CB CG,CD1 NE1,CD2 CE2,CE3 CZ3,CZ2 CH2",
 )  # fmt: skip
+MARTINI_PROTEIN = {
+    name: {"BB": "N CA C O OXT".split()}
+    | {f"SC{i}": bead.split() for i, bead in enumerate(beads.split(","), 1) if bead}
+    for name, beads in _SIDE_CHAINS.items()
+}
 """Beads of the 20 amino acids, close to those of Martini 3
 (`doi:10.1038/s41592-021-01098-3 <https://doi.org/10.1038/s41592-021-01098-3>`_), each
 atom in exactly one: residue name → bead → atom names."""

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, remove_self_loops
 
-from pyg_atomenc.checks import check_integer, check_positive, check_rows
+from pyg_atomenc.checks import check, check_integer, check_positive, check_rows
 from pyg_atomenc.chem.codes import count_before
 from pyg_atomenc.data import AtomTokenData
 from pyg_atomenc.data.atom_token_data import check_graph, check_pos
-from pyg_atomenc.errors import AtomEncodingError, require_package
+from pyg_atomenc.errors import require_package
 
 _KINDS = ("bond", "representative", "contact")
 
@@ -87,9 +87,8 @@ class TokenEdges(BaseTransform):
         kinds: Any = self.kinds
         one = isinstance(kinds, str) or not isinstance(kinds, Sequence)
         self.kinds = kinds = (kinds,) if one else tuple(kinds)
-        if not kinds or set(kinds) - set(_KINDS) or len(set(kinds)) < len(kinds):
-            mend = f"pass one or more of {_KINDS}, each once."
-            raise AtomEncodingError(f"'kinds' is {kinds!r}: {mend}")
+        fits = kinds and set(kinds) <= set(_KINDS) and len(set(kinds)) == len(kinds)
+        check(fits, f"'kinds' is {kinds!r}: pass one or more of {_KINDS}, each once.")
         check_neighbors(self.cutoff, self.max_neighbors)
 
     def forward(self, data: AtomTokenData) -> AtomTokenData:

@@ -110,7 +110,6 @@ def bonds_apart(edge_index: Tensor, num_atoms: int, pairs: Tensor, most: int) ->
 
 def _find(values: Tensor, wanted: Tensor) -> Tensor:
     """Where each of ``wanted`` stands in the sorted ``values``, or -1."""
-    if values.numel() == 0:
-        return torch.full_like(wanted, -1)
-    slot = torch.searchsorted(values, wanted).clamp(max=values.numel() - 1)
-    return torch.where(values[slot] == wanted, slot, -1)
+    slot = torch.searchsorted(values, wanted)
+    # Behind the last value stands one that is never wanted.
+    return torch.where(F.pad(values, (0, 1), value=-1)[slot] == wanted, slot, -1)

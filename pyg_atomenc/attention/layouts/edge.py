@@ -52,8 +52,7 @@ class EdgeLayout(Layout):
             ValueError: If the edges are no such list, or leave the nodes.
         """
         num_targets = num_sources if num_targets is None else num_targets
-        is_edges = isinstance(edge_index, Tensor) and edge_index.dim() == 2
-        is_edges = is_edges and edge_index.size(0) == 2
+        is_edges = isinstance(edge_index, Tensor) and edge_index.shape[:-1] == (2,)
         if not is_edges or edge_index.dtype not in (torch.int64, torch.int32):
             mend = "pass a layout, or edges [2, num_edges] of int64 or int32."
             raise AtomEncodingError(f"'{name}' is {found(edge_index)}: {mend}")

@@ -24,15 +24,12 @@ from pyg_atomenc.attention.triton.launch import (
     max_channels,
 )
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
-from pyg_atomenc.attention.triton.plan import atoms_above
 from pyg_atomenc.errors import how_to_install
 
 DEVICE = "cuda"
 HAS_TRITON = find_spec("triton") is not None
-# What Triton's compiler and the kernels' products need.
-CAPABILITY = (8, 0)
-# Below, a GPU waits for launches, and what is split between kernels and formulas takes
-# more of them than the formulas alone.
+CAPABILITY = (8, 0)  # what Triton's compiler and the kernels' products need
+# Below, a GPU waits for launches, and kernels and formulas together take more of them.
 FEW_ATOMS = 2**15
 
 
@@ -65,13 +62,17 @@ class TritonBackend(DenseBackend):
         if is_interpreted():
             return ["Triton's interpreter is on"]
         reasons = self.not_supported_reasons(inputs)
-        layout = cast(TokenLayout, inputs.layout)
-        context = OperatorContext.from_layout(layout, 0.0)
+        context = OperatorContext.from_layout(cast(TokenLayout, inputs.layout), 0.0)
         if reasons or not is_readable(context.host_ptr):
             return reasons
         like, channels = _heads_of(inputs)
         largest = max(kernel_configs(like.dtype, max(channels)))
-        large, atoms = atoms_above(context, largest), context.num_atoms
+
+        def count() -> int:
+            sizes = context.host_ptr.diff()
+            return int(sizes[sizes > largest].sum())
+
+        atoms, large = context.num_atoms, context.plan_once(("above", largest), count)
         if large == 0 or (atoms >= FEW_ATOMS and 2 * large <= atoms):
             return []
         return [f"{large} of {atoms} atoms are in tokens of more than {largest}"]

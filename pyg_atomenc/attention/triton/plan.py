@@ -62,16 +62,6 @@ def plan_of(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     return context.plan_once(("triton", sizes), lambda: _make_plan(context, sizes))
 
 
-def atoms_above(context: OperatorContext, largest: int) -> int:
-    """The atoms of all tokens that have more than so many; counted once a layout."""
-
-    def count() -> int:
-        sizes = context.host_ptr.diff()
-        return int(sizes[sizes > largest].sum())
-
-    return context.plan_once(("atoms above", largest), count)
-
-
 def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     counts, order = context.host_ptr.diff().sort(stable=True)
     limits = torch.tensor([0, *sizes], device="cpu")
