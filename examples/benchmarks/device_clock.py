@@ -43,6 +43,9 @@ def clock(step, device, limit=0.5):
 class CaptureError(RuntimeError):
     """A capture that failed: torch's allocator goes on as if it had not ended."""
 
+    # What the process does from now on would not count.
+    spoils = True
+
 
 def captured(step):
     """A CUDA graph of a step that was warmed up, and what the step gave.
@@ -67,14 +70,16 @@ def captured(step):
     graph = torch.cuda.CUDAGraph()
     # Garbage that frees memory of the device would end the capture.
     gc.collect()
+    collects = gc.isenabled()
     gc.disable()
     try:
         with torch.cuda.graph(graph):
             found = step()
-    except RuntimeError as error:
+    except Exception as error:
         raise CaptureError(str(error)) from error
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
     return graph, found
 
 
@@ -89,10 +94,10 @@ def replay_clock(step, device, limit=0.1):
     try:
         graph, _ = captured(step)
         times = clock(graph.replay, device, limit)
+    except CaptureError as error:
+        return {**found, "clock": "events", "why": str(error)[:80], "spoiled": True}
     except RuntimeError as error:
         torch.cuda.synchronize()
-        if isinstance(error, CaptureError):
-            found["spoiled"] = True
         return {**found, "clock": "events", "why": str(error).splitlines()[0][:80]}
     # What the host takes is a matter of calls without a graph.
     return {**found, "ms": times["ms"], "clock": "graph"}

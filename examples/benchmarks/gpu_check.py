@@ -142,7 +142,7 @@ def do(run, end):
     try:
         found = run()
     except Exception as error:  # noqa: BLE001
-        found = {"error": message(error)}
+        found = {"error": message(error), "spoiled": hasattr(error, "spoils")}
     return {**found, "seconds": time.time() - start}
 
 

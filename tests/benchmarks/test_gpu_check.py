@@ -50,6 +50,16 @@ def failing(device):
     yield job("hangs", lambda: time.sleep(60))
     yield job("goes on", {"ms": 0.5})
 
+class Spoils(RuntimeError):
+    spoils = True
+
+def failing_capture(device):
+    yield job("before", lambda: {"process": os.getpid()})
+    yield job("fails", Spoils("while capturing"))
+    yield job("after", lambda: {"process": os.getpid()})
+    yield job("raises", RuntimeError("something else"))
+    yield job("last", lambda: {"process": os.getpid()})
+
 def spoiling(device):
     yield job("spoils", lambda: {"ms": 1.0, "process": os.getpid(), "spoiled": True})
     yield job("after", lambda: {"ms": 1.0, "process": os.getpid()})
@@ -140,6 +150,14 @@ def test_a_failed_capture_ends_the_process_and_no_job(check):
     first, second = found["steps"]["step 1"]
     assert first["ms"] == 1.0 and "spoiled" not in first
     assert first["process"] != second["process"]
+
+
+def test_a_failed_capture_may_be_what_a_job_raises(check):
+    _, found, _ = check("right", "failing_capture")
+    before, failed, after, other, last = found["steps"]["step 1"]
+    assert failed["error"] == "Spoils: while capturing" and "spoiled" not in failed
+    assert before["process"] != after["process"]
+    assert "error" in other and last["process"] == after["process"]
 
 
 def test_some_steps_in_another_order(check):

@@ -104,21 +104,21 @@ def _hindrances(device: str, index: Optional[int]) -> tuple[str, ...]:
     if device != DEVICE:
         where = "NVIDIA GPUs, or with TRITON_INTERPRET=1 in Triton's interpreter"
         return (f"the tensors are on '{device}', and it runs on {where}",)
-    if torch.version.hip is not None:
-        return ("the GPU is an AMD one, on which its kernels were never compiled",)
-    found = torch.cuda.get_device_capability(index)
-    if found < CAPABILITY:
-        has, needs = (f"{major}.{minor}" for major, minor in (found, CAPABILITY))
-        return (f"the GPU has compute capability {has}, and Triton needs {needs}",)
-    return _what_stops_triton()
+    return _hindrances_of_gpu(index)
 
 
 @lru_cache
-def _what_stops_triton() -> tuple[str, ...]:
-    """Triton builds a part of itself at first, for which it needs a C compiler."""
+def _hindrances_of_gpu(index: Optional[int]) -> tuple[str, ...]:
+    """Why kernels cannot run on a GPU; when first asked Triton builds a part of it."""
+    if torch.version.hip is not None:
+        return ("the GPU is an AMD one, on which its kernels were never compiled",)
     try:
+        found = torch.cuda.get_device_capability(index)
         import_module("triton.runtime").driver.active.get_current_device()
     except Exception as error:
-        mend = "it needs a C compiler (gcc or clang, or CC) and Python's headers"
-        return (f"Triton does not start ({error}): {mend}",)
+        needs = "Triton needs a C compiler (gcc or clang, or CC) and Python's headers"
+        return (f"the GPU or Triton does not start ({error}); {needs}",)
+    if found < CAPABILITY:
+        has, needs = (f"{major}.{minor}" for major, minor in (found, CAPABILITY))
+        return (f"the GPU has compute capability {has}, and Triton needs {needs}",)
     return ()

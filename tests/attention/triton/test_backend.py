@@ -6,9 +6,11 @@ On a GPU they are compiled; elsewhere Triton's interpreter runs them, slowly.
 import inspect
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.library import opcheck
 
@@ -532,34 +534,41 @@ def test_says_which_width_it_cannot_take():
         choose_backend("triton", replace(inputs(), query=x, key=x, value=value))
 
 
-@pytest.mark.parametrize("name", REASONS)
-def test_says_what_it_cannot_do(name):
-    changes, message = REASONS[name]
-    with pytest.raises(BackendError, match=f"'triton': {message}"):
-        choose_backend("triton", inputs(**changes))
-    assert choose_backend("auto", inputs(**changes)).name == "dense"
-
-
-def test_says_what_the_machine_lacks(monkeypatch):
-    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
-    with pytest.raises(BackendError, match="'triton': the tensors are on 'cpu'"):
-        choose_backend("triton", inputs(device="cpu"))
-    assert choose_backend("auto", inputs(device="cpu")).name == "dense"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
-    monkeypatch.setattr(torch.version, "hip", None)
-    assert "compute capability 7.5" in backend._hindrances("cuda", 0)[0]
-    monkeypatch.setattr(torch.version, "hip", "6.0")
-    assert "AMD" in backend._hindrances("cuda", 0)[0]
-    monkeypatch.setattr(backend, "HAS_TRITON", False)
-    assert "pip install -e '.[triton]'" in backend._hindrances("cuda", 0)[0]
-
-
 @pytest.fixture
 def auto_on_a_gpu(monkeypatch):
     """As if this machine had a GPU."""
     monkeypatch.setattr(backend, "DEVICE", "cpu")
     monkeypatch.setattr(backend, "_hindrances", lambda device, index: ())
     monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_says_what_it_cannot_do(name, auto_on_a_gpu):
+    changes, message = REASONS[name]
+    with pytest.raises(BackendError, match=f"'triton': {message}"):
+        choose_backend("triton", inputs(**changes))
+    assert choose_backend("auto", inputs(**changes)).name == "dense"
+    assert choose_backend("auto", inputs()).name == "triton"
+
+
+def test_says_what_the_machine_lacks(monkeypatch):
+    def of_gpu():
+        backend._hindrances_of_gpu.cache_clear()
+        return backend._hindrances("cuda", 0)[0]
+
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+    with pytest.raises(BackendError, match="'triton': the tensors are on 'cpu'"):
+        choose_backend("triton", inputs(device="cpu"))
+    assert choose_backend("auto", inputs(device="cpu")).name == "dense"
+    monkeypatch.setattr(backend, "import_module", lambda name: MagicMock())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert "compute capability 7.5" in of_gpu()
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "AMD" in of_gpu()
+    monkeypatch.setattr(backend, "HAS_TRITON", False)
+    assert "pip install -e '.[triton]'" in of_gpu()
+    backend._hindrances_of_gpu.cache_clear()
 
 
 def test_auto_takes_it_on_a_gpu_but_never_the_interpreter(auto_on_a_gpu, monkeypatch):
@@ -612,6 +621,19 @@ def test_auto_takes_it_in_a_trace_that_knows_no_sizes(auto_on_a_gpu):
     assert seen == ["triton"]
 
 
+def test_auto_of_fake_tensors_of_a_gpu_that_is_not_there(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    monkeypatch.setattr(backend, "is_interpreted", lambda: False)
+    backend._hindrances_of_gpu.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        index = torch.zeros(3, dtype=torch.long, device="cuda")
+        x = torch.zeros(3, 2, 4, device="cuda")
+        found = attention(x, x, x, TokenLayout.from_index(index, 2))
+    assert found.shape == (3, 2, 4) and found.device.type == "cuda"
+    backend._hindrances_of_gpu.cache_clear()
+
+
 def test_without_a_compiler_it_says_so_and_auto_is_dense(monkeypatch):
     def fail(name):
         raise RuntimeError("Failed to find C compiler.")
@@ -621,9 +643,9 @@ def test_without_a_compiler_it_says_so_and_auto_is_dense(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr(backend, "import_module", fail)
-    backend._what_stops_triton.cache_clear()
+    backend._hindrances_of_gpu.cache_clear()
     (reason,) = backend._hindrances("cuda", 0)
-    backend._what_stops_triton.cache_clear()
+    backend._hindrances_of_gpu.cache_clear()
     assert "Failed to find C compiler" in reason and "gcc" in reason
     monkeypatch.setattr(backend, "DEVICE", "cpu")
     monkeypatch.setattr(backend, "_hindrances", lambda device, index: (reason,))
