@@ -183,13 +183,13 @@ class EncodeGradients:
         x = tensors[0]
         self.x = RowWriter(x.shape, x, filled=True) if needed[0] else None
         self.pairs = BiasAndDropout(tensors[-1], context, needed[-1])
-        self.wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
-        self.wants_logits = needed[0] or needed[-1] or self.wants_query_key
+        wants_query_key = any(needed[i] for i in (1, 2, 4, 5))
+        self.wants_logits = needed[0] or needed[-1] or wants_query_key
         # Of the projections: sums over stretches, which begin with the first. Those of
         # queries and keys are scaled here, which `ChunkHeads.gradients` leaves out.
         self.scale = self.weights.width**-0.5
-        self.query_key: Optional[Tensor] = None
-        self.query_key_bias: Optional[Tensor] = None
+        self.query_key: list[Optional[Tensor]] = [None, None]
+        self.query_key_bias: list[Optional[Tensor]] = [None, None]
         self.value: Optional[Tensor] = None
         self.value_bias: Optional[Tensor] = None
 
@@ -243,11 +243,13 @@ class EncodeGradients:
         """Take the gradients of normed atoms ``[A, C]``, and of what is projected."""
         if projected:
             grads = _cat(projected)
-            if self.wants_query_key:
-                self.query_key = self._add_product(self.query_key, grads.mT, atoms.h)
-                if self.needed[4] or self.needed[5]:
-                    found = grads.sum(0) * self.scale
-                    self.query_key_bias = add(self.query_key_bias, found)
+            for place, half in enumerate(grads.chunk(2, 1)):
+                if self.needed[1 + place]:
+                    total = self._add_product(self.query_key[place], half.mT, atoms.h)
+                    self.query_key[place] = total
+                if self.needed[4 + place]:
+                    found = half.sum(0) * self.scale
+                    self.query_key_bias[place] = add(self.query_key_bias[place], found)
             if self.needed[0]:
                 weight = self.weights.query_key.to(grads.dtype)
                 grad.addmm_(grads, weight, alpha=self.scale)
@@ -266,11 +268,7 @@ class EncodeGradients:
 
     def results(self) -> Gradients:
         """One gradient per tensor, in the tensors' types."""
-        both = (self.query_key, self.query_key_bias)
-        halves = ((None, None) if t is None else t.chunk(2) for t in both)
-        # Each in memory of its own.
-        weight, bias = ([None if t is None else t.clone() for t in h] for h in halves)
-        found = *weight, self.value, *bias, self.value_bias
+        found = *self.query_key, self.value, *self.query_key_bias, self.value_bias
         given = zip(found, self.tensors[1:7], self.needed[1:7], strict=True)
         weights = [_cast(g, t) if need else None for g, t, need in given]
         x, pairs = written(self.x, self.pairs.gradient)
