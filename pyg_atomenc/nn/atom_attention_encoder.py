@@ -41,7 +41,7 @@ class AtomAttentionEncoder(AttentionProjections, Aggregation):
         edge_dim (int, optional): Number of a pair's features. (default: ``None``)
         dropout (float): Probability to drop a weight in training. (default: ``0.0``)
         reduce (str): ``"mean"`` or ``"sum"`` of a token's atoms. (default: ``"mean"``)
-        backend (str): ``"auto"``, or the name of a backend:  ``"edges"`` is the
+        backend (str): ``"auto"``, or the name of a backend: ``"edges"`` is the
             definition by message passing, ``"dense"`` uses batched matrix products,
             ``"triton"`` fused kernels on an NVIDIA GPU. (default: ``"auto"``)
 
