@@ -24,14 +24,18 @@ NODES, C, H, D, FEATURES = 25_000, 128, 4, 32, 8
 KINDS = ("plain", "edge features", "dropout")
 
 
-def make(contender, kind, per_node, grad):
-    """How to run a contender, and what it is differentiated by."""
+def make(contender, kind, per_node, grad, *, nodes=NODES, backend="auto", like=None):
+    """How to run a contender, and what it is differentiated by.
+
+    Numbers have the type and the device of ``like``, float32 on the CPU unless told.
+    """
     torch.manual_seed(0)
-    edge_index = torch.randint(NODES, (2, int(NODES * per_node)))
-    x = torch.randn(NODES, C, requires_grad=grad)
+    like = torch.empty(0) if like is None else like
+    edge_index = torch.randint(nodes, (2, int(nodes * per_node))).to(like.device)
+    x = torch.randn(nodes, C).to(like).requires_grad_(grad)
     features = None
     if kind == "edge features":
-        features = torch.randn(edge_index.size(1), FEATURES)
+        features = torch.randn(edge_index.size(1), FEATURES).to(like)
     options = {
         "heads": H,
         "edge_dim": None if features is None else FEATURES,
@@ -40,7 +44,8 @@ def make(contender, kind, per_node, grad):
     if contender == "TransformerConv":
         conv = TransformerConv(C, D, root_weight=False, **options)
     else:
-        conv = TokenAttentionConv(C, D, bias=True, **options)
+        conv = TokenAttentionConv(C, D, bias=True, backend=backend, **options)
+    conv = conv.to(like.device, like.dtype)
     return lambda: conv(x, edge_index, features), [x, *conv.parameters()]
 
 

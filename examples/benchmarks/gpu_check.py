@@ -10,9 +10,9 @@ the seconds of `--budget` are over:
 - memory, capture in CUDA graphs, torch.compile's modes, and two layouts of equal shapes
   in turn (`gpu_behaviour.py`);
 - times of attention alone, of the encoder beside the floor (LayerNorm and one matrix
-  product), of what else one could use, and of the kernels in other configurations, by
-  replay of a CUDA graph where one can be captured, else between events
-  (`gpu_times.py`);
+  product), of convolutions over edges (`edges.py`), of what else one could use, and of
+  the kernels in other configurations, by replay of a CUDA graph where one can be
+  captured, else between events (`gpu_times.py`);
 - what torch compiles for minutes.
 
 `--steps encoder contenders` does these steps alone, in the order in which they are
@@ -53,6 +53,7 @@ STEPS = (
     Step("layouts in turn", "gpu_behaviour", "layouts_in_turn", 40),
     Step("attention alone", "gpu_times", "attention_alone", 60),
     Step("encoder", "gpu_times", "encoders", 80),
+    Step("edge lists", "gpu_times", "edge_lists", 40),
     Step("contenders", "gpu_times", "contenders", 60),
     Step("configurations", "gpu_times", "configurations", 60),
     Step("compiled contenders", "gpu_times", "compiled_contenders", 60),

@@ -4,19 +4,23 @@ A row is one way from atoms to tokens (`contenders.py`; 128 channels, 4 heads of
 
 - `ms`: the median time of one call with a cold L2 cache; `clock` says of what: a CUDA
   graph's replay, or a call between events where none could be captured (`why`);
-- `floor`: that over the time of LayerNorm and one matrix product, clocked alike;
+- `floor`: that over the time of LayerNorm and one matrix product, clocked alike, where
+  the same process clocked it;
 - `share`: of attention alone, what it has to move by what a copy moves in that time;
 - `host`: milliseconds until a call returns on the CPU; `launches`: kernels and copies;
 - `busy`: how long the GPU computes of it; `memory`: the peak of a call beyond what
   there was, in multiples of one [N, 3·H·d];
 - `first`: seconds of the first call, with compilation;
-- `off`: the largest difference from the dense backend's tokens, over the largest value.
+- `off`: the largest difference from the dense backend's tokens, or over edges from what
+  messages give, over the largest value.
 """
 
 import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from types import SimpleNamespace
 
+import edges
 import torch
 from attention import copy_bandwidth, infer, train_step
 from contenders import ATTENTIONS, CONTENDERS, PAIRS, PEERS, floor, package
@@ -161,6 +165,46 @@ def compiled_contenders(device):
     ways = {n: OTHERS[n] for n in COMPILED}
     for dtype in TYPES[:2]:
         yield from rows_of(sizes_on(device, FEW), dtype, ways, device)
+
+
+# Nodes, and edges a node.
+GRAPHS = ((400_000, 16), (25_000, 16), (400_000, 6), (25_000, 6), (25_000, 2.2))
+
+
+def of_edges(name, kind, nodes, per_node, dtype, grad, device):
+    """A convolution over edges, and what to differentiate by."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    given = {"nodes": nodes, "backend": name, "like": like}
+    return edges.make(name, kind, per_node, grad, **given)
+
+
+@lru_cache(1)
+def messages(*given):
+    """What they give."""
+    return infer(of_edges("edges", *given))().float()
+
+
+def edges_row(name, kind, nodes, per_node, dtype, grad, device):
+    """Attention over edges, which are sorted at every call, or TransformerConv."""
+    made = of_edges(name, kind, nodes, per_node, dtype, grad, device)
+    row, out = timed(lambda _: made, SimpleNamespace(x=made[1][0]), grad, device)
+    if name != "TransformerConv":
+        exact = messages(kind, nodes, per_node, dtype, False, device)
+        row["off"] = ((out - exact).abs().max() / exact.abs().max()).item()
+    return {"edges": int(nodes * per_node), "ms": row.pop("ms"), **row}
+
+
+def edge_lists(device):
+    """Convolutions over edges, without and with features of these."""
+    for kind in edges.KINDS[:2]:
+        for nodes, per_node in GRAPHS if device == "cuda" else ((200, 3),):
+            for dtype in TYPES[1::-1]:
+                for name in ("TransformerConv", "edges", "dense"):
+                    for grad in (False, True):
+                        about = {"kind": kind, "nodes": nodes, "a node": per_node}
+                        given = (name, kind, nodes, per_node, dtype, grad, device)
+                        row = {**told("edges", dtype, name, grad), **about}
+                        yield row, partial(edges_row, *given)
 
 
 def attention_row(size, dtype, make, grad, device):

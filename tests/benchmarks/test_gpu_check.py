@@ -224,7 +224,8 @@ def test_correctness_that_was_cut_off_is_not_right(load, tmp_path, monkeypatch):
     lines += [{"step": 0, "job": 0, "row": rows[0]}]
     monkeypatch.setattr(module, "watch", lambda *given: (lines, ENDED))
     # The time was over when the process died, between two jobs.
-    options = [sys.executable], module.STEPS, tmp_path / "lines", None, 0, 1
+    command = [sys.executable, "-c", ""]
+    options = command, module.STEPS, tmp_path / "lines", None, 0, 1
     name, found = module.supervise(*options)
     assert name == "a stub" and not module.is_right(found)
     lines.append({"step": 0, "job": -1, "ended": True})
@@ -365,6 +366,12 @@ def test_times_here(load, monkeypatch):
             assert "error" in row
         elif row["by"] != "floor":
             assert row["off"] < (3e-2 if row["type"] == "bfloat16" else 1e-4)
+    rows = do_all(times.edge_lists("cpu"))
+    assert len(rows) == 2 * 2 * 3 * 2 and all(row["edges"] == 600 for row in rows)
+    for row in rows:
+        if row["by"] == "dense":
+            assert row["off"] < (2e-2 if row["type"] == "bfloat16" else 1e-5)
+            assert row["off"] > 0 or row["type"] == "bfloat16"
     names = ("pyg_atomenc dense", "size buckets")
     rows = do_all(times.attention_alone("cpu"), lambda told: told["by"] in names)
     assert len(rows) == 12 and all(row["share"] > 0 for row in rows)
