@@ -370,12 +370,11 @@ def test_the_benchmark_of_batch_sizes(load, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_benchmark_of_edges(load, monkeypatch):
+def test_the_benchmark_of_edges(load):
     benchmark = load("benchmarks/edges.py")
-    monkeypatch.setattr(benchmark, "NODES", 50)
     for contender in ("TransformerConv", "TokenAttentionConv"):
         for kind in benchmark.KINDS:
-            run, leaves = benchmark.make(contender, kind, 2.2, True)
+            run, leaves = benchmark.make(contender, kind, 2.2, True, nodes=50)
             run().sum().backward()
             assert leaves[0].grad is not None
             assert run().shape == (50, 128)
