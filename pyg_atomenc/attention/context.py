@@ -111,8 +111,7 @@ class OperatorContext(NamedTuple):
 
         def factors(alpha: Tensor) -> Tensor:
             like: Any = {"device": alpha.device, "dtype": torch.float32}
-            alike = generator is not None
-            with tracing.outside_of_transforms() if alike else nullcontext():
+            with tracing.outside_of_transforms() if generator else nullcontext():
                 drawn = torch.rand(alpha.shape, generator=generator, **like)
             return (drawn < keep).to(alpha.dtype) / keep
 

@@ -14,9 +14,7 @@ from pyg_atomenc.errors import BackendError
 
 _PLAIN, _DENSE, _EDGES = PlainBackend(), DenseBackend(), EdgesBackend()
 # In the order in which "auto" asks them.
-_BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (TritonBackend(), _DENSE, _EDGES)
-}
+_BACKENDS: dict[str, Backend] = {b.name: b for b in (TritonBackend(), _DENSE, _EDGES)}
 
 
 def backends() -> dict[str, Backend]:

@@ -14,8 +14,7 @@ EPS = 1e-5
 
 def carries_tangents() -> bool:
     """Whether torch.func's transforms or forward-mode differentiation are at work."""
-    transforms = torch._C._are_functorch_transforms_active()
-    return transforms or forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_followed(x: Tensor) -> bool:

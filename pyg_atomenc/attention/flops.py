@@ -5,17 +5,13 @@ tokens: of the projections, of q·k and of α·v, and of autograd's way back thr
 What a backend computes again, pads or saves is not in them, so all have the same.
 """
 
-from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
-from pyg_atomenc.attention.context import Needed
+from pyg_atomenc.attention.context import Needed, Tensors
 
 
 def attention_flops(
-    tensors: Sequence[Any],
-    num_pairs: int,
-    outputs: Sequence[Any] = (),
-    needed: Optional[Needed] = None,
+    tensors: Tensors, pairs: int, outputs: Tensors = (), needed: Optional[Needed] = None
 ) -> int:
     """Of attention from query ``[N, H, d]``, key, value ``[N, H or 1, D]`` and bias.
 
@@ -24,7 +20,7 @@ def attention_flops(
     forward pass.
     """
     query, _, value, _ = tensors
-    entries = 2 * num_pairs * query.shape[1]
+    entries = 2 * pairs * query.shape[1]
     logits, values = entries * query.shape[2], entries * value.shape[2]
     if needed is None:
         return logits + values
@@ -35,15 +31,12 @@ def attention_flops(
 
 
 def encode_flops(
-    tensors: Sequence[Any],
-    num_pairs: int,
-    outputs: Sequence[Any] = (),
-    needed: Optional[Needed] = None,
+    tensors: Tensors, pairs: int, outputs: Tensors = (), needed: Optional[Needed] = None
 ) -> int:
     """Of the projections and attention; arguments are as there."""
     heads, width, channels = tensors[3].shape
     projection = 2 * tensors[0].shape[0] * channels * heads * width
-    logits = 2 * num_pairs * heads * width
+    logits = 2 * pairs * heads * width
     if needed is None:
         return 3 * projection + 2 * logits
     x, *weights = needed[:4]

@@ -123,9 +123,8 @@ def attention_encode(
         and the atom weights ``[N, H]``, as from :func:`attention_pool`; where not
         wanted they may be empty.
     """
-    inputs = EncodeInputs(
-        x, weights, layout, biases, bias, dropout, bool(return_weights)
-    )
+    wanted = bool(return_weights)
+    inputs = EncodeInputs(x, weights, layout, biases, bias, dropout, wanted)
     inputs.validate()
     with without_autocast(x.device):
         return choose_backend(backend, inputs).encode(inputs)

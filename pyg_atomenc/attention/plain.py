@@ -35,8 +35,7 @@ class PlainBackend(Backend):
         mean = member / member.sum(1, keepdim=True).clamp(min=1)
         tokens = (mean @ out.flatten(1)).unflatten(1, out.shape[1:])
         size = take(layout.sizes, layout.atom_to_token).to(alpha.dtype)
-        weights = (alpha.sum(1) / size).transpose(0, 1)
-        return tokens.to(inputs.value.dtype), weights
+        return tokens.to(inputs.value.dtype), (alpha.sum(1) / size).transpose(0, 1)
 
 
 def _attend(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:

@@ -117,14 +117,10 @@ def register_pytree(
         named = zip((*tensors, *numbers), (*leaves, *context), strict=True)
         return kind(**dict(named))
 
-    pytree.register_pytree_node(
-        kind,
-        flatten,
-        unflatten,
-        serialized_type_name=f"pyg_atomenc.{kind.__name__}",
-        flatten_with_keys_fn=flatten_with_keys,
-        to_dumpable_context=lambda context: context,
-        from_dumpable_context=lambda context: context,
-    )
+    name = f"pyg_atomenc.{kind.__name__}"
+    options: Any = {"serialized_type_name": name}
+    options |= {"to_dumpable_context": list, "from_dumpable_context": list}
+    options["flatten_with_keys_fn"] = flatten_with_keys
+    pytree.register_pytree_node(kind, flatten, unflatten, **options)
     # What calling an exported program looks for in torch 2.6.
     fx_pytree.register_pytree_flatten_spec(kind, lambda value, spec: flatten(value)[0])

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
 from pyg_atomenc.attention.ragged import pointers, ranges, take
 from pyg_atomenc.attention.tracing import check_readable, unwrapped
-from pyg_atomenc.checks import check, check_index, check_shape, check_sizes
+from pyg_atomenc.checks import check, check_index, check_shape, check_sizes, found
 from pyg_atomenc.errors import AtomEncodingError
 
 
@@ -230,8 +230,7 @@ def _to_ptr(given: Any) -> Tensor:
             return ptr.long()
         num_nodes = getattr(given, "num_nodes", None)
         mend = "pass a PyG batch, the graph of every atom, or the graphs' pointers."
-        text = f"'batch_or_ptr' is of type {type(given).__name__}: {mend}"
-        check(num_nodes is not None, text)
+        check(num_nodes is not None, f"'batch_or_ptr' is {found(given)}: {mend}")
         return torch.tensor([0, num_nodes])
     given = _check_rising("batch_or_ptr", given)
     if given.numel() > 1 and int(given.diff().max()) > 1:

@@ -99,6 +99,5 @@ class Launch:
         function = self.function()
         given = {name: self.arguments[name] for name in function.arg_names}
         options = {"num_warps": self.num_warps, "num_stages": NUM_STAGES}
-        on_gpu = device.type == "cuda"
-        with torch.cuda.device(device) if on_gpu else nullcontext():
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             function[(self.programs,)](**given, **options)

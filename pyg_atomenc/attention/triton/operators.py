@@ -12,11 +12,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from pyg_atomenc.attention.autograd import (
-    OperatorDefinition,
-    define_operator,
-    empty_gradients,
-)
+from pyg_atomenc.attention import autograd
 from pyg_atomenc.attention.context import Gradients, Needed, OperatorContext, Tensors
 from pyg_atomenc.attention.dense import operators as dense
 from pyg_atomenc.attention.flops import attention_flops
@@ -103,7 +99,7 @@ def _unpack(tensors: Tensors) -> Tensors:
     return (*parts, bias)
 
 
-def _formulas(pool: bool) -> OperatorDefinition:
+def _formulas(pool: bool) -> autograd.OperatorDefinition:
     return dense.POOL if pool else dense.ATTEND
 
 
@@ -134,7 +130,7 @@ def _backward(
     needed: Needed,
     pool: bool,
 ) -> Gradients:
-    found = empty_gradients(tensors, needed)
+    found = autograd.empty_gradients(tensors, needed)
     query, key, value, bias = _unpack(found)
     outputs = [None if grad is None else grad.contiguous() for grad in outputs]
     if value is not None and outputs[0] is None:
@@ -179,14 +175,14 @@ def _flops(
 
 def _define(name: str, arguments: str, pool: bool) -> Callable[..., tuple[Tensor, ...]]:
     """An operator of query, key, value and bias, or of one tensor and bias."""
-    definition = OperatorDefinition(
+    definition = autograd.OperatorDefinition(
         partial(_forward, pool=pool),
         partial(_backward, pool=pool),
         lambda tensors, context: _formulas(pool).shapes(_unpack(tensors), context),
         _flops,
         lambda tensors, context: _formulas(pool).forward(_unpack(tensors), context),
     )
-    return define_operator(name, arguments, 2 if pool else 1, definition)
+    return autograd.define_operator(name, arguments, 2 if pool else 1, definition)
 
 
 attend = _define("attend_triton", dense.ARGUMENTS, False)
