@@ -116,15 +116,14 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
 
 def _find_rank(num_replicas: Optional[int], rank: Optional[int]) -> tuple[int, int]:
-    ranks, own = 1, 0
+    size, own = 1, 0
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        ranks, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        size, own = torch.distributed.get_world_size(), torch.distributed.get_rank()
     rank = check_integer("rank", own if rank is None else rank, 0)
-    ranks = ranks if num_replicas is None else num_replicas
-    ranks = check_integer("num_replicas", ranks)
-    mend = f"'num_replicas' {ranks}: ranks count from 0."
-    check(rank < ranks, f"'rank' is {rank} and {mend}")
-    return ranks, rank
+    size = check_integer("num_replicas", size if num_replicas is None else num_replicas)
+    mend = f"'num_replicas' {size}: ranks count from 0."
+    check(rank < size, f"'rank' is {rank} and {mend}")
+    return size, rank
 
 
 def _find_sizes(dataset: Any, given: Any, needed: list[str]) -> dict[str, list[int]]:

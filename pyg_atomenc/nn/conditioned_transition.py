@@ -52,9 +52,8 @@ class ConditionedTransition(torch.nn.Module):
         super().__init__()
         self.norm = AdaptiveLayerNorm(channels, cond_channels)
         inner = expansion * channels
-        self.lin_gate = torch.nn.Linear(channels, inner, bias=False)
-        self.lin_value = torch.nn.Linear(channels, inner, bias=False)
-        self.lin_up = torch.nn.Linear(channels, inner, bias=False)
+        lins = (torch.nn.Linear(channels, inner, bias=False) for _ in range(3))
+        self.lin_gate, self.lin_value, self.lin_up = lins
         self.lin_out = torch.nn.Linear(inner, channels, bias=False)
         self.lin_cond = ZeroLinear(cond_channels, channels, bias=True)
 

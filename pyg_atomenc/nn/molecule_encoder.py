@@ -89,10 +89,9 @@ class MoleculeEncoder(torch.nn.Module):
         self.channels = channels
         self.metadata: dict[str, Any] = {}
         self.embeddings = ModuleList(Embedding(n, channels) for n in AtomFeatures.sizes)
-        self.atom_convs: Any = ModuleList(
-            GINEConv(_mlp(channels, channels, dropout), edge_dim=_BOND_FEATURES)
-            for _ in range(num_atom_convs)
-        )
+        mlps = (_mlp(channels, channels, dropout) for _ in range(num_atom_convs))
+        bonded = (GINEConv(mlp, edge_dim=_BOND_FEATURES) for mlp in mlps)
+        self.atom_convs: Any = ModuleList(bonded)
         self.encoder = AtomAttentionEncoder(
             channels, channels // heads, heads, reduce=reduce, backend=backend
         )

@@ -100,10 +100,9 @@ class TokenAttentionConv(AttentionProjections, EdgeAttention):
 
     def _needs_messages(self, layout: Layout) -> bool:
         """Whether somebody wants to see messages over the layout's edges."""
-        if any(getattr(self, name, ()) for name in _HOOKS) or any(
-            getattr(type(self), name) is not getattr(TokenAttentionConv, name)
-            for name in ("edge_update", "message", "aggregate", "update")
-        ):
+        kind, steps = type(self), ("edge_update", "message", "aggregate", "update")
+        own = any(getattr(kind, s) is not getattr(TokenAttentionConv, s) for s in steps)
+        if own or any(getattr(self, name, ()) for name in _HOOKS):
             return True
         # An explainer masks the edges of the model's edge_index. They are this
         # layout's only where they are as many, and the same of them are self loops.

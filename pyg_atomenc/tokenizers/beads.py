@@ -57,8 +57,7 @@ class Beads:
         check_type("mapping", self.mapping, Mapping, mend)  # type: ignore[type-abstract]
         for residue, beads in self.mapping.items():
             named: list[str] = []
-            members: Any = beads.values() if isinstance(beads, Mapping) else [None]
-            for names in members:
+            for names in beads.values() if isinstance(beads, Mapping) else [None]:
                 fits = isinstance(names, Sequence) and not isinstance(names, str)
                 fits = fits and all(isinstance(name, str) for name in names)
                 check(fits, f"'mapping' has {beads!r} for residue {residue!r}: {mend}")

@@ -68,8 +68,7 @@ class AtomFeatures(BaseTransform):
         hybridization, ring = rdkit.hybridization_and_ring(mol)
         hand = data.get("chirality", torch.full_like(z, -1)).cpu()
         if isinstance(data.pos, Tensor) and bool((hand < 0).any()):
-            by_pos = rdkit.chirality_of_positions(mol, data.pos)
-            hand = torch.where(hand < 0, by_pos, hand)
+            hand = hand.where(hand >= 0, rdkit.chirality_of_positions(mol, data.pos))
         degree = bonds.flatten().bincount(minlength=len(z)) + implicit
         ring = ring.where(ring <= _MAX_RING, 0)
         # In the order of `columns`.
