@@ -18,11 +18,8 @@ from pyg_atomenc.attention.dense.backend import DenseBackend
 from pyg_atomenc.attention.inputs import EncodeInputs, Inputs
 from pyg_atomenc.attention.layouts.token import TokenLayout
 from pyg_atomenc.attention.tracing import is_readable
-from pyg_atomenc.attention.triton.launch import (
-    is_interpreted,
-    kernel_configs,
-    max_channels,
-)
+from pyg_atomenc.attention.triton import launch
+from pyg_atomenc.attention.triton.launch import is_interpreted
 from pyg_atomenc.attention.triton.operators import attend, pool, pool_packed
 from pyg_atomenc.errors import how_to_install
 
@@ -47,7 +44,7 @@ class TritonBackend(DenseBackend):
         reasons = list(_hindrances(like.device.type, like.device.index))
         if like.dtype not in self.tolerance:
             reasons += [f"the type is {like.dtype}, but it adds up in float32"]
-        most = max_channels(like.dtype)
+        most = launch.max_channels(like.dtype)
         wide = sorted({w for w in channels if not 0 < w <= most})
         takes = f"but it takes 1 to {most} of {like.dtype}"
         reasons += [f"a head has {width} channels, {takes}" for width in wide]
@@ -66,7 +63,7 @@ class TritonBackend(DenseBackend):
         if reasons or not is_readable(context.host_ptr):
             return reasons
         like, channels = _heads_of(inputs)
-        largest = max(kernel_configs(like.dtype, max(channels)))
+        largest = max(launch.kernel_configs(like.dtype, max(channels)))
 
         def count() -> int:
             sizes = context.host_ptr.diff()

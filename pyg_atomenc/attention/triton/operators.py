@@ -153,12 +153,10 @@ def _backward(
     large = call.plan.large
     if large is not None:
         rows = zip(outputs, large.outputs(pool), strict=True)
-        gradients = _formulas(pool).backward(
-            large.inputs(tensors),
-            large.context,
-            [None if grad is None else take(grad, places) for grad, places in rows],
-            [part is not None for part in wanted],
-        )
+        grads = [None if grad is None else take(grad, places) for grad, places in rows]
+        asked = [part is not None for part in wanted]
+        given = large.inputs(tensors), large.context, grads, asked
+        gradients = _formulas(pool).backward(*given)
         for part, gradient in zip(wanted, gradients, strict=True):
             if part is not None and gradient is not None:
                 part[large.pairs() if part is bias else large.atoms] = gradient

@@ -37,10 +37,8 @@ class LargeTokens:
     def inputs(self, tensors: Tensors) -> Tensors:
         """Their query, key, value and bias."""
         *rows, bias = tensors
-        return [
-            *(None if part is None else take(part, self.atoms) for part in rows),
-            None if bias is None else take(bias, self.pairs()),
-        ]
+        found = [None if part is None else take(part, self.atoms) for part in rows]
+        return [*found, None if bias is None else take(bias, self.pairs())]
 
     def outputs(self, pool: bool) -> list[Tensor]:
         """Which rows of every output are theirs."""
@@ -66,11 +64,8 @@ def _make_plan(context: OperatorContext, sizes: tuple[int, ...]) -> TritonPlan:
     counts, order = context.host_ptr.diff().sort(stable=True)
     limits = torch.tensor([0, *sizes], device="cpu")
     ends = torch.searchsorted(counts, limits, right=True).tolist()
-    classes = [
-        SizeClass(size, first, end - first)
-        for size, (first, end) in zip(sizes, pairwise(ends), strict=True)
-        if end > first
-    ]
+    spans = zip(sizes, pairwise(ends), strict=True)
+    classes = [SizeClass(size, a, b - a) for size, (a, b) in spans if b > a]
     large = order[ends[-1] :].sort().values
     tokens = _large_tokens(context, large) if large.numel() else None
     order = order.to(context.perm.device, non_blocking=True)
