@@ -13,15 +13,14 @@ import pyg_atomenc.attention as attention
 import pyg_atomenc.checks as checks
 import pyg_atomenc.nn.conditioned_transition as conditioned
 import pyg_atomenc.nn.pair_bias_attention as pairs
+from pyg_atomenc.attention.layouts.base import Device
 from pyg_atomenc.nn.projections import ZeroLinear, reset_children
 
 
 class TensorDataclass:
     """What dataclasses of tensors, layouts and each other share: they move as one."""
 
-    def to(
-        self, device: Union[str, int, torch.device], non_blocking: bool = False
-    ) -> Self:
+    def to(self, device: Device, non_blocking: bool = False) -> Self:
         """The same on a device; a layout may keep some of its tensors."""
 
         def move(value: Any) -> Any:

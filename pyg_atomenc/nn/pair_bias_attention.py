@@ -45,8 +45,7 @@ class PairBias(torch.nn.Module):
     def __init__(self, channels: int, heads: int, depth: int, shared: bool) -> None:
         super().__init__()
         self.pair_channels, self.heads = channels, heads
-        count = 1 if shared else depth
-        norms = (torch.nn.LayerNorm(channels) for _ in range(count))
+        norms = (torch.nn.LayerNorm(channels) for _ in range(1 if shared else depth))
         lins = (torch.nn.Linear(channels, heads, bias=False) for _ in range(depth))
         self.norms, self.lins = torch.nn.ModuleList(norms), torch.nn.ModuleList(lins)
 
@@ -108,9 +107,8 @@ class PairBiasAttention(torch.nn.Module):
         super().__init__()
         self.heads, self.backend = heads, backend
         self.lin_query = torch.nn.Linear(channels, channels)
-        self.lin_key = torch.nn.Linear(channels, channels, bias=False)
-        self.lin_value = torch.nn.Linear(channels, channels, bias=False)
-        self.lin_gate = torch.nn.Linear(channels, channels, bias=False)
+        lins = (torch.nn.Linear(channels, channels, bias=False) for _ in range(3))
+        self.lin_key, self.lin_value, self.lin_gate = lins
         self.lin_out = ZeroLinear(channels, channels)
 
     __prepare_scriptable__ = attention.refuse_script

@@ -32,8 +32,7 @@ class AtomFeatureEmbedding(torch.nn.Module):
 
     def forward(self, inputs: BoltzInputs, layout: TokenLayout) -> Tensor:
         """Embed the atoms as ``[N, atom_channels]``."""
-        weight = folded_weight(self.lin, "lin")
-        parts = weight.split(list(self.widths.values()), dim=1)
+        parts = folded_weight(self.lin, "lin").split(list(self.widths.values()), dim=1)
         out: Any = 0.0 if self.lin.bias is None else self.lin.bias
         for name, part in zip(self.widths, parts, strict=True):
             of_token = name.startswith("token_")
