@@ -78,10 +78,11 @@ def define_operator(
         return values[:count], context, values[count:end], values[-1]
 
     # An operator's only output is no tuple, and its schema writes it without brackets.
-    # It returns no None: a missing gradient is an empty tensor.
+    # It returns no None: a missing gradient is an empty tensor. All lie row by row.
     def one_or_all(found: Sequence[Any], context: OperatorContext) -> Any:
         empty = context.perm.new_empty
         found = [empty(0, dtype=torch.float32) if g is None else g for g in found]
+        found = [grad.contiguous() for grad in found]
         return found[0] if len(found) == 1 else tuple(found)
 
     def register(

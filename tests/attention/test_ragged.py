@@ -18,3 +18,11 @@ def test_take_is_indexing():
     index = torch.tensor([[4, 0], [2, 2], [1, 3]])
     assert torch.equal(take(x, index), x[index])
     assert take(x, index[:0]).shape == (0, 2, 3, 2)
+
+
+def test_take_reads_columns_as_they_lie():
+    x, index = torch.randn(4, 6).mT, torch.tensor([[4, 0], [2, 2]])
+    assert torch.equal(take(x, index), x[index])
+    assert take(x, index.flatten()).stride(0) == 1
+    assert take(x, index[:0]).shape == (0, 2, 4)
+    assert take(x[:, :1].contiguous(), index).shape == (2, 2, 1)

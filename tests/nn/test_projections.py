@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.nn.dense import Linear
 
 from pyg_atomenc import AtomAttentionEncoder, TokenAttentionConv, TokenLayout
-from pyg_atomenc.nn.projections import fuse_projections
+from pyg_atomenc.nn.projections import EdgeLinear, fuse_projections
 
 INDEX = torch.tensor([2, 0, 0, 1, 2, 0, 2])
 LAYOUT = TokenLayout.from_index(INDEX, 4)
@@ -376,3 +376,26 @@ def test_which_projections_are_not_fused():
     assert fused()[0][0].shape == (2, 4, 8)
     linears[:] = [torch.nn.Linear(8, 8) for _ in linears]
     assert fused()[1][0].shape == (2, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 16, 17])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_features_of_edges_are_mapped_by_head(channels, lazy):
+    linear = EdgeLinear(-1 if lazy else channels, 3, False)
+    x = torch.randn(50, channels, requires_grad=True)
+    out = linear(x)
+    # In few features' products heads lie one after the other.
+    assert (out.stride() == (1, 50)) == (channels <= 16)
+    expected = torch.nn.functional.linear(x, linear.weight)
+    leaves, weights = (x, linear.weight), torch.randn_like(out)
+    torch.testing.assert_close(out, expected)
+    found = torch.autograd.grad(out, leaves, weights)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, leaves, weights))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x).dtype == torch.bfloat16
+    torch.testing.assert_close(torch.compile(linear, fullgraph=True)(x), expected)
+    assert linear(x[:0]).shape == (0, 3)
+    # Somebody may have given it a bias, and PyG's layers take more dimensions.
+    linear.bias = torch.nn.Parameter(torch.ones(3))
+    torch.testing.assert_close(linear(x), expected + 1)
+    torch.testing.assert_close(linear(x.view(2, 25, -1)).view(50, 3), expected + 1)

@@ -58,8 +58,8 @@ class ChunkHeads:
             added = None if padding is None else padding.closed.to(query.dtype)
             if bias is not None:
                 place, _ = self.chunk.pair_rows(self.pairs.ptr, rows)
-                bias = bias[place] if isinstance(place, slice) else take(bias, place)
                 shape = len(self.chunk.tokens), query.size(1), self.chunk.size, -1
+                bias = bias[place] if isinstance(place, slice) else take(bias, place)
                 bias = bias.view(shape).movedim(-1, 1).to(query.dtype).flatten(0, 1)
                 added = bias if added is None else add(bias, added)
             beta, added = (0, query.new_empty(())) if added is None else (1, added)
@@ -277,7 +277,11 @@ class RowWriter:
         self._rows.append(rows)
 
     def _made(self) -> Tensor:
-        self._out = self._make(self._shape) if self._out is None else self._out
+        if self._out is None:
+            # What it is like may be a matrix that lies column by column in memory.
+            turned = self._like.dim() == 2 and self._like.stride(0) == 1
+            shape = self._shape[::-1] if turned else self._shape
+            self._out = self._make(shape).mT if turned else self._make(shape)
         return self._out
 
     def result(self) -> Tensor:

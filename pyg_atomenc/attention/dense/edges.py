@@ -136,7 +136,7 @@ class _Weights(NamedTuple):
         edges = _by_target(context, heads)
         logits = edges.dots(query, key).mul_(query.size(2) ** -0.5)
         if bias is not None:
-            logits += bias.index_select(0, context.perm).mT.flatten()
+            logits += take(bias, context.perm).mT.flatten()
         alpha = logits.sub_(edges.reduce(logits, "max")).exp_()
         alpha /= edges.reduce(alpha, "sum")
         factor = context.dropout_mask()(alpha)
@@ -162,8 +162,9 @@ def _attend_backward(
     grad = alpha * grad.sub_(edges.reduce(alpha * grad, "sum"))
     found: list[Optional[Tensor]] = [None, None, None, None]
     if needed[3]:
-        rows = grad.view(heads, -1).mT.to(bias.dtype)
-        found[3] = torch.empty_like(bias).index_copy_(0, context.perm, rows)
+        rows, place = grad.view(heads, -1).to(bias.dtype), context.perm
+        out = torch.empty_like(bias.mT).scatter_(1, place.expand(heads, -1), rows)
+        found[3] = out.mT
     grad *= scale
     if needed[0]:
         found[0] = edges.sums(key, grad)
@@ -174,7 +175,7 @@ def _attend_backward(
         found[2] = values.sum(1, keepdim=True) if tensors[2].size(1) == 1 else values
     given = zip(found, tensors, needed, strict=True)
     return [
-        None if grad is None or not need else grad.to(x.dtype).contiguous()
+        None if grad is None or not need else grad.to(x.dtype)
         for grad, x, need in given
     ]
 
