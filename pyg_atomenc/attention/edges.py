@@ -94,6 +94,7 @@ class EdgeAttention(MessagePassing):
         if bias is not None:
             # One row would serve all edges without a word.
             check_rows("bias", bias, edge_index.size(1), "edges")
+            bias = bias.contiguous()
         size = (key.size(0), query.size(0))
         size = size if self.flow == "source_to_target" else size[::-1]
         # Before they are gathered, so that gradients are summed in that type, too.

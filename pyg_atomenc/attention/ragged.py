@@ -1,7 +1,8 @@
 """Index helpers for runs of different lengths, told by pointers."""
 
-from typing import Optional
+from typing import Any, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,17 @@ def ranges(start: Tensor, count: Tensor, total: Optional[int] = None) -> Tensor:
         count, output_size=total
     )
     return shift + torch.arange(shift.numel(), device=shift.device)
+
+
+def stable_order(ids: Any, count: int) -> Any:
+    """What sorts NumPy's ``[N]`` integers in ``[0, count)``; equal ones stay."""
+    if (ids[1:] >= ids[:-1]).all():
+        return np.arange(len(ids), dtype=np.int64)
+    # Sorts of 16 bits count, where those of 64, and torch's, take three times as long.
+    order = ids.astype(np.uint16).argsort(kind="stable")
+    for digits in range(16, (count - 1).bit_length(), 16):
+        order = order[(ids >> digits).astype(np.uint16)[order].argsort(kind="stable")]
+    return order
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.nn.dense import Linear
 
 from pyg_atomenc import AtomAttentionEncoder, TokenAttentionConv, TokenLayout
-from pyg_atomenc.nn.projections import EdgeLinear, fuse_projections
+from pyg_atomenc.nn.projections import fuse_projections
 
 INDEX = torch.tensor([2, 0, 0, 1, 2, 0, 2])
 LAYOUT = TokenLayout.from_index(INDEX, 4)
@@ -378,13 +378,14 @@ def test_which_projections_are_not_fused():
     assert fused()[1][0].shape == (2, 4)
 
 
-@pytest.mark.parametrize("channels", [1, 16, 17])
+@BY_LAYER
 @pytest.mark.parametrize("lazy", [False, True])
-def test_features_of_edges_are_mapped_by_head(channels, lazy):
-    linear = EdgeLinear(-1 if lazy else channels, 3, False)
+@pytest.mark.parametrize("channels", [1, 16, 17])
+def test_few_features_of_edges_are_mapped_by_head(channels, lazy, layer):
+    model = make(layer, edge_dim=-1 if lazy else channels)
     x = torch.randn(50, channels, requires_grad=True)
-    out = linear(x)
-    # In few features' products heads lie one after the other.
+    out, linear = model.edge_bias(x, 50), model.lin_edge
+    # Of few features the heads' products lie one after the other.
     assert (out.stride() == (1, 50)) == (channels <= 16)
     expected = torch.nn.functional.linear(x, linear.weight)
     leaves, weights = (x, linear.weight), torch.randn_like(out)
@@ -392,10 +393,47 @@ def test_features_of_edges_are_mapped_by_head(channels, lazy):
     found = torch.autograd.grad(out, leaves, weights)
     torch.testing.assert_close(found, torch.autograd.grad(expected, leaves, weights))
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(x).dtype == torch.bfloat16
-    torch.testing.assert_close(torch.compile(linear, fullgraph=True)(x), expected)
-    assert linear(x[:0]).shape == (0, 3)
-    # Somebody may have given it a bias, and PyG's layers take more dimensions.
-    linear.bias = torch.nn.Parameter(torch.ones(3))
-    torch.testing.assert_close(linear(x), expected + 1)
-    torch.testing.assert_close(linear(x.view(2, 25, -1)).view(50, 3), expected + 1)
+        assert model.edge_bias(x, 50).dtype == torch.bfloat16
+    assert model.edge_bias(x[:0], 0).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"'lin_edge' gives .* \[50, 2\]"):
+        model.lin_edge = torch.nn.Linear(channels, 3, bias=False)
+        model.edge_bias(x, 50)
+    model.lin_edge = torch.nn.Linear(channels, 2)
+    found = model.edge_bias(x, 50)
+    torch.testing.assert_close(found, model.lin_edge(x))
+
+
+@BY_LAYER
+def test_who_looks_at_features_of_edges_sees_rows(layer):
+    model, pairs = make(layer, edge_dim=3), torch.randn(LAYOUT.num_pairs, 3)
+    expected = model(torch.ones(7, 8), LAYOUT, edge_attr=pairs)
+    for register in ("register_forward_hook", "register_full_backward_hook"):
+        seen = []
+        handle = getattr(model.lin_edge, register)(
+            lambda *given, seen=seen: seen.append(given[2][0].view(-1).numel())
+        )
+        out = model(torch.ones(7, 8), LAYOUT, edge_attr=pairs.requires_grad_())
+        out.sum().backward()
+        handle.remove()
+        torch.testing.assert_close(out, expected)
+        assert len(seen) == 1
+    for make_module in (torch.jit.script, torch.fx.symbolic_trace):
+        own = copy.deepcopy(model)
+        own.lin_edge = make_module(own.lin_edge)
+        out = own(torch.ones(7, 8), LAYOUT, edge_attr=pairs)
+        torch.testing.assert_close(out, expected)
+
+
+def test_messages_get_rows_of_features_of_edges():
+    class Seen(TokenAttentionConv):
+        def edge_update(self, query_i, key_j, bias, index, ptr, size_i):
+            assert bias.view(-1).numel() == 2 * LAYOUT.num_pairs
+            given = query_i, key_j, bias, index, ptr, size_i
+            return super().edge_update(*given)
+
+    torch.manual_seed(0)
+    model, x = Seen(8, 4, 2, edge_dim=3), torch.randn(7, 8)
+    pairs = torch.randn(LAYOUT.num_pairs, 3)
+    plain = make("conv", edge_dim=3)
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(x, LAYOUT, pairs), plain(x, LAYOUT, pairs))

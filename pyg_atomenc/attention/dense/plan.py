@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyg_atomenc.attention.context import OperatorContext
+from pyg_atomenc.attention.ragged import stable_order
 
 
 class Limits(NamedTuple):
@@ -211,7 +212,7 @@ def make_stretches(
     # every step of a training.
     device, ptr = perm.device, host_ptr.numpy()
     unsorted = ptr[1:] - ptr[:-1]
-    taken = unsorted.argsort(kind="stable")
+    taken = stable_order(unsorted, perm.numel() + 1)
     sizes = rising = unsorted[taken]
     cut = make_groups(rising, limits)
     if sum(map(len, cut)) == 1 and cut[0][0].start == 0:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyg_atomenc.attention import tracing
 from pyg_atomenc.attention.layouts.base import Layout, register_pytree
-from pyg_atomenc.attention.ragged import pointers, ranges
+from pyg_atomenc.attention.ragged import pointers, ranges, stable_order
 from pyg_atomenc.checks import bounds, check_index, check_integer, check_shape
 from pyg_atomenc.errors import AtomEncodingError
 
@@ -141,8 +141,12 @@ register_pytree(TokenLayout, TokenLayout.tensors + TokenLayout.host_tensors)
 def sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """The atoms by token, and where those of every token start, here and on the CPU."""
     ptr = pointers(index.bincount(minlength=num_tokens))
+    if type(index) is not Tensor or index.device.type != "cpu":
+        perm = index.argsort(stable=True)
+    else:
+        perm = torch.from_numpy(stable_order(index.numpy(), num_tokens))
     # Never the same tensor: a trace would take that for a promise.
-    return index.argsort(stable=True), ptr, ptr.to("cpu", copy=True)
+    return perm, ptr, ptr.to("cpu", copy=True)
 
 
 # For operators that ask the CPU for sizes: a recorded CUDA graph would repeat what they

@@ -463,10 +463,11 @@ def test_transforms_of_torch_func_take_the_dense_path():
 def test_the_encoder_projects_once(bias, monkeypatch):
     case, seen = Case((5, 0, 17, 70), bias=False), []
     linear = torch.nn.functional.linear
-    encoder = AtomAttentionEncoder(6, 8, 2, bias=bias, edge_dim=3, backend="triton")
+    # So many features of a pair go through the module's own function.
+    encoder = AtomAttentionEncoder(6, 8, 2, bias=bias, edge_dim=17, backend="triton")
     encoder = encoder.to(DEVICE)
     x = torch.randn(case.layout.num_atoms, 6, device=DEVICE, requires_grad=True)
-    pairs = torch.randn(case.layout.num_pairs, 3, device=DEVICE)
+    pairs = torch.randn(case.layout.num_pairs, 17, device=DEVICE)
     leaves = [x, *encoder.parameters()]
 
     def run(name):
