@@ -141,10 +141,11 @@ register_pytree(TokenLayout, TokenLayout.tensors + TokenLayout.host_tensors)
 def sort_atoms(index: Tensor, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """The atoms by token, and where those of every token start, here and on the CPU."""
     ptr = pointers(index.bincount(minlength=num_tokens))
-    if type(index) is not Tensor or index.device.type != "cpu":
-        perm = index.argsort(stable=True)
-    else:
+    readable = type(index) is Tensor and index.device.type == "cpu"
+    if readable and not torch._C._are_functorch_transforms_active():
         perm = torch.from_numpy(stable_order(index.numpy(), num_tokens))
+    else:
+        perm = index.argsort(stable=True)
     # Never the same tensor: a trace would take that for a promise.
     return perm, ptr, ptr.to("cpu", copy=True)
 
