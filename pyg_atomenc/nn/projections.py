@@ -113,7 +113,7 @@ class AttentionProjections(torch.nn.Module):
             checks.check_rows("edge_attr", edge_attr, num_edges, "edges", mend)
         few = edge_attr.device.type == "cpu" and edge_attr.size(1) <= 16
         if few and is_readable(edge_attr):
-            # Head by head in memory, as logits take it, in a third of the time.
+            # Head by head in memory, as logits take it, and in less time.
             linear: Any = self.lin_edge
             called = has_to_be_called(linear, edge_attr) or linear.bias is not None
             if not called and linear.weight.size(0) == self.heads:
